@@ -1,0 +1,161 @@
+"""HFCausalLLMBackbone: what every family does alike that transformers publishes as a causal language model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import ClassVar, TypedDict
+
+import torch
+from torch import nn
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from backbones.contract import LLMBackbone
+from backbones.loading import (
+    BosConvention,
+    build_without_weights,
+    load_generation_config,
+    load_tokenizer,
+    load_weights,
+)
+from backbones.prompting import PromptBuilder
+from backbones.rotary import keep_rotary_float32
+from backbones.vocabulary import add_pad_token, fit_vocabulary
+
+
+class PublishedModel(TypedDict):
+    """One row of a family's table: what an id stands for."""
+
+    llm_family: str
+    llm_cls: type[PreTrainedModel]
+    hf_hub_path: str
+
+
+class HFCausalLLMBackbone(LLMBackbone):
+    """A backbone over a causal language model of transformers.
+
+    A family is a subclass that states facts: its table `models`, its `prompt_builders`, the class of its decoder layer,
+    the dtype it was trained in, and who adds its bos. Loading, pad token, resize, sharding and attention are done here.
+    """
+
+    models: ClassVar[Mapping[str, PublishedModel]]
+    """The ids of the family."""
+    prompt_builders: ClassVar[tuple[tuple[str, type[PromptBuilder]], ...]]
+    """Pairs of a shell-style pattern of ids and the prompt format for ids that match it; the first match counts."""
+    bos_convention: ClassVar[BosConvention] = "auto"
+    """`"auto"` where the tokenizer adds a bos to what it encodes, `"prompt"` where the prompt builder writes it."""
+
+    llm: PreTrainedModel
+
+    def __init__(
+        self,
+        llm_backbone_id: str,
+        llm_max_length: int = 2048,
+        hf_token: str | None = None,
+        inference_mode: bool = False,
+        use_flash_attention_2: bool = True,
+    ) -> None:
+        """
+        Args:
+            llm_backbone_id: one of `models`.
+            llm_max_length: tokens that the tokenizer truncates to, special ones included.
+            hf_token: passed on to every download, for gated models, and kept nowhere.
+            inference_mode: build the architecture without reading weights, for a state dict to come; the model returns
+                a cache by default.
+            use_flash_attention_2: use it where it is installed and there is CUDA; otherwise warn and go without.
+
+        Raises:
+            ValueError: unknown id; or a tokenizer at odds with the family's bos convention.
+            CheckpointError: a checkpoint that cannot be loaded whole.
+        """
+        super().__init__(llm_backbone_id)
+        if llm_backbone_id not in self.models:
+            raise ValueError(
+                f"unknown LLM backbone id {llm_backbone_id!r} for {type(self).__name__}; "
+                f"known ids: {', '.join(sorted(self.models))}"
+            )
+        self.llm_family, llm_cls, hub_path = (
+            self.models[llm_backbone_id][key] for key in ("llm_family", "llm_cls", "hf_hub_path")
+        )
+        self.llm_max_length = llm_max_length
+        self.inference_mode = inference_mode
+
+        self.tokenizer = load_tokenizer(hub_path, llm_max_length, self.bos_convention, token=hf_token)
+        add_pad_token(self.tokenizer)
+        build = build_without_weights if inference_mode else load_weights
+        self.llm = build(llm_cls, hub_path, use_flash_attention_2, token=hf_token)
+        self.llm.generation_config = load_generation_config(hub_path, token=hf_token)
+        self.llm.config.use_cache = inference_mode
+        fit_vocabulary(self.llm, self.tokenizer)
+        keep_rotary_float32(self.llm)
+        if not inference_mode:
+            # With every parameter frozen, checkpointed layers have a gradient only if their input asks for one. The hook
+            # sits on the embedding module, which the resize has replaced: hence after it.
+            self.llm.enable_input_require_grads()
+
+    @property
+    def prompt_builder_fn(self) -> type[PromptBuilder]:
+        for pattern, builder in self.prompt_builders:
+            if fnmatchcase(self.identifier, pattern):
+                return builder
+        raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`")
+
+    @property
+    def embed_dim(self) -> int:
+        return self.llm.get_input_embeddings().embedding_dim
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    @property
+    def attn_implementation(self) -> str:
+        return self.llm.config._attn_implementation
+
+    @property
+    def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
+        return (self.llm.get_input_embeddings(), self.llm.base_model.layers[-1], self.llm.get_output_embeddings())
+
+    def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
+        return functools.partial(transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls})
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def embed_input_ids(self, input_ids: torch.LongTensor) -> torch.Tensor:
+        embedding = self.llm.get_input_embeddings()
+        outside = (input_ids < 0) | (input_ids >= embedding.num_embeddings)
+        if outside.any():  # A CUDA device would report it later, elsewhere, and be unusable from then on.
+            raise IndexError(
+                f"token id {input_ids[outside][0].item()} is outside the embedding's {embedding.num_embeddings} rows"
+            )
+        return embedding(input_ids)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: object | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> CausalLMOutputWithPast:
+        return self.llm(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
+        )

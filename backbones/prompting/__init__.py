@@ -1,0 +1,17 @@
+"""Prompt builders, one file a format."""
+
+from backbones.prompting.builder import PromptBuilder
+from backbones.prompting.llama2_chat import LLaMa2ChatPromptBuilder
+from backbones.prompting.mistral_instruct import MistralInstructPromptBuilder
+from backbones.prompting.phi import PhiPromptBuilder
+from backbones.prompting.pure import PurePromptBuilder
+from backbones.prompting.vicuna_v15 import VicunaV15ChatPromptBuilder
+
+__all__ = [
+    "LLaMa2ChatPromptBuilder",
+    "MistralInstructPromptBuilder",
+    "PhiPromptBuilder",
+    "PromptBuilder",
+    "PurePromptBuilder",
+    "VicunaV15ChatPromptBuilder",
+]

@@ -1,0 +1,42 @@
+"""The built-in backbones by id."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from backbones.huggingface import HFCausalLLMBackbone
+from backbones.llama2 import Llama2LLMBackbone
+from backbones.mistral import MistralLLMBackbone
+from backbones.phi import PhiLLMBackbone
+
+FAMILIES: tuple[type[HFCausalLLMBackbone], ...] = (Llama2LLMBackbone, MistralLLMBackbone, PhiLLMBackbone)
+
+LLM_BACKBONES: dict[str, type[HFCausalLLMBackbone]] = {id_: family for family in FAMILIES for id_ in family.models}
+"""The class of each id; the class takes the id as its first argument."""
+
+
+def get_llm_backbone_and_tokenizer(
+    llm_backbone_id: str, **options: Any
+) -> tuple[HFCausalLLMBackbone, PreTrainedTokenizerBase]:
+    """Builds the backbone of an id.
+
+    Args:
+        llm_backbone_id: one of `LLM_BACKBONES`.
+        options: `llm_max_length`, `hf_token`, `inference_mode`, `use_flash_attention_2`, as the class takes them; what
+            is not given is as the family has it.
+
+    Returns:
+        the backbone and its tokenizer.
+
+    Raises:
+        ValueError: unknown id; the message lists the known ones.
+        CheckpointError: a checkpoint that cannot be loaded whole.
+    """
+    if llm_backbone_id not in LLM_BACKBONES:
+        raise ValueError(
+            f"unknown LLM backbone id {llm_backbone_id!r}; known ids: {', '.join(sorted(LLM_BACKBONES))}"
+        )
+    backbone = LLM_BACKBONES[llm_backbone_id](llm_backbone_id, **options)
+    return backbone, backbone.get_tokenizer()

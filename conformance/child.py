@@ -1,0 +1,101 @@
+"""The process in which the subject lives: resolves, constructs and judges it, and streams what it finds.
+
+One JSON object a line goes to the pipe whose number is the first argument; the request comes as the second. Standard
+output and error belong to the subject.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import fcntl
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from conformance.catalogue import Requirement
+from conformance.run_request import CannotAssess, RunRequest
+
+#: Above the descriptors that careless code closes wholesale.
+_STREAM_FD_FLOOR = 200
+
+
+class EventStream:
+    """Writes events to the parent, a line each, unbuffered: what was sent survives a crash."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STREAM_FD_FLOOR)
+        os.close(fd)
+        self._outcomes = 0
+
+    def send(self, event: str, **fields: Any) -> None:
+        self._outcomes += event == "outcome"
+        line = json.dumps({"event": event, **fields}, default=repr) + "\n"
+        data = line.encode("ascii")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def phase(self, name: str, detail: str) -> None:
+        self.send("phase", phase=name, detail=detail)
+
+    def footer(self) -> None:
+        """The last line; a stream without it was cut short."""
+        self.send("footer", outcomes=self._outcomes)
+
+
+def main() -> None:
+    fd, request_json, home = sys.argv[1:]
+    _die_with_parent()
+    stream = EventStream(int(fd))
+    request = RunRequest.from_json(json.loads(request_json))
+    try:
+        assess(request, Path(home), stream)
+    except CannotAssess as refusal:
+        stream.send("cannot-assess", message=str(refusal))
+    stream.footer()
+    sys.stdout.flush()
+    # Threads and exit handlers of the subject must not turn a finished run into a crash or a hang.
+    os._exit(0)
+
+
+def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
+    """Resolve, construct, judge ``request.only``; every step is announced before it is taken."""
+    from conformance.target import resolve
+
+    stream.phase("resolving", request.target)
+    target = resolve(request.target, request.backbone_id)
+    stream.phase("loading", "torch and transformers")
+    from conformance.judge import judge
+    from conformance.session import open_session
+
+    with open_session(target, request, home, stream.phase) as session:
+        clauses = list(request.only or ())
+        stream.phase("constructing", target.backbone_id)
+        session.construct()
+        stream.send("facts", **session.facts())
+        stream.phase("judging", target.backbone_id)
+        for index, item in enumerate(judge(session.subject, clauses)):
+            if isinstance(item, Requirement):
+                stream.send("begin", id=item.id, index=index // 2, total=len(clauses))
+            else:
+                stream.send("outcome", **item.as_json(), root_cause=item.root_cause)
+
+
+def _die_with_parent() -> None:
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=False)
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        # Should the machine run out of memory, the subject goes first and not its user's editor.
+        try:
+            Path("/proc/self/oom_score_adj").write_text("1000")
+        except OSError:
+            pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What a subject says of itself: the ``[subject]`` table of a recipe or of ``conformance.toml``.
+
+A declaration never weakens a clause; it chooses which convention the clause holds the subject to, and the certificate
+repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from conformance.run_request import CannotAssess
+from conformance.toml import TOMLDecodeError, load_toml
+
+CONFIG_FILE = "conformance.toml"
+
+_CHOICES = {
+    "bos": ("auto", "prompt", "none"),
+    "bos_per_prompt": ("one", "per-turn", "none"),
+    "attention": ("causal", "bidirectional"),
+    "patch_position": ("after-bos", "start", "end"),
+    "action_scheme": ("tail", "id", "none"),
+    "normalisation": ("identity", "metaspace"),
+}
+
+
+@dataclass(frozen=True)
+class PromptRule:
+    """Ids that match ``pattern`` (as in :mod:`fnmatch`) use the builder class of this name."""
+
+    pattern: str
+    builder: str
+
+
+#: The seed's families: https://github.com/TRI-ML/prismatic-vlms, ``prompt_builder_fn`` of each backbone.
+SEED_PROMPT_RULES = (
+    PromptRule("vicuna-*", "VicunaV15ChatPromptBuilder"),
+    PromptRule("phi-2*", "PhiPromptBuilder"),
+    PromptRule("*-pure", "PurePromptBuilder"),
+    PromptRule("*-instruct", "MistralInstructPromptBuilder"),
+    PromptRule("*-chat", "LLaMa2ChatPromptBuilder"),
+)
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """Conventions a subject follows. Dtypes are torch names (``"bfloat16"``); positions and patches are counts."""
+
+    family: str = ""
+    #: ``auto``: the tokenizer puts one bos first; ``prompt``: the prompt builder does; ``none``: there is none.
+    bos: str = "auto"
+    bos_per_prompt: str = "one"
+    #: The string that ends an assistant turn; empty for the tokenizer's own eos token.
+    terminator: str = ""
+    prompt_rule: tuple[PromptRule, ...] = SEED_PROMPT_RULES
+    system_prompt: bool = False
+    #: ``metaspace``: SentencePiece's ``▁`` and a space are one and the same to this tokenizer.
+    normalisation: str = "identity"
+    master_dtype: str = "float32"
+    training_dtype: str = "bfloat16"
+    embedding_scale: float = 1.0
+    attention: str = "causal"
+    window: int | None = None
+    image_patches: int = 256
+    patch_position: str = "after-bos"
+    action_scheme: str = "tail"
+    #: Ids that the host appends to an inference prompt so that it becomes a prefix of the training prompt.
+    boundary_fixup: tuple[int, ...] = ()
+    vocabulary_rows: int | None = None
+    optional_absent: tuple[str, ...] = ()
+    backbone_ids: tuple[str, ...] = ()
+
+    def builder_for(self, backbone_id: str) -> str | None:
+        """The builder class name that the rule gives ``backbone_id``, or None where the rule does not cover it."""
+        return next((rule.builder for rule in self.prompt_rule if fnmatchcase(backbone_id, rule.pattern)), None)
+
+    def updated(self, table: Mapping[str, Any], source: str) -> Declarations:
+        """These declarations with those of ``table`` on top.
+
+        Raises:
+            CannotAssess: for an unknown key or a value of the wrong type, naming ``source`` and the key.
+        """
+        return replace(self, **{key: _value(key, value, source) for key, value in table.items()})
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
+    """The raw ``[subject]`` table of ``config``, or of ``conformance.toml`` in the working directory, and where it was.
+
+    Raises:
+        CannotAssess: if ``config`` was named and cannot be read, or is not TOML.
+    """
+    path = config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None)
+    if path is None:
+        return {}, None
+    try:
+        table = load_toml(path).get("subject", {})
+    except OSError as error:
+        raise CannotAssess(f"the configuration `{path}` cannot be read: {error.strerror or error}") from error
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CannotAssess(f"the configuration `{path}` is not TOML: {error}") from error
+    if not isinstance(table, dict):
+        raise CannotAssess(f"`subject` in `{path}` is {table!r}, but should be a table: write `[subject]`")
+    Declarations().updated(table, str(path))
+    return table, path
+
+
+def _value(key: str, value: Any, source: str) -> Any:
+    types = {field.name: field.type for field in fields(Declarations)}
+    if key not in types:
+        raise CannotAssess(f"`[subject]` in {source} has an unknown key `{key}`; known keys: {', '.join(sorted(types))}")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise CannotAssess(f"`{key}` in {source} is {value!r}, but should be one of {', '.join(_CHOICES[key])}")
+    if key == "prompt_rule":
+        return _prompt_rules(value, source)
+    expected, convert = _TYPES[types[key]]
+    valid = convert(value)
+    if valid is None:
+        raise CannotAssess(f"`{key}` in {source} is {value!r}, but should be {expected}")
+    return valid
+
+
+def _prompt_rules(value: Any, source: str) -> tuple[PromptRule, ...]:
+    try:
+        return tuple(PromptRule(pattern=str(row["pattern"]), builder=str(row["builder"])) for row in value)
+    except (TypeError, KeyError):
+        raise CannotAssess(
+            f"`prompt_rule` in {source} is {value!r}, but should be a list of {{pattern = \"*-chat\", builder = \"Class\"}}"
+        ) from None
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TYPES = {
+    "str": ("a string", lambda value: value if isinstance(value, str) else None),
+    "bool": ("true or false", lambda value: value if isinstance(value, bool) else None),
+    "int": ("a whole number, zero or more", lambda value: value if _is_integer(value) and value >= 0 else None),
+    "int | None": ("a whole number, one or more", lambda value: value if _is_integer(value) and value > 0 else None),
+    "float": ("a number", lambda value: float(value) if _is_integer(value) or isinstance(value, float) else None),
+    "tuple[int, ...]": (
+        "a list of token ids",
+        lambda value: tuple(value) if isinstance(value, list) and all(map(_is_integer, value)) else None,
+    ),
+    "tuple[str, ...]": (
+        "a list of strings",
+        lambda value: tuple(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else None,
+    ),
+}

@@ -1,0 +1,36 @@
+"""The offline model hub: recipe → tiny real checkpoint, in the layout of the Hugging Face cache.
+
+Importing this package imports neither torch, transformers, tokenizers nor huggingface_hub.
+"""
+
+from __future__ import annotations
+
+from conformance.hub.recipes import (
+    AcceptedDifference,
+    InvalidRecipe,
+    Recipe,
+    TokenizerRecipe,
+    UnknownRecipe,
+    fixtures_directory,
+    known_recipes,
+    recipe_for,
+)
+from conformance.hub.store import Hub, HubEntry
+from conformance.hub.tap import HubCall, HubTap
+from conformance.hub.view import HubView
+
+__all__ = [
+    "AcceptedDifference",
+    "Hub",
+    "HubCall",
+    "HubEntry",
+    "HubTap",
+    "HubView",
+    "InvalidRecipe",
+    "Recipe",
+    "TokenizerRecipe",
+    "UnknownRecipe",
+    "fixtures_directory",
+    "known_recipes",
+    "recipe_for",
+]

@@ -1,0 +1,147 @@
+"""Golden token ids: what encoders that share no code with the tokenizers library make of some awkward texts.
+
+    python -m conformance.hub.golden        writes fixtures/golden anew
+
+SentencePiece itself encodes for its own model; for a prefix of ranks tiktoken does, with GPT-2's pattern, around the
+runs of blanks that the tokenizer adds. Ids are without special tokens, and no text contains one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conformance.hub.recipes import Recipe, TokenizerRecipe, fixtures_directory, known_recipes
+from conformance.hub.vocabulary import ranked_tokens, vocabulary_source
+
+Encoder = Callable[[str], list[int]]
+
+#: How GPT-2 cuts a text before joining bytes (Radford et al. 2019, the released encoder).
+GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+TEXTS = (
+    "",
+    "Hello world",
+    "What action should the robot take to pick up the red cup?",
+    "In: What is in the image?\nOut: A cup, a plate and two spoons.",
+    "[INST] Describe the scene. [/INST] It is a kitchen.",
+    "USER: Where is the mug? ASSISTANT: On the left.",
+    "Instruct: Count the blocks.\nOutput: Seven.",
+    "it's we're I'd they'll can't I've I'm O'Brien 'tis",
+    "True False Yes No A B C Z",
+    "ALL CAPS MiXeD cAsE camelCase snake_case kebab-case SCREAMING_SNAKE",
+    "0 1 12 123 1234 12345 3.14159 -42 1e-05 0xdeadbeef 1,000,000",
+    "-0.0123 0.9961 -1 0 1 0.25",
+    " leading",
+    "  two leading",
+    "trailing ",
+    "trailing two  ",
+    "inner  double   triple    quadruple",
+    " ",
+    "  ",
+    "     ",
+    "\n",
+    "\n\n",
+    "line\nbreak\n\nparagraph\n\n\nmore",
+    "windows\r\nline\r\n",
+    "\ttab\t\ttwo tabs\t \t mixed",
+    "a" + " " * 31 + "b" + " " * 32 + "c" + " " * 40 + "d",
+    "x" + "\t" * 9 + "y" + "\t" * 10 + "z",
+    "def forward(self, x):\n    return self.layers(x) + x  # residual\n",
+    "for (int i = 0; i < n; ++i) {\n\tsum += a[i] * b[i];\n}",
+    "https://example.org/path?query=1&other=%20#fragment",
+    "<div class=\"a\">&amp;</div>",
+    "{\"key\": [1, 2.5, null, true], \"nested\": {\"empty\": \"\"}}",
+    "naïve café Zürich Øresund Łódź señor",
+    "cafe\u0301 versus caf\u00e9",
+    "ﬁnance ﬂow ½ ² ™ ①",
+    "Привет, как дела? Ελληνικά κείμενα",
+    "漢字とかな混じりの文。你好，世界！안녕하세요",
+    "مرحبا بالعالم שלום עולם",
+    "नमस्ते दुनिया สวัสดีชาวโลก",
+    "🤖🦾 grasp 👍🏽 👩‍👩‍👧‍👦 🇨🇭",
+    "a\u200bb\u200dc\ufeffd\u00adsoft",
+    "no-break\u00a0space thin\u2009space ideographic\u3000space",
+    "line\u2028separator\u2029paragraph\u0085next",
+    "\x00\x01\x07\x08\x1b[31mred\x1b[0m\x7f",
+    "\U0001f9ff\U000e0041\U0010ffff",
+    "“curly” ‘quotes’ — dash – en … ellipsis",
+    "∑∫√∞ ≤≥≠ ∀x∈ℝ: x²≥0",
+    "!!!???...,,,;;;:::---___***###@@@",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "Donaudampfschifffahrtsgesellschaftskapitän antidisestablishmentarianism",
+    "<0x0A> <0xFF> are spelled out, not bytes",
+)
+
+
+def main() -> None:
+    """Writes every golden file that a built-in recipe names, and says so."""
+    written: dict[str, Recipe] = {}
+    for recipe in known_recipes().values():
+        name = recipe.tokenizer.golden
+        if name is not None and name not in written:
+            written[name] = recipe
+            path = fixtures_directory() / "golden" / name
+            path.write_text(_as_text(golden_document(recipe.tokenizer)), encoding="utf-8")
+            print(f"wrote {path}: {len(TEXTS)} texts")
+
+
+def golden_document(tokenizer: TokenizerRecipe) -> dict[str, Any]:
+    """What a golden file says: which vocabulary, which encoder, and `cases`, each a text with its ids."""
+    encode = independent_encoder(tokenizer)
+    return {
+        "vocabulary": {"source": tokenizer.source, "sha256": tokenizer.sha256, "ranks": tokenizer.ranks},
+        "encoder": "tiktoken" if tokenizer.layout == "byte-level-bpe" else "sentencepiece",
+        "cases": [{"text": text, "ids": encode(text)} for text in TEXTS],
+    }
+
+
+def independent_encoder(tokenizer: TokenizerRecipe) -> Encoder:
+    """A function from text to ids without special tokens that does not use the tokenizers library.
+
+    Raises:
+        VocabularyUnavailable: the vocabulary's source is not installed.
+    """
+    source = vocabulary_source(tokenizer)
+    if tokenizer.layout == "byte-level-bpe":
+        return _ranked_encoder(source, tokenizer)
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(source)).encode
+
+
+def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
+    import tiktoken
+
+    tokens = ranked_tokens(source, tokenizer.ranks or 0)
+    encoding = tiktoken.Encoding(
+        "ranks",
+        pat_str=GPT2_PATTERN,
+        mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
+        special_tokens={},
+    )
+    added = {token["content"]: int(index) for index, token in tokenizer.config["added_tokens_decoder"].items()}
+    longest_first = "|".join(re.escape(content) for content in sorted(added, key=len, reverse=True))
+    separators = re.compile(f"({longest_first})")
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = []
+        for part in separators.split(text):
+            ids += [added[part]] if part in added else encoding.encode_ordinary(part)
+        return ids
+
+    return encode
+
+
+def _as_text(document: dict[str, Any]) -> str:
+    """JSON with one case a line, so that a change shows as the texts it concerns."""
+    cases = ",\n".join("    " + json.dumps(case) for case in document["cases"])
+    head = json.dumps({**document, "cases": []}, indent=2)
+    return head.replace('"cases": []', f'"cases": [\n{cases}\n  ]') + "\n"
+
+
+if __name__ == "__main__":
+    main()

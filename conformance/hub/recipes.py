@@ -1,0 +1,378 @@
+"""A recipe: the published facts of one hub id, and the tiny sizes at which its probe checkpoint is built.
+
+A recipe is `fixtures/hub/<org>--<name>.toml`. The published JSON files stand in it as text, so that what a
+constructor reads is what was published, `null` and all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from conformance.toml import TOMLDecodeError, load_toml
+
+RECIPES_VARIABLE = "CONFORMANCE_RECIPES"
+
+#: Counts the changes to what a recipe is turned into. It stands in every digest, and library versions do not: the
+#: files are written here, byte for byte, without `tokenizers` or `transformers` having a say in their form.
+FILES_FORMAT = 1
+
+DTYPES = ("bfloat16", "float16", "float32")
+TOKENIZER_KINDS = ("real", "stand-in")
+TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
+
+
+class InvalidRecipe(ValueError):
+    """A recipe file does not say what a recipe must say. The message names file, key and what would be right."""
+
+
+class UnknownRecipe(LookupError):
+    """No recipe has this hub id. The message lists the known ids and says how to add one."""
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """How the tokenizer's files come about.
+
+    `source` is a file of `mistral_common/data` with the digest `sha256`; of a ranked vocabulary the first `ranks`
+    entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a `▁` before the text, spaces to `▁`,
+    unknown characters to bytes) or `byte-level-bpe` (GPT-2's). `golden` names the file of `fixtures/golden` with the
+    ids that an independent encoder gives, where there is one.
+    """
+
+    kind: str
+    source: str
+    sha256: str
+    layout: str
+    tokenizer_class: str
+    config: Mapping[str, Any]
+    special_tokens_map: Mapping[str, Any]
+    ranks: int | None = None
+    ships_chat_template: bool = False
+    golden: str | None = None
+
+
+@dataclass(frozen=True)
+class AcceptedDifference:
+    """A place where the reference prompt departs from the official template on purpose."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are the published files, verbatim."""
+
+    hub_id: str
+    family: str
+    architecture: str
+    config: Mapping[str, Any]
+    probe: Mapping[str, Any]
+    dtype: str
+    tokenizer: TokenizerRecipe
+    generation_config: Mapping[str, Any] | None
+    chat_template: str | None
+    accepted_template_differences: tuple[AcceptedDifference, ...]
+    subject: Mapping[str, Any]
+    sources: Mapping[str, str]
+    path: Path = field(compare=False)
+
+    def probe_config(self) -> dict[str, Any]:
+        """The published config with the tiny overrides in place: what the probe checkpoint's `config.json` says."""
+        return {**self.config, **self.probe}
+
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of everything that shapes the written files, and of nothing else.
+
+        Declarations, sources and the recipe's own comments are left out: a better comment rebuilds nothing. So are
+        the versions of the installed libraries: an entry built with one version serves every other.
+        """
+        shaping = {
+            "format": FILES_FORMAT,
+            "hub_id": self.hub_id,
+            "architecture": self.architecture,
+            "config": self.probe_config(),
+            "dtype": self.dtype,
+            "generation_config": self.generation_config,
+            "tokenizer": {
+                "source": self.tokenizer.sha256,
+                "ranks": self.tokenizer.ranks,
+                "layout": self.tokenizer.layout,
+                "config": self.tokenizer.config,
+                "special_tokens_map": self.tokenizer.special_tokens_map,
+                "chat_template": self.chat_template if self.tokenizer.ships_chat_template else None,
+            },
+        }
+        # The order of keys is part of the files, hence of the digest: no `sort_keys`.
+        return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()
+
+
+def fixtures_directory() -> Path:
+    """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    packaged = package / "_fixtures"
+    return packaged if packaged.is_dir() else package.parent / "fixtures"
+
+
+def known_recipes(extra: Sequence[Path] = ()) -> dict[str, Recipe]:
+    """Every recipe by hub id: the built-in ones, those of `$CONFORMANCE_RECIPES`, and those of `extra`.
+
+    `extra` and the variable (paths joined by the path separator) name directories of recipes or single files; of two
+    recipes for one hub id the later wins, so that a project can replace a built-in one.
+
+    Raises:
+        InvalidRecipe: a recipe file, or a path named in `extra` or the variable, cannot be used.
+    """
+    recipes: dict[str, Recipe] = {}
+    for path in _recipe_files(extra):
+        recipe = read_recipe(path)
+        recipes[recipe.hub_id] = recipe
+    return recipes
+
+
+def recipe_for(hub_id: str, extra: Sequence[Path] = ()) -> Recipe:
+    """The recipe of one hub id; where to look, as in `known_recipes`.
+
+    Raises:
+        UnknownRecipe: no recipe has this hub id.
+        InvalidRecipe: a recipe file cannot be used.
+    """
+    recipes = known_recipes(extra)
+    if hub_id in recipes:
+        return recipes[hub_id]
+    known = "\n".join(f"  {known_id}" for known_id in sorted(recipes)) or "  (none)"
+    name = hub_id.replace("/", "--") + ".toml"
+    raise UnknownRecipe(
+        f"no recipe for hub id {hub_id!r}, so the offline hub cannot serve it. Known hub ids:\n{known}\n"
+        f"To add it, write a recipe: copy the nearest one of {fixtures_directory() / 'hub'} to a directory of yours as "
+        f"{name}, then name that directory with `--recipes DIR` or {RECIPES_VARIABLE} "
+        f"(in a checkout of this project: fixtures/hub/{name})."
+    )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Reads one recipe file.
+
+    Raises:
+        InvalidRecipe: the file cannot be read, is not TOML, or a key is missing, unknown or of the wrong kind.
+    """
+    try:
+        document = load_toml(path)
+    except OSError as error:
+        raise InvalidRecipe(f"recipe {path}: cannot be read: {error.strerror or error}") from None
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidRecipe(f"recipe {path}: is not valid TOML: {error}") from None
+    except RecursionError:
+        raise InvalidRecipe(f"recipe {path}: is nested too deeply to be a recipe") from None
+
+    table = _Table(path, "", document)
+    hub_id = table.text("hub_id")
+    _check_file_name(table, hub_id)
+    tokenizer = _read_tokenizer(table.table("tokenizer"))
+    published = table.table("published")
+    config = published.json_object("config")
+    architecture = table.text("architecture")
+    _check_config(published, config, architecture)
+    probe = table.table("probe")
+    probe.only_keys(config, "a field of the published config")
+    template = table.optional_text("chat_template")
+    if tokenizer.ships_chat_template and template is None:
+        table.wrong("chat_template", "is missing", "the name of a file of chat_templates/, as the tokenizer ships one")
+    recipe = Recipe(
+        hub_id=hub_id,
+        family=table.text("family"),
+        architecture=architecture,
+        config=config,
+        probe=probe.values,
+        dtype=table.one_of("dtype", DTYPES),
+        tokenizer=tokenizer,
+        generation_config=(
+            published.json_object("generation_config") if "generation_config" in published.values else None
+        ),
+        chat_template=None if template is None else _read_template(table, template),
+        accepted_template_differences=tuple(
+            AcceptedDifference(difference.text("name"), difference.text("reason"))
+            for difference in table.tables("accepted_template_difference")
+        ),
+        subject=table.table("subject").values if "subject" in document else {},
+        sources=table.table("sources").texts(),
+        path=path,
+    )
+    published.only_keys(("config", "generation_config"), "one of config, generation_config")
+    table.only_keys(TOP_LEVEL_KEYS, "one of " + ", ".join(TOP_LEVEL_KEYS))
+    return recipe
+
+
+TOP_LEVEL_KEYS = (
+    "hub_id",
+    "family",
+    "architecture",
+    "dtype",
+    "chat_template",
+    "published",
+    "probe",
+    "tokenizer",
+    "accepted_template_difference",
+    "subject",
+    "sources",
+)
+
+
+TOKENIZER_KEYS = (
+    "kind",
+    "source",
+    "sha256",
+    "layout",
+    "ranks",
+    "ships_chat_template",
+    "golden",
+    "config",
+    "special_tokens_map",
+)
+
+
+def _recipe_files(extra: Sequence[Path]) -> list[Path]:
+    named = [Path(part) for part in os.environ.get(RECIPES_VARIABLE, "").split(os.pathsep) if part]
+    files = sorted((fixtures_directory() / "hub").glob("*.toml"))
+    for place in (*named, *(Path(path) for path in extra)):
+        if place.is_dir():
+            files += sorted(place.glob("*.toml"))
+        elif place.is_file():
+            files.append(place)
+        else:
+            raise InvalidRecipe(
+                f"recipes {place}: no such directory or file; `--recipes` and {RECIPES_VARIABLE} take a directory of "
+                f"<org>--<name>.toml files, or one such file"
+            )
+    return files
+
+
+def _check_file_name(table: _Table, hub_id: str) -> None:
+    if hub_id.count("/") > 1 or any(part in ("", ".", "..") for part in hub_id.split("/")) or "--" in hub_id:
+        table.wrong("hub_id", f"is {hub_id!r}", "a hub id such as 'mistralai/Mistral-7B-v0.1'")
+    expected = hub_id.replace("/", "--") + ".toml"
+    if table.path.name != expected:
+        table.wrong("hub_id", f"is {hub_id!r}, which does not go with the file's name", f"a file named {expected}")
+
+
+def _check_config(published: _Table, config: Mapping[str, Any], architecture: str) -> None:
+    for key in ("model_type", "vocab_size"):
+        if key not in config and "text_config" not in config:
+            published.wrong("config", f"has no {key!r}", "the published config.json, verbatim")
+    if architecture not in config.get("architectures", [architecture]):
+        published.wrong(
+            "config",
+            f"lists the architectures {config['architectures']!r}",
+            f"a list with the recipe's own architecture, {architecture!r}",
+        )
+
+
+def _read_tokenizer(table: _Table) -> TokenizerRecipe:
+    layout = table.one_of("layout", TOKENIZER_LAYOUTS)
+    ranks = table.value("ranks", int, "a number of vocabulary entries") if layout == "byte-level-bpe" else None
+    config = table.json_object("config")
+    if not isinstance(config.get("tokenizer_class"), str):
+        table.wrong("config", "has no 'tokenizer_class'", "the published tokenizer_config.json, verbatim")
+    sha256 = table.text("sha256")
+    if len(sha256) != 64 or any(character not in "0123456789abcdef" for character in sha256):
+        table.wrong("sha256", f"is {sha256!r}", "64 lower-case hex digits, the digest of the source file")
+    table.only_keys(
+        TOKENIZER_KEYS, "one of " + ", ".join(TOKENIZER_KEYS)
+    )
+    return TokenizerRecipe(
+        kind=table.one_of("kind", TOKENIZER_KINDS),
+        source=table.text("source"),
+        sha256=sha256,
+        layout=layout,
+        tokenizer_class=config["tokenizer_class"],
+        config=config,
+        special_tokens_map=table.json_object("special_tokens_map"),
+        ranks=ranks,
+        ships_chat_template=(
+            table.value("ships_chat_template", bool, "true or false") if "ships_chat_template" in table.values else False
+        ),
+        golden=table.optional_text("golden"),
+    )
+
+
+def _read_template(table: _Table, name: str) -> str:
+    for directory in (table.path.parent, fixtures_directory() / "chat_templates"):
+        path = directory / name
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    table.wrong(
+        "chat_template", f"names {name!r}, which does not exist", "a file beside the recipe or in chat_templates/"
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One table of a recipe, with the file and the dotted name that an error about it must give."""
+
+    path: Path
+    name: str
+    values: Mapping[str, Any]
+
+    def wrong(self, key: str, what: str, right: str) -> NoReturn:
+        dotted = f"{self.name}.{key}" if self.name else key
+        raise InvalidRecipe(f"recipe {self.path}: key `{dotted}` {what}; right would be {right}")
+
+    def value(self, key: str, kind: type | tuple[type, ...], right: str) -> Any:
+        if key not in self.values:
+            self.wrong(key, "is missing", right)
+        found = self.values[key]
+        if not isinstance(found, kind) or (isinstance(found, bool) and kind is int):
+            self.wrong(key, f"is {found!r:.80}", right)
+        return found
+
+    def text(self, key: str) -> str:
+        found = self.value(key, str, "a string that is not empty")
+        if not found.strip():
+            self.wrong(key, "is empty", "a string that is not empty")
+        return found
+
+    def optional_text(self, key: str) -> str | None:
+        return self.text(key) if key in self.values else None
+
+    def one_of(self, key: str, choices: Sequence[str]) -> str:
+        right = "one of " + ", ".join(repr(choice) for choice in choices)
+        found = self.value(key, str, right)
+        if found not in choices:
+            self.wrong(key, f"is {found!r:.80}", right)
+        return found
+
+    def table(self, key: str) -> _Table:
+        name = f"{self.name}.{key}" if self.name else key
+        return _Table(self.path, name, self.value(key, Mapping, f"a table, `[{name}]`"))
+
+    def tables(self, key: str) -> list[_Table]:
+        right = f"an array of tables, `[[{key}]]`"
+        found = self.value(key, list, right) if key in self.values else []
+        if not all(isinstance(entry, Mapping) for entry in found):
+            self.wrong(key, f"is {found!r:.80}", right)
+        return [_Table(self.path, f"{key}[{index}]", entry) for index, entry in enumerate(found)]
+
+    def texts(self) -> dict[str, str]:
+        return {key: self.text(key) for key in self.values}
+
+    def json_object(self, key: str) -> dict[str, Any]:
+        right = "the published JSON object, verbatim, as a literal multi-line string"
+        text = self.value(key, str, right)
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            self.wrong(key, f"is not valid JSON ({error})", right)
+        if not isinstance(found, dict):
+            self.wrong(key, f"is JSON, but not an object: {found!r:.80}", right)
+        return found
+
+    def only_keys(self, allowed: Sequence[str] | Mapping[str, Any], right: str) -> None:
+        for key in self.values:
+            if key not in allowed:
+                self.wrong(key, "is not known", right)

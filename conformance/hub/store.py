@@ -1,0 +1,237 @@
+"""The content store: one immutable snapshot for each recipe, built on demand and once.
+
+    ROOT/<org>--<name>/<digest>/manifest.json     size and digest of every file, what it was built with
+    ROOT/<org>--<name>/<digest>/snapshot/…        the files, read-only
+
+An entry appears by a rename and so is whole or absent; a build holds a lock on the directory of its hub id, which
+the kernel releases with the process. Reading takes no lock and needs no write access: a hub that was built on another
+machine can be copied and used, also from a read-only medium.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from conformance.hub.recipes import Recipe
+
+HUB_VARIABLE = "CONFORMANCE_HUB"
+SHARDS = 2
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class HubEntry:
+    """One built snapshot: its hub id, the digest of its recipe, its size in bytes, and its directory."""
+
+    hub_id: str
+    digest: str
+    bytes: int
+    path: Path
+
+
+class Hub:
+    """The snapshots under one root directory; by default `$CONFORMANCE_HUB`, else the user's cache directory."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = Path(root) if root is not None else _default_root()
+
+    def build(self, recipe: Recipe, weights: str = "probe", on_progress: Progress | None = None) -> Path:
+        """The directory of the recipe's snapshot, built if it is not there yet or no longer whole.
+
+        `on_progress` is called with one line of text as each step begins. Only a build imports torch, transformers and
+        mistral-common: a snapshot that is there is verified with nothing but the standard library.
+
+        Raises:
+            ValueError: `weights` is not a kind that can be built, or transformers does not know the architecture.
+            VocabularyUnavailable: the source of the tokenizer is not installed.
+            OSError: the root cannot be written to.
+        """
+        if weights != "probe":
+            raise ValueError(f"weights={weights!r} cannot be built here; right would be 'probe'")
+        home = self.root / recipe.hub_id.replace("/", "--")
+        entry = home / recipe.digest()
+        if _is_whole(entry):
+            return entry / "snapshot"
+        home.mkdir(parents=True, exist_ok=True)
+        with _locked(home):
+            if not _is_whole(entry):
+                _remove_abandoned(home)
+                _build_entry(recipe, entry, on_progress or (lambda line: None))
+        return entry / "snapshot"
+
+    def entries(self) -> list[HubEntry]:
+        """What is built and can be used, by hub id. Half-written and foreign directories are passed over."""
+        entries = []
+        for path in sorted(self.root.glob("*/*/manifest.json")):
+            manifest = _read_manifest(path.parent)
+            if manifest is not None and not path.parent.name.startswith("."):
+                size = sum(facts["bytes"] for facts in manifest["files"].values())
+                entries.append(HubEntry(manifest["hub_id"], manifest["digest"], size, path.parent / "snapshot"))
+        return entries
+
+
+def _default_root() -> Path:
+    named = os.environ.get(HUB_VARIABLE)
+    if named:
+        return Path(named)
+    try:
+        from platformdirs import user_cache_dir
+    except ModuleNotFoundError:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "backbone-conformance"
+    else:
+        cache = Path(user_cache_dir("backbone-conformance"))
+    return cache / "hub"
+
+
+def _build_entry(recipe: Recipe, entry: Path, on_progress: Progress) -> None:
+    building = Path(tempfile.mkdtemp(prefix=".building-", dir=entry.parent))
+    try:
+        building.chmod(0o755)
+        snapshot = building / "snapshot"
+        snapshot.mkdir()
+        _write_snapshot(recipe, snapshot, on_progress)
+        _write_json(
+            building / "manifest.json",
+            {
+                "hub_id": recipe.hub_id,
+                "digest": entry.name,
+                "files": {path.name: _file_facts(path) for path in sorted(snapshot.iterdir())},
+                "built_with": _versions(),
+            },
+        )
+        for path in (*snapshot.iterdir(), building / "manifest.json"):
+            path.chmod(0o444)
+        if entry.exists():
+            # Renamed first: whoever is reading the damaged entry keeps a directory until its files are closed.
+            damaged = Path(tempfile.mkdtemp(prefix=".damaged-", dir=entry.parent))
+            os.rename(entry, damaged / "entry")
+            shutil.rmtree(damaged)
+        os.rename(building, entry)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def _write_snapshot(recipe: Recipe, snapshot: Path, on_progress: Progress) -> None:
+    from conformance.hub.vocabulary import write_tokenizer
+
+    on_progress(f"{recipe.hub_id}: tokenizer ({recipe.tokenizer.kind}, {recipe.tokenizer.source})")
+    write_tokenizer(recipe, snapshot)
+    on_progress(f"{recipe.hub_id}: probe weights ({recipe.architecture}, {recipe.dtype})")
+    _write_weights(recipe, snapshot)
+    _write_json(snapshot / "config.json", recipe.probe_config())
+    if recipe.generation_config is not None:
+        _write_json(snapshot / "generation_config.json", recipe.generation_config)
+
+
+def _write_weights(recipe: Recipe, snapshot: Path) -> None:
+    from safetensors.torch import save_file
+
+    from conformance.hub.weights import checkpoint_shapes, probe_tensors
+
+    config = recipe.probe_config()
+    text_config = config.get("text_config", config)
+    tensors = dict(
+        probe_tensors(
+            checkpoint_shapes(config, recipe.architecture),
+            seed=recipe.hub_id,
+            vocabulary=text_config["vocab_size"],
+            tied=bool(text_config.get("tie_word_embeddings", False)),
+            dtype=recipe.dtype,
+        )
+    )
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    shards: list[dict[str, Any]] = [{} for _ in range(SHARDS)]
+    written = 0
+    for index, (name, tensor) in enumerate(tensors.items()):
+        # The last shard always gets something: a constructor must meet an index, as it does at the published size.
+        last = index == len(tensors) - 1
+        shards[SHARDS - 1 if last else min(written * SHARDS // total, SHARDS - 1)][name] = tensor
+        written += tensor.nbytes
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{SHARDS:05d}.safetensors"
+        save_file(shard, snapshot / file_name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, file_name))
+    _write_json(
+        snapshot / "model.safetensors.index.json",
+        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+    )
+
+
+def _is_whole(entry: Path) -> bool:
+    manifest = _read_manifest(entry)
+    if manifest is None or manifest["digest"] != entry.name:
+        return False
+    snapshot = entry / "snapshot"
+    try:
+        names = {path.name for path in snapshot.iterdir()}
+        return names == set(manifest["files"]) and all(
+            _file_facts(snapshot / name) == facts for name, facts in manifest["files"].items()
+        )
+    except OSError:
+        return False
+
+
+def _read_manifest(entry: Path) -> dict[str, Any] | None:
+    """The manifest of an entry, or None where there is none that can be used."""
+    try:
+        manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
+        if all(isinstance(facts["bytes"], int) for facts in manifest["files"].values()):
+            return {"hub_id": manifest["hub_id"], "digest": manifest["digest"], "files": manifest["files"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def _file_facts(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "safetensors", "sentencepiece", "mistral_common"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Holds the directory's lock. It belongs to the open directory, so nothing is left behind, however this ends."""
+    import fcntl
+
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(home: Path) -> None:
+    """Removes what killed builds left. The caller holds the lock, so no build is under way."""
+    for path in (*home.glob(".building-*"), *home.glob(".damaged-*")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,258 @@
+"""The files of a tokenizer, written without the tokenizers library.
+
+`tokenizer.json` is plain JSON, and its merges are written as `"left right"`: the one form that tokenizers 0.19 (the
+pin of transformers 4.40.1) and every later release read alike. The vocabulary comes from a file that mistral-common
+ships; that package, and sentencepiece, are needed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from conformance.hub.recipes import Recipe, TokenizerRecipe
+
+Merge = tuple[str, str]
+
+
+class VocabularyUnavailable(RuntimeError):
+    """The file that a tokenizer is made from is not installed, or is not the one the recipe was written for."""
+
+
+def write_tokenizer(recipe: Recipe, directory: Path) -> None:
+    """Writes the tokenizer's files into `directory`: `tokenizer.json`, `tokenizer_config.json`,
+    `special_tokens_map.json`, and with them `tokenizer.model` (SentencePiece) or `vocab.json` and `merges.txt`.
+
+    Raises:
+        VocabularyUnavailable: mistral-common does not have the recipe's source file, or has another version of it.
+    """
+    tokenizer = recipe.tokenizer
+    source = vocabulary_source(tokenizer)
+    if tokenizer.layout == "byte-level-bpe":
+        vocabulary, merges = byte_level_pieces(ranked_tokens(source, tokenizer.ranks or 0))
+        _write_json(directory / "vocab.json", vocabulary, indent=None)
+        merges_text = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
+        (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
+        added_tokens = _added_tokens(tokenizer, vocabulary)
+        # The published file lists its special token in the vocabulary too.
+        vocabulary.update({token["content"]: token["id"] for token in added_tokens if token["special"]})
+        document = _byte_level_document(vocabulary, merges, added_tokens)
+    else:
+        vocabulary, merges = sentencepiece_pieces(source)
+        shutil.copyfile(source, directory / "tokenizer.model")
+        document = _sentencepiece_document(vocabulary, merges, _added_tokens(tokenizer, vocabulary))
+    _write_json(directory / "tokenizer.json", document, indent=None)
+
+    config = dict(tokenizer.config)
+    if tokenizer.ships_chat_template:
+        config["chat_template"] = recipe.chat_template
+    _write_json(directory / "tokenizer_config.json", config)
+    _write_json(directory / "special_tokens_map.json", tokenizer.special_tokens_map)
+
+
+def vocabulary_source(tokenizer: TokenizerRecipe) -> Path:
+    """The path of the vocabulary inside the installed mistral-common, its digest checked.
+
+    Raises:
+        VocabularyUnavailable: as for `write_tokenizer`.
+    """
+    package = find_spec("mistral_common")
+    if package is None or package.origin is None:
+        raise VocabularyUnavailable(
+            f"building this tokenizer needs {tokenizer.source} of the package mistral-common, which is not installed: "
+            f"run `pip install mistral-common sentencepiece`, or copy a hub that was built elsewhere and name it with "
+            f"`--hub DIR`"
+        )
+    path = Path(package.origin).parent / "data" / tokenizer.source
+    if not path.is_file():
+        raise VocabularyUnavailable(
+            f"the installed mistral-common has no {path}; install a release that ships it (1.5 and later do)"
+        )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != tokenizer.sha256:
+        raise VocabularyUnavailable(
+            f"{path} has the SHA-256 {digest}, but the recipe was written for {tokenizer.sha256}; install the "
+            f"mistral-common release that the project's constraints name"
+        )
+    return path
+
+
+def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
+    """The vocabulary of a SentencePiece BPE model, and the merges that reproduce it.
+
+    SentencePiece joins whichever neighbours form the piece of the best score. As a list of merges: every way to split
+    a piece into two pieces, ordered by the joined piece's score, then by the ids of the parts.
+    """
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    size = processor.get_piece_size()
+    pieces = processor.id_to_piece(list(range(size)))
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    scores = processor.get_score(list(range(size)))
+    splits: list[tuple[float, int, int, int]] = []
+    for index, piece in enumerate(pieces):
+        if len(piece) < 2 or processor.is_byte(index) or processor.is_control(index) or processor.is_unknown(index):
+            continue
+        for cut in range(1, len(piece)):
+            left = vocabulary.get(piece[:cut])
+            if left is None:
+                continue
+            right = vocabulary.get(piece[cut:])
+            if right is not None:
+                splits.append((-scores[index], index, left, right))
+    splits.sort()
+    return vocabulary, [(pieces[left], pieces[right]) for _, _, left, right in splits]
+
+
+def ranked_tokens(source: Path, count: int) -> list[bytes]:
+    """The first `count` tokens of a tekken file by rank. A prefix of the ranks of a BPE is itself a BPE."""
+    entries = json.loads(source.read_text(encoding="utf-8"))["vocab"][:count]
+    return [base64.b64decode(entry["token_bytes"]) for entry in entries]
+
+
+def byte_level_pieces(tokens: Sequence[bytes]) -> tuple[dict[str, int], list[Merge]]:
+    """Ranked tokens as GPT-2 writes them: bytes as printable characters, and one merge for each longer token.
+
+    The merge of a token is the pair that remains when the token's bytes are joined by lower ranks alone.
+    """
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    characters = _printable_bytes()
+    spelled = [token.decode("latin-1").translate(characters) for token in tokens]
+    merges = []
+    for rank, token in enumerate(tokens):
+        if len(token) == 1:
+            continue
+        left = _last_cut(token, ranks, rank)
+        merges.append((spelled[ranks[token[:left]]], spelled[ranks[token[left:]]]))
+    return {text: rank for rank, text in enumerate(spelled)}, merges
+
+
+def _last_cut(token: bytes, ranks: Mapping[bytes, int], limit: int) -> int:
+    cuts = list(range(len(token) + 1))
+    while len(cuts) > 3:
+        best, at = limit, 0
+        for index in range(len(cuts) - 2):
+            rank = ranks.get(token[cuts[index] : cuts[index + 2]], limit)
+            if rank < best:
+                best, at = rank, index + 1
+        if not at:
+            raise ValueError(f"token {token!r} of rank {limit} is no join of two tokens of lower rank")
+        del cuts[at]
+    return cuts[1]
+
+
+def _printable_bytes() -> dict[int, str]:
+    """GPT-2's spelling of bytes: those that print stand for themselves, the others for characters from 256 on."""
+    printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in printing)
+    return {byte: chr(byte) for byte in printing} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+def _added_tokens(tokenizer: TokenizerRecipe, vocabulary: Mapping[str, int]) -> list[dict[str, Any]]:
+    published = tokenizer.config.get("added_tokens_decoder")
+    if published is not None:
+        return [{"id": int(index), **token} for index, token in published.items()]
+    defaults = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    tokens = {}
+    for key in ("unk_token", "bos_token", "eos_token"):
+        given = tokenizer.config[key]
+        flags = given if isinstance(given, Mapping) else {"content": given}
+        content = flags["content"]
+        tokens[content] = {
+            "id": vocabulary[content],
+            "content": content,
+            **{flag: flags.get(flag, default) for flag, default in defaults.items()},
+        }
+    return sorted(tokens.values(), key=lambda token: token["id"])
+
+
+def _sentencepiece_document(
+    vocabulary: Mapping[str, int], merges: Sequence[Merge], added_tokens: list[dict[str, Any]]
+) -> dict[str, Any]:
+    bos = "<s>"
+    space = "\u2581"
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added_tokens,
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": space},
+                {"type": "Replace", "pattern": {"String": " "}, "content": space},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": bos, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [
+                {"SpecialToken": {"id": bos, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": bos, "type_id": 1}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {bos: {"id": bos, "ids": [vocabulary[bos]], "tokens": [bos]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": space}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": "<unk>",
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocabulary,
+            "merges": [f"{left} {right}" for left, right in merges],
+        },
+    }
+
+
+def _byte_level_document(
+    vocabulary: Mapping[str, int], merges: Sequence[Merge], added_tokens: list[dict[str, Any]]
+) -> dict[str, Any]:
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added_tokens,
+        "normalizer": None,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocabulary,
+            "merges": [f"{left} {right}" for left, right in merges],
+        },
+    }
+
+
+def _write_json(path: Path, document: Any, indent: int | None = 2) -> None:
+    path.write_text(json.dumps(document, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

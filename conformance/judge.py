@@ -1,0 +1,122 @@
+"""Running the clauses on a subject, in order of need, one outcome each."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import conformance.suite
+from conformance.assertions import Blocked, ClauseFailure, NotApplicable
+from conformance.catalogue import Requirement, in_order_of_need
+from conformance.subject import Subject
+from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
+
+_PACKAGE = str(Path(__file__).parent)
+
+Test = Callable[[Subject], None]
+
+
+@lru_cache(maxsize=None)
+def clause_tests() -> dict[str, tuple[Test, ...]]:
+    """Every clause's tests by ID, in the order of the suite's modules. Imports the suite, and with it torch."""
+    tests: dict[str, tuple[Test, ...]] = {}
+    for module in _suite_modules():
+        for value in vars(module).values():
+            clause = getattr(value, "requirement", None)
+            if isinstance(clause, Requirement) and value.__module__ == module.__name__:
+                tests[clause.id] = (*tests.get(clause.id, ()), value)
+    return tests
+
+
+def requirements_of_suite() -> dict[str, Requirement]:
+    """The requirements as the suite's decorators state them; ``catalogue.json`` is written from this."""
+    return {clause_id: tests[0].requirement for clause_id, tests in clause_tests().items()}  # type: ignore[attr-defined]
+
+
+def judge(subject: Subject, clause_ids: Sequence[str]) -> Iterator[ClauseOutcome | Requirement]:
+    """Judge the clauses; yields each clause's Requirement as it begins and its ClauseOutcome when it ends."""
+    requirements = requirements_of_suite()
+    outcomes: dict[str, ClauseOutcome] = {}
+    for clause_id in in_order_of_need(clause_ids, requirements):
+        clause = requirements[clause_id]
+        yield clause
+        outcomes[clause_id] = _judge_clause(subject, clause, outcomes)
+        yield outcomes[clause_id]
+
+
+def _judge_clause(subject: Subject, clause: Requirement, earlier: Mapping[str, ClauseOutcome]) -> ClauseOutcome:
+    started = time.perf_counter()
+    unmet = next((need for need in clause.needs if need in earlier and earlier[need].outcome in UNMET), None)
+    if unmet is not None:
+        return _blocked(clause, unmet, earlier)
+    missing = next((member for member in clause.uses if subject.lacks(member)), None) if clause.uses else None
+    if missing is not None:
+        if missing in subject.declared.optional_absent:
+            reason = f"the subject declares that it has no `{missing}`"
+            return _outcome(clause, Outcome.NOT_APPLICABLE, reason, seconds=time.perf_counter() - started)
+        return _blocked(clause, "CON-03", earlier, f"the subject has no `{missing}`")
+    found = (Outcome.PASSED, "", {}, None)
+    for test in clause_tests()[clause.id]:
+        try:
+            test(subject)
+        except Blocked as block:
+            return _blocked(clause, block.cause, earlier)
+        except NotApplicable as reason:
+            found = (Outcome.NOT_APPLICABLE, str(reason), {}, None)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            found = _judged_exception(error)
+            break
+    outcome, summary, evidence, counterexample = found
+    return _outcome(
+        clause, outcome, summary, evidence=evidence, counterexample=counterexample, seconds=time.perf_counter() - started
+    )
+
+
+def _judged_exception(error: BaseException) -> tuple[Outcome, str, dict[str, Any], Any]:
+    counterexample = getattr(error, "counterexample", None)
+    if isinstance(error, ClauseFailure):
+        return Outcome.FAILED, str(error), error.evidence, counterexample
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "unknown"
+    evidence = {"exception": type(error).__name__, "where": where, "traceback": traceback.format_exc(limit=-8)}
+    if isinstance(error, SystemExit):
+        return Outcome.FAILED, f"the backbone called sys.exit({error.code!r})", evidence, counterexample
+    told = f"{type(error).__name__}: {error}"
+    if _is_ours(error, frames):
+        return Outcome.ERROR, f"the check itself broke, {told} at {where}", evidence, counterexample
+    return Outcome.FAILED, f"the backbone raised {told} ({where})", evidence, counterexample
+
+
+def _is_ours(error: BaseException, frames: traceback.StackSummary) -> bool:
+    """Whether the suite broke rather than the subject: the exception was raised in our code, or by Hypothesis."""
+    if type(error).__module__.partition(".")[0] == "hypothesis":
+        return True
+    return bool(frames) and frames[-1].filename.startswith(_PACKAGE)
+
+
+def _blocked(
+    clause: Requirement, cause: str, earlier: Mapping[str, ClauseOutcome], reason: str | None = None
+) -> ClauseOutcome:
+    root = cause
+    while root in earlier and earlier[root].root_cause is not None:
+        root = earlier[root].root_cause  # type: ignore[assignment]
+    return _outcome(clause, Outcome.BLOCKED, reason or f"cannot be judged until {root} holds", root_cause=root)
+
+
+def _outcome(clause: Requirement, outcome: Outcome, summary: str, **rest: Any) -> ClauseOutcome:
+    return ClauseOutcome(
+        id=clause.id, level=clause.level, profile=clause.profile, needs=clause.needs, outcome=outcome, summary=summary, **rest
+    )
+
+
+def _suite_modules() -> list[Any]:
+    names = (info.name for info in pkgutil.iter_modules(conformance.suite.__path__) if info.name.startswith("test_"))
+    return [importlib.import_module(f"conformance.suite.{name}") for name in names]

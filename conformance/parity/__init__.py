@@ -1,0 +1,1 @@
+"""Comparing two computations of the same thing."""

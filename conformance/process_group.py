@@ -1,0 +1,26 @@
+"""A real process group of one rank over gloo, for clauses about sharding."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def one_rank() -> Iterator[None]:
+    """A gloo process group of one while the body runs; one that is there already is used as it is."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="conformance-gloo-") as folder:
+        # A file store needs no port, so that two runs at once cannot take each other's.
+        store = dist.FileStore(str(Path(folder) / "store"), 1)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()

@@ -1,0 +1,50 @@
+"""The two output streams, made fit for whatever a backbone may put into a message and for readers that leave early."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def prepare_streams() -> None:
+    """Let standard output and error show any text: what their encoding lacks is escaped, and a closed one swallows."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Write a line to ``stream`` (standard output by default); a reader that has left is no error."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        _let_go(stream)
+
+
+def console(*, stderr: bool) -> Console:
+    """A rich console that escapes nothing, guesses nothing, and outlives its reader."""
+    from rich.console import Console
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            # The exit status belongs to the verdict, so a reader that has left must not change it.
+            self.quiet = True
+            _let_go(sys.stderr if stderr else sys.stdout)
+
+    return Terminal(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _let_go(stream: TextIO) -> None:
+    """Send what is still to be written nowhere: the interpreter flushes at exit, and would complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

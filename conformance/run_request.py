@@ -1,0 +1,58 @@
+"""What a run of the suite was asked to do, and the ways in which it can be refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+BUDGETS = ("quick", "standard", "thorough")
+DEFAULT_TIMEOUT_SECONDS = 120.0
+
+
+class CannotAssess(Exception):
+    """The subject could not be assessed at all: an unresolvable target, no recipe, bad options. Exit status 2."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One run: which subject, which clauses, under which conditions.
+
+    ``only`` restricts the run to a few clauses, and such a run never certifies. ``timeout`` is in seconds and bounds
+    each step (resolution, construction, one clause); ``memory_limit`` is in bytes of resident memory, None for
+    three quarters of what is available.
+    """
+
+    target: str
+    backbone_id: str | None = None
+    profiles: tuple[str, ...] = ("default",)
+    only: tuple[str, ...] | None = None
+    weights: str = "probe"
+    device: str = "auto"
+    budget: str = "standard"
+    seed: int = 0
+    jobs: int = 1
+    timeout: float = DEFAULT_TIMEOUT_SECONDS
+    hub: Path | None = None
+    recipes: tuple[Path, ...] = ()
+    config: Path | None = None
+    memory_limit: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object from which :meth:`from_json` makes an equal request."""
+        return {
+            key: [os.fspath(item) for item in value] if isinstance(value, tuple) else
+            os.fspath(value) if isinstance(value, Path) else value
+            for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunRequest:
+        paths = {"hub": data["hub"] and Path(data["hub"]), "config": data["config"] and Path(data["config"])}
+        sequences = {
+            "profiles": tuple(data["profiles"]),
+            "only": None if data["only"] is None else tuple(data["only"]),
+            "recipes": tuple(Path(item) for item in data["recipes"]),
+        }
+        return cls(**{**data, **paths, **sequences})

@@ -1,0 +1,312 @@
+"""The parent's side of a run: starts the child, reads its stream, bounds its time and memory, and believes nothing that
+was not said: a clause whose outcome never arrived is *not-run*."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from conformance.catalogue import catalogue, expected_clauses
+from conformance.hub import HubView
+from conformance.run_request import CannotAssess, RunRequest
+from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
+
+OnEvent = Callable[[Mapping[str, Any]], None]
+
+_POLL_SECONDS = 0.1
+_DRAIN_SECONDS = 2.0
+_LOG_TAIL_LINES = 12
+#: Every process that a run starts carries this variable, whatever group or session it moves to.
+_RUN_MARKER = "CONFORMANCE_RUN"
+
+
+def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessment:
+    """Judge ``request.target`` in child processes.
+
+    Raises:
+        CannotAssess: if the target cannot be resolved or a recipe is missing.
+        KeyboardInterrupt: passed on once all children are gone.
+    """
+    started = time.monotonic()
+    expected = request.only or expected_clauses(request.profiles)
+    marker = uuid.uuid4().hex
+    with tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True) as scratch:
+        children = [
+            _Child(request, share, Path(scratch) / str(number), marker)
+            for number, share in enumerate(_shares(expected, request.jobs))
+        ]
+        try:
+            _read_until_done(children, on_event)
+        finally:
+            for child in children:
+                child.kill()
+            _kill_marked(marker)
+    refusal = next((child.refusal for child in children if child.refusal), None)
+    if refusal:
+        raise CannotAssess(refusal)
+    return _assessment(request, expected, children, time.monotonic() - started)
+
+
+def _shares(expected: Sequence[str], jobs: int) -> list[list[str]]:
+    """The clauses dealt out over ``jobs`` children, neighbours together: an area's clauses share their fixtures."""
+    jobs = max(1, min(jobs, len(expected)))
+    size = -(-len(expected) // jobs)
+    return [list(expected[start : start + size]) for start in range(0, len(expected), size)]
+
+
+def _read_until_done(children: Sequence[_Child], on_event: OnEvent) -> None:
+    with selectors.DefaultSelector() as selector:
+        for child in children:
+            selector.register(child.pipe, selectors.EVENT_READ, child)
+        while any(not child.done for child in children):
+            for key, _ in selector.select(_POLL_SECONDS):
+                if not key.data.read(on_event):
+                    selector.unregister(key.fileobj)
+            for child in children:
+                child.supervise(on_event)
+
+
+class _Child:
+    """One child process: its share of the clauses, what it has said so far, and how it ended."""
+
+    def __init__(self, request: RunRequest, share: Sequence[str], home: Path, marker: str) -> None:
+        self.share = list(share)
+        self.facts: dict[str, Any] = {}
+        self.outcomes: dict[str, ClauseOutcome] = {}
+        self.refusal: str | None = None
+        self.breakdown: str | None = None
+        self.done = False
+        self._step = "starting"
+        self._in_progress: str | None = None
+        self._timeout = request.timeout
+        self._memory_limit = request.memory_limit or _three_quarters_of_memory()
+        self._footer = False
+        self._buffer = b""
+        home.mkdir(parents=True)
+        self._log = home / "log"
+        view = HubView(home / "hf")
+        own = RunRequest(**{**vars(request), "only": tuple(_with_needs(share))})
+        self.pipe, writing_end = os.pipe()
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "conformance.child", str(writing_end), json.dumps(own.as_json()), str(home / "hf")],
+                env=_environment(view, marker),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(writing_end,),
+                start_new_session=True,
+            )
+        os.close(writing_end)
+        os.set_blocking(self.pipe, False)
+        self._last_word = time.monotonic()
+
+    def read(self, on_event: OnEvent) -> bool:
+        """Take in what has arrived; False at the end of the stream."""
+        try:
+            data = os.read(self.pipe, 1 << 16)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        self._last_word = time.monotonic()
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            self._take(line, on_event)
+        return True
+
+    def supervise(self, on_event: OnEvent) -> None:
+        """Notice the end, a hang, or too much memory."""
+        if self.done:
+            return
+        if self._footer:
+            self.kill()
+            self.done = True
+        elif self._process.poll() is not None:
+            self._drain(on_event)
+            if not self._footer:
+                self._end(_manner_of_death(self._process.returncode))
+            self.done = True
+        elif time.monotonic() - self._last_word > self._timeout:
+            self._process.send_signal(signal.SIGUSR1)
+            time.sleep(_POLL_SECONDS)
+            self._end(f"nothing happened for {self._timeout:g} s (raise --timeout if that is too strict)")
+        elif (resident := _resident_bytes(self._process.pid)) > self._memory_limit:
+            self._end(f"used {resident / 2**30:.1f} GiB of memory, more than its limit of {self._memory_limit / 2**30:.1f} GiB")
+
+    def kill(self) -> None:
+        """End the child and whatever runs in its process group."""
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        self._process.wait()
+
+    def log_tail(self) -> str:
+        """The last lines that the subject wrote to its standard output and error."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(lines[-_LOG_TAIL_LINES:])
+
+    def _drain(self, on_event: OnEvent) -> None:
+        deadline = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < deadline and not self._footer:
+            before = self._last_word
+            if not self.read(on_event) or self._last_word == before:
+                return
+
+    def _take(self, line: bytes, on_event: OnEvent) -> None:
+        try:
+            event = json.loads(line)
+            kind = event.pop("event")
+        except (ValueError, KeyError, AttributeError):
+            self._end(f"its stream of results was garbled: {line[:80]!r}")
+            return
+        if kind == "footer":
+            self._footer = event.get("outcomes") == len(self.outcomes)
+        elif kind == "cannot-assess":
+            self.refusal = event["message"]
+        elif kind == "facts":
+            self.facts = event
+        elif kind == "outcome":
+            self._in_progress = None
+            self.outcomes[event["id"]] = ClauseOutcome(
+                **{**event, "outcome": Outcome(event["outcome"]), "needs": tuple(event["needs"])}
+            )
+        elif kind == "begin":
+            self._in_progress = event["id"]
+            self._step = f"judging {event['id']}"
+        elif kind == "phase":
+            self._step = f"{event['phase']} {event['detail']}"
+        if kind in {"phase", "begin", "outcome"} and event.get("id", self.share[0]) in self.share:
+            on_event({"event": kind, **event})
+
+    def _end(self, how: str) -> None:
+        if self.done:
+            return
+        self.kill()
+        self.done = True
+        message = f"while {self._step}, the subject's process {how}" if not how.startswith(("nothing", "its")) else f"while {self._step}, {how}"
+        if self._step.startswith(("starting", "resolving")):
+            self.refusal = f"{message}\n{self.log_tail()}".rstrip()
+        self.breakdown = message
+        if self._in_progress is not None:
+            requirement = catalogue()[self._in_progress]
+            self.outcomes[self._in_progress] = ClauseOutcome(
+                id=requirement.id, level=requirement.level, profile=requirement.profile, needs=requirement.needs,
+                outcome=Outcome.NOT_RUN, summary=message, evidence={"log": self.log_tail()},
+            )  # fmt: skip
+
+
+def _with_needs(share: Iterable[str]) -> list[str]:
+    """``share`` and, before them, whatever they need: a child judges root causes for itself."""
+    known = catalogue()
+    closed: dict[str, None] = {}
+
+    def add(clause_id: str) -> None:
+        for need in known[clause_id].needs:
+            add(need)
+        closed.setdefault(clause_id)
+
+    for clause_id in share:
+        add(clause_id)
+    return list(closed)
+
+
+def _assessment(
+    request: RunRequest, expected: Sequence[str], children: Sequence[_Child], seconds: float
+) -> Assessment:
+    known = catalogue()
+    breakdown = next((child.breakdown for child in children if child.breakdown), None)
+    said = {clause_id: child.outcomes[clause_id] for child in children for clause_id in child.share if clause_id in child.outcomes}
+    outcomes = tuple(
+        said.get(clause_id)
+        or ClauseOutcome(
+            id=clause_id, level=known[clause_id].level, profile=known[clause_id].profile, needs=known[clause_id].needs,
+            outcome=Outcome.NOT_RUN, summary=breakdown or "no outcome was reported",
+        )  # fmt: skip
+        for clause_id in expected
+    )
+    facts = next((child.facts for child in children if child.facts), {})
+    return Assessment(
+        target=request.target,
+        backbone_id=facts.get("backbone_id") or request.backbone_id or request.target,
+        profiles=request.profiles,
+        outcomes=outcomes,
+        environment=facts.get("environment", {}),
+        declarations=facts.get("declarations", {}),
+        sources=facts.get("sources", {}),
+        hub=facts.get("hub", {}),
+        weights=request.weights,
+        device="cpu",
+        seed=request.seed,
+        budget=request.budget,
+        breakdown=breakdown,
+        seconds=seconds,
+    )
+
+
+def _environment(view: HubView, marker: str) -> dict[str, str]:
+    environment = dict(os.environ)
+    for name, value in view.environment().items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    # A checkout that is on the path without being installed must be found by the child too.
+    paths = [str(Path(__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    environment[_RUN_MARKER] = marker
+    # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.
+    environment.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / f"conformance-hypothesis-{os.getuid()}"))
+    return environment
+
+
+def _manner_of_death(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    hint = " (out of memory, most likely)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
+def _three_quarters_of_memory() -> int:
+    available = 8 << 30
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        pass
+    return available * 3 // 4
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def _kill_marked(marker: str) -> None:
+    """Kill what has left the child's process group: its environment still carries the run's marker."""
+    needle = f"{_RUN_MARKER}={marker}".encode()
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if needle in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+        except (OSError, ValueError):
+            continue

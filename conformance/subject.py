@@ -1,0 +1,268 @@
+"""The backbone under test: built as a host would build it, and seen only through the contract.
+
+Nothing here reads a private name of the subject; whatever keeps the contract can be judged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conformance.assertions import ClauseFailure
+from conformance.budget import Budget
+from conformance.checkpoint import Checkpoint
+from conformance.declarations import Declarations
+from conformance.hub import HubTap, HubView, Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+#: What every construction is given as ``hf_token``: easily recognised wherever it leaks, valid nowhere.
+CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
+
+LLM_MAX_LENGTH = 2048
+
+#: Members of the contract that a VLM calls on any backbone (OpenVLA's ``LLMBackbone``).
+REQUIRED_MEMBERS = (
+    "get_tokenizer",
+    "get_fsdp_wrapping_policy",
+    "enable_gradient_checkpointing",
+    "embed_input_ids",
+    "forward",
+    "prompt_builder_fn",
+    "transformer_layer_cls",
+    "half_precision_dtype",
+    "embed_dim",
+    "pad_token_id",
+)
+#: Members that only an instance shows.
+INSTANCE_MEMBERS = ("llm", "identifier")
+OPTIONAL_MEMBERS = ("last_layer_finetune_modules",)
+
+
+class Subject:
+    """One backbone, judged under one id.
+
+    ``factory`` is called with the seed's arguments and returns the backbone or ``(backbone, tokenizer)``. ``tap`` must
+    be entered by whoever drives the subject: it sees every hub call, and builds what is asked for.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[..., Any],
+        backbone_id: str,
+        *,
+        view: HubView,
+        tap: HubTap,
+        recipes: Mapping[str, Recipe],
+        overrides: Mapping[str, Any],
+        overrides_source: str = "conformance.toml",
+        budget: Budget,
+        seed: int,
+    ) -> None:
+        self.factory = factory
+        self.backbone_id = backbone_id
+        self.view = view
+        self.tap = tap
+        self.budget = budget
+        self.seed = seed
+        self._recipes = recipes
+        self._overrides = (overrides, overrides_source)
+
+    # Building ---------------------------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        backbone_id: str | None = None,
+        *,
+        llm_max_length: int | None = LLM_MAX_LENGTH,
+        inference_mode: bool = False,
+        use_flash_attention_2: bool = False,
+    ) -> Any:
+        """A fresh backbone; ``llm_max_length=None`` leaves the default to it. What the constructor raises passes through.
+
+        Raises:
+            ClauseFailure: if the factory returns something that is no backbone.
+        """
+        built = self.factory(
+            self.backbone_id if backbone_id is None else backbone_id,
+            **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
+            hf_token=CANARY_TOKEN,
+            inference_mode=inference_mode,
+            use_flash_attention_2=use_flash_attention_2,
+        )
+        backbone = built[0] if isinstance(built, tuple) and built else built
+        if backbone is None or isinstance(backbone, (bool, int, float, str, bytes, tuple, list, dict)):
+            raise ClauseFailure(
+                observed=f"the factory returned {built!r}",
+                expected="the backbone, or (backbone, tokenizer)",
+                mend="return the constructed backbone from the factory",
+            )
+        return backbone
+
+    @cached_property
+    def training(self) -> Any:
+        """The shared training-mode instance, in ``eval()``. Clauses only read it; what they change, they rebuild."""
+        backbone = self.build()
+        if hasattr(backbone, "eval"):
+            backbone.eval()
+        return backbone
+
+    @cached_property
+    def inference(self) -> Any:
+        """The shared ``inference_mode=True`` instance (its weights are not the checkpoint's). Only read."""
+        backbone = self.build(inference_mode=True)
+        if hasattr(backbone, "eval"):
+            backbone.eval()
+        return backbone
+
+    @cached_property
+    def half_precision(self) -> Any:
+        """An instance cast to its ``half_precision_dtype``, in ``eval()``. Only read."""
+        backbone = self.build()
+        return backbone.to(backbone.half_precision_dtype).eval()
+
+    # What the constructor asked the hub for ---------------------------------------------------------------------------
+
+    @cached_property
+    def hub_ids(self) -> tuple[str, ...]:
+        """The hub ids that construction asks for, in the order of asking."""
+        _ = self.training
+        return tuple(dict.fromkeys(call.repo_id for call in self.tap.calls))
+
+    @cached_property
+    def weights_hub_id(self) -> str:
+        """The hub id whose weights the constructor loads."""
+        ids = self.hub_ids
+        asked = [call.repo_id for call in self.tap.calls if ".safetensors" in call.filename and call.found]
+        if not ids:
+            raise ClauseFailure(
+                observed="the constructor asked the hub for nothing",
+                expected="a config, weights and a tokenizer loaded by hub id",
+                mend="load with `from_pretrained(hub_id, token=hf_token)`, so that the published checkpoint is what is wrapped",
+            )
+        return asked[0] if asked else ids[0]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe behind :attr:`weights_hub_id`."""
+        return self._recipes[self.weights_hub_id]
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The tensors on disk that the constructor was given."""
+        return Checkpoint(self.view.snapshot(self.weights_hub_id))
+
+    @cached_property
+    def declared(self) -> Declarations:
+        """The recipe's declarations with the user's own on top."""
+        from_recipe = Declarations().updated(self.recipe.subject, str(self.recipe.path))
+        return from_recipe.updated(*self._overrides)
+
+    @property
+    def optional_absent(self) -> tuple[str, ...]:
+        """Optional members that the user declares absent; known before anything is built."""
+        return Declarations().updated(*self._overrides).optional_absent
+
+    def published_generation_config(self) -> Any:
+        """The checkpoint's own generation config, None where it has none."""
+        from transformers import GenerationConfig
+
+        snapshot = self.view.snapshot(self.weights_hub_id)
+        return GenerationConfig.from_pretrained(snapshot) if (snapshot / "generation_config.json").is_file() else None
+
+    # The pieces that clauses look at ----------------------------------------------------------------------------------
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.training.get_tokenizer()
+
+    @cached_property
+    def published_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The checkpoint's tokenizer, loaded by the subject's tokenizer class with nothing added."""
+        return type(self.tokenizer).from_pretrained(self.view.snapshot(self.weights_hub_id))
+
+    def encode(self, text: str, *, special: bool = True, tokenizer: Any = None) -> list[int]:
+        """Token ids of ``text``, as a host encodes it: with the tokenizer's own special tokens, or without."""
+        return list((tokenizer or self.tokenizer)(text, add_special_tokens=special).input_ids)
+
+    def decode(self, ids: list[int], *, skip_special: bool = False) -> str:
+        """The text of ``ids``, without the clean-up that would change spaces."""
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+
+    @cached_property
+    def generation_eos_ids(self) -> tuple[int, ...]:
+        """The ids at which generation stops, as the wrapped model's generation config has them."""
+        return eos_ids_of(self.training.llm.generation_config)
+
+    @cached_property
+    def terminator_id(self) -> int | None:
+        """The one id of the declared terminator; None if it is not one id."""
+        text = self.terminator
+        ids = self.encode(text, special=False)
+        return ids[0] if len(ids) == 1 else None
+
+    @property
+    def terminator(self) -> str:
+        return self.declared.terminator or self.tokenizer.eos_token or ""
+
+    @cached_property
+    def special_strings(self) -> tuple[str, ...]:
+        """Every string that the tokenizer treats as one special token."""
+        tokenizer = self.tokenizer
+        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        return tuple(dict.fromkeys(text for text in (*tokenizer.all_special_tokens, *added) if text))
+
+    def prompt_builder(self, model_family: str = "prismatic", system_prompt: str | None = None) -> Any:
+        """A fresh builder, made as the hosts make it."""
+        return self.training.prompt_builder_fn(model_family, system_prompt=system_prompt)
+
+    def lacks(self, member: str) -> bool:
+        """Whether the shared instance has no such member, without evaluating properties."""
+        return lacks_member(self.training, member)
+
+    @contextmanager
+    def hub_variant(self, edit: Callable[[Path], None]) -> Iterator[Path]:
+        """Serve an edited copy of the weights' snapshot while the body runs; ``edit`` changes files in place."""
+        with self.view.variant(self.weights_hub_id, edit) as snapshot:
+            yield snapshot
+
+    # For the certificate ----------------------------------------------------------------------------------------------
+
+    def source_files(self) -> dict[str, str]:
+        """The files that define the subject, and their SHA-256: its classes, builder and factory, no library's."""
+        defining: list[Any] = [self.factory]
+        if "training" in self.__dict__:
+            defining += type(self.training).__mro__
+            if inspect.isclass(getattr(self.training, "prompt_builder_fn", None)):
+                defining += self.training.prompt_builder_fn.__mro__
+        modules = {getattr(item, "__module__", None) for item in defining}
+        files = {
+            file
+            for name in modules
+            if name and name.partition(".")[0] not in {"torch", "transformers", "builtins", "abc", "typing", "functools"}
+            and (file := getattr(sys.modules.get(name), "__file__", None))
+        }
+        return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(files) if Path(file).is_file()}
+
+
+def eos_ids_of(generation_config: Any) -> tuple[int, ...]:
+    """``eos_token_id`` as a tuple, whether it is None, one id or a list."""
+    eos = getattr(generation_config, "eos_token_id", None)
+    return () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
+
+
+def lacks_member(owner: Any, member: str) -> bool:
+    """Whether ``owner`` (a class or an instance) has no attribute ``member``; properties are not evaluated."""
+    try:
+        inspect.getattr_static(owner, member)
+    except AttributeError:
+        registries = (vars(owner).get(name, {}) for name in ("_modules", "_parameters", "_buffers")) if not inspect.isclass(owner) else ()
+        return not any(member in registry for registry in registries)
+    return False

@@ -1,0 +1,286 @@
+"""EMB: the embedding matrices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.assertions import NotApplicable, refusal, require
+from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.properties import for_all
+from conformance.strategies import token_ids
+from conformance.subject import Subject
+from conformance.suite.models import decoder_layers, next_multiple, probe_ids, same_tensor, text_config, vocabulary_parameters
+
+#: Tensor cores want vocabulary dimensions that are multiples of this in half precision.
+ROW_MULTIPLE = 64
+
+#: New rows count as well scaled when their median norm is within this factor of the trained rows' (REQUIREMENTS EMB-11).
+SCALE_FACTOR = 10.0
+
+
+@requirement("EMB-01", MUST, needs=["CON-02"])
+def test_rows_are_a_multiple_of_64(subject: Subject) -> None:
+    """The input embedding's row count is a multiple of 64."""
+    for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
+        rows = _rows(backbone)
+        require(
+            rows % ROW_MULTIPLE == 0,
+            observed=f"in {mode} mode the embedding has {rows} rows",
+            expected=f"a multiple of {ROW_MULTIPLE}, such as {next_multiple(ROW_MULTIPLE, rows)}",
+            mend=f"resize with `pad_to_multiple_of={ROW_MULTIPLE}`",
+        )
+
+
+@requirement("EMB-02", MUST, needs=["CON-01"])
+def test_a_row_for_every_token(subject: Subject) -> None:
+    """Rows ≥ `len(tokenizer)`."""
+    rows, tokens = _rows(subject.training), len(subject.tokenizer)
+    require(
+        rows >= tokens,
+        observed=f"{rows} rows for {tokens} tokens",
+        expected="at least one row a token",
+        mend="call `resize_token_embeddings` after the last token was added",
+    )
+
+
+@requirement("EMB-03", MUST, needs=["CON-02"])
+def test_every_vocabulary_size_is_one(subject: Subject) -> None:
+    """Input rows = output rows = logits' last axis = the config's `vocab_size` (the text config's where nested)."""
+    for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
+        ids = probe_ids(subject)
+        head = backbone.llm.get_output_embeddings()
+        with torch.no_grad():
+            logits = backbone.llm(input_ids=ids).logits
+        sizes = {
+            "input rows": _rows(backbone),
+            "output rows": head.weight.shape[0] if head is not None else _rows(backbone),
+            "logits": logits.shape[-1],
+            "config.vocab_size": text_config(backbone.llm).vocab_size,
+        }
+        require(
+            len(set(sizes.values())) == 1,
+            observed=f"in {mode} mode: " + ", ".join(f"{name} {size}" for name, size in sizes.items()),
+            expected="one size",
+            mend="resize through `llm.resize_token_embeddings`, which keeps all of them together",
+            sizes=sizes,
+        )
+
+
+@requirement("EMB-04", MUST, needs=["CON-01"])
+def test_checkpoint_rows_are_untouched(subject: Subject) -> None:
+    """Rows that came from the checkpoint are bit-equal to it."""
+    for name, ours, theirs in _vocabulary_tensors(subject):
+        kept = min(ours.shape[0], theirs.shape[0])
+        differing = (ours[:kept] != theirs[:kept].to(ours.dtype)).reshape(kept, -1).any(-1).nonzero().flatten().tolist()
+        require(
+            not differing,
+            observed=f"{len(differing)} of {kept} rows of `{name}` differ from the checkpoint, the first is {differing[:1]}",
+            expected="the checkpoint's rows bit for bit",
+            mend="initialise only the rows that were added",
+            rows=differing[:20],
+        )
+
+
+@requirement("EMB-05", SHOULD, needs=["CON-01"])
+def test_no_checkpoint_row_is_dropped(subject: Subject) -> None:
+    """Resizing never drops rows of the checkpoint."""
+    for name, ours, theirs in _vocabulary_tensors(subject):
+        require(
+            ours.shape[0] >= theirs.shape[0],
+            observed=f"`{name}` has {ours.shape[0]} rows, the checkpoint {theirs.shape[0]}",
+            expected="no fewer than the checkpoint",
+            mend="resize to max(checkpoint rows, len(tokenizer)), rounded up",
+        )
+
+
+@requirement("EMB-06", MUST, needs=["CON-02"])
+def test_tying_is_honoured(subject: Subject) -> None:
+    """`tie_word_embeddings` is honoured: one storage when tied, two when not, also after the resize."""
+    for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
+        head = backbone.llm.get_output_embeddings()
+        if head is None:
+            raise NotApplicable("the model has no output embedding")
+        tied = head.weight.data_ptr() == backbone.llm.get_input_embeddings().weight.data_ptr()
+        declared = bool(_published_config(subject).get("tie_word_embeddings", text_config(backbone.llm).tie_word_embeddings))
+        require(
+            tied == declared,
+            observed=f"in {mode} mode input and output embedding {'share one storage' if tied else 'are two tensors'}",
+            expected=f"{'one storage' if declared else 'two'}: the checkpoint's tie_word_embeddings is {declared}",
+            mend="call `llm.tie_weights()` after the resize" if declared else "give the head a weight of its own",
+        )
+
+
+@requirement("EMB-07", MUST, needs=["CON-01"])
+def test_new_rows_are_finite(subject: Subject) -> None:
+    """New rows are finite."""
+    for name, ours, theirs in _vocabulary_tensors(subject):
+        new = ours[theirs.shape[0] :]
+        bad = int((~torch.isfinite(new)).sum())
+        require(
+            bad == 0,
+            observed=f"{bad} values of the {new.shape[0]} new rows of `{name}` are NaN or infinite",
+            expected="finite numbers",
+            mend="initialise new rows; `torch.empty` holds whatever was in memory",
+        )
+
+
+@requirement("EMB-08", MUST, needs=["CON-06", "EMB-03"])
+def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
+    """Saving what was constructed and constructing from it adds no rows: the pad-and-resize step is idempotent."""
+
+    def save(snapshot: Path) -> None:
+        for path in snapshot.iterdir():
+            path.unlink()
+        subject.training.llm.save_pretrained(snapshot)
+        subject.tokenizer.save_pretrained(snapshot)
+
+    before = (_rows(subject.training), len(subject.tokenizer))
+    with subject.hub_variant(save):
+        again = subject.build()
+    after = (_rows(again), len(again.get_tokenizer()))
+    require(
+        before == after,
+        observed=f"{before[0]} rows and {before[1]} tokens became {after[0]} and {after[1]} when saved and constructed again",
+        expected="the same",
+        mend="round up to the next multiple of 64 ≥ max(rows, len(tokenizer)), and add the pad token only where it is missing",
+    )
+
+
+@requirement("EMB-09", MUST, needs=["CON-01"], uses=["embed_input_ids", "embed_dim"])
+@for_all(ids=token_ids)
+def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None:
+    """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape `(*ids.shape, embed_dim)`,
+    the weight's dtype and device, over the whole range; an id out of range raises."""
+    backbone, tensor = subject.training, torch.tensor(ids)
+    weight = backbone.llm.get_input_embeddings().weight
+    with torch.no_grad():
+        observed = backbone.embed_input_ids(tensor)
+        scale = torch.tensor(subject.declared.embedding_scale, dtype=weight.dtype)
+        expected = weight[tensor] * scale
+    require(
+        tuple(observed.shape) == (*tensor.shape, backbone.embed_dim) and observed.dtype == weight.dtype
+        and observed.device == weight.device,
+        observed=f"ids of shape {tuple(tensor.shape)} gave {tuple(observed.shape)} in {observed.dtype} on {observed.device}",
+        expected=f"{(*tensor.shape, backbone.embed_dim)} in {weight.dtype} on {weight.device}",
+        mend="return `self.llm.get_input_embeddings()(input_ids)`",
+    )  # fmt: skip
+    require(
+        same_tensor(observed, expected),
+        observed=f"the embeddings of {ids} are not the rows of the input embedding times {subject.declared.embedding_scale:g}",
+        expected="those rows",
+        mend="return `self.llm.get_input_embeddings()(input_ids)`, or declare `embedding_scale`",
+    )
+
+
+@requirement("EMB-09", MUST, needs=["CON-01"], uses=["embed_input_ids", "embed_dim"])
+def test_an_id_out_of_range_raises(subject: Subject) -> None:
+    """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape `(*ids.shape, embed_dim)`,
+    the weight's dtype and device, over the whole range; an id out of range raises."""
+    for wrong in (_rows(subject.training), -1):
+        with refusal() as refused:
+            subject.training.embed_input_ids(torch.tensor([[wrong]]))
+        require(
+            bool(refused),
+            observed=f"the id {wrong} was embedded without complaint",
+            expected="an error for an id out of range",
+            mend="do not clamp or wrap ids: a wrong id must show",
+        )
+
+
+@requirement("EMB-10", MUST, needs=["CON-01"], uses=["embed_input_ids", "forward", "enable_gradient_checkpointing"])
+def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
+    """With everything frozen and input gradients asked for, a loss reaches `embed_input_ids`' output: the hook survives the
+    resize (`embed_input_ids(x).requires_grad`, and backward under checkpointing with one layer trainable works)."""
+    backbone, ids = subject.build(), probe_ids(subject)
+    backbone.requires_grad_(False)
+    mend = "call `llm.enable_input_require_grads()` after `resize_token_embeddings`, which replaces the module it hooks"
+    require(
+        backbone.embed_input_ids(ids).requires_grad,
+        observed="with every parameter frozen, `embed_input_ids(ids).requires_grad` is False",
+        expected="True: a projector before a frozen model needs gradients through it",
+        mend=mend,
+    )
+    first_layer = decoder_layers(backbone)[0] if not subject.lacks("transformer_layer_cls") else backbone.llm
+    first_layer.requires_grad_(True)
+    backbone.enable_gradient_checkpointing()
+    backbone.train()
+    with refusal() as refused:
+        backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+    without = [name for name, parameter in first_layer.named_parameters() if parameter.grad is None]
+    require(
+        not refused and not without,
+        observed=f"under checkpointing with one layer trainable, backward raised {refused[0]}" if refused
+        else f"under checkpointing with one layer trainable, {without[:1]} got no gradient",
+        expected="gradients for every parameter of that layer",
+        mend=mend,
+    )  # fmt: skip
+
+
+@requirement("EMB-11", SHOULD, needs=["EMB-07"])
+def test_new_rows_resemble_trained_rows(subject: Subject) -> None:
+    """New rows have the scale of the trained rows (median norm within 10×, the pad row may be zero) and differ from each
+    other."""
+    pad = subject.tokenizer.pad_token_id
+    for name, ours, theirs in _vocabulary_tensors(subject):
+        if ours.ndim != 2:
+            continue
+        new = [row for row in range(theirs.shape[0], ours.shape[0]) if row != pad]
+        if not new:
+            continue
+        rows, trained = ours[new].double(), theirs.double()
+        ratio = (rows.norm(dim=1).median() / trained.norm(dim=1).median()).item()
+        require(
+            1 / SCALE_FACTOR <= ratio <= SCALE_FACTOR,
+            observed=f"the median norm of new rows of `{name}` is {ratio:.3g} times that of trained rows",
+            expected=f"within a factor of {SCALE_FACTOR:g}",
+            mend="draw new rows with the mean and spread of the trained ones",
+            ratio=ratio,
+        )
+        spread = (rows - rows.mean(0)).norm(dim=1).median() / (trained - trained.mean(0)).norm(dim=1).median()
+        require(
+            len(new) == 1 or spread.item() >= 1 / SCALE_FACTOR,
+            observed=f"new rows of `{name}` spread about their mean {spread.item():.3g} times as far as trained rows",
+            expected=f"no less than 1/{SCALE_FACTOR:g}: rows that differ from each other",
+            mend="draw each row by itself; `mean_resizing` makes them all but equal",
+            spread=spread.item(),
+        )
+
+
+@requirement("EMB-12", SHOULD, needs=["EMB-02", "EMB-03"])
+def test_no_spare_block_of_rows(subject: Subject) -> None:
+    """No whole block of 64 rows beyond what tokenizer and checkpoint need; the inner model's `vocab_size` follows the
+    resize."""
+    rows = _rows(subject.training)
+    checkpoint_rows = max(theirs.shape[0] for _, _, theirs in _vocabulary_tensors(subject))
+    needed = subject.declared.vocabulary_rows or next_multiple(ROW_MULTIPLE, max(checkpoint_rows, len(subject.tokenizer)))
+    require(
+        rows <= needed,
+        observed=f"{rows} rows",
+        expected=f"{needed}: the checkpoint has {checkpoint_rows} rows, the tokenizer {len(subject.tokenizer)} tokens",
+        mend="round up once, from max(checkpoint rows, len(tokenizer)); or declare `vocabulary_rows`",
+    )
+    inner = getattr(subject.training.llm, "model", None)
+    stale = getattr(inner, "vocab_size", rows)
+    require(
+        stale == rows,
+        observed=f"the inner model's vocab_size is {stale}",
+        expected=f"{rows}",
+        mend="set `llm.model.vocab_size` after the resize",
+    )
+
+
+def _rows(backbone: Any) -> int:
+    return int(backbone.llm.get_input_embeddings().weight.shape[0])
+
+
+def _vocabulary_tensors(subject: Subject) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
+    """Name, the model's tensor and the checkpoint's, for every tensor with one row a token."""
+    state = subject.training.llm.state_dict()
+    return [(name, state[name], subject.checkpoint[name]) for name in sorted(vocabulary_parameters(subject.training.llm)) if name in subject.checkpoint]
+
+
+def _published_config(subject: Subject) -> dict[str, Any]:
+    return dict(subject.recipe.config)

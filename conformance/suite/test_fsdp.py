@@ -1,0 +1,230 @@
+"""FSDP: the wrap policy, on a real process group of one rank over gloo."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from conformance.assertions import NotApplicable, refusal, require
+from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.parity.equality import gradients_agree, relative_rms
+from conformance.process_group import one_rank
+from conformance.subject import Subject
+from conformance.suite.models import decoder_layers, probe_ids, text_config
+
+WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]
+FULLY_SHARD_SINCE = (2, 6)
+
+
+@requirement("FSDP-01", MUST, needs=["CON-01"], uses=["transformer_layer_cls"])
+def test_the_layer_class_counts_the_layers(subject: Subject) -> None:
+    """`transformer_layer_cls` is an `nn.Module` class with exactly `num_hidden_layers` instances in `llm`."""
+    layer_cls, expected = subject.training.transformer_layer_cls, text_config(subject.training.llm).num_hidden_layers
+    is_class = inspect.isclass(layer_cls) and issubclass(layer_cls, nn.Module)
+    found = len(decoder_layers(subject.training)) if is_class else 0
+    require(
+        is_class and found == expected,
+        observed=f"{getattr(layer_cls, '__name__', layer_cls)!r} has {found} instances in llm",
+        expected=f"an nn.Module class with {expected} instances, one a layer",
+        mend=f"return the decoder layer's class, here {_likely_layer(subject)}",
+    )
+
+
+@requirement("FSDP-02", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls"])
+def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
+    """Outside those instances lie only embeddings, final norm, rotary buffers and head."""
+    llm, layer_cls = subject.training.llm, subject.training.transformer_layer_cls
+    inside = {id(p) for layer in decoder_layers(subject.training) for p in layer.parameters()}
+    ends = [module for module in (llm.get_input_embeddings(), llm.get_output_embeddings()) if module is not None]
+    allowed = {id(p) for module in ends for p in module.parameters()}
+    allowed |= {id(p) for module in llm.modules() if not isinstance(module, layer_cls) and _is_norm(module) for p in module.parameters(recurse=False)}
+    stray = [name for name, p in llm.named_parameters() if id(p) not in inside | allowed]
+    require(
+        not stray,
+        observed=f"{len(stray)} parameters lie outside every {layer_cls.__name__}, the first is {stray[:1]}",
+        expected="only embeddings, final norm and head outside",
+        mend="return the class of the whole decoder layer, not of a part of it",
+        parameters=stray[:20],
+    )
+
+
+@requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=WRAPPING)
+def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
+    """`FullyShardedDataParallel` with `get_fsdp_wrapping_policy()` makes exactly layers + 1 units."""
+    from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+    backbone = subject.build()
+    layers = text_config(backbone.llm).num_hidden_layers
+    with one_rank():
+        wrapped = _fsdp(backbone.llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy())
+        units = len(FSDP.fsdp_modules(wrapped))
+    require(
+        units == layers + 1,
+        observed=f"{units} FSDP units",
+        expected=f"{layers + 1}: one for each of {layers} layers, and the root",
+        mend="build the policy with `transformer_auto_wrap_policy` and `{self.transformer_layer_cls}`",
+        units=units,
+    )
+
+
+@requirement("FSDP-04", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
+def test_fully_shard_changes_nothing(subject: Subject) -> None:
+    """`fully_shard` on each instance, then the root, works, and forward and gradients stay equal (calibrated; not-applicable
+    below torch 2.6)."""
+    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < FULLY_SHARD_SINCE:
+        raise NotApplicable(f"torch {torch.__version__} is older than fully_shard (2.6)")
+    from torch.distributed.fsdp import fully_shard
+
+    plain_loss, plain = _loss_and_gradients(subject, subject.build())
+    backbone = subject.build()
+    with one_rank(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        for layer in decoder_layers(backbone):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(backbone.llm, mesh=mesh)
+        loss, sharded = _loss_and_gradients(subject, backbone)
+    _require_equal(plain_loss, loss, plain, sharded, "under fully_shard", "keep forward free of tricks on parameters (tied copies, cached weights)")
+
+
+@requirement("FSDP-05", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
+def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
+    """Activation checkpointing keyed on the class wraps every layer, and loss and gradients stay equal."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+        CheckpointImpl,
+        CheckpointWrapper,
+        apply_activation_checkpointing,
+        checkpoint_wrapper,
+    )
+
+    plain_loss, plain = _loss_and_gradients(subject, subject.build())
+    backbone = subject.build()
+    layer_cls, layers = backbone.transformer_layer_cls, text_config(backbone.llm).num_hidden_layers
+    apply_activation_checkpointing(
+        backbone.llm,
+        checkpoint_wrapper_fn=lambda module: checkpoint_wrapper(module, checkpoint_impl=CheckpointImpl.NO_REENTRANT),
+        check_fn=lambda module: isinstance(module, layer_cls),
+    )
+    wrapped = sum(isinstance(module, CheckpointWrapper) for module in backbone.llm.modules())
+    require(
+        wrapped == layers,
+        observed=f"{wrapped} layers were wrapped",
+        expected=f"{layers}",
+        mend="return the class of the decoder layers that are really used",
+    )
+    with refusal() as refused:
+        loss, checkpointed = _loss_and_gradients(subject, backbone)
+    require(
+        not refused,
+        observed=f"forward and backward under checkpointing raised {refused[0]!r}" if refused else "",
+        expected="loss and gradients",
+        mend="turn the cache off in training mode: a recomputed layer must not append to it again",
+    )
+    _require_equal(plain_loss, loss, plain, checkpointed, "under activation checkpointing", "turn the cache off in training mode")
+
+
+@requirement("FSDP-06", SHOULD, needs=["FSDP-01"], uses=["transformer_layer_cls"])
+def test_the_model_names_the_class_itself(subject: Subject) -> None:
+    """The class is the one the model itself names in `_no_split_modules`."""
+    named = {name for module in subject.training.llm.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
+    if not named:
+        raise NotApplicable("the model names none")
+    name = subject.training.transformer_layer_cls.__name__
+    require(
+        name in named,
+        observed=f"transformer_layer_cls is {name}",
+        expected=f"one of {sorted(named)}, which the model must not have split",
+        mend="return the model's own decoder layer class",
+    )
+
+
+@requirement("FSDP-07", MUST, needs=["FSDP-03"], uses=["last_layer_finetune_modules", *WRAPPING])
+def test_last_layer_finetuning_works(subject: Subject) -> None:
+    """Where there is `last_layer_finetune_modules`: modules of `llm`, namely input embedding, last decoder layer, head;
+    training only those works under FSDP with `use_orig_params=True`."""
+    backbone = subject.build()
+    modules = list(backbone.last_layer_finetune_modules)
+    llm, head = backbone.llm, backbone.llm.get_output_embeddings()
+    expected = [llm.get_input_embeddings(), decoder_layers(backbone)[-1], *([head] if head is not None else [])]
+    require(
+        {id(module) for module in modules} == {id(module) for module in expected},
+        observed=f"last_layer_finetune_modules are {[type(module).__name__ for module in modules]}",
+        expected="the input embedding, the last decoder layer and the head, as they stand in llm",
+        mend="read them from `self.llm` when asked, so that a resize cannot leave an old one behind",
+    )
+    backbone.requires_grad_(False)
+    for module in modules:
+        module.requires_grad_(True)
+    trainable = [name for name, p in llm.named_parameters() if p.requires_grad]
+    with one_rank(), refusal() as refused:
+        wrapped = _fsdp(llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True)
+        ids = probe_ids(subject)
+        wrapped(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+    without = [name for name, p in llm.named_parameters() if p.requires_grad and p.grad is None]
+    require(
+        not refused and bool(trainable) and not without,
+        observed=f"training only those raised {refused[0]!r}" if refused else f"no gradient reached {without[:1] or 'anything'}",
+        expected=f"gradients for all {len(trainable)} of their parameters",
+        mend="return modules of `llm`, whole ones, so that FSDP can shard them with their neighbours frozen",
+    )
+
+
+def _fsdp(module: nn.Module, **options: Any) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
+
+    with warnings.catch_warnings():
+        # With one rank FSDP says that it shards nothing; that is what one rank is for.
+        warnings.simplefilter("ignore")
+        return FSDP(module, device_id=torch.device("cpu"), **options)
+
+
+def _loss_and_gradients(subject: Subject, backbone: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients by parameter name, dropout off, wrappers' prefixes removed."""
+    backbone.eval()
+    ids = probe_ids(subject)
+    loss = backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
+    loss.backward()
+    gradients = {
+        name.replace("_checkpoint_wrapped_module.", ""): (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad)
+        for name, p in backbone.llm.named_parameters()
+        if p.grad is not None
+    }
+    return float(loss), gradients
+
+
+def _require_equal(
+    plain_loss: float, loss: float, plain: dict[str, torch.Tensor], wrapped: dict[str, torch.Tensor], where: str, mend: str
+) -> None:
+    require(
+        plain.keys() == wrapped.keys(),
+        observed=f"{where}, {len(wrapped)} parameters have gradients",
+        expected=f"{len(plain)}, as without",
+        mend=mend,
+    )
+    apart = {name: relative_rms(wrapped[name], plain[name]) for name in plain if not gradients_agree(wrapped[name], plain[name])}
+    worst = max(apart, key=lambda name: apart[name], default="")
+    require(
+        not apart and abs(loss - plain_loss) <= abs(plain_loss) * 1e-6,
+        observed=f"{where} the loss is {loss:.7f} and {len(apart)} gradients differ, `{worst}` by {apart.get(worst, 0.0):.1e}",
+        expected=f"{plain_loss:.7f} and equal gradients",
+        mend=mend,
+    )
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower() and not list(module.children())
+
+
+def _likely_layer(subject: Subject) -> str:
+    """The class with as many instances as layers that holds the most parameters."""
+    layers = text_config(subject.training.llm).num_hidden_layers
+    modules: dict[type, list[nn.Module]] = {}
+    for module in subject.training.llm.modules():
+        modules.setdefault(type(module), []).append(module)
+    fitting = [cls for cls, instances in modules.items() if len(instances) == layers]
+    sizes = {cls: sum(p.numel() for p in modules[cls][0].parameters()) for cls in fitting}
+    return max(sizes, key=lambda cls: sizes[cls]).__name__ if sizes else "unknown"

@@ -1,0 +1,202 @@
+"""PAD: the pad token and its wiring."""
+
+from __future__ import annotations
+
+import torch
+
+from conformance.assertions import quoted, require
+from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.properties import for_all
+from conformance.strategies import ordinary_text, sequences, text_batches
+from conformance.subject import Subject
+from conformance.suite.models import IGNORED_LABEL, text_config
+
+
+@requirement("PAD-01", MUST, needs=["CON-01"], uses=["get_tokenizer"])
+def test_a_pad_token_exists(subject: Subject) -> None:
+    """A pad token exists; its string encodes to exactly one id, its id decodes to that string, and it is special (skipped
+    by `skip_special_tokens`)."""
+    tokenizer = subject.tokenizer
+    require(
+        tokenizer.pad_token is not None and tokenizer.pad_token_id is not None,
+        observed=f"the tokenizer's pad token is {tokenizer.pad_token!r} with id {tokenizer.pad_token_id!r}",
+        expected="a pad token",
+        mend='add one: `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`',
+    )
+    pad, pad_id = tokenizer.pad_token, tokenizer.pad_token_id
+    ids = subject.encode(pad, special=False)
+    require(
+        ids == [pad_id],
+        observed=f"the pad token {pad!r} encodes to {ids}",
+        expected=f"the one id {pad_id}",
+        mend="add the pad token as a special token, so that it is never split",
+    )
+    require(
+        subject.decode([pad_id]) == pad and subject.decode([pad_id], skip_special=True).strip() == "",
+        observed=f"the pad id {pad_id} decodes to {subject.decode([pad_id])!r}, and to "
+        f"{subject.decode([pad_id], skip_special=True)!r} without special tokens",
+        expected=f"{pad!r}, and nothing without special tokens",
+        mend='register it as special: `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`',
+    )
+
+
+@requirement("PAD-02", MUST, needs=["PAD-01", "CON-02"], uses=["pad_token_id"])
+def test_everyone_agrees_on_the_pad_id(subject: Subject) -> None:
+    """Tokenizer, backbone and model config (nested text configs too) agree on the pad id."""
+    for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
+        ids = {
+            "tokenizer": backbone.get_tokenizer().pad_token_id,
+            "backbone": backbone.pad_token_id,
+            "llm.config": backbone.llm.config.pad_token_id,
+            "text config": text_config(backbone.llm).pad_token_id,
+        }
+        require(
+            len(set(ids.values())) == 1,
+            observed=f"in {mode} mode the pad ids are " + ", ".join(f"{value} in the {name}" for name, value in ids.items()),
+            expected="one and the same id",
+            mend="after adding the pad token set `llm.config.pad_token_id = tokenizer.pad_token_id`",
+            pad_ids=ids,
+        )
+
+
+@requirement("PAD-03", MUST, needs=["PAD-01"])
+def test_pad_is_a_token_of_its_own(subject: Subject) -> None:
+    """The pad id is none of bos, eos, unk, nor any of the generation eos ids."""
+    tokenizer = subject.tokenizer
+    taken = {
+        "bos": [tokenizer.bos_token_id],
+        "eos": [tokenizer.eos_token_id],
+        "unk": [tokenizer.unk_token_id],
+        "a generation eos": list(subject.generation_eos_ids),
+    }
+    same = [name for name, ids in taken.items() if tokenizer.pad_token_id in ids]
+    require(
+        not same,
+        observed=f"the pad id {tokenizer.pad_token_id} is also {' and '.join(same)}",
+        expected="an id that means padding and nothing else",
+        mend='add a token of its own, `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`: with pad = eos the model never '
+        "learns to stop",
+    )
+
+
+@requirement("PAD-04", SHOULD, needs=["PAD-01", "CON-02"])
+def test_generation_pads_with_the_pad(subject: Subject) -> None:
+    """The generation config carries the same pad id."""
+    pad = subject.tokenizer.pad_token_id
+    pads = {
+        mode: backbone.llm.generation_config.pad_token_id
+        for mode, backbone in (("training", subject.training), ("inference", subject.inference))
+    }
+    require(
+        set(pads.values()) == {pad},
+        observed=f"generation pads with {pads['training']} in training mode and {pads['inference']} in inference mode",
+        expected=f"the tokenizer's pad id {pad}",
+        mend="set `llm.generation_config.pad_token_id = tokenizer.pad_token_id`",
+    )
+
+
+@requirement("PAD-05", MUST, needs=["PAD-01"], uses=["embed_input_ids", "pad_token_id"])
+def test_every_token_embeds(subject: Subject) -> None:
+    """0 ≤ pad id < embedding rows, and every id below `len(tokenizer)` embeds."""
+    rows = subject.training.llm.get_input_embeddings().weight.shape[0]
+    highest = max(len(subject.tokenizer) - 1, subject.tokenizer.pad_token_id, subject.training.pad_token_id)
+    lowest = min(subject.tokenizer.pad_token_id, subject.training.pad_token_id)
+    require(
+        0 <= lowest and highest < rows,
+        observed=f"ids go from pad id {lowest} up to {highest}, and the embedding has {rows} rows",
+        expected="a row for every id",
+        mend="resize after adding the pad token: `llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)`",
+    )
+    with torch.no_grad():
+        embedded = subject.training.embed_input_ids(torch.arange(len(subject.tokenizer)).unsqueeze(0))
+    require(
+        embedded.shape[1] == len(subject.tokenizer),
+        observed=f"{len(subject.tokenizer)} ids embedded to shape {tuple(embedded.shape)}",
+        expected="one row each",
+        mend="return the embedding's output untouched from `embed_input_ids`",
+    )
+
+
+@requirement("PAD-06", MUST, needs=["PAD-01"])
+@for_all(texts=text_batches)
+def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
+    """Batches pad on the right in training mode; the attention mask is 0 exactly on the padding, and 1 on an eos inside the
+    text."""
+    tokenizer = subject.tokenizer
+    texts = [texts[0] + (tokenizer.eos_token or "") + texts[0], *texts[1:]]
+    batch = tokenizer(texts, padding=True)
+    width = max(len(subject.encode(text)) for text in texts)
+    for text, ids, mask in zip(texts, batch.input_ids, batch.attention_mask, strict=True):
+        alone = subject.encode(text)
+        padding = width - len(alone)
+        require(
+            list(ids) == alone + [tokenizer.pad_token_id] * padding,
+            observed=f"{quoted(text)} in a batch encodes to {quoted(list(ids), 200)}",
+            expected=f"its {len(alone)} ids, then {padding} times the pad id {tokenizer.pad_token_id}",
+            mend='load the tokenizer with `padding_side="right"`',
+        )
+        require(
+            list(mask) == [1] * len(alone) + [0] * padding,
+            observed=f"the attention mask of {quoted(text)} is {quoted(list(mask), 200)}",
+            expected=f"{len(alone)} ones, then {padding} zeros",
+            mend="use the tokenizer's own attention mask; `ids != pad` hides real tokens when ids coincide",
+        )
+
+
+@requirement("PAD-07", MUST, needs=["PAD-01"])
+@for_all(text=ordinary_text)
+def test_text_never_encodes_to_pad(subject: Subject, text: str) -> None:
+    """Ordinary text never encodes to the pad id."""
+    ids = subject.encode(text)
+    require(
+        subject.tokenizer.pad_token_id not in ids,
+        observed=f"{quoted(text)} encodes to {quoted(ids, 200)}, in which the pad id {subject.tokenizer.pad_token_id} stands",
+        expected="ids without the pad id",
+        mend="use a new special token for padding, not one that text can produce",
+    )
+
+
+@requirement("PAD-08", MUST, needs=["PAD-01"])
+@for_all(text=ordinary_text)
+def test_adding_the_pad_changed_no_encoding(subject: Subject, text: str) -> None:
+    """Adding the pad token changed no encoding of any ordinary text."""
+    before = subject.encode(text, tokenizer=subject.published_tokenizer)
+    after = subject.encode(text)
+    require(
+        after == before,
+        observed=f"{quoted(text)} encodes to {quoted(after, 200)}",
+        expected=f"{quoted(before, 200)}, as with the published tokenizer",
+        mend="add the pad token and nothing else to the tokenizer",
+    )
+
+
+@requirement("PAD-09", SHOULD, needs=["PAD-05"], uses=["embed_input_ids", "forward"])
+@for_all(examples=6, batch=sequences)
+def test_pad_row_gets_no_gradient(subject: Subject, batch: list[list[int]]) -> None:
+    """With padding masked and its labels ignored, the pad row gets no gradient through the input path: neither from a loss
+    nor from the lookup itself."""
+    backbone, pad = subject.training, subject.tokenizer.pad_token_id
+    width = max(map(len, batch)) + 2
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in batch])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
+    embedded = backbone.embed_input_ids(ids).detach().requires_grad_()
+    loss = backbone.forward(
+        inputs_embeds=embedded, attention_mask=mask, labels=ids.masked_fill(mask == 0, IGNORED_LABEL)
+    ).loss
+    (through_model,) = torch.autograd.grad(loss, embedded)
+    leaked = through_model[mask == 0].abs().max().item()
+    require(
+        leaked == 0.0,
+        observed=f"padding positions get gradients up to {leaked:.2e} from the loss",
+        expected="exactly zero",
+        mend="pass `attention_mask` and `labels` on to the model",
+    )
+    weight = backbone.llm.get_input_embeddings().weight
+    (through_lookup,) = torch.autograd.grad(backbone.embed_input_ids(ids).sum(), weight, allow_unused=True)
+    leaked = 0.0 if through_lookup is None else through_lookup[pad].abs().max().item()
+    require(
+        leaked == 0.0,
+        observed=f"looking up the pad id sends gradients of {leaked:.2e} to its row",
+        expected="none",
+        mend="set the resized embedding's `padding_idx` to the pad id (the resize loses it)",
+    )

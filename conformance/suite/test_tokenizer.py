@@ -1,0 +1,160 @@
+"""TOK: the tokenizer's conduct."""
+
+from __future__ import annotations
+
+import json
+import string
+
+from conformance.assertions import NotApplicable, quoted, require
+from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.hub import fixtures_directory
+from conformance.properties import for_all
+from conformance.strategies import ordinary_text
+from conformance.subject import LLM_MAX_LENGTH, Subject
+from conformance.suite.models import text_config
+
+#: The strings whose single id Prismatic's VLM looks up when it is built, for scoring multiple-choice answers.
+TRIGGER_STRINGS = ("True", "False", "Yes", "No", *string.ascii_uppercase)
+
+SHORT_LENGTH = 77
+
+
+@requirement("TOK-01", MUST, needs=["CON-01"])
+@for_all(text=ordinary_text)
+def test_special_tokens_are_the_declared_prefix(subject: Subject, text: str) -> None:
+    """`tok(x) == prefix + tok(x, add_special_tokens=False)` with the declared prefix (one bos under `auto`, nothing under
+    `prompt` and `none`) and no suffix. No id bypasses this."""
+    prefix = [subject.tokenizer.bos_token_id] if subject.declared.bos == "auto" else []
+    ids, bare = subject.encode(text), subject.encode(text, special=False)
+    require(
+        ids == prefix + bare,
+        observed=f"{quoted(text)} encodes to {quoted(ids, 160)}, and to {quoted(bare, 160)} without special tokens",
+        expected=f"the prefix {prefix} and the bare ids (bos declared: {subject.declared.bos})",
+        mend="set `add_bos_token` as the family's convention has it and no eos; or declare `bos` in the [subject] table",
+    )
+
+
+@requirement("TOK-02", MUST, needs=["CON-01", "PRM-16"], uses=["prompt_builder_fn"])
+def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
+    """The last non-whitespace token of an assistant turn is the declared terminator, one id, and among the generation eos
+    ids."""
+    builder = subject.prompt_builder()
+    builder.add_turn("human", "What should the robot do?")
+    builder.add_turn("gpt", "Pick up the cup.")
+    ids = subject.encode(builder.get_prompt())
+    last = next((token for token in reversed(ids) if subject.decode([token]).strip()), None)
+    require(
+        subject.terminator_id is not None,
+        observed=f"the terminator {subject.terminator!r} encodes to {subject.encode(subject.terminator, special=False)}",
+        expected="one id",
+        mend="end turns with the tokenizer's own eos token, or declare `terminator` in the [subject] table",
+    )
+    require(
+        last == subject.terminator_id,
+        observed=f"an assistant turn ends in {last} ({quoted(subject.decode([last]) if last is not None else '')})",
+        expected=f"the terminator {subject.terminator!r}, id {subject.terminator_id}",
+        mend="end the assistant's turn with this tokenizer's terminator: `</s>` is plain text to most others",
+    )
+    require(
+        subject.terminator_id in subject.generation_eos_ids,
+        observed=f"generation stops at {list(subject.generation_eos_ids)}",
+        expected=f"the terminator {subject.terminator_id} among them",
+        mend="add it to `llm.generation_config.eos_token_id`",
+    )
+
+
+@requirement("TOK-03", MUST, needs=["CON-02"])
+def test_length_and_truncation(subject: Subject) -> None:
+    """`model_max_length` is `llm_max_length`; truncation keeps the beginning (and bos)."""
+    short = subject.build(llm_max_length=SHORT_LENGTH, inference_mode=True).get_tokenizer()
+    lengths = (subject.tokenizer.model_max_length, short.model_max_length)
+    require(
+        lengths == (LLM_MAX_LENGTH, SHORT_LENGTH),
+        observed=f"for llm_max_length {LLM_MAX_LENGTH} and {SHORT_LENGTH}, model_max_length is {lengths[0]} and {lengths[1]}",
+        expected="the length asked for",
+        mend="load the tokenizer with `model_max_length=llm_max_length`",
+    )
+    text = "one two three four five six seven eight nine ten " * 20
+    whole, cut = subject.encode(text, tokenizer=short), list(short(text, truncation=True).input_ids)
+    require(
+        cut == whole[:SHORT_LENGTH],
+        observed=f"{len(whole)} ids were truncated to {quoted(cut, 160)}",
+        expected=f"the first {SHORT_LENGTH} of {quoted(whole, 160)}",
+        mend='load the tokenizer with `truncation_side="right"`: cut from the left, bos is lost and patches land in the text',
+    )
+
+
+@requirement("TOK-04", MUST, needs=["CON-01"])
+@for_all(text=ordinary_text)
+def test_decoding_gives_the_text_back(subject: Subject, text: str) -> None:
+    """Decoding an encoding (clean-up off) gives the text back, up to the tokenizer's declared normalisation."""
+    expected = text.replace("▁", " ") if subject.declared.normalisation == "metaspace" else text
+    observed = subject.decode(subject.encode(text, special=False))
+    require(
+        observed == expected,
+        observed=f"{quoted(text)} comes back as {quoted(observed)}",
+        expected=quoted(expected),
+        mend="load the tokenizer class that the checkpoint was trained with; or declare its `normalisation`",
+    )
+
+
+@requirement("TOK-05", MUST, needs=["CON-01"])
+def test_golden_ids_come_out(subject: Subject) -> None:
+    """The golden token ids recorded for the family's tokenizer still come out (fixtures/golden)."""
+    golden = subject.recipe.tokenizer.golden
+    if golden is None:
+        raise NotApplicable(f"no golden ids are recorded for the tokenizer of {subject.weights_hub_id}")
+    cases = json.loads((fixtures_directory() / "golden" / golden).read_text(encoding="utf-8"))["cases"]
+    wrong = [(case["text"], ids, case["ids"]) for case in cases if (ids := subject.encode(case["text"], special=False)) != case["ids"]]
+    text, observed, expected = wrong[0] if wrong else ("", [], [])
+    require(
+        not wrong,
+        observed=f"{len(wrong)} of {len(cases)} texts encode otherwise; {quoted(text)} to {quoted(observed, 160)}",
+        expected=quoted(expected, 160),
+        mend="load the published tokenizer.json as it is; a converted or newer tokenizer class gives other ids",
+        texts=[text for text, _, _ in wrong],
+    )
+
+
+@requirement("TOK-06", SHOULD, needs=["CON-02"])
+def test_text_and_patches_fit_the_positions(subject: Subject) -> None:
+    """At the default length, text plus the declared image patches fits the model's positions."""
+    length = subject.build(llm_max_length=None, inference_mode=True).get_tokenizer().model_max_length
+    positions, patches = text_config(subject.training.llm).max_position_embeddings, subject.declared.image_patches
+    require(
+        length + patches <= positions,
+        observed=f"{length} text tokens and {patches} image patches make {length + patches}",
+        expected=f"at most the model's {positions} positions",
+        mend=f"default `llm_max_length` to {positions - patches} for this family",
+    )
+
+
+@requirement("TOK-07", SHOULD, needs=["CON-01"])
+def test_trigger_strings_are_single_tokens(subject: Subject) -> None:
+    """`True`, `False`, `Yes`, `No` and `A`…`Z` each encode to one id (Prismatic's VLM asserts it)."""
+    split = {text: ids for text in TRIGGER_STRINGS if len(ids := subject.encode(text, special=False)) != 1}
+    require(
+        not split,
+        observed=f"encode to several ids: {quoted(split)}",
+        expected="one id each",
+        mend="score such answers by their first id where the vocabulary has no single one",
+    )
+
+
+@requirement("TOK-08", MUST, needs=["CON-01"])
+def test_captions_begin_as_the_splice_expects(subject: Subject) -> None:
+    """Text encoded without a prompt builder (captions) begins as the patch splice expects, or the declared prepend is
+    there."""
+    if subject.declared.patch_position != "after-bos":
+        raise NotApplicable(f"patches go to {subject.declared.patch_position!r}, not after a bos")
+    bos, bos_id = subject.tokenizer.bos_token, subject.tokenizer.bos_token_id
+    caption = "a cup on a table"
+    prepended = caption if subject.declared.bos == "auto" else f"{bos}{caption}"
+    ids = subject.encode(prepended)
+    require(
+        subject.declared.bos != "none" and bos_id is not None and ids[:1] == [bos_id] and ids.count(bos_id) == 1,
+        observed=f"the caption {prepended!r} encodes to {quoted(ids)}, with bos {bos!r} = {bos_id}",
+        expected="bos first: patches are spliced in after the first token, and its label is dropped",
+        mend="let the tokenizer add bos; or declare `bos = \"prompt\"` with a bos token for the host to prepend, or another "
+        "`patch_position`",
+    )

@@ -1,0 +1,169 @@
+"""From what the user typed to something that can be called: the target string and the factory behind it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from conformance.run_request import CannotAssess
+
+ENTRY_POINT_GROUP = "conformance.backbones"
+
+#: The ids of the reference backbones, for a checkout that is on the path without being installed (no entry points).
+BUILT_IN_TARGETS = {
+    "llama2-7b-pure": "backbones.llama2:LLaMa2LLMBackbone",
+    "llama2-13b-pure": "backbones.llama2:LLaMa2LLMBackbone",
+    "llama2-7b-chat": "backbones.llama2:LLaMa2LLMBackbone",
+    "llama2-13b-chat": "backbones.llama2:LLaMa2LLMBackbone",
+    "vicuna-v15-7b": "backbones.llama2:LLaMa2LLMBackbone",
+    "vicuna-v15-13b": "backbones.llama2:LLaMa2LLMBackbone",
+    "mistral-v0.1-7b-pure": "backbones.mistral:MistralLLMBackbone",
+    "mistral-v0.1-7b-instruct": "backbones.mistral:MistralLLMBackbone",
+    "phi-2-3b": "backbones.phi:PhiLLMBackbone",
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A resolved target: the class or factory, and the id it is to be asked for."""
+
+    text: str
+    factory: Callable[..., Any]
+    backbone_id: str
+
+
+def registered_targets() -> dict[str, str]:
+    """Every id known by name, with the ``module:attribute`` behind it. Imports none of them."""
+    installed = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {**BUILT_IN_TARGETS, **installed}
+
+
+def resolve(text: str, backbone_id: str | None = None) -> Target:
+    """Import what ``text`` names: an id, ``package.module:attribute`` or ``path/to/file.py:attribute``.
+
+    Raises:
+        CannotAssess: saying what could not be found or imported, and what would be right.
+    """
+    registered = registered_targets()
+    if ":" not in text:
+        if text not in registered:
+            raise CannotAssess(_unknown_id(text, registered))
+        return Target(text, _attribute_of(registered[text]), backbone_id or text)
+    factory = _attribute_of(text)
+    return Target(text, factory, backbone_id or _only_id_of(factory, text))
+
+
+def _attribute_of(location: str) -> Callable[..., Any]:
+    place, _, attribute = location.rpartition(":")
+    if not place or not attribute:
+        raise CannotAssess(
+            f"`{location}` is not a target: write an id, `package.module:Class` or `path/to/file.py:Class`"
+        )
+    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    value: Any = module
+    for name in attribute.split("."):
+        if not hasattr(value, name):
+            raise CannotAssess(f"`{place}` has no attribute `{name}`{_did_you_mean(name, _public_names(value))}")
+        value = getattr(value, name)
+    if not callable(value):
+        raise CannotAssess(
+            f"`{location}` is a {type(value).__name__}, which cannot be called: name a backbone class or a factory"
+        )
+    return value
+
+
+def _import_module(name: str) -> ModuleType:
+    # A module beside the user is a module: `conformance` is a console script, so the working directory is not on the path.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    return _importing(name, lambda: importlib.import_module(name))
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise CannotAssess(f"there is no file `{path}` (looked in {Path.cwd()})")
+    path = path.resolve()
+    # Siblings import one another by name, as they would with `python path/to/file.py`.
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) == str(path):
+        return sys.modules[path.stem]
+    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"conformance_target_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise CannotAssess(f"`{path}` cannot be imported as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader = spec.loader
+    _importing(str(path), lambda: loader.exec_module(module))
+    return module
+
+
+def _importing(name: str, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except SyntaxError as error:
+        where = f"{error.filename}:{error.lineno}"
+        raise CannotAssess(f"`{name}` has a syntax error at {where}: {error.msg}") from error
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            message = f"there is no module `{error.name}` (looked for `{name}` in the working directory and the environment)"
+        else:
+            message = f"importing `{name}` failed: {error}; install what it needs beside conformance"
+        raise CannotAssess(message) from error
+    except SystemExit as error:
+        raise CannotAssess(f"importing `{name}` called sys.exit({error.code!r}); guard it with `if __name__ == \"__main__\"`") from error
+    except Exception as error:
+        raise CannotAssess(f"importing `{name}` raised {type(error).__name__}: {error}") from error
+
+
+def _only_id_of(factory: Callable[..., Any], text: str) -> str:
+    """The id to ask a class for when ``--id`` was not given: its default, or the one id that its module's table holds."""
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    if parameters and isinstance(parameters[0].default, str):
+        return parameters[0].default
+    ids = _ids_in_tables_of(sys.modules.get(getattr(factory, "__module__", ""), None))
+    if len(ids) == 1:
+        return ids[0]
+    if ids:
+        raise CannotAssess(f"`{text}` knows several ids: choose one with --id ({', '.join(ids)})")
+    raise CannotAssess(f"`{text}` needs an id to be called with: add --id, for example --id {next(iter(BUILT_IN_TARGETS))}")
+
+
+def _ids_in_tables_of(module: ModuleType | None) -> list[str]:
+    """Keys of module-level tables of the form ``{id: {"llm_family", "llm_cls", "hf_hub_path"}}``, the seed's convention."""
+    tables = [value for name, value in vars(module).items() if name.isupper() and isinstance(value, Mapping)] if module else []
+    return [
+        key
+        for table in tables
+        for key, row in table.items()
+        if isinstance(key, str) and isinstance(row, Mapping) and "hf_hub_path" in row
+    ]
+
+
+def _unknown_id(text: str, registered: Mapping[str, str]) -> str:
+    return (
+        f"no backbone is registered under the id `{text}`{_did_you_mean(text, list(registered))}; known ids: "
+        f"{', '.join(sorted(registered))}. For a class of your own write `package.module:Class` or `path/to/file.py:Class`"
+    )
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _public_names(value: Any) -> list[str]:
+    return [name for name in dir(value) if not name.startswith("_")]

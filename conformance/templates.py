@@ -1,0 +1,105 @@
+"""The official encoding of a dialogue: mistral-common for Mistral's own models, a family's Jinja template otherwise.
+
+Where a family's references depart from the official encoding on purpose, the recipe lists the difference with its
+reason; each has a name here, and a rule that takes it out of both sides before they are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from conformance.assertions import NotApplicable
+from conformance.subject import Subject
+
+Ids = list[int]
+
+
+def official_ids(
+    subject: Subject, prompt: str, messages: Sequence[str], system_prompt: str | None
+) -> tuple[Ids, Ids]:
+    """Token ids of ``prompt`` as hosts encode it, and those of the official template for the same dialogue; accepted
+    differences are taken out of both.
+
+    Raises:
+        NotApplicable: for a family without an official template.
+    """
+    recipe = subject.recipe
+    ours = subject.encode(prompt)
+    if recipe.template_oracle == "mistral-common-v1":
+        official = _mistral_common_v1(messages)
+    elif recipe.chat_template is not None:
+        if system_prompt is None and subject.declared.system_prompt:
+            system_prompt = _system_prompt_in_force(subject)
+        official = subject.encode(_rendered(subject, messages, system_prompt), special=False)
+    else:
+        raise NotApplicable("the family has no official chat template")
+    for difference in recipe.accepted_template_differences:
+        ours, official = (ACCEPTED_DIFFERENCES[difference.name](subject, ids) for ids in (ours, official))
+    return ours, official
+
+
+def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
+    """Drop a token of nothing but space that stands right before the terminator."""
+    spaces = {token for token in set(ids) if token != subject.terminator_id and not subject.decode([token]).strip(" ")}
+    followers = [*ids[1:], None]
+    return [token for token, follower in zip(ids, followers, strict=True) if not (token in spaces and follower == subject.terminator_id)]
+
+
+def _with_one_bos(subject: Subject, ids: Ids) -> Ids:
+    """Keep the first bos only."""
+    bos = subject.tokenizer.bos_token_id
+    return [token for place, token in enumerate(ids) if token != bos or bos not in ids[:place]]
+
+
+#: What recipes may accept, by name.
+ACCEPTED_DIFFERENCES: dict[str, Callable[[Subject, Ids], Ids]] = {
+    "no-space-before-eos": _without_space_before_eos,
+    "one-bos-per-dialogue": _with_one_bos,
+}
+
+
+@lru_cache(maxsize=1)
+def _mistral_tokenizer() -> Any:
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    return MistralTokenizer.v1().instruct_tokenizer
+
+
+def _mistral_common_v1(messages: Sequence[str]) -> Ids:
+    from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
+    from mistral_common.protocol.instruct.request import InstructRequest
+
+    said = [UserMessage(content=text) if turn % 2 == 0 else AssistantMessage(content=text) for turn, text in enumerate(messages)]
+    return list(_mistral_tokenizer().encode_instruct(InstructRequest(messages=said)).tokens)
+
+
+def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> str:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    said = [{"role": "user" if turn % 2 == 0 else "assistant", "content": text} for turn, text in enumerate(messages)]
+    if system_prompt is not None:
+        said.insert(0, {"role": "system", "content": system_prompt})
+    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(subject.recipe.chat_template)
+    rendered: str = template.render(
+        messages=said,
+        bos_token=subject.tokenizer.bos_token,
+        eos_token=subject.tokenizer.eos_token,
+        add_generation_prompt=len(messages) % 2 == 1,
+    )
+    return rendered
+
+
+def _system_prompt_in_force(subject: Subject) -> str | None:
+    """The system prompt that the builder uses when given none: what stands before a known first message.
+
+    The official template has no default, or another; what is compared is the format, not the wording.
+    """
+    marker = "@@conformance-system-prompt@@"
+    given, default = subject.prompt_builder(system_prompt=marker), subject.prompt_builder()
+    with_marker, with_default = given.add_turn("human", "hello"), default.add_turn("human", "hello")
+    before, found, after = with_marker.partition(marker)
+    if not found or not with_default.startswith(before) or not with_default.endswith(after):
+        raise NotApplicable("the builder's default system prompt cannot be told from its format")
+    return with_default[len(before) : len(with_default) - len(after)] or None

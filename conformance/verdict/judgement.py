@@ -1,0 +1,312 @@
+"""From what was observed to what follows from it: a verdict on the backbone.
+
+A verdict is drawn from the clauses that the profiles expect, never from those that happened to run: an outcome that
+did not arrive counts against the subject, and so does a run that judged nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import Any
+
+from conformance.catalogue import MUST, Requirement, catalogue, expected_clauses
+from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
+from conformance.verdict.resources import configuration_of, tool_version
+from conformance.verdict.upstream import KnownDefect, apply_defects
+from conformance.verdict.waivers import Waiver, WaiverUse, apply_waivers
+
+PASSED = "PASSED"
+WARNED = "WARNED"
+FAILED = "FAILED"
+
+
+class NotCertified(AssertionError):
+    """Raised by :meth:`Verdict.raise_if_failed`; the message leads with the root causes."""
+
+
+@dataclass(frozen=True)
+class RootCause:
+    """A clause with nothing unmet under it, and the clauses that could not be judged because of it."""
+
+    outcome: ClauseOutcome
+    blocked: tuple[ClauseOutcome, ...] = ()
+
+    @property
+    def denies(self) -> bool:
+        """Whether the certificate is denied by this clause, or by one that it blocks."""
+        return denies(self.outcome) or any(denies(blocked) for blocked in self.blocked)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one assessment amounts to.
+
+    ``assessment.outcomes`` are complete (every expected clause is there) and final (waivers and known library defects
+    are applied). ``only`` names the clauses of a partial run, which never certifies. ``configuration`` holds in-toto
+    ResourceDescriptors of everything that shaped the run; ``issued_at`` is UTC, to the second.
+    """
+
+    assessment: Assessment
+    only: tuple[str, ...] | None = None
+    waivers: tuple[WaiverUse, ...] = ()
+    configuration: tuple[Mapping[str, Any], ...] = ()
+    issued_at: str = ""
+    tool_version: str = ""
+
+    @property
+    def outcomes(self) -> tuple[ClauseOutcome, ...]:
+        return self.assessment.outcomes
+
+    @cached_property
+    def result(self) -> str:
+        """``PASSED``, ``WARNED`` (certified, with waivers, library defects or unmet SHOULDs) or ``FAILED``."""
+        if self.reasons_for_denial:
+            return FAILED
+        return WARNED if self.warned else PASSED
+
+    @property
+    def certified(self) -> bool:
+        return self.result != FAILED
+
+    @property
+    def exit_status(self) -> int:
+        """The exit status of ``conformance certify``: 0 when certified, 1 when not."""
+        return 0 if self.certified else 1
+
+    @cached_property
+    def reasons_for_denial(self) -> tuple[str, ...]:
+        """Why there is no certificate, one sentence each; empty when there is one."""
+        reasons = []
+        if self.assessment.breakdown is not None:
+            reasons.append("the run was cut short")
+        if self.only is not None:
+            reasons.append("a run of chosen clauses never certifies")
+        elif self.denying:
+            reasons.append(f"{_clauses(len(self.denying), 'MUST')} not met")
+        elif not any(outcome.level == MUST and outcome.outcome is Outcome.PASSED for outcome in self.outcomes):
+            reasons.append("not one MUST was judged and passed")
+        return tuple(reasons)
+
+    @cached_property
+    def denying(self) -> tuple[ClauseOutcome, ...]:
+        """The MUSTs that failed, were blocked, did not run, or whose check broke."""
+        return tuple(outcome for outcome in self.outcomes if denies(outcome))
+
+    @cached_property
+    def warned(self) -> tuple[ClauseOutcome, ...]:
+        """Waived clauses, known library defects, and SHOULDs that are not met."""
+        return tuple(outcome for outcome in self.outcomes if _warns(outcome))
+
+    @cached_property
+    def asked(self) -> tuple[ClauseOutcome, ...]:
+        """The outcomes worth showing: all of them, or those a partial run was about."""
+        if self.only is None:
+            return self.outcomes
+        return tuple(
+            outcome for outcome in self.outcomes if outcome.id in self.only or outcome.outcome is not Outcome.NOT_RUN
+        )
+
+    @cached_property
+    def not_run(self) -> tuple[ClauseOutcome, ...]:
+        """The clauses that were asked for and never judged."""
+        return tuple(outcome for outcome in self.asked if outcome.outcome is Outcome.NOT_RUN)
+
+    @cached_property
+    def root_causes(self) -> tuple[RootCause, ...]:
+        """What to mend, most urgent first: whatever denies the certificate, then failures before broken checks,
+        then by how much each blocks."""
+        by_id = {outcome.id: outcome for outcome in self.outcomes}
+        blocked: dict[str, list[ClauseOutcome]] = {
+            outcome.id: [] for outcome in self.outcomes if outcome.outcome in (Outcome.FAILED, Outcome.ERROR)
+        }
+        for outcome in self.outcomes:
+            if outcome.outcome is Outcome.BLOCKED:
+                root = _root_of(outcome, by_id)
+                if by_id[root] not in self.asked:
+                    root = outcome.id
+                blocked.setdefault(root, [])
+                if root != outcome.id:
+                    blocked[root].append(outcome)
+        causes = [RootCause(by_id[root], tuple(outcomes)) for root, outcomes in blocked.items()]
+        place = {outcome.id: index for index, outcome in enumerate(self.outcomes)}
+        return tuple(
+            sorted(
+                causes,
+                key=lambda cause: (
+                    not cause.denies,
+                    cause.outcome.outcome is not Outcome.FAILED,
+                    -len(cause.blocked),
+                    place[cause.outcome.id],
+                ),
+            )
+        )
+
+    @cached_property
+    def counts(self) -> dict[Outcome, int]:
+        """How many of the clauses asked for had each outcome, outcomes that did not occur left out."""
+        found = Counter(outcome.outcome for outcome in self.asked)
+        return {outcome: found[outcome] for outcome in Outcome if found[outcome]}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know beside the outcomes: waivers without effect, unknown sources."""
+        notes = [use.note for use in self.waivers if use.note]
+        if not self.assessment.sources:
+            notes.append("no source file of the backbone was found: the certificate does not say which code it is about")
+        return tuple(notes)
+
+    def as_certificate(self) -> dict[str, Any]:
+        """The certificate: an in-toto Statement, as a JSON object."""
+        from conformance.verdict.certificate import statement
+
+        return statement(self)
+
+    def raise_if_failed(self) -> None:
+        """Do nothing for a certified backbone.
+
+        Raises:
+            NotCertified: naming every root cause and what it blocks.
+        """
+        if not self.certified:
+            raise NotCertified(str(self))
+
+    def __str__(self) -> str:
+        """One line for the verdict, one for each root cause."""
+        lines = [f"{self.title}: {'; '.join(self.reasons_for_denial) or self.tally}"]
+        if self.assessment.breakdown is not None:
+            lines.append(f"  {self.assessment.breakdown}")
+        lines += [
+            f"  {cause.outcome.id} {cause.outcome.outcome}: {' '.join(cause.outcome.summary.split())}"
+            + (f" (blocks {_clauses(len(cause.blocked))})" if cause.blocked else "")
+            for cause in self.root_causes
+        ]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    @property
+    def title(self) -> str:
+        """The verdict in two words, and whom it is about."""
+        standing = "CERTIFIED" if self.certified else "NOT CERTIFIED" if self.only is None else "PARTIAL RUN"
+        return f"{standing} {self.assessment.backbone_id} [{', '.join(self.assessment.profiles)}]"
+
+    @property
+    def tally(self) -> str:
+        """Counts by outcome: ``68 clauses: 66 passed, 2 waived``."""
+        parts = ", ".join(f"{number} {outcome}" for outcome, number in self.counts.items())
+        return f"{_clauses(len(self.asked))}: {parts or 'none'}"
+
+
+def judge(
+    assessment: Assessment,
+    *,
+    waivers: Sequence[Waiver] = (),
+    defects: Sequence[KnownDefect] = (),
+    only: Sequence[str] | None = None,
+    files: Mapping[str, str] | None = None,
+    now: datetime | None = None,
+) -> Verdict:
+    """Draw the verdict on ``assessment``.
+
+    ``only`` are the clauses of a partial run. ``files`` maps the names of further files that shaped the run (the
+    waivers, a configuration) to their SHA-256. ``now`` decides which waivers have expired; it is the present moment
+    unless given.
+
+    Raises:
+        KeyError: for a profile that is not implemented; the argument is its name.
+    """
+    now = now or datetime.now(timezone.utc)
+    outcomes = _complete(assessment, catalogue(), only)
+    outcomes = apply_defects(outcomes, defects, assessment.environment)
+    outcomes, uses = apply_waivers(outcomes, waivers, now.date())
+    return Verdict(
+        assessment=replace(assessment, outcomes=outcomes),
+        only=None if only is None else tuple(only),
+        waivers=uses,
+        configuration=configuration_of(assessment, files or {}),
+        issued_at=now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        tool_version=tool_version(),
+    )
+
+
+def denies(outcome: ClauseOutcome) -> bool:
+    """Whether this outcome alone denies the certificate."""
+    return outcome.level == MUST and outcome.outcome in UNMET
+
+
+def _warns(outcome: ClauseOutcome) -> bool:
+    excused = outcome.outcome in (Outcome.WAIVED, Outcome.UPSTREAM)
+    return excused or (outcome.level != MUST and outcome.outcome in UNMET)
+
+
+def _complete(
+    assessment: Assessment, requirements: Mapping[str, Requirement], only: Sequence[str] | None
+) -> tuple[ClauseOutcome, ...]:
+    """Exactly one outcome for each expected clause, in the order of the profiles, then whatever was not expected."""
+    arrived: dict[str, list[ClauseOutcome]] = {}
+    for outcome in assessment.outcomes:
+        arrived.setdefault(outcome.id, []).append(outcome)
+    expected = expected_clauses(assessment.profiles)
+    complete = [
+        _as_catalogued(_the_one_outcome(clause, arrived.pop(clause, []), only), requirements) for clause in expected
+    ]
+    unexpected = [
+        replace(
+            outcomes[0],
+            level=MUST,
+            outcome=Outcome.ERROR,
+            summary=f"{clause} was judged, but is not expected by profile {', '.join(assessment.profiles)}: the suite "
+            "and conformance/profiles.toml disagree",
+        )
+        for clause, outcomes in arrived.items()
+    ]
+    return (*complete, *unexpected)
+
+
+def _the_one_outcome(clause: str, arrived: Sequence[ClauseOutcome], only: Sequence[str] | None) -> ClauseOutcome:
+    if len(arrived) == 1:
+        return arrived[0]
+    if arrived:
+        outcome, summary = Outcome.ERROR, f"{len(arrived)} outcomes arrived for {clause}, but exactly one should"
+    elif only is not None and clause not in only:
+        outcome, summary = Outcome.NOT_RUN, "not asked for"
+    else:
+        outcome, summary = Outcome.NOT_RUN, "no outcome arrived"
+    return ClauseOutcome(id=clause, level=MUST, profile="", outcome=outcome, summary=summary)
+
+
+def _as_catalogued(outcome: ClauseOutcome, requirements: Mapping[str, Requirement]) -> ClauseOutcome:
+    """The outcome with the catalogue's level: the process that judged ran the subject's code, so its word on what
+    is a MUST does not count."""
+    known = requirements.get(outcome.id)
+    if known is None:
+        return replace(outcome, level=MUST)
+    return replace(outcome, level=known.level, profile=known.profile, needs=known.needs)
+
+
+def _root_of(outcome: ClauseOutcome, by_id: Mapping[str, ClauseOutcome]) -> str:
+    """The clause at the end of the chain of needs: the runner's word where it gave one, else found by walking."""
+    if outcome.root_cause in by_id:
+        return outcome.root_cause
+    visited = {outcome.id}
+    current = outcome
+    while current.outcome is Outcome.BLOCKED:
+        unmet = _first_unmet(current.needs, by_id)
+        if unmet is None or unmet.id in visited:
+            break
+        visited.add(unmet.id)
+        current = unmet
+    return current.id
+
+
+def _first_unmet(needs: Iterable[str], by_id: Mapping[str, ClauseOutcome]) -> ClauseOutcome | None:
+    met = (Outcome.PASSED, Outcome.NOT_APPLICABLE)
+    return next((by_id[need] for need in needs if need in by_id and by_id[need].outcome not in met), None)
+
+
+def _clauses(number: int, kind: str = "clause") -> str:
+    return f"{number} {kind}{'' if number == 1 else 's'}"

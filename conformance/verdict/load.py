@@ -1,0 +1,178 @@
+"""Reading a certificate back, and trusting nothing in it that can be checked.
+
+A certificate that was cut off, is of another kind, lacks a field or says in one place what another denies is refused.
+Who issued it is another question, which a signature answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from conformance.run_request import CannotAssess
+from conformance.verdict.certificate import PREDICATE_TYPE, STATEMENT_TYPE, statement
+from conformance.verdict.judgement import Verdict
+from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
+from conformance.verdict.waivers import WaiverUse
+
+_NUMBER = (int, float)
+#: Lists whose items are texts, wherever they stand in a certificate.
+_TEXT_LISTS = ("profiles", "only", "needs", "blocked")
+_PREDICATE_FIELDS: dict[str, Any] = {
+    "result": str,
+    "configuration": list,
+    "passedTests": list,
+    "warnedTests": list,
+    "failedTests": list,
+    "target": str,
+    "backboneId": str,
+    "profiles": list,
+    "only": (list, type(None)),
+    "weights": str,
+    "device": str,
+    "seed": int,
+    "budget": str,
+    "breakdown": (str, type(None)),
+    "rootCauses": list,
+    "requirements": list,
+    "waivers": list,
+    "environment": dict,
+    "subjectDeclarations": dict,
+    "sources": dict,
+    "hub": dict,
+    "tool": dict,
+    "issuedAt": str,
+    "seconds": _NUMBER,
+}
+_REQUIREMENT_FIELDS: dict[str, Any] = {
+    "id": str,
+    "level": str,
+    "profile": str,
+    "outcome": str,
+    "summary": str,
+    "evidence": dict,
+    "needs": list,
+    "counterexample": (dict, type(None)),
+    "seconds": _NUMBER,
+}
+_WAIVER_FIELDS = dict.fromkeys(("id", "reason", "expires", "by", "note"), str)
+_CAUSE_FIELDS: dict[str, Any] = {"id": str, "blocked": list}
+
+#: What follows from the rest of a certificate, and so must agree with it.
+_DERIVED = ("result", "passedTests", "warnedTests", "failedTests", "rootCauses")
+
+_JSON_NAMES = {str: "a string", list: "a list", dict: "an object", int: "a whole number", _NUMBER: "a number"}
+
+
+class InvalidCertificate(CannotAssess):
+    """A file is not a certificate of ours, or not a whole one."""
+
+
+def read_certificate(path: Path) -> Verdict:
+    """The verdict that the certificate in ``path`` records.
+
+    Raises:
+        InvalidCertificate: saying what is wrong with the file.
+    """
+    document = _parsed(path)
+    if not isinstance(document, dict) or document.get("_type") != STATEMENT_TYPE:
+        raise InvalidCertificate(f"`{path}` is not a certificate: an in-toto Statement has `_type` {STATEMENT_TYPE}")
+    if document.get("predicateType") != PREDICATE_TYPE:
+        raise InvalidCertificate(
+            f"`{path}` attests `{document.get('predicateType')}`, but a certificate attests {PREDICATE_TYPE}"
+        )
+    predicate = _checked(document.get("predicate"), _PREDICATE_FIELDS, "the predicate", path)
+    verdict = _verdict(predicate, path)
+    restated = statement(verdict)
+    for name in _DERIVED:
+        if restated["predicate"][name] != predicate[name]:
+            raise InvalidCertificate(
+                f"`{path}` contradicts itself: its `{name}` does not follow from its `requirements`; it was edited"
+            )
+    if document.get("subject") != restated["subject"]:
+        raise InvalidCertificate(f"`{path}` contradicts itself: its `subject` does not follow from its `sources`")
+    return verdict
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        raise InvalidCertificate(f"the certificate `{path}` cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidCertificate(f"`{path}` is not a whole JSON document ({error}): was it cut off?") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}")
+
+
+def _verdict(predicate: Mapping[str, Any], path: Path) -> Verdict:
+    entries = [
+        _checked(entry, _REQUIREMENT_FIELDS, f"requirement {number}", path)
+        for number, entry in enumerate(predicate["requirements"], start=1)
+    ]
+    causes = [_checked(entry, _CAUSE_FIELDS, "a root cause", path) for entry in predicate["rootCauses"]]
+    root_of = {blocked: cause["id"] for cause in causes for blocked in cause["blocked"]}
+    ids = [entry["id"] for entry in entries]
+    if len(set(ids)) < len(ids):
+        raise InvalidCertificate(f"`{path}` lists a clause twice")
+    waivers = [_checked(entry, _WAIVER_FIELDS, "a waiver", path) for entry in predicate["waivers"]]
+    tool = _checked(predicate["tool"], {"name": str, "version": str}, "`tool`", path)
+    for hub_id, stand_in in predicate["hub"].items():
+        _checked(stand_in, {}, f"`hub` for {hub_id}", path)
+    _checked(predicate["sources"], dict.fromkeys(predicate["sources"], str), "`sources`", path)
+    assessment = Assessment(
+        target=predicate["target"],
+        backbone_id=predicate["backboneId"],
+        profiles=tuple(predicate["profiles"]),
+        outcomes=tuple(_outcome(entry, root_of.get(entry["id"]), path) for entry in entries),
+        environment=predicate["environment"],
+        declarations=predicate["subjectDeclarations"],
+        sources=predicate["sources"],
+        hub=predicate["hub"],
+        weights=predicate["weights"],
+        device=predicate["device"],
+        seed=predicate["seed"],
+        budget=predicate["budget"],
+        breakdown=predicate["breakdown"],
+        seconds=predicate["seconds"],
+    )
+    try:
+        uses = tuple(WaiverUse.from_json(entry) for entry in waivers)
+    except ValueError as error:
+        raise InvalidCertificate(f"`{path}` has a waiver with a bad date: {error}") from error
+    return Verdict(
+        assessment=assessment,
+        only=None if predicate["only"] is None else tuple(predicate["only"]),
+        waivers=uses,
+        configuration=tuple(predicate["configuration"]),
+        issued_at=predicate["issuedAt"],
+        tool_version=tool["version"],
+    )
+
+
+def _outcome(entry: Mapping[str, Any], root_cause: str | None, path: Path) -> ClauseOutcome:
+    try:
+        outcome = Outcome(entry["outcome"])
+    except ValueError:
+        known = ", ".join(known.value for known in Outcome)
+        raise InvalidCertificate(f"`{path}`: {entry['id']} is `{entry['outcome']}`, which is none of {known}") from None
+    fields = {**entry, "outcome": outcome, "needs": tuple(entry["needs"])}
+    return ClauseOutcome(**{name: fields[name] for name in _REQUIREMENT_FIELDS}, root_cause=root_cause)
+
+
+def _checked(value: Any, fields: Mapping[str, Any], what: str, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidCertificate(f"`{path}`: {what} should be an object")
+    for name, kind in fields.items():
+        if name not in value:
+            raise InvalidCertificate(f"`{path}`: {what} has no `{name}`")
+        if not isinstance(value[name], kind) or isinstance(value[name], bool):
+            expected = _JSON_NAMES.get(kind) or f"{_JSON_NAMES[kind[0]]} or null"
+            raise InvalidCertificate(f"`{path}`: `{name}` of {what} is {value[name]!r:.60}, but should be {expected}")
+        if name in _TEXT_LISTS and not all(isinstance(item, str) for item in value[name] or ()):
+            raise InvalidCertificate(f"`{path}`: `{name}` of {what} should hold texts alone")
+    return value

@@ -1,0 +1,88 @@
+"""What became of a clause: the vocabulary shared by the runner, the verdict and the reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Outcome(str, Enum):
+    """The outcome of one clause. The values are those written to certificates."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    WAIVED = "waived"
+    UPSTREAM = "upstream"
+    NOT_APPLICABLE = "not-applicable"
+    NOT_RUN = "not-run"
+    ERROR = "error"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+#: Outcomes after which whatever needs the clause cannot be judged.
+UNMET = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.NOT_RUN, Outcome.ERROR})
+
+
+@dataclass(frozen=True)
+class ClauseOutcome:
+    """One clause, judged.
+
+    ``evidence`` holds what was observed and expected, how to mend it and any measured numbers;
+    ``counterexample`` the smallest drawn inputs that show a failure; ``seconds`` is wall-clock time.
+    ``root_cause`` names the clause at the end of the chain of needs when the outcome is *blocked*.
+    """
+
+    id: str
+    level: str
+    profile: str
+    outcome: Outcome
+    summary: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    counterexample: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+    root_cause: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields of a certificate's ``requirements`` entry."""
+        return {
+            "id": self.id,
+            "level": self.level,
+            "profile": self.profile,
+            "outcome": self.outcome.value,
+            "summary": self.summary,
+            "evidence": dict(self.evidence),
+            "needs": list(self.needs),
+            "counterexample": None if self.counterexample is None else dict(self.counterexample),
+            "seconds": round(self.seconds, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Everything one run of the suite found out about a subject, before it is judged.
+
+    ``outcomes`` holds exactly the clauses that the profiles expect, in catalogue order.
+    ``sources`` maps the subject's source files to their SHA-256; ``hub`` maps each hub id used to what stood in
+    for it; ``breakdown`` says why the run ended early (crash, hang, memory), or is None.
+    """
+
+    target: str
+    backbone_id: str
+    profiles: tuple[str, ...]
+    outcomes: tuple[ClauseOutcome, ...]
+    environment: Mapping[str, Any]
+    declarations: Mapping[str, Any]
+    sources: Mapping[str, str]
+    hub: Mapping[str, Mapping[str, Any]]
+    weights: str
+    device: str
+    seed: int
+    budget: str
+    breakdown: str | None = None
+    seconds: float = 0.0

@@ -1,0 +1,118 @@
+"""Known defects of the libraries, kept in ``fixtures/upstream.toml``.
+
+A clause that fails because transformers itself is wrong, in that version and for that model class, is *upstream*: it
+is shown and does not deny the certificate. An entry whose clause passes is out of date, and an error until it is removed:
+otherwise the list would go on excusing what is no longer there to excuse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from conformance.catalogue import catalogue
+from conformance.run_request import CannotAssess
+from conformance.toml import TOMLDecodeError, load_toml
+from conformance.verdict.outcomes import ClauseOutcome, Outcome
+
+_FIELDS = ("transformers", "model", "clause", "issue", "measured")
+
+
+class InvalidDefects(CannotAssess):
+    """The list of known library defects cannot be read as one."""
+
+
+@dataclass(frozen=True)
+class KnownDefect:
+    """``transformers`` is a version specifier (PEP 440), ``model`` the class of the wrapped model, ``issue`` where the
+    defect is described and ``measured`` what was observed."""
+
+    transformers: str
+    model: str
+    clause: str
+    issue: str
+    measured: str
+
+    def concerns(self, environment: Mapping[str, Any]) -> bool:
+        """Whether the run used a version and a model class that this entry is about."""
+        from packaging.specifiers import SpecifierSet
+        from packaging.version import InvalidVersion
+
+        if environment.get("model_class") != self.model:
+            return False
+        try:
+            return SpecifierSet(self.transformers).contains(str(environment.get("transformers")), prereleases=True)
+        except InvalidVersion:
+            return False
+
+
+def known_defects() -> tuple[KnownDefect, ...]:
+    """The defects that this project knows of.
+
+    Raises:
+        InvalidDefects: if its own list is broken.
+    """
+    from conformance.hub import fixtures_directory
+
+    return read_defects(fixtures_directory() / "upstream.toml")
+
+
+def read_defects(path: Path) -> tuple[KnownDefect, ...]:
+    """The ``[[defect]]`` entries of a TOML file.
+
+    Raises:
+        InvalidDefects: for a file that cannot be read, or an entry that is incomplete or of no known clause.
+    """
+    try:
+        entries = load_toml(path).get("defect", [])
+    except OSError as error:
+        raise InvalidDefects(f"the known defects `{path}` cannot be read: {error.strerror or error}") from error
+    except (TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidDefects(f"the known defects `{path}` are not TOML: {error}") from error
+    return tuple(_defect(entry, f"defect {number} in `{path}`") for number, entry in enumerate(entries, start=1))
+
+
+def apply_defects(
+    outcomes: Iterable[ClauseOutcome], defects: Sequence[KnownDefect], environment: Mapping[str, Any]
+) -> tuple[ClauseOutcome, ...]:
+    """The outcomes with known defects recognised."""
+    concerning = {defect.clause: defect for defect in defects if defect.concerns(environment)}
+    return tuple(
+        _recognised(outcome, concerning[outcome.id]) if outcome.id in concerning else outcome for outcome in outcomes
+    )
+
+
+def _recognised(outcome: ClauseOutcome, defect: KnownDefect) -> ClauseOutcome:
+    known = {"transformers": defect.transformers, "model": defect.model, "issue": defect.issue, "measured": defect.measured}
+    if outcome.outcome is Outcome.FAILED:
+        return replace(outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": known})
+    if outcome.outcome is Outcome.PASSED:
+        return replace(
+            outcome,
+            outcome=Outcome.ERROR,
+            summary=f"the entry for {outcome.id} in fixtures/upstream.toml no longer reproduces: remove it, or narrow its "
+            f"versions (`{defect.transformers}`) to those that show {defect.issue}",
+            evidence={**outcome.evidence, "known defect": known},
+        )
+    return outcome
+
+
+def _defect(entry: Any, where: str) -> KnownDefect:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    if not isinstance(entry, dict) or set(entry) != set(_FIELDS):
+        raise InvalidDefects(f"{where} should have exactly {', '.join(_FIELDS)}")
+    for name in _FIELDS:
+        if not isinstance(entry[name], str) or not entry[name].strip():
+            raise InvalidDefects(f"`{name}` of {where} is {entry[name]!r}, but should be a text that is not empty")
+    if entry["clause"] not in catalogue():
+        raise InvalidDefects(f"{where} is about `{entry['clause']}`, which is no clause")
+    try:
+        SpecifierSet(entry["transformers"])
+    except InvalidSpecifier as error:
+        raise InvalidDefects(
+            f"`transformers` of {where} is {entry['transformers']!r}, but should be versions such as `>=4.40,<4.41`"
+        ) from error
+    return KnownDefect(**entry)

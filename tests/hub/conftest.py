@@ -1,0 +1,54 @@
+"""One hub, built once for all of these tests, and a process that cannot reach the network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from conformance.hub import Hub, HubView, known_recipes
+
+MISTRAL = "mistralai/Mistral-7B-v0.1"
+HUB_IDS = (
+    "lmsys/vicuna-13b-v1.5",
+    "lmsys/vicuna-7b-v1.5",
+    "meta-llama/Llama-2-13b-chat-hf",
+    "meta-llama/Llama-2-13b-hf",
+    "meta-llama/Llama-2-7b-chat-hf",
+    "meta-llama/Llama-2-7b-hf",
+    "microsoft/phi-2",
+    "mistralai/Mistral-7B-Instruct-v0.1",
+    MISTRAL,
+)
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
+    return Hub(tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture(scope="session")
+def snapshot_of(hub: Hub) -> Callable[[str], Path]:
+    recipes = known_recipes()
+    return lambda hub_id: hub.build(recipes[hub_id])
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> HubView:
+    return HubView(tmp_path / "home")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The addresses that something tried to reach; each attempt also fails."""
+    attempts: list[object] = []
+
+    def refuse(*arguments: object, **keywords: object) -> None:
+        attempts.append(arguments)
+        raise AssertionError(f"the network was reached for: {arguments}")
+
+    for owner, name in ((socket.socket, "connect"), (socket, "getaddrinfo"), (socket, "create_connection")):
+        monkeypatch.setattr(owner, name, refuse)
+    return attempts

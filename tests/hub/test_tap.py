@@ -1,0 +1,148 @@
+"""The tap, in a process that imported transformers with its own settings: served, recorded, and undone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from conformance.hub import HubCall, HubTap, HubView
+from conformance.hub.tap import TAPPED_FUNCTIONS
+
+from .conftest import HUB_IDS, MISTRAL
+
+TOKEN = "hf_not_a_token"
+
+
+def held_functions() -> dict[tuple[str, str], object]:
+    names = {name for _, name, _ in TAPPED_FUNCTIONS}
+    return {
+        (module_name, name): vars(module)[name]
+        for module_name, module in list(sys.modules.items())
+        if module_name.partition(".")[0] in ("transformers", "huggingface_hub")
+        for name in names
+        if name in vars(module)
+    }
+
+
+def load_all(hub_id: str, token: str | None) -> None:
+    AutoConfig.from_pretrained(hub_id, token=token)
+    AutoTokenizer.from_pretrained(hub_id, token=token)
+    AutoModelForCausalLM.from_pretrained(hub_id, token=token)
+    GenerationConfig.from_pretrained(hub_id, token=token)
+
+
+@pytest.mark.parametrize("hub_id", HUB_IDS)
+def test_every_request_is_served_from_the_view_and_recorded_with_its_token(
+    hub_id: str, view: HubView, snapshot_of, no_network: list[object]
+) -> None:
+    missing: list[str] = []
+
+    def mount(repo_id: str) -> None:
+        missing.append(repo_id)
+        view.mount(repo_id, snapshot_of(repo_id))
+
+    with HubTap(view, mount) as tap:
+        load_all(hub_id, TOKEN)
+    assert missing == [hub_id]
+    assert {call.repo_id for call in tap.calls} == {hub_id}
+    assert [call for call in tap.calls if call.token != TOKEN and not call.cache_only] == []
+    found = {call.filename for call in tap.calls if call.found}
+    assert {
+        "config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors.index.json",
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "generation_config.json",
+    } <= found
+    assert "model.safetensors" in {call.filename for call in tap.calls if not call.found}
+    assert no_network == []
+
+
+def test_a_missing_token_shows(view: HubView, snapshot_of) -> None:
+    view.mount(MISTRAL, snapshot_of(MISTRAL))
+    with HubTap(view) as tap:
+        AutoConfig.from_pretrained(MISTRAL)
+        huggingface_hub.hf_hub_download(MISTRAL, "config.json", token=TOKEN, revision="main")
+    assert tap.calls[-1] == HubCall(MISTRAL, "config.json", TOKEN, "main", True)
+    assert {call.token for call in tap.calls[:-1]} == {None}
+
+
+def test_everything_is_as_before_afterwards(view: HubView, snapshot_of) -> None:
+    view.mount(MISTRAL, snapshot_of(MISTRAL))
+    constants = huggingface_hub.constants
+    transformers_hub = transformers.utils.hub
+
+    def settings() -> list[object]:
+        names = ("_is_offline_mode", "TRANSFORMERS_CACHE")
+        return [constants.HF_HUB_OFFLINE, constants.HF_HUB_CACHE, *(getattr(transformers_hub, n, None) for n in names)]
+
+    functions, before = held_functions(), settings()
+    with pytest.raises(RuntimeError, match="inside"), HubTap(view):
+        assert constants.HF_HUB_OFFLINE and held_functions() != functions
+        from transformers import pipelines  # noqa: F401  a module that may be imported only now
+
+        raise RuntimeError("inside")
+    assert settings() == before
+    after = held_functions()
+    assert {key: after[key] for key in functions} == functions
+    assert not any(getattr(function, "__qualname__", "").startswith("HubTap") for function in after.values())
+
+
+def test_the_view_is_the_only_source_and_nothing_is_asked_twice(view: HubView, no_network: list[object]) -> None:
+    asked: list[str] = []
+    with HubTap(view, asked.append) as tap:
+        for _ in range(2):
+            with pytest.raises(OSError):
+                AutoConfig.from_pretrained(MISTRAL)
+            assert huggingface_hub.try_to_load_from_cache(MISTRAL, "config.json") is None
+            assert not transformers.utils.hub.has_file(MISTRAL, "config.json")
+    assert asked == [MISTRAL]
+    assert tap.calls and not any(call.found for call in tap.calls)
+    assert no_network == []
+
+
+def test_what_on_missing_raises_ends_the_load(view: HubView) -> None:
+    def refuse(repo_id: str) -> None:
+        raise LookupError(f"no recipe for {repo_id}")
+
+    with HubTap(view, refuse), pytest.raises((LookupError, OSError)) as refusal:
+        AutoConfig.from_pretrained("someone/else")
+    chain = [refusal.value, refusal.value.__cause__, refusal.value.__context__]
+    assert any("no recipe for someone/else" in str(error) for error in chain)
+
+
+def test_a_local_directory_is_no_request(view: HubView, snapshot_of) -> None:
+    with HubTap(view) as tap:
+        load_all(str(snapshot_of(MISTRAL)), None)
+    assert tap.calls == []
+
+
+def test_other_settings_of_the_caller_do_not_lead_elsewhere(view: HubView, snapshot_of, tmp_path: Path) -> None:
+    view.mount(MISTRAL, snapshot_of(MISTRAL))
+    with HubTap(view):
+        AutoConfig.from_pretrained(MISTRAL, cache_dir=tmp_path / "elsewhere", force_download=True)
+        snapshot = huggingface_hub.snapshot_download(MISTRAL, cache_dir=tmp_path / "elsewhere")
+    assert Path(snapshot) == view.snapshot(MISTRAL)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_variant_is_what_the_next_load_sees(view: HubView, snapshot_of) -> None:
+    view.mount(MISTRAL, snapshot_of(MISTRAL))
+
+    def edit(directory: Path) -> None:
+        path = directory / "generation_config.json"
+        path.write_text(path.read_text().replace('"eos_token_id": 2', '"eos_token_id": [2, 7]'))
+
+    with HubTap(view):
+        seen = [GenerationConfig.from_pretrained(MISTRAL).eos_token_id]
+        with view.variant(MISTRAL, edit):
+            seen.append(GenerationConfig.from_pretrained(MISTRAL).eos_token_id)
+        seen.append(GenerationConfig.from_pretrained(MISTRAL).eos_token_id)
+    assert seen == [2, [2, 7], 2]

@@ -1,0 +1,75 @@
+"""Probe weights: exact in every dtype, seeded by name, at scales under which defects show."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conformance.hub import recipe_for
+from conformance.hub.weights import checkpoint_shapes, probe_tensors
+
+from .conftest import HUB_IDS, MISTRAL
+
+
+def tensors_of(snapshot) -> dict[str, torch.Tensor]:
+    return {name: tensor for shard in snapshot.glob("*.safetensors") for name, tensor in load_file(shard).items()}
+
+
+@pytest.mark.parametrize("hub_id", HUB_IDS)
+def test_every_value_is_exact_in_every_dtype(hub_id: str, snapshot_of) -> None:
+    for name, tensor in tensors_of(snapshot_of(hub_id)).items():
+        assert tensor.dtype == getattr(torch, recipe_for(hub_id).dtype)
+        wide = tensor.float()
+        assert torch.equal(wide, wide.bfloat16().float()), name
+        assert torch.equal(wide, wide.half().float()), name
+        assert wide.isfinite().all() and wide.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("hub_id", HUB_IDS)
+def test_vocabulary_rows_share_a_mean_and_norms_spread_around_one(hub_id: str, snapshot_of) -> None:
+    rows = recipe_for(hub_id).config["vocab_size"]
+    for name, tensor in tensors_of(snapshot_of(hub_id)).items():
+        wide = tensor.float()
+        if wide.dim() == 2 and wide.shape[0] == rows:
+            shared = wide.mean(0).norm() / wide.norm(dim=1).median()
+            assert 0.2 < shared < 0.8, (name, shared)
+        elif wide.dim() == 1 and name.endswith("weight"):
+            assert 0.69 < wide.min() < 0.85 and 1.15 < wide.max() < 1.31, name
+
+
+def test_queries_and_keys_have_twice_the_fan_in_scale(snapshot_of) -> None:
+    tensors = tensors_of(snapshot_of(MISTRAL))
+    for name, gain in (("q_proj", 2.0), ("k_proj", 2.0), ("v_proj", 1.0), ("o_proj", 1.0)):
+        weight = tensors[f"model.layers.0.self_attn.{name}.weight"].float()
+        assert weight.std() * weight.shape[1] ** 0.5 == pytest.approx(gain, rel=0.1)
+
+
+def test_a_tensor_depends_on_its_name_and_not_on_the_order() -> None:
+    recipe = recipe_for(MISTRAL)
+    shapes = checkpoint_shapes(recipe.probe_config(), recipe.architecture)
+    options = {"seed": "s", "vocabulary": 32000, "tied": False, "dtype": "bfloat16"}
+    small = {name: shape for name, shape in shapes.items() if "layers.1" in name}
+    forwards = dict(probe_tensors(small, **options))
+    backwards = dict(probe_tensors(dict(reversed(small.items())), **options))
+    elsewhere = dict(probe_tensors(small, **{**options, "seed": "t"}))
+    assert all(torch.equal(forwards[name], backwards[name]) for name in small)
+    assert not any(torch.equal(forwards[name], elsewhere[name]) for name in small)
+
+
+def test_checkpoints_of_different_hub_ids_differ(snapshot_of) -> None:
+    pure, instruct = (tensors_of(snapshot_of(f"mistralai/Mistral-7B-{name}")) for name in ("v0.1", "Instruct-v0.1"))
+    assert pure.keys() == instruct.keys()
+    assert not any(torch.equal(pure[name], instruct[name]) for name in pure)
+
+
+def test_a_tied_head_is_left_out() -> None:
+    recipe = recipe_for(MISTRAL)
+    config = {**recipe.probe_config(), "tie_word_embeddings": True}
+    untied = checkpoint_shapes(recipe.probe_config(), recipe.architecture)
+    assert untied.keys() - checkpoint_shapes(config, recipe.architecture).keys() == {"lm_head.weight"}
+
+
+def test_an_unknown_architecture_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="NoSuchForCausalLM"):
+        checkpoint_shapes({"model_type": "mistral"}, "NoSuchForCausalLM")

@@ -1,0 +1,118 @@
+"""Running the suite on many subjects from one warmed process: each is judged in a fork, so that nothing it does stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conformance.catalogue import expected_clauses
+from conformance.run_request import RunRequest
+from conformance.target import Target
+from conformance.verdict.outcomes import ClauseOutcome, Outcome
+
+#: A fork that takes longer is killed; its subject counts as hung.
+FORK_SECONDS = 240.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One subject to judge: ``factory`` under ``backbone_id``, with ``declared`` on top of its recipe's declarations."""
+
+    name: str
+    factory: Callable[..., Any]
+    backbone_id: str
+    declared: Mapping[str, Any]
+    seed: int = 0
+    budget: str = "standard"
+
+
+def judge_in_forks(
+    cases: Sequence[Case], hub: Path | None, *, profiles: Sequence[str] = ("core",), jobs: int = 2
+) -> Iterator[tuple[Case, dict[str, ClauseOutcome]]]:
+    """Outcomes by clause ID for every case, in the order in which they finish. A fork that dies yields none."""
+    import conformance.judge
+
+    conformance.judge.clause_tests()  # imports torch, transformers and the suite once, before the first fork
+    clauses = expected_clauses(profiles)
+    waiting, running = list(cases), {}
+    with tempfile.TemporaryDirectory(prefix="conformance-matrix-") as scratch:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    case = waiting.pop(0)
+                    home = Path(scratch) / str(len(waiting))
+                    running[_fork(case, clauses, hub, home)] = (case, home, time.monotonic())
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+                if pid in running:
+                    case, home, _ = running.pop(pid)
+                    yield case, _read(home)
+                    continue
+                for slow in [pid for pid, (_, _, started) in running.items() if time.monotonic() - started > FORK_SECONDS]:
+                    os.kill(slow, signal.SIGKILL)
+                time.sleep(0.02)
+        finally:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def failed(outcomes: Mapping[str, ClauseOutcome]) -> set[str]:
+    """The clauses that failed or broke; blocked ones are not counted, their cause is."""
+    return {clause for clause, found in outcomes.items() if found.outcome in {Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN}}
+
+
+def _fork(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> int:
+    home.mkdir()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        with open(home / "log", "w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        _judge(case, clauses, hub, home)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _judge(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> None:
+    from conformance.judge import judge
+    from conformance.session import open_session
+
+    config = home / "conformance.toml"
+    config.write_text("[subject]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in case.declared.items()))
+    request = RunRequest(target=case.name, budget=case.budget, seed=case.seed, hub=hub, config=config)
+    target = Target(case.name, case.factory, case.backbone_id)
+    with open_session(target, request, home / "hf", lambda phase, detail: None) as session:
+        session.construct()
+        with open(home / "outcomes", "w", encoding="utf-8") as stream:
+            for item in judge(session.subject, clauses):
+                if isinstance(item, ClauseOutcome):
+                    print(json.dumps({**item.as_json(), "root_cause": item.root_cause}, default=repr), file=stream, flush=True)
+
+
+def _read(home: Path) -> dict[str, ClauseOutcome]:
+    path = home / "outcomes"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines]
+    return {
+        record["id"]: ClauseOutcome(**{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])})
+        for record in records
+    }
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value)
