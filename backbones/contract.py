@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from transformers.modeling_outputs import CausalLMOutputWithPast
 
 IMAGE_PATCHES = 256
-"""Patch embeddings that a host splices in after bos, unless it says otherwise: 16 x 16 of a 224-pixel image (Prismatic)."""
+"""Patch embeddings that a host splices in after bos by default: 16 x 16 of a 224-pixel image."""
 
 
 class LLMBackbone(nn.Module, ABC):
     """A causal language model with its tokenizer, pad token, prompt format and sharding policy.
 
-    A host projects image patches to `embed_dim`, splices them into `embed_input_ids(input_ids)` and calls the backbone
-    with `inputs_embeds`. Nothing else of the language model's inside needs to be known to it.
+    A host projects image patches to `embed_dim`, splices them into `embed_input_ids(input_ids)` and calls
+    the backbone with `inputs_embeds`. Nothing else of the language model's inside needs to be known to it.
 
     Attributes:
         identifier: the id that the backbone was asked for.
@@ -45,7 +45,7 @@ class LLMBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def prompt_builder_fn(self) -> type[PromptBuilder]:
-        """The prompt builder class for `identifier`, called as `prompt_builder_fn(model_family, system_prompt=None)`.
+        """The prompt builder class for `identifier`; called with `(model_family, system_prompt=None)`.
 
         Raises:
             ValueError: no format is defined for `identifier`.
@@ -56,8 +56,8 @@ class LLMBackbone(nn.Module, ABC):
     def transformer_layer_cls(self) -> type[nn.Module]:
         """The class of one decoder layer: the unit of sharding and of activation checkpointing.
 
-        `llm` holds exactly `num_hidden_layers` instances; outside them lie only embeddings, final norm, rotary buffers
-        and head.
+        `llm` holds exactly `num_hidden_layers` instances; outside them lie only embeddings, final norm,
+        rotary buffers and head.
         """
 
     @property
@@ -65,8 +65,8 @@ class LLMBackbone(nn.Module, ABC):
     def half_precision_dtype(self) -> torch.dtype:
         """The 16-bit dtype that the family was trained in.
 
-        Master weights are float32; `backbone.to(backbone.half_precision_dtype)` or autocast is how to run in half
-        precision. Rotary frequencies stay float32 through either.
+        Master weights are float32; `backbone.to(backbone.half_precision_dtype)` or autocast is how to run
+        in half precision. Rotary frequencies stay float32 through either.
         """
 
     @property
@@ -77,7 +77,7 @@ class LLMBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def pad_token_id(self) -> int:
-        """The id that batches are padded with on the right: never bos, eos, unk or an id that ends generation."""
+        """The id that pads batches on the right: none of bos, eos, unk and what ends generation."""
 
     @property
     @abstractmethod
@@ -87,7 +87,7 @@ class LLMBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
-        """What stays trainable in last-layer fine-tuning: input embedding, last decoder layer, head, in this order."""
+        """What last-layer fine-tuning trains: input embedding, last decoder layer, head, in this order."""
 
     @abstractmethod
     def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
@@ -101,7 +101,7 @@ class LLMBackbone(nn.Module, ABC):
         """
 
     def gradient_checkpointing_enable(self) -> None:
-        """`enable_gradient_checkpointing` by the name that transformers, and hosts that wrap its models, use."""
+        """`enable_gradient_checkpointing`, by the name that hosts of transformers models call."""
         self.enable_gradient_checkpointing()
 
     @abstractmethod
@@ -112,8 +112,8 @@ class LLMBackbone(nn.Module, ABC):
             input_ids: any shape, every id in [0, rows of the embedding).
 
         Returns:
-            shape `(*input_ids.shape, embed_dim)`, the embedding's dtype and device. In training mode it takes part in
-            the graph even when every parameter is frozen.
+            shape `(*input_ids.shape, embed_dim)`, the embedding's dtype and device. In training mode it
+            takes part in the graph even when every parameter is frozen.
 
         Raises:
             IndexError: an id lies outside the embedding.
@@ -143,10 +143,12 @@ class LLMBackbone(nn.Module, ABC):
             inputs_embeds: `(batch, sequence, embed_dim)`.
             labels: `(batch, sequence)`, ids not shifted, -100 where there is nothing to learn.
             use_cache: whether to return a cache; by default off in training mode, on in inference mode.
-            output_attentions: whether to return each layer's attention weights, where the attention in force has them.
+            output_attentions: whether to return each layer's attention weights, where the attention in
+                force has them.
             output_hidden_states: whether to return every layer's hidden states.
             return_dict: False for a tuple.
 
         Returns:
-            `logits` of shape `(batch, sequence, vocab)`; with `labels` also `loss`, the mean over what is to learn.
+            `logits` of shape `(batch, sequence, vocab)`; with `labels` also `loss`, the mean over what is
+            to learn.
         """

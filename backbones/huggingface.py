@@ -1,11 +1,11 @@
-"""HFCausalLLMBackbone: what every family does alike that transformers publishes as a causal language model."""
+"""HFCausalLLMBackbone: what all families do alike that are causal language models of transformers."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import ClassVar, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 import torch
 from torch import nn
@@ -37,18 +37,20 @@ class PublishedModel(TypedDict):
 class HFCausalLLMBackbone(LLMBackbone):
     """A backbone over a causal language model of transformers.
 
-    A family is a subclass that states facts: its table `models`, its `prompt_builders`, the class of its decoder layer,
-    the dtype it was trained in, and who adds its bos. Loading, pad token, resize, sharding and attention are done here.
+    A family is a subclass that states facts: its table `models`, its `prompt_builders`, the class of its
+    decoder layer, the dtype it was trained in, and who adds its bos. Loading, pad token, resize, sharding
+    and attention are done here.
     """
 
     models: ClassVar[Mapping[str, PublishedModel]]
     """The ids of the family."""
     prompt_builders: ClassVar[tuple[tuple[str, type[PromptBuilder]], ...]]
-    """Pairs of a shell-style pattern of ids and the prompt format for ids that match it; the first match counts."""
+    """Shell-style patterns of ids, each with the prompt format of what matches it; the first match counts."""
     bos_convention: ClassVar[BosConvention] = "auto"
-    """`"auto"` where the tokenizer adds a bos to what it encodes, `"prompt"` where the prompt builder writes it."""
+    """`"auto"` where the tokenizer adds the bos, `"prompt"` where the prompt builder writes it."""
 
-    llm: PreTrainedModel
+    llm: Any
+    """An instance of the table's `llm_cls`, a `PreTrainedModel`: Any, for its members differ by release."""
 
     def __init__(
         self,
@@ -63,9 +65,10 @@ class HFCausalLLMBackbone(LLMBackbone):
             llm_backbone_id: one of `models`.
             llm_max_length: tokens that the tokenizer truncates to, special ones included.
             hf_token: passed on to every download, for gated models, and kept nowhere.
-            inference_mode: build the architecture without reading weights, for a state dict to come; the model returns
-                a cache by default.
-            use_flash_attention_2: use it where it is installed and there is CUDA; otherwise warn and go without.
+            inference_mode: build the architecture without reading weights, for a state dict to come; the
+                model returns a cache by default.
+            use_flash_attention_2: use it where it is installed and there is CUDA; otherwise warn and go
+                without.
 
         Raises:
             ValueError: unknown id; or a tokenizer at odds with the family's bos convention.
@@ -77,23 +80,24 @@ class HFCausalLLMBackbone(LLMBackbone):
                 f"unknown LLM backbone id {llm_backbone_id!r} for {type(self).__name__}; "
                 f"known ids: {', '.join(sorted(self.models))}"
             )
-        self.llm_family, llm_cls, hub_path = (
-            self.models[llm_backbone_id][key] for key in ("llm_family", "llm_cls", "hf_hub_path")
-        )
+        published = self.models[llm_backbone_id]
+        llm_cls, hub_path = published["llm_cls"], published["hf_hub_path"]
+        self.llm_family = published["llm_family"]
         self.llm_max_length = llm_max_length
         self.inference_mode = inference_mode
 
+        generation_config = load_generation_config(hub_path, token=hf_token)
         self.tokenizer = load_tokenizer(hub_path, llm_max_length, self.bos_convention, token=hf_token)
         add_pad_token(self.tokenizer)
         build = build_without_weights if inference_mode else load_weights
         self.llm = build(llm_cls, hub_path, use_flash_attention_2, token=hf_token)
-        self.llm.generation_config = load_generation_config(hub_path, token=hf_token)
+        self.llm.generation_config = generation_config
         self.llm.config.use_cache = inference_mode
         fit_vocabulary(self.llm, self.tokenizer)
         keep_rotary_float32(self.llm)
         if not inference_mode:
-            # With every parameter frozen, checkpointed layers have a gradient only if their input asks for one. The hook
-            # sits on the embedding module, which the resize has replaced: hence after it.
+            # With every parameter frozen, checkpointed layers have a gradient only if their input asks for
+            # one. The hook sits on the embedding module, which the resize has replaced: hence after it.
             self.llm.enable_input_require_grads()
 
     @property
@@ -117,10 +121,16 @@ class HFCausalLLMBackbone(LLMBackbone):
 
     @property
     def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
-        return (self.llm.get_input_embeddings(), self.llm.base_model.layers[-1], self.llm.get_output_embeddings())
+        return (
+            self.llm.get_input_embeddings(),
+            self.llm.base_model.layers[-1],
+            self.llm.get_output_embeddings(),
+        )
 
     def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
-        return functools.partial(transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls})
+        return functools.partial(
+            transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls}
+        )
 
     def enable_gradient_checkpointing(self) -> None:
         self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -130,7 +140,8 @@ class HFCausalLLMBackbone(LLMBackbone):
         outside = (input_ids < 0) | (input_ids >= embedding.num_embeddings)
         if outside.any():  # A CUDA device would report it later, elsewhere, and be unusable from then on.
             raise IndexError(
-                f"token id {input_ids[outside][0].item()} is outside the embedding's {embedding.num_embeddings} rows"
+                f"token id {input_ids[outside][0].item()} is outside the "
+                f"{embedding.num_embeddings} rows of the embedding: does it come from another tokenizer?"
             )
         return embedding(input_ids)
 

@@ -33,11 +33,12 @@ LLAMA2_MODELS: dict[str, PublishedModel] = {
 # fmt: on
 
 
-class Llama2LLMBackbone(HFCausalLLMBackbone):
+class LLaMa2LLMBackbone(HFCausalLLMBackbone):
     """Llama 2 (https://arxiv.org/abs/2307.09288) and Vicuna v1.5.
 
     The files on the hub are float16, but training was in bfloat16
-    (https://huggingface.co/docs/transformers/model_doc/llama2, "Usage tips"): activations may exceed float16's 65,504.
+    (https://huggingface.co/docs/transformers/model_doc/llama2, "Usage tips"): activations may exceed
+    float16's 65,504.
     """
 
     models = LLAMA2_MODELS

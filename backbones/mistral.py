@@ -15,7 +15,8 @@ MISTRAL_MODELS: dict[str, PublishedModel] = {
         "llm_family": "mistral", "llm_cls": MistralForCausalLM, "hf_hub_path": "mistralai/Mistral-7B-v0.1",
     },
     "mistral-v0.1-7b-instruct": {
-        "llm_family": "mistral", "llm_cls": MistralForCausalLM, "hf_hub_path": "mistralai/Mistral-7B-Instruct-v0.1",
+        "llm_family": "mistral", "llm_cls": MistralForCausalLM, "hf_hub_path":
+        "mistralai/Mistral-7B-Instruct-v0.1",
     },
 }
 # fmt: on

@@ -23,8 +23,8 @@ PHI_POSITIONS = 2048
 class PhiLLMBackbone(HFCausalLLMBackbone):
     """Phi-2 (https://huggingface.co/microsoft/phi-2), 2.7 billion parameters.
 
-    Its tokenizer adds no bos; the prompt builder writes `<|endoftext|>`, which is eos as well. Published in float16;
-    trained with bfloat16's range, which its attention needs: in float16 it overflows
+    Its tokenizer adds no bos; the prompt builder writes `<|endoftext|>`, which is eos as well. Published in
+    float16; trained with bfloat16's range, which its attention needs: in float16 it overflows
     (https://github.com/huggingface/transformers/pull/28163).
     """
 

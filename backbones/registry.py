@@ -7,13 +7,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from backbones.huggingface import HFCausalLLMBackbone
-from backbones.llama2 import Llama2LLMBackbone
+from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
 
-FAMILIES: tuple[type[HFCausalLLMBackbone], ...] = (Llama2LLMBackbone, MistralLLMBackbone, PhiLLMBackbone)
+FAMILIES: tuple[type[HFCausalLLMBackbone], ...] = (LLaMa2LLMBackbone, MistralLLMBackbone, PhiLLMBackbone)
 
-LLM_BACKBONES: dict[str, type[HFCausalLLMBackbone]] = {id_: family for family in FAMILIES for id_ in family.models}
+LLM_BACKBONES: dict[str, type[HFCausalLLMBackbone]] = {
+    id_: family for family in FAMILIES for id_ in family.models
+}
 """The class of each id; the class takes the id as its first argument."""
 
 
@@ -24,8 +26,8 @@ def get_llm_backbone_and_tokenizer(
 
     Args:
         llm_backbone_id: one of `LLM_BACKBONES`.
-        options: `llm_max_length`, `hf_token`, `inference_mode`, `use_flash_attention_2`, as the class takes them; what
-            is not given is as the family has it.
+        options: `llm_max_length`, `hf_token`, `inference_mode`, `use_flash_attention_2`, as the class takes
+            them; what is not given is as the family has it.
 
     Returns:
         the backbone and its tokenizer.

@@ -1,13 +1,13 @@
 """Keeps rotary frequencies in float32 while everything else goes to half precision.
 
-A frequency rounded to bfloat16 turns a query by an angle whose error grows with its position: at 1,024 positions it is
-larger than all other rounding together (https://github.com/huggingface/transformers/issues/25681).
+A frequency rounded to bfloat16 turns a query by an angle whose error grows with its position: at 1,024
+positions it is larger than all other rounding together
+(https://github.com/huggingface/transformers/issues/25681).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,30 +20,31 @@ FREQUENCY_BUFFERS = ("inv_freq", "original_inv_freq")
 def keep_rotary_float32(llm: nn.Module) -> None:
     """From now on `llm`'s rotary frequencies stay float32, whoever casts the model.
 
-    Two ways lead to a cast: `.to(dtype)`, `.half()` and their like go through `_apply`, at `llm` or at any module around
-    it; FSDP's `buffer_dtype` overwrites a buffer's data in place. The first is answered at once, the second before the
-    next forward. Buffers stay buffers, so devices, sharding, state dicts and pickles are as before.
+    Two ways lead to a cast: `.to(dtype)`, `.half()` and their like go through `_apply`, at `llm` or at any
+    module around it; FSDP's `buffer_dtype` overwrites a buffer's data in place. The first is answered at
+    once, the second before the next forward. Buffers stay buffers, so devices, sharding, state dicts and
+    pickles are as before.
     """
     for module in llm.modules():
-        frequencies = {name: module._buffers[name] for name in FREQUENCY_BUFFERS if name in module._buffers}
-        if frequencies:
-            exact = {name: buffer.detach().clone() for name, buffer in frequencies.items()}
-            module._apply = functools.partial(_apply_to_all_but_dtype, module)
+        buffers = dict(module.named_buffers(recurse=False))
+        exact = {name: buffers[name].detach().clone() for name in FREQUENCY_BUFFERS if name in buffers}
+        if exact:
+            object.__setattr__(module, "_apply", functools.partial(_apply_to_all_but_dtype, module))
             module.register_forward_pre_hook(functools.partial(_restore, exact))
 
 
-def _apply_to_all_but_dtype(module: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], *args: Any) -> nn.Module:
-    before = dict(module._buffers)
-    type(module)._apply(module, fn, *args)
+def _apply_to_all_but_dtype(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    before = dict(module.named_buffers(recurse=False))
+    type(module)._apply(module, *args, **kwargs)  # type: ignore[no-untyped-call]
     for name, buffer in before.items():
-        cast = module._buffers[name]
+        cast = module.get_buffer(name)
         if cast.dtype != buffer.dtype:
-            module._buffers[name] = buffer.to(cast.device)
+            setattr(module, name, buffer.to(cast.device))
     return module
 
 
 def _restore(exact: dict[str, torch.Tensor], module: nn.Module, args: tuple[Any, ...]) -> None:
     for name, frequencies in exact.items():
-        buffer = module._buffers[name]
+        buffer = module.get_buffer(name)
         if buffer.dtype != frequencies.dtype:
-            module._buffers[name] = frequencies.to(buffer.device)
+            setattr(module, name, frequencies.to(buffer.device))

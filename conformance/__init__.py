@@ -1,0 +1,24 @@
+"""backbone-conformance: is this language-model backbone wired right?
+
+:func:`check_backbone` judges a backbone from Python; ``conformance certify`` and ``pytest --pyargs conformance.suite
+--backbone TARGET`` do so from a terminal.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from conformance.checking import check_backbone
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "check_backbone"]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing conformance must cost nothing: the plugin is loaded by every pytest run of its users.
+    if name == "check_backbone":
+        from conformance.checking import check_backbone
+
+        return check_backbone
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -102,7 +102,7 @@ def expected_clauses(names: Iterable[str]) -> tuple[str, ...]:
     """The IDs that the named profiles expect, without repeats.
 
     Raises:
-        KeyError: for a profile that is not implemented; the argument is the offending name.
+        KeyError: for a profile that is not implemented; the argument is its name.
     """
     known = profiles()
     return tuple(dict.fromkeys(clause for name in names for clause in known[name]))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import Requirement
-from conformance.run_request import CannotAssess, RunRequest
+from conformance.run_request import CANARY_TOKEN, CannotAssess, RunRequest
 
 #: Above the descriptors that careless code closes wholesale.
 _STREAM_FD_FLOOR = 200
@@ -33,7 +33,8 @@ class EventStream:
 
     def send(self, event: str, **fields: Any) -> None:
         self._outcomes += event == "outcome"
-        line = json.dumps({"event": event, **fields}, default=repr) + "\n"
+        # Whatever the subject does with the token, it must not reach a certificate through an error message.
+        line = json.dumps({"event": event, **fields}, default=repr).replace(CANARY_TOKEN, "<hf_token>") + "\n"
         data = line.encode("ascii")
         while data:
             data = data[os.write(self._fd, data) :]
@@ -74,6 +75,8 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     with open_session(target, request, home, stream.phase) as session:
         clauses = list(request.only or ())
         stream.phase("constructing", target.backbone_id)
+        # Sent before as well as after: a constructor that never returns leaves a certificate that says what it was about.
+        stream.send("facts", **session.facts())
         session.construct()
         stream.send("facts", **session.facts())
         stream.phase("judging", target.backbone_id)

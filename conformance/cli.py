@@ -19,14 +19,14 @@ from conformance.run_request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, CannotAsse
 
 if TYPE_CHECKING:
     from conformance.hub import Recipe
-    from conformance.verdict.judgement import Verdict
 
 CANNOT_ASSESS = 2
 INTERRUPTED = 130
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
-    help="Is this backbone wired right? Certifies language-model backbones for vision-language and robot-action models.",
+    help="Is this backbone wired right? "
+    "Certifies language-model backbones for vision-language and robot-action models.",
     context_settings=_SETTINGS,
     add_completion=False,
     rich_markup_mode=None,
@@ -36,9 +36,15 @@ hub_app = typer.Typer(help="Build or list the offline checkpoints.", rich_markup
 app.add_typer(hub_app, name="hub")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
-Recipes = Annotated[Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")]
-HubRoot = Annotated[Optional[Path], typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB].")]
-Profile = Annotated[Optional[str], typer.Option("--profile", help="Names, joined by commas [default: default].")]
+Recipes = Annotated[
+    Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")
+]
+HubRoot = Annotated[
+    Optional[Path], typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB].")
+]
+Profile = Annotated[
+    Optional[str], typer.Option("--profile", help="Names, joined by commas [default: default].")
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -62,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 @app.command(context_settings=_SETTINGS)
 def certify(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`."),
+    ],
     backbone_id: Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")] = None,
     profile: Profile = None,
     weights: Annotated[str, typer.Option(help="Which checkpoints: probe (tiny, seeded).")] = "probe",
@@ -72,22 +81,32 @@ def certify(
     jobs: Annotated[int, typer.Option(help="Processes to share the clauses between.")] = 1,
     timeout: Annotated[float, typer.Option(help="Seconds for each step.")] = DEFAULT_TIMEOUT_SECONDS,
     max_memory: Annotated[
-        Optional[float], typer.Option(help="GiB of memory for each process [default: three quarters of what is free].")
+        Optional[float],
+        typer.Option(help="GiB of memory for each process [default: three quarters of what is free]."),
     ] = None,
     waivers: Annotated[Optional[Path], typer.Option(help="TOML file of waived clauses.")] = None,
-    config: Annotated[Optional[Path], typer.Option(help="TOML file with a [subject] table [default: conformance.toml].")] = None,
+    config: Annotated[
+        Optional[Path], typer.Option(help="TOML file with a [subject] table [default: conformance.toml].")
+    ] = None,
     hub: HubRoot = None,
     recipes: Recipes = None,
-    only: Annotated[Optional[str], typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies.")] = None,
+    only: Annotated[
+        Optional[str], typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies.")
+    ] = None,
     failed_from: Annotated[
-        Optional[Path], typer.Option(help="Judge the clauses that this certificate has as not met; never certifies.")
+        Optional[Path],
+        typer.Option(help="Judge the clauses that this certificate has as not met; never certifies."),
     ] = None,
     out: Annotated[
         Optional[Path],
-        typer.Option(help="Folder for the certificate and the reports. Those of an earlier run are removed from it first."),
+        typer.Option(
+            help="Folder for the certificate and reports; those of an earlier run are removed first."
+        ),
     ] = None,
     as_json: Json = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks, logs and all of the evidence.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show tracebacks, logs and all of the evidence.")
+    ] = False,
 ) -> None:
     """Judge a backbone and certify it.
 
@@ -119,7 +138,9 @@ def certify(
         hub=hub,
         recipes=tuple(recipes or ()),
         config=config,
-        memory_limit=None if max_memory is None else int(_positive("--max-memory", max_memory, "GiB") * 2**30),
+        memory_limit=None
+        if max_memory is None
+        else int(_positive("--max-memory", max_memory, "GiB") * 2**30),
     )
     waived = read_waivers(waivers) if waivers else ()
     defects = known_defects()
@@ -134,7 +155,9 @@ def certify(
     verdict = judge(assessment, waivers=waived, defects=defects, only=clauses, files=files)
     if out is not None:
         write_all(verdict, out)
-    write_report(console(stderr=as_json), verdict, deep=verbose, options=_options_to_repeat(config, hub, recipes))
+    write_report(
+        console(stderr=as_json), verdict, deep=verbose, options=_options_to_repeat(config, hub, recipes)
+    )
     if as_json:
         say(serialise(verdict.as_certificate()).rstrip())
     elif out is not None:
@@ -171,26 +194,37 @@ def list_backbones(as_json: Json = False, recipes: Recipes = None) -> None:
 
 @app.command(context_settings=_SETTINGS)
 def requirements(
-    clause: Annotated[Optional[str], typer.Argument(metavar="[ID]", help="A clause, for all there is on it.")] = None,
+    clause: Annotated[
+        Optional[str], typer.Argument(metavar="[ID]", help="A clause, for all there is on it.")
+    ] = None,
     profile: Profile = None,
     as_json: Json = False,
 ) -> None:
     """List the clauses, or show one of them."""
     if clause is not None:
         known = _known_clause(clause).as_json()
-        say(json.dumps(known, indent=2) if as_json else "\n".join(f"{name:<10} {_cell(known[name])}" for name in known))
+        say(
+            json.dumps(known, indent=2)
+            if as_json
+            else "\n".join(f"{name:<10} {_cell(known[name])}" for name in known)
+        )
         return
     wanted = expected_clauses(_profile_names(profile)) if profile else tuple(catalogue())
     entries = [catalogue()[name].as_json() for name in wanted]
     if as_json:
         say(json.dumps(entries, indent=2))
     else:
-        _show([{name: entry[name] for name in ("id", "level", "profile", "statement")} for entry in entries], False)
+        _show(
+            [{name: entry[name] for name in ("id", "level", "profile", "statement")} for entry in entries],
+            False,
+        )
 
 
 @hub_app.command("build", context_settings=_SETTINGS)
 def hub_build(
-    hub_ids: Annotated[Optional[list[str]], typer.Argument(metavar="[HUB_ID]...", help="All recipes unless given.")] = None,
+    hub_ids: Annotated[
+        Optional[list[str]], typer.Argument(metavar="[HUB_ID]...", help="All recipes unless given.")
+    ] = None,
     hub: HubRoot = None,
     recipes: Recipes = None,
     as_json: Json = False,
@@ -223,7 +257,9 @@ def hub_list(hub: HubRoot = None, as_json: Json = False) -> None:
     store = Hub(hub)
     entries = store.entries()
     if not entries and not as_json:
-        say(f"nothing is built in `{store.root}` yet; `conformance hub build` builds every recipe", sys.stderr)
+        say(
+            f"nothing is built in `{store.root}` yet; `conformance hub build` builds every recipe", sys.stderr
+        )
     _show(
         [
             {"hub": entry.hub_id, "digest": entry.digest, "bytes": entry.bytes, "path": str(entry.path)}
@@ -237,9 +273,12 @@ def hub_list(hub: HubRoot = None, as_json: Json = False) -> None:
 def report(
     certificate: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate.json.")],
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for report.html, summary.md, junit.xml and counterexamples.")
+        Optional[Path],
+        typer.Option(help="Folder for report.html, summary.md, junit.xml and counterexamples."),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Show tracebacks, logs and all of the evidence.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show tracebacks, logs and all of the evidence.")
+    ] = False,
 ) -> None:
     """Show what a certificate says.
 
@@ -273,7 +312,7 @@ def diff(
     for change in clauses:
         say(f"{change.what}: {change.before} -> {change.after}{' (worse)' if change.worse else ''}")
     for change in changed_conditions(old, new):
-        say(one_line(f"  {change.what}: {change.before} -> {change.after}"))
+        say(f"  {one_line(f'{change.what}: {change.before} -> {change.after}')}")
     if not clauses:
         say("no clause has another outcome")
     raise typer.Exit(1 if clauses else 0)
@@ -311,7 +350,10 @@ def _within(clauses: tuple[str, ...], names: tuple[str, ...], option: str) -> tu
     for clause in clauses:
         if clause not in expected:
             home = catalogue()[clause].profile
-            raise CannotAssess(f"{option} names {clause}, which profile {', '.join(names)} does not hold: add --profile {home}")
+            raise CannotAssess(
+                f"{option} names {clause}, which profile {', '.join(names)} does not hold: "
+                f"add --profile {home}"
+            )
     return clauses
 
 
@@ -319,7 +361,9 @@ def _profile_names(profile: str | None) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(_split(profile or "default", "--profile")))
     for name in names:
         if name not in profiles():
-            raise CannotAssess(f"profile `{name}` is not implemented in this version; implemented: {', '.join(profiles())}")
+            raise CannotAssess(
+                f"profile `{name}` is not implemented in this version; implemented: {', '.join(profiles())}"
+            )
     return names
 
 
@@ -342,7 +386,9 @@ def _split(text: str, option: str) -> list[str]:
 
 def _chosen(option: str, value: str, choices: Sequence[str]) -> str:
     if value not in choices:
-        raise CannotAssess(f"{option} {value} is not available in this version; it takes {' or '.join(choices)}")
+        raise CannotAssess(
+            f"{option} {value} is not available in this version; it takes {' or '.join(choices)}"
+        )
     return value
 
 
@@ -399,7 +445,8 @@ def _refuse(message: str, arguments: Sequence[str]) -> int:
 
 
 def _internal_error(error: Exception) -> str:
-    return f"internal error, {type(error).__name__}: {error} (--verbose shows where; this is a defect of conformance)"
+    told = f"{type(error).__name__}: {error}"
+    return f"internal error, {told} (--verbose shows where; this is a defect of conformance)"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import conformance.suite
 from conformance.assertions import Blocked, ClauseFailure, NotApplicable
 from conformance.catalogue import Requirement, in_order_of_need
-from conformance.subject import Subject
+from conformance.subject import OPTIONAL_MEMBERS, Subject
 from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
 
 _PACKAGE = str(Path(__file__).parent)
@@ -57,8 +57,8 @@ def _judge_clause(subject: Subject, clause: Requirement, earlier: Mapping[str, C
         return _blocked(clause, unmet, earlier)
     missing = next((member for member in clause.uses if subject.lacks(member)), None) if clause.uses else None
     if missing is not None:
-        if missing in subject.declared.optional_absent:
-            reason = f"the subject declares that it has no `{missing}`"
+        if missing in (*OPTIONAL_MEMBERS, *subject.declared.optional_absent):
+            reason = f"the subject has no `{missing}`, which is optional or declared absent"
             return _outcome(clause, Outcome.NOT_APPLICABLE, reason, seconds=time.perf_counter() - started)
         return _blocked(clause, "CON-03", earlier, f"the subject has no `{missing}`")
     found = (Outcome.PASSED, "", {}, None)

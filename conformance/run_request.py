@@ -10,6 +10,9 @@ from typing import Any
 BUDGETS = ("quick", "standard", "thorough")
 DEFAULT_TIMEOUT_SECONDS = 120.0
 
+#: What every construction is given as ``hf_token``: easily recognised wherever it leaks, valid nowhere.
+CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
+
 
 class CannotAssess(Exception):
     """The subject could not be assessed at all: an unresolvable target, no recipe, bad options. Exit status 2."""
@@ -42,8 +45,7 @@ class RunRequest:
     def as_json(self) -> dict[str, Any]:
         """A JSON object from which :meth:`from_json` makes an equal request."""
         return {
-            key: [os.fspath(item) for item in value] if isinstance(value, tuple) else
-            os.fspath(value) if isinstance(value, Path) else value
+            key: list(map(os.fspath, value)) if isinstance(value, tuple) else os.fspath(value) if isinstance(value, Path) else value
             for key, value in asdict(self).items()
         }
 

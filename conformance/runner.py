@@ -19,7 +19,7 @@ from typing import Any
 from conformance.catalogue import catalogue, expected_clauses
 from conformance.hub import HubView
 from conformance.run_request import CannotAssess, RunRequest
-from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
+from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
 
 OnEvent = Callable[[Mapping[str, Any]], None]
 
@@ -197,7 +197,7 @@ class _Child:
         self.done = True
         message = f"while {self._step}, the subject's process {how}" if not how.startswith(("nothing", "its")) else f"while {self._step}, {how}"
         if self._step.startswith(("starting", "resolving")):
-            self.refusal = f"{message}\n{self.log_tail()}".rstrip()
+            self.refusal = message
         self.breakdown = message
         if self._in_progress is not None:
             requirement = catalogue()[self._in_progress]
@@ -227,8 +227,15 @@ def _assessment(
 ) -> Assessment:
     known = catalogue()
     breakdown = next((child.breakdown for child in children if child.breakdown), None)
-    said = {clause_id: child.outcomes[clause_id] for child in children for clause_id in child.share if clause_id in child.outcomes}
-    outcomes = tuple(
+    said = {clause: found for child in children for clause, found in child.outcomes.items() if clause in child.share}
+    # A partial run also tells why it could not judge: the clauses that were needed and are not met.
+    causes = {
+        clause: found
+        for child in children
+        for clause, found in child.outcomes.items()
+        if clause not in expected and found.outcome in UNMET
+    }
+    outcomes = tuple(causes.values()) + tuple(
         said.get(clause_id)
         or ClauseOutcome(
             id=clause_id, level=known[clause_id].level, profile=known[clause_id].profile, needs=known[clause_id].needs,

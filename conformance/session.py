@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from conformance.budget import Budget
 from conformance.declarations import declarations_in
-from conformance.hub import Hub, HubTap, HubView, Recipe, UnknownRecipe, known_recipes
+from conformance.hub import Hub, HubTap, HubView, Recipe, UnknownRecipe, known_recipes, recipe_for
 from conformance.run_request import CannotAssess, RunRequest
 from conformance.subject import Subject
 from conformance.target import Target
@@ -29,17 +29,25 @@ _RECORDED_PACKAGES = (
 class Session:
     """One subject and the hub that serves it."""
 
-    def __init__(self, target: Target, request: RunRequest, home: Path, announce: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        request: RunRequest,
+        home: Path,
+        announce: Callable[[str, str], None],
+        declarations: Mapping[str, Any] | None = None,
+    ) -> None:
         self._hub = Hub(request.hub)
         self._view = HubView(home)
         self._weights = request.weights
+        self._extra_recipes = request.recipes
         self._recipes = known_recipes(request.recipes)
         self._announce = announce
-        self._digests: dict[str, str] = {}
+        self._served: list[str] = []
         #: The refusal of a hub id that has no recipe; constructors may swallow the exception, so it is kept here.
         self.unknown_recipe: UnknownRecipe | None = None
         self.tap = HubTap(self._view, on_missing=self._build)
-        overrides, source = declarations_in(request.config)
+        overrides, source = (declarations, "declarations") if declarations is not None else declarations_in(request.config)
         self.subject = Subject(
             target.factory,
             target.backbone_id,
@@ -70,10 +78,11 @@ class Session:
     def facts(self) -> dict[str, Any]:
         """Environment, declarations, hub entries and source digests, as the certificate repeats them."""
         constructed = "training" in self.subject.__dict__
+        model = getattr(self.subject.training, "llm", None) if constructed else None
         return {
-            "environment": environment(),
+            "environment": {**environment(), "model_class": None if model is None else type(model).__name__},
             "declarations": self.subject.declared.as_json() if constructed and self.subject.hub_ids else {},
-            "hub": {hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._digests},
+            "hub": {hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._served},
             "sources": self.subject.source_files(),
             "backbone_id": self.subject.backbone_id,
         }
@@ -81,17 +90,15 @@ class Session:
     def _build(self, hub_id: str) -> None:
         recipe = self._recipes.get(hub_id)
         if recipe is None:
-            from conformance.hub import recipe_for
-
             try:
-                recipe = recipe_for(hub_id)
+                recipe = recipe_for(hub_id, self._extra_recipes)
             except UnknownRecipe as error:
                 self.unknown_recipe = error
                 raise
         self._announce("building hub", hub_id)
         snapshot = self._hub.build(recipe, self._weights)
         self._view.mount(hub_id, snapshot)
-        self._digests[hub_id] = snapshot.name
+        self._served.append(hub_id)
         self._announce("constructing", self.subject.backbone_id)
 
     def _hub_facts(self, recipe: Recipe) -> dict[str, Any]:
@@ -100,10 +107,14 @@ class Session:
 
 @contextmanager
 def open_session(
-    target: Target, request: RunRequest, home: Path, announce: Callable[[str, str], None]
+    target: Target,
+    request: RunRequest,
+    home: Path,
+    announce: Callable[[str, str], None],
+    declarations: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
-    """A session whose hub tap is in place while the body runs."""
-    session = Session(target, request, home, announce)
+    """A session whose hub tap is in place while the body runs; ``declarations`` stand in for a configuration file."""
+    session = Session(target, request, home, announce, declarations)
     with session.tap:
         yield session
 

@@ -19,12 +19,10 @@ from conformance.budget import Budget
 from conformance.checkpoint import Checkpoint
 from conformance.declarations import Declarations
 from conformance.hub import HubTap, HubView, Recipe
+from conformance.run_request import CANARY_TOKEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-#: What every construction is given as ``hf_token``: easily recognised wherever it leaks, valid nowhere.
-CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
 
 LLM_MAX_LENGTH = 2048
 
@@ -44,6 +42,9 @@ REQUIRED_MEMBERS = (
 #: Members that only an instance shows.
 INSTANCE_MEMBERS = ("llm", "identifier")
 OPTIONAL_MEMBERS = ("last_layer_finetune_modules",)
+
+#: Packages whose classes a subject inherits from without their being its source.
+_LIBRARIES = frozenset({"torch", "transformers", "builtins", "abc", "typing", "functools"})
 
 
 class Subject:
@@ -242,14 +243,12 @@ class Subject:
             defining += type(self.training).__mro__
             if inspect.isclass(getattr(self.training, "prompt_builder_fn", None)):
                 defining += self.training.prompt_builder_fn.__mro__
-        modules = {getattr(item, "__module__", None) for item in defining}
-        files = {
-            file
-            for name in modules
-            if name and name.partition(".")[0] not in {"torch", "transformers", "builtins", "abc", "typing", "functools"}
-            and (file := getattr(sys.modules.get(name), "__file__", None))
+        names = dict.fromkeys(getattr(item, "__module__", None) for item in defining)
+        return {
+            _name_in_package(name, file): hashlib.sha256(file.read_bytes()).hexdigest()
+            for name in sorted(filter(None, names))
+            if name.partition(".")[0] not in _LIBRARIES and (file := _file_of(name)) is not None
         }
-        return {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(files) if Path(file).is_file()}
 
 
 def eos_ids_of(generation_config: Any) -> tuple[int, ...]:
@@ -266,3 +265,14 @@ def lacks_member(owner: Any, member: str) -> bool:
         registries = (vars(owner).get(name, {}) for name in ("_modules", "_parameters", "_buffers")) if not inspect.isclass(owner) else ()
         return not any(member in registry for registry in registries)
     return False
+
+
+def _file_of(module: str) -> Path | None:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file and Path(file).is_file() else None
+
+
+def _name_in_package(module: str, file: Path) -> str:
+    """The file's path from its top-level package on: certificates must not tell where somebody's home directory is."""
+    depth = module.count(".") + (2 if file.name == "__init__.py" else 1)
+    return "/".join(file.parts[-depth:])

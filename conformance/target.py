@@ -59,7 +59,7 @@ def resolve(text: str, backbone_id: str | None = None) -> Target:
             raise CannotAssess(_unknown_id(text, registered))
         return Target(text, _attribute_of(registered[text]), backbone_id or text)
     factory = _attribute_of(text)
-    return Target(text, factory, backbone_id or _only_id_of(factory, text))
+    return Target(text, factory, backbone_id or only_id_of(factory, text))
 
 
 def _attribute_of(location: str) -> Callable[..., Any]:
@@ -126,7 +126,7 @@ def _importing(name: str, load: Callable[[], Any]) -> Any:
         raise CannotAssess(f"importing `{name}` raised {type(error).__name__}: {error}") from error
 
 
-def _only_id_of(factory: Callable[..., Any], text: str) -> str:
+def only_id_of(factory: Callable[..., Any], text: str) -> str:
     """The id to ask a class for when ``--id`` was not given: its default, or the one id that its module's table holds."""
     try:
         parameters = list(inspect.signature(factory).parameters.values())

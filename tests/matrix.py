@@ -37,8 +37,11 @@ def judge_in_forks(
     cases: Sequence[Case], hub: Path | None, *, profiles: Sequence[str] = ("core",), jobs: int = 2
 ) -> Iterator[tuple[Case, dict[str, ClauseOutcome]]]:
     """Outcomes by clause ID for every case, in the order in which they finish. A fork that dies yields none."""
+    import torch
+
     import conformance.judge
 
+    torch.set_num_threads(1)  # threads do not survive a fork, and probe models are too small for them
     conformance.judge.clause_tests()  # imports torch, transformers and the suite once, before the first fork
     clauses = expected_clauses(profiles)
     waiting, running = list(cases), {}

@@ -13,14 +13,15 @@ IMAGE_MARKER = "<image>"
 class PromptBuilder(ABC):
     """Collects the turns of one dialogue and renders them as the prompt of a family.
 
-    Turns alternate, `human` first. Two ways of encoding a dialogue give the same token ids: the whole of `get_prompt()`
-    at once, or each string that `add_turn` returned, stripped on the right, with special tokens on the first one only.
-    For that, a format owes two things: whatever separates a question from its answer belongs where the family's
-    tokenizer breaks words (before the turn's end for SentencePiece, whose dummy prefix replaces it; at the head of the
-    answer for a byte-level BPE), and a bos appears in the text only where the tokenizer does not add it.
+    Turns alternate, `human` first. Two ways of encoding a dialogue give the same token ids: the whole of
+    `get_prompt()` at once, or each string that `add_turn` returned, stripped on the right, with special
+    tokens on the first one only. For that, a format owes two things: whatever separates a question from its
+    answer belongs where the family's tokenizer breaks words (before the turn's end for SentencePiece, whose
+    dummy prefix replaces it; at the head of the answer for a byte-level BPE), and a bos appears in the text
+    only where the tokenizer does not add it.
 
-    A format is a subclass that says what a turn looks like: `human_turn`, the class attributes, and `gpt_turn` where the
-    answer is not simply followed by the terminator.
+    A format is a subclass that says what a turn looks like: `human_turn`, the class attributes, and
+    `gpt_turn` where the answer is not simply followed by the terminator.
     """
 
     supports_system_prompt: ClassVar[bool]
@@ -33,9 +34,10 @@ class PromptBuilder(ABC):
     def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
         """
         Args:
-            model_family: who asks, `"prismatic"` or `"openvla"`; kept, and decides nothing here: both families were
-                trained on the same texts.
-            system_prompt: replaces the default one; `""` means none. Formats that take none warn and go without.
+            model_family: who asks, `"prismatic"` or `"openvla"`; kept, and decides nothing here: both
+                families were trained on the same texts.
+            system_prompt: replaces the default one; `""` means none. Formats that take none warn and go
+                without.
         """
         if system_prompt and not self.supports_system_prompt:
             warnings.warn(
@@ -86,20 +88,24 @@ class PromptBuilder(ABC):
     def gpt_turn(self, message: str) -> str:
         """The text of an assistant turn: the answer and the terminator.
 
-        An empty answer becomes one space: a SentencePiece tokenizer then encodes the turn alone to the ids that it has
-        behind the question's own trailing space.
+        An empty answer becomes one space: a SentencePiece tokenizer then encodes the turn alone to the ids
+        that it has behind the question's own trailing space.
         """
         return f"{message or ' '}{self.terminator}"
 
     def _render(self, role: str, message: str) -> str:
         message = strip_image_markers(message).strip()
-        return self.human_turn(message, first=self.turn_count == 0) if role == "human" else self.gpt_turn(message)
+        return (
+            self.human_turn(message, first=self.turn_count == 0)
+            if role == "human"
+            else self.gpt_turn(message)
+        )
 
     def _expect(self, role: str) -> None:
         expected = ROLES[self.turn_count % 2]
         if role != expected:
             raise ValueError(
-                f"turn {self.turn_count} belongs to {expected!r}, got {role!r}: turns alternate, 'human' first"
+                f"turn {self.turn_count} is for {expected!r}, got {role!r}: turns alternate, 'human' first"
             )
 
 
@@ -108,4 +114,3 @@ def strip_image_markers(message: str) -> str:
     while IMAGE_MARKER in message:
         message = message.replace(IMAGE_MARKER, "")
     return message
-

@@ -6,12 +6,13 @@ from backbones.prompting.builder import PromptBuilder
 
 
 class LLaMa2ChatPromptBuilder(PromptBuilder):
-    """`[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{question} [/INST] {answer}</s><s>[INST] …`.
+    """`[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{question} [/INST] {answer}</s>[INST] {question} [/INST] …`.
 
-    Every question opens with a bos (https://huggingface.co/blog/llama2, "How to Prompt Llama 2"): the first one's is
-    added by the tokenizer, later ones are in the text. One difference from Meta's own encoding is kept: theirs puts a
-    space between the answer and `</s>`; here the terminator follows the answer, so that nothing but the answer and its
-    terminator is learnt.
+    One bos at the very beginning. Two differences from Meta's own encoding
+    (https://huggingface.co/blog/llama2, "How to Prompt Llama 2") are kept. Theirs opens every question with
+    a bos; Prismatic's checkpoints were trained with the first one only, which the tokenizer adds. Theirs
+    puts a space between the answer and `</s>`; here the terminator follows the answer, so that nothing but
+    the answer and its terminator is learnt.
     """
 
     supports_system_prompt = True
@@ -20,11 +21,8 @@ class LLaMa2ChatPromptBuilder(PromptBuilder):
         "You are able to understand the visual content that the user provides, "
         "and assist the user with a variety of tasks using natural language."
     )
-    bos = "<s>"
     terminator = "</s>"
 
     def human_turn(self, message: str, first: bool) -> str:
-        if not first:
-            return f"{self.bos}[INST] {message} [/INST] "
-        system = f"<<SYS>>\n{self.system_prompt}\n<</SYS>>\n\n" if self.system_prompt else ""
+        system = f"<<SYS>>\n{self.system_prompt}\n<</SYS>>\n\n" if first and self.system_prompt else ""
         return f"[INST] {system}{message} [/INST] "

@@ -2,8 +2,8 @@
 
     python -m conformance.hub.golden        writes fixtures/golden anew
 
-SentencePiece itself encodes for its own model; for a prefix of ranks tiktoken does, with GPT-2's pattern, around the
-runs of blanks that the tokenizer adds. Ids are without special tokens, and no text contains one.
+SentencePiece itself encodes for its own model; for a prefix of ranks tiktoken does, with GPT-2's pattern,
+around the runs of blanks that the tokenizer adds. Ids are without special tokens, and no text contains one.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ TEXTS = (
     "def forward(self, x):\n    return self.layers(x) + x  # residual\n",
     "for (int i = 0; i < n; ++i) {\n\tsum += a[i] * b[i];\n}",
     "https://example.org/path?query=1&other=%20#fragment",
-    "<div class=\"a\">&amp;</div>",
-    "{\"key\": [1, 2.5, null, true], \"nested\": {\"empty\": \"\"}}",
+    '<div class="a">&amp;</div>',
+    '{"key": [1, 2.5, null, true], "nested": {"empty": ""}}',
     "naïve café Zürich Øresund Łódź señor",
     "cafe\u0301 versus caf\u00e9",
     "ﬁnance ﬂow ½ ² ™ ①",
@@ -123,7 +123,9 @@ def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
         mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
         special_tokens={},
     )
-    added = {token["content"]: int(index) for index, token in tokenizer.config["added_tokens_decoder"].items()}
+    added = {
+        token["content"]: int(index) for index, token in tokenizer.config["added_tokens_decoder"].items()
+    }
     longest_first = "|".join(re.escape(content) for content in sorted(added, key=len, reverse=True))
     separators = re.compile(f"({longest_first})")
 

@@ -18,17 +18,18 @@ from conformance.toml import TOMLDecodeError, load_toml
 
 RECIPES_VARIABLE = "CONFORMANCE_RECIPES"
 
-#: Counts the changes to what a recipe is turned into. It stands in every digest, and library versions do not: the
-#: files are written here, byte for byte, without `tokenizers` or `transformers` having a say in their form.
+#: Counts the changes to what a recipe is turned into. It stands in every digest, and library versions do not:
+#: the files are written here, byte for byte, and no library has a say in their form.
 FILES_FORMAT = 1
 
 DTYPES = ("bfloat16", "float16", "float32")
 TOKENIZER_KINDS = ("real", "stand-in")
+TEMPLATE_ORACLES = ("jinja", "mistral-common-v1")
 TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
 
 
 class InvalidRecipe(ValueError):
-    """A recipe file does not say what a recipe must say. The message names file, key and what would be right."""
+    """A recipe file does not say what it must. The message names file, key and what would be right."""
 
 
 class UnknownRecipe(LookupError):
@@ -39,10 +40,10 @@ class UnknownRecipe(LookupError):
 class TokenizerRecipe:
     """How the tokenizer's files come about.
 
-    `source` is a file of `mistral_common/data` with the digest `sha256`; of a ranked vocabulary the first `ranks`
-    entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a `▁` before the text, spaces to `▁`,
-    unknown characters to bytes) or `byte-level-bpe` (GPT-2's). `golden` names the file of `fixtures/golden` with the
-    ids that an independent encoder gives, where there is one.
+    `source` is a file of `mistral_common/data` with the digest `sha256`; of a ranked vocabulary the first
+    `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a `▁` before the
+    text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's). `golden` names the file
+    of `fixtures/golden` with the ids that an independent encoder gives, where there is one.
     """
 
     kind: str
@@ -67,7 +68,7 @@ class AcceptedDifference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are the published files, verbatim."""
+    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are as published."""
 
     hub_id: str
     family: str
@@ -78,20 +79,23 @@ class Recipe:
     tokenizer: TokenizerRecipe
     generation_config: Mapping[str, Any] | None
     chat_template: str | None
+    #: What says which ids a dialogue has: `chat_template`, or mistral-common's first instruct tokenizer.
+    template_oracle: str
     accepted_template_differences: tuple[AcceptedDifference, ...]
     subject: Mapping[str, Any]
     sources: Mapping[str, str]
     path: Path = field(compare=False)
 
     def probe_config(self) -> dict[str, Any]:
-        """The published config with the tiny overrides in place: what the probe checkpoint's `config.json` says."""
+        """The published config with the tiny overrides in place: what the probe checkpoint's `config.json`
+        says."""
         return {**self.config, **self.probe}
 
     def digest(self) -> str:
         """SHA-256 (64 hex digits) of everything that shapes the written files, and of nothing else.
 
-        Declarations, sources and the recipe's own comments are left out: a better comment rebuilds nothing. So are
-        the versions of the installed libraries: an entry built with one version serves every other.
+        Declarations, sources and the recipe's own comments are left out: a better comment rebuilds nothing.
+        So are the versions of the installed libraries: an entry built with one version serves every other.
         """
         shaping = {
             "format": FILES_FORMAT,
@@ -114,7 +118,8 @@ class Recipe:
 
 
 def fixtures_directory() -> Path:
-    """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in a checkout."""
+    """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in a
+    checkout."""
     package = Path(__file__).resolve().parent.parent
     packaged = package / "_fixtures"
     return packaged if packaged.is_dir() else package.parent / "fixtures"
@@ -123,8 +128,8 @@ def fixtures_directory() -> Path:
 def known_recipes(extra: Sequence[Path] = ()) -> dict[str, Recipe]:
     """Every recipe by hub id: the built-in ones, those of `$CONFORMANCE_RECIPES`, and those of `extra`.
 
-    `extra` and the variable (paths joined by the path separator) name directories of recipes or single files; of two
-    recipes for one hub id the later wins, so that a project can replace a built-in one.
+    `extra` and the variable (paths joined by the path separator) name directories of recipes or single files;
+    of two recipes for one hub id the later wins, so that a project can replace a built-in one.
 
     Raises:
         InvalidRecipe: a recipe file, or a path named in `extra` or the variable, cannot be used.
@@ -150,8 +155,8 @@ def recipe_for(hub_id: str, extra: Sequence[Path] = ()) -> Recipe:
     name = hub_id.replace("/", "--") + ".toml"
     raise UnknownRecipe(
         f"no recipe for hub id {hub_id!r}, so the offline hub cannot serve it. Known hub ids:\n{known}\n"
-        f"To add it, write a recipe: copy the nearest one of {fixtures_directory() / 'hub'} to a directory of yours as "
-        f"{name}, then name that directory with `--recipes DIR` or {RECIPES_VARIABLE} "
+        f"To add it, write a recipe: copy the nearest one of {fixtures_directory() / 'hub'} to a directory "
+        f"of yours as {name}, then name that directory with `--recipes DIR` or {RECIPES_VARIABLE} "
         f"(in a checkout of this project: fixtures/hub/{name})."
     )
 
@@ -160,7 +165,7 @@ def read_recipe(path: Path) -> Recipe:
     """Reads one recipe file.
 
     Raises:
-        InvalidRecipe: the file cannot be read, is not TOML, or a key is missing, unknown or of the wrong kind.
+        InvalidRecipe: the file cannot be read, is not TOML, or a key of it is missing, unknown or wrong.
     """
     try:
         document = load_toml(path)
@@ -183,7 +188,9 @@ def read_recipe(path: Path) -> Recipe:
     probe.only_keys(config, "a field of the published config")
     template = table.optional_text("chat_template")
     if tokenizer.ships_chat_template and template is None:
-        table.wrong("chat_template", "is missing", "the name of a file of chat_templates/, as the tokenizer ships one")
+        table.wrong(
+            "chat_template", "is missing", "the name of a file of chat_templates/, as the tokenizer ships one"
+        )
     recipe = Recipe(
         hub_id=hub_id,
         family=table.text("family"),
@@ -196,6 +203,9 @@ def read_recipe(path: Path) -> Recipe:
             published.json_object("generation_config") if "generation_config" in published.values else None
         ),
         chat_template=None if template is None else _read_template(table, template),
+        template_oracle=(
+            table.one_of("template_oracle", TEMPLATE_ORACLES) if "template_oracle" in document else "jinja"
+        ),
         accepted_template_differences=tuple(
             AcceptedDifference(difference.text("name"), difference.text("reason"))
             for difference in table.tables("accepted_template_difference")
@@ -215,6 +225,7 @@ TOP_LEVEL_KEYS = (
     "architecture",
     "dtype",
     "chat_template",
+    "template_oracle",
     "published",
     "probe",
     "tokenizer",
@@ -247,8 +258,8 @@ def _recipe_files(extra: Sequence[Path]) -> list[Path]:
             files.append(place)
         else:
             raise InvalidRecipe(
-                f"recipes {place}: no such directory or file; `--recipes` and {RECIPES_VARIABLE} take a directory of "
-                f"<org>--<name>.toml files, or one such file"
+                f"recipes {place}: no such directory or file; `--recipes` and {RECIPES_VARIABLE} take a "
+                f"directory of <org>--<name>.toml files, or one such file"
             )
     return files
 
@@ -258,7 +269,9 @@ def _check_file_name(table: _Table, hub_id: str) -> None:
         table.wrong("hub_id", f"is {hub_id!r}", "a hub id such as 'mistralai/Mistral-7B-v0.1'")
     expected = hub_id.replace("/", "--") + ".toml"
     if table.path.name != expected:
-        table.wrong("hub_id", f"is {hub_id!r}, which does not go with the file's name", f"a file named {expected}")
+        table.wrong(
+            "hub_id", f"is {hub_id!r}, which does not go with the file's name", f"a file named {expected}"
+        )
 
 
 def _check_config(published: _Table, config: Mapping[str, Any], architecture: str) -> None:
@@ -275,16 +288,16 @@ def _check_config(published: _Table, config: Mapping[str, Any], architecture: st
 
 def _read_tokenizer(table: _Table) -> TokenizerRecipe:
     layout = table.one_of("layout", TOKENIZER_LAYOUTS)
-    ranks = table.value("ranks", int, "a number of vocabulary entries") if layout == "byte-level-bpe" else None
+    ranks = (
+        table.value("ranks", int, "a number of vocabulary entries") if layout == "byte-level-bpe" else None
+    )
     config = table.json_object("config")
     if not isinstance(config.get("tokenizer_class"), str):
         table.wrong("config", "has no 'tokenizer_class'", "the published tokenizer_config.json, verbatim")
     sha256 = table.text("sha256")
     if len(sha256) != 64 or any(character not in "0123456789abcdef" for character in sha256):
         table.wrong("sha256", f"is {sha256!r}", "64 lower-case hex digits, the digest of the source file")
-    table.only_keys(
-        TOKENIZER_KEYS, "one of " + ", ".join(TOKENIZER_KEYS)
-    )
+    table.only_keys(TOKENIZER_KEYS, "one of " + ", ".join(TOKENIZER_KEYS))
     return TokenizerRecipe(
         kind=table.one_of("kind", TOKENIZER_KINDS),
         source=table.text("source"),
@@ -295,7 +308,9 @@ def _read_tokenizer(table: _Table) -> TokenizerRecipe:
         special_tokens_map=table.json_object("special_tokens_map"),
         ranks=ranks,
         ships_chat_template=(
-            table.value("ships_chat_template", bool, "true or false") if "ships_chat_template" in table.values else False
+            table.value("ships_chat_template", bool, "true or false")
+            if "ships_chat_template" in table.values
+            else False
         ),
         golden=table.optional_text("golden"),
     )
@@ -306,8 +321,10 @@ def _read_template(table: _Table, name: str) -> str:
         path = directory / name
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    table.wrong(
-        "chat_template", f"names {name!r}, which does not exist", "a file beside the recipe or in chat_templates/"
+    return table.wrong(
+        "chat_template",
+        f"names {name!r}, which does not exist",
+        "a file beside the recipe or in chat_templates/",
     )
 
 
@@ -332,7 +349,7 @@ class _Table:
         return found
 
     def text(self, key: str) -> str:
-        found = self.value(key, str, "a string that is not empty")
+        found: str = self.value(key, str, "a string that is not empty")
         if not found.strip():
             self.wrong(key, "is empty", "a string that is not empty")
         return found
@@ -342,7 +359,7 @@ class _Table:
 
     def one_of(self, key: str, choices: Sequence[str]) -> str:
         right = "one of " + ", ".join(repr(choice) for choice in choices)
-        found = self.value(key, str, right)
+        found: str = self.value(key, str, right)
         if found not in choices:
             self.wrong(key, f"is {found!r:.80}", right)
         return found

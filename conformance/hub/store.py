@@ -3,9 +3,9 @@
     ROOT/<org>--<name>/<digest>/manifest.json     size and digest of every file, what it was built with
     ROOT/<org>--<name>/<digest>/snapshot/…        the files, read-only
 
-An entry appears by a rename and so is whole or absent; a build holds a lock on the directory of its hub id, which
-the kernel releases with the process. Reading takes no lock and needs no write access: a hub that was built on another
-machine can be copied and used, also from a read-only medium.
+An entry appears by a rename and so is whole or absent; a build holds a lock on the directory of its hub id,
+which the kernel releases with the process. Reading takes no lock and needs no write access: a hub that was
+built on another machine can be copied and used, also from a read-only medium.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class HubEntry:
 
 
 class Hub:
-    """The snapshots under one root directory; by default `$CONFORMANCE_HUB`, else the user's cache directory."""
+    """The snapshots under one root directory: `$CONFORMANCE_HUB` by default, else the user's cache."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = Path(root) if root is not None else _default_root()
@@ -50,12 +50,13 @@ class Hub:
     def build(self, recipe: Recipe, weights: str = "probe", on_progress: Progress | None = None) -> Path:
         """The directory of the recipe's snapshot, built if it is not there yet or no longer whole.
 
-        `on_progress` is called with one line of text as each step begins. Only a build imports torch, transformers and
-        mistral-common: a snapshot that is there is verified with nothing but the standard library.
+        `on_progress` is called with one line of text as each step begins. Only a build imports torch,
+        transformers and mistral-common: a snapshot that is there is verified with nothing but the standard
+        library.
 
         Raises:
-            ValueError: `weights` is not a kind that can be built, or transformers does not know the architecture.
-            VocabularyUnavailable: the source of the tokenizer is not installed.
+            ValueError: `weights` cannot be built here, or transformers does not know the architecture.
+            VocabularyUnavailable: what the tokenizer is made from is not installed.
             OSError: the root cannot be written to.
         """
         if weights != "probe":
@@ -78,7 +79,9 @@ class Hub:
             manifest = _read_manifest(path.parent)
             if manifest is not None and not path.parent.name.startswith("."):
                 size = sum(facts["bytes"] for facts in manifest["files"].values())
-                entries.append(HubEntry(manifest["hub_id"], manifest["digest"], size, path.parent / "snapshot"))
+                entries.append(
+                    HubEntry(manifest["hub_id"], manifest["digest"], size, path.parent / "snapshot")
+                )
         return entries
 
 
@@ -114,7 +117,7 @@ def _build_entry(recipe: Recipe, entry: Path, on_progress: Progress) -> None:
         for path in (*snapshot.iterdir(), building / "manifest.json"):
             path.chmod(0o444)
         if entry.exists():
-            # Renamed first: whoever is reading the damaged entry keeps a directory until its files are closed.
+            # Renamed first, so that at no time does the name stand for half of an entry.
             damaged = Path(tempfile.mkdtemp(prefix=".damaged-", dir=entry.parent))
             os.rename(entry, damaged / "entry")
             shutil.rmtree(damaged)
@@ -156,7 +159,7 @@ def _write_weights(recipe: Recipe, snapshot: Path) -> None:
     shards: list[dict[str, Any]] = [{} for _ in range(SHARDS)]
     written = 0
     for index, (name, tensor) in enumerate(tensors.items()):
-        # The last shard always gets something: a constructor must meet an index, as it does at the published size.
+        # The last shard always gets something: a constructor must meet an index, as at the published size.
         last = index == len(tensors) - 1
         shards[SHARDS - 1 if last else min(written * SHARDS // total, SHARDS - 1)][name] = tensor
         written += tensor.nbytes
@@ -216,7 +219,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock. It belongs to the open directory, so nothing is left behind, however this ends."""
+    """Holds the directory's lock, which goes with the open directory: nothing is left behind."""
     import fcntl
 
     descriptor = os.open(directory, os.O_RDONLY)

@@ -1,7 +1,7 @@
 """A tap on the hub: what a constructor asks for, and with which token, while a view serves it.
 
-Requests are recorded where they enter: at transformers' own look-ups, which carry the token even where the cache
-then answers without one, and at huggingface_hub's functions for whoever calls those directly.
+Requests are recorded where they enter: at transformers' own look-ups, which carry the token even where the
+cache then answers without one, and at huggingface_hub's functions for whoever calls those directly.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 from conformance.hub.view import HubView
 
-#: (module, function, name of the argument that is the repository) of every function that may reach for the hub.
-#: Not every version has all of them.
+#: (module, function, name of the argument that is the repository) of every function that may reach for the
+#: hub. Not every version has all of them.
 TAPPED_FUNCTIONS = (
     ("transformers.utils.hub", "cached_file", "path_or_repo_id"),
     ("transformers.utils.hub", "cached_files", "path_or_repo_id"),
@@ -34,10 +34,11 @@ TAPPED_FUNCTIONS = (
 
 @dataclass(frozen=True)
 class HubCall:
-    """One request: the file asked for (empty: the repository as such, its revision or a listing), the token and
-    revision as the caller gave them (None: not given), and whether the view has the file.
+    """One request: the file asked for (empty: the repository as such, its revision or a listing), the token
+    and revision as the caller gave them (None: not given), and whether the view has the file.
 
-    `cache_only` marks a look into the local cache that would never have reached the hub: it has no place for a token.
+    `cache_only` marks a look into the local cache that would never have reached the hub: it has no place for
+    a token.
     """
 
     repo_id: str
@@ -49,11 +50,11 @@ class HubCall:
 
 
 class HubTap:
-    """Inside the `with` block every request for the hub is recorded in `calls` and answered from `view`, offline.
+    """Inside the `with` block every request for the hub is recorded and answered from `view`, offline.
 
-    It also serves a process in which transformers was imported with another HF_HOME. `on_missing` is called with a
-    hub id once, before the first request for it when it is not mounted: it may mount it, or raise, which reaches the
-    constructor. On leaving, everything is as it was.
+    It also serves a process in which transformers was imported with another HF_HOME. `on_missing` is called
+    with a hub id once, before the first request for it when it is not mounted: it may mount it, or raise,
+    which reaches the constructor. On leaving, everything is as it was.
     """
 
     def __init__(self, view: HubView, on_missing: Callable[[str], None] | None = None) -> None:
@@ -73,7 +74,10 @@ class HubTap:
             if original is not None:
                 self._replaced[id(original)] = (original, self._tapped(original, repository))
         _exchange({key: new for key, (_, new) in self._replaced.items()})
-        constants, transformers_hub = _imported("huggingface_hub.constants"), modules["transformers.utils.hub"]
+        constants, transformers_hub = (
+            _imported("huggingface_hub.constants"),
+            modules["transformers.utils.hub"],
+        )
         cache = str(self._view.cache)
         for module, name, value in (
             (constants, "HF_HUB_OFFLINE", True),
@@ -81,7 +85,7 @@ class HubTap:
             (transformers_hub, "_is_offline_mode", True),
             (transformers_hub, "TRANSFORMERS_CACHE", cache),
         ):
-            if hasattr(module, name):
+            if module is not None and hasattr(module, name):
                 self._settings.append((module, name, getattr(module, name)))
                 setattr(module, name, value)
         return self
@@ -90,13 +94,15 @@ class HubTap:
         while self._settings:
             module, name, value = self._settings.pop()
             setattr(module, name, value)
-        # Modules imported inside the block hold the replacements too, hence a second search and no list of places.
+        # Modules imported inside the block hold the replacements too: hence a second search.
         _exchange({id(new): original for original, new in self._replaced.values()})
         self._replaced.clear()
 
     def _tapped(self, original: Callable[..., Any], repository: str) -> Callable[..., Any]:
         signature = inspect.signature(original)
-        open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+        open_ended = any(
+            parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values()
+        )
 
         @functools.wraps(original)
         def tapped(*args: Any, **kwargs: Any) -> Any:
@@ -134,7 +140,7 @@ class HubTap:
             self._on_missing(repo_id)
             mounted = self._view.is_mounted(repo_id)
         token = arguments.get("token", arguments.get("use_auth_token"))
-        # huggingface_hub 2 resolves a revision once and passes the resolved one on; the caller's is its `initial`.
+        # huggingface_hub 2 passes on the revision it resolved; the caller's own is its `initial`.
         revision = getattr(arguments.get("revision"), "initial", arguments.get("revision"))
         names = arguments.get("filenames") or [arguments.get("filename", "")]
         for name in names:

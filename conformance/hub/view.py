@@ -31,17 +31,17 @@ UNSET_VARIABLES = (
 
 
 class HubView:
-    """The Hugging Face cache of one run, at `home`. The store that its links point into is never written to."""
+    """The Hugging Face cache of one run, at `home`. What its links point to is never written to."""
 
     def __init__(self, home: Path) -> None:
         self.home = Path(home).resolve()
         self.cache = self.home / "hub"
         self.cache.mkdir(parents=True, exist_ok=True)
-        # Without it transformers 4.40.1 takes the cache for one of an older layout and sets out to migrate it.
+        # Without it transformers 4.40.1 takes the cache for one of an older layout and would migrate it.
         (self.cache / "version.txt").write_text("1")
 
     def environment(self) -> dict[str, str | None]:
-        """What a child process must find in its environment before it imports transformers; None: must be unset."""
+        """What a child's environment must say before it imports transformers; None: must be unset."""
         return {
             "HF_HOME": str(self.home),
             "HF_HUB_OFFLINE": "1",
@@ -75,7 +75,9 @@ class HubView:
     def mounted(self) -> list[str]:
         """The hub ids that resolve, sorted."""
         references = self.cache.glob("models--*/refs/main")
-        return sorted(path.parent.parent.name.removeprefix("models--").replace("--", "/") for path in references)
+        return sorted(
+            path.parent.parent.name.removeprefix("models--").replace("--", "/") for path in references
+        )
 
     def is_mounted(self, hub_id: str) -> bool:
         """Whether `hub_id` resolves."""
@@ -91,7 +93,8 @@ class HubView:
             commit = self._reference(hub_id).read_text()
         except FileNotFoundError:
             raise LookupError(
-                f"hub id {hub_id!r} is not mounted in {self.home}; mounted are: {', '.join(self.mounted()) or 'none'}"
+                f"hub id {hub_id!r} is not mounted in {self.home}; "
+                f"mounted are: {', '.join(self.mounted()) or 'none'}"
             ) from None
         return self._snapshots(hub_id) / commit
 
@@ -99,7 +102,7 @@ class HubView:
     def variant(self, hub_id: str, edit: Callable[[Path], None]) -> Iterator[Path]:
         """Lets `hub_id` resolve to an edited copy inside the `with` block, and to what it was afterwards.
 
-        `edit` gets a directory of real, writable files: nothing it does there reaches the store. Variants nest.
+        `edit` gets a directory of real files: nothing it does there reaches the store. Variants nest.
 
         Raises:
             LookupError: `hub_id` is not mounted.

@@ -1,8 +1,8 @@
 """The files of a tokenizer, written without the tokenizers library.
 
-`tokenizer.json` is plain JSON, and its merges are written as `"left right"`: the one form that tokenizers 0.19 (the
-pin of transformers 4.40.1) and every later release read alike. The vocabulary comes from a file that mistral-common
-ships; that package, and sentencepiece, are needed here and nowhere else.
+`tokenizer.json` is plain JSON, and its merges are written as `"left right"`: the one form that tokenizers
+0.19 (the pin of transformers 4.40.1) and every later release read alike. The vocabulary comes from a file
+that mistral-common ships; that package, and sentencepiece, are needed here and nowhere else.
 """
 
 from __future__ import annotations
@@ -20,17 +20,24 @@ from conformance.hub.recipes import Recipe, TokenizerRecipe
 
 Merge = tuple[str, str]
 
+_HOW_TO_GO_ON = (
+    "run `pip install mistral-common sentencepiece`, or copy a hub that was built elsewhere and name it with "
+    "`--hub DIR`"
+)
+
 
 class VocabularyUnavailable(RuntimeError):
-    """The file that a tokenizer is made from is not installed, or is not the one the recipe was written for."""
+    """What a tokenizer is made from is not installed, or is not what the recipe was written for."""
 
 
 def write_tokenizer(recipe: Recipe, directory: Path) -> None:
     """Writes the tokenizer's files into `directory`: `tokenizer.json`, `tokenizer_config.json`,
-    `special_tokens_map.json`, and with them `tokenizer.model` (SentencePiece) or `vocab.json` and `merges.txt`.
+    `special_tokens_map.json`, and with them `tokenizer.model` (SentencePiece) or `vocab.json` and
+    `merges.txt`.
 
     Raises:
-        VocabularyUnavailable: mistral-common does not have the recipe's source file, or has another version of it.
+        VocabularyUnavailable: mistral-common (or sentencepiece, where needed) is not installed, or it has
+            another file than the recipe was written for.
     """
     tokenizer = recipe.tokenizer
     source = vocabulary_source(tokenizer)
@@ -65,9 +72,8 @@ def vocabulary_source(tokenizer: TokenizerRecipe) -> Path:
     package = find_spec("mistral_common")
     if package is None or package.origin is None:
         raise VocabularyUnavailable(
-            f"building this tokenizer needs {tokenizer.source} of the package mistral-common, which is not installed: "
-            f"run `pip install mistral-common sentencepiece`, or copy a hub that was built elsewhere and name it with "
-            f"`--hub DIR`"
+            f"building this tokenizer needs {tokenizer.source} of the package mistral-common, which is not "
+            f"installed; {_HOW_TO_GO_ON}"
         )
     path = Path(package.origin).parent / "data" / tokenizer.source
     if not path.is_file():
@@ -77,8 +83,8 @@ def vocabulary_source(tokenizer: TokenizerRecipe) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != tokenizer.sha256:
         raise VocabularyUnavailable(
-            f"{path} has the SHA-256 {digest}, but the recipe was written for {tokenizer.sha256}; install the "
-            f"mistral-common release that the project's constraints name"
+            f"{path} has the SHA-256 {digest}, but the recipe was written for {tokenizer.sha256}; install "
+            f"the mistral-common release that the project's constraints name"
         )
     return path
 
@@ -86,11 +92,16 @@ def vocabulary_source(tokenizer: TokenizerRecipe) -> Path:
 def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
     """The vocabulary of a SentencePiece BPE model, and the merges that reproduce it.
 
-    SentencePiece joins whichever neighbours form the piece of the best score. As a list of merges: every way to split
-    a piece into two pieces, ordered by the joined piece's score, then by the ids of the parts.
+    SentencePiece joins whichever neighbours form the piece of the best score. As a list of merges: every way
+    to split a piece into two pieces, ordered by the joined piece's score, then by the ids of the parts.
     """
-    import sentencepiece
-
+    try:
+        import sentencepiece
+    except ModuleNotFoundError:
+        raise VocabularyUnavailable(
+            f"building this tokenizer needs the package sentencepiece, which is not "
+            f"installed; {_HOW_TO_GO_ON}"
+        ) from None
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     size = processor.get_piece_size()
     pieces = processor.id_to_piece(list(range(size)))
@@ -98,7 +109,12 @@ def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
     scores = processor.get_score(list(range(size)))
     splits: list[tuple[float, int, int, int]] = []
     for index, piece in enumerate(pieces):
-        if len(piece) < 2 or processor.is_byte(index) or processor.is_control(index) or processor.is_unknown(index):
+        if (
+            len(piece) < 2
+            or processor.is_byte(index)
+            or processor.is_control(index)
+            or processor.is_unknown(index)
+        ):
             continue
         for cut in range(1, len(piece)):
             left = vocabulary.get(piece[:cut])
@@ -149,10 +165,12 @@ def _last_cut(token: bytes, ranks: Mapping[bytes, int], limit: int) -> int:
 
 
 def _printable_bytes() -> dict[int, str]:
-    """GPT-2's spelling of bytes: those that print stand for themselves, the others for characters from 256 on."""
+    """GPT-2's spelling of bytes: those that print stand for themselves, the others are chr(256) and on."""
     printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printing)
-    return {byte: chr(byte) for byte in printing} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+    return {byte: chr(byte) for byte in printing} | {
+        byte: chr(256 + index) for index, byte in enumerate(others)
+    }
 
 
 def _added_tokens(tokenizer: TokenizerRecipe, vocabulary: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -237,8 +255,18 @@ def _byte_level_document(
         "padding": None,
         "added_tokens": added_tokens,
         "normalizer": None,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-        "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
+        "pre_tokenizer": {
+            "type": "ByteLevel",
+            "add_prefix_space": False,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
+        "post_processor": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": False,
+            "use_regex": True,
+        },
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {
             "type": "BPE",

@@ -1,8 +1,9 @@
 """Probe weights: seeded tensors under which wiring and precision defects show.
 
-With the usual initialisation (standard deviation 0.02) attention is nearly uniform and rotary defects drown in
-rounding noise. So: fan-in scaling with gain 2 on queries and keys, norm weights 1 ± 0.3, and rows of the
-vocabulary's tables with a non-zero mean, because transformers 5 draws new rows around the mean of the old ones.
+With the usual initialisation (standard deviation 0.02) attention is nearly uniform and rotary defects drown
+in rounding noise. So: fan-in scaling with gain 2 on queries and keys, norm weights 1 ± 0.3, and rows of the
+vocabulary's tables with a non-zero mean, because transformers 5 draws new rows around the mean of the old
+ones.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _QUERY_OR_KEY = re.compile(r"(^|\.)(q_proj|k_proj|query|key|qkv_proj|Wqkv|query_
 def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a checkpoint of this config, in the order of the model's state dict.
 
-    They come from the architecture itself, instantiated on the meta device: a new family needs no code here. A tied
-    head and rotary buffers are left out, as published checkpoints leave them out.
+    They come from the architecture itself, instantiated on the meta device: a new family needs no code here.
+    A tied head and rotary buffers are left out, as published checkpoints leave them out.
 
     Raises:
         ValueError: the installed transformers does not know the architecture or the model type.
@@ -39,8 +40,8 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
         raise ValueError(
-            f"transformers {transformers.__version__} has no class {architecture!r}; install a version that has, or "
-            f"correct `architecture` in the recipe"
+            f"transformers {transformers.__version__} has no class {architecture!r}; install a version that "
+            f"has, or correct `architecture` in the recipe"
         )
     fields = {key: value for key, value in config.items() if key != "model_type"}
     with torch.device("meta"):
@@ -50,21 +51,22 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point() and not name.endswith("inv_freq")
     }
-    if model.config.tie_word_embeddings and model.get_output_embeddings() is not None:
-        heads = {id(module) for module in (model.get_output_embeddings(),)}
+    if model.config.tie_word_embeddings:
+        head = model.get_output_embeddings()
         for prefix, module in model.named_modules():
-            if id(module) in heads:
-                shapes.pop(f"{prefix}.weight", None)
+            if module is head:
+                del shapes[f"{prefix}.weight"]
     return shapes
 
 
 def probe_tensors(
     shapes: Mapping[str, tuple[int, ...]], *, seed: str, vocabulary: int, tied: bool, dtype: str
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a probe checkpoint, each seeded by `seed` and its own name, so that order has no influence.
+    """The tensors of a probe checkpoint, each seeded by `seed` and its own name: order has no influence.
 
-    Every value is exact in bfloat16 and in float16, whatever `dtype` the checkpoint is written in: one checkpoint
-    serves every dtype without rounding. `tied` says that the embedding is the head too, and then takes its scale.
+    Every value is exact in bfloat16 and in float16, whatever `dtype` the checkpoint is written in: one
+    checkpoint serves every dtype without rounding. `tied` says that the embedding is the head too, and then
+    takes its scale.
     """
     import torch
 
@@ -79,18 +81,18 @@ def _values(
 ) -> torch.Tensor:
     import torch
 
+    if len(shape) == 1 and name.endswith(".bias"):
+        return torch.randn(shape, generator=generator).mul_(BIAS_STD)
     if len(shape) == 1:
-        if name.endswith(".bias"):
-            return BIAS_STD * torch.randn(shape, generator=generator)
-        return 1 - NORM_SPREAD + 2 * NORM_SPREAD * torch.rand(shape, generator=generator)
+        return torch.rand(shape, generator=generator).mul_(2 * NORM_SPREAD).add_(1 - NORM_SPREAD)
     fan_in = shape[-1]
     if len(shape) == 2 and shape[0] == vocabulary:
         shared = SHARED_ROW_SHARE**0.5 * torch.randn(fan_in, generator=generator)
         own = (1 - SHARED_ROW_SHARE) ** 0.5 * torch.randn(shape, generator=generator)
         is_input = "embed" in name or "wte" in name
-        return (shared + own) * (1.0 if is_input and not tied else fan_in**-0.5)
+        return (shared + own).mul_(1.0 if is_input and not tied else fan_in**-0.5)
     gain = QUERY_KEY_GAIN if _QUERY_OR_KEY.search(name) else 1.0
-    return gain * fan_in**-0.5 * torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=generator).mul_(gain * fan_in**-0.5)
 
 
 def _seed(seed: str, name: str) -> int:

@@ -1,4 +1,5 @@
-"""The report on the terminal. Its first line is the root cause, its last lines are the verdict and what to run next."""
+"""The report on the terminal. Its first line is the root cause, its last lines are the verdict and what to
+run next."""
 
 from __future__ import annotations
 
@@ -18,10 +19,13 @@ _INDENT = "  "
 _NARROWEST_COLUMNS = 40
 
 
-def write_report(console: Console, verdict: Verdict, *, deep: bool = False, options: Sequence[str] = ()) -> None:
+def write_report(
+    console: Console, verdict: Verdict, *, deep: bool = False, options: Sequence[str] = ()
+) -> None:
     """Print what a person needs to mend the backbone.
 
-    ``deep`` adds tracebacks and logs and cuts nothing off; ``options`` are added to the command suggested at the end.
+    ``deep`` adds tracebacks and logs and cuts nothing off; ``options`` are added to the command suggested at
+    the end.
     """
     page = _Page(console, deep)
     for part in (
@@ -54,12 +58,14 @@ class _Page:
     def breakdown(self, verdict: Verdict) -> Iterator[Text]:
         if verdict.assessment.breakdown is None:
             return
-        yield from self._headed("run cut short", "bold red", verdict.assessment.breakdown)
+        yield from self._headed("run cut short", "bold red", narrative.one_line(verdict.assessment.breakdown))
         last_words = narrative.last_words(verdict)
         if last_words and self._deep:
             yield from self._fact("it wrote", last_words)
         elif last_words:
-            yield from self._fact("it wrote", f"{len(last_words.splitlines())} last lines, shown with --verbose")
+            yield from self._fact(
+                "it wrote", f"{len(last_words.splitlines())} last lines, shown with --verbose"
+            )
 
     def cause(self, cause: RootCause) -> Iterator[Text]:
         outcome = cause.outcome
@@ -91,10 +97,16 @@ class _Page:
             yield from self._headed("note", "yellow", narrative.one_line(note))
 
     def verdict(self, verdict: Verdict) -> Iterator[Text]:
-        style = "bold green" if verdict.result == "PASSED" else "bold yellow" if verdict.certified else "bold red"
-        title = f"{narrative.one_line(verdict.title)}{' (with warnings)' if verdict.result == 'WARNED' else ''}"
+        style = (
+            "bold green" if verdict.result == "PASSED" else "bold yellow" if verdict.certified else "bold red"
+        )
+        title = (
+            f"{narrative.one_line(verdict.title)}{' (with warnings)' if verdict.result == 'WARNED' else ''}"
+        )
         yield from self._headed(title, style, "; ".join(map(narrative.one_line, verdict.reasons_for_denial)))
-        yield from self._wrapped(f"{verdict.tally}; seed {verdict.assessment.seed}, {verdict.assessment.seconds:.1f} s")
+        yield from self._wrapped(
+            f"{verdict.tally}; seed {verdict.assessment.seed}, {verdict.assessment.seconds:.1f} s"
+        )
 
     def _clause(self, cause: RootCause) -> str:
         kind = "" if cause.outcome.level == "MUST" else " [does not deny a certificate]"
@@ -142,4 +154,4 @@ def _next_commands(verdict: Verdict, options: Sequence[str]) -> Iterator[str]:
     if failing:
         yield narrative.rerun_command(verdict, [failing[0].id], options)
     elif verdict.not_run and verdict.assessment.breakdown:
-        yield narrative.rerun_command(verdict, [verdict.not_run[0].id], options)
+        yield narrative.rerun_command(verdict, [verdict.not_run[0].id], [*options, "--verbose"])

@@ -52,10 +52,12 @@ def _docstring(outcome: ClauseOutcome) -> str:
         f"{outcome.id} ({outcome.level}): {narrative.statement_of(outcome)}",
         f"observed: {narrative.headline(outcome)}",
         *(f"{label}: {narrative.one_line(text)}" for label, text in narrative.evidence_of(outcome)),
-        "Run it from the directory that `conformance certify` was run in. Exit status: 1 while the clause fails, 0 once it "
-        "holds.",
+        "Run it from the directory that `conformance certify` was run in. Exit status: 1 while the clause "
+        "fails, 0 once it holds.",
     ]
-    wrapped = "\n\n".join(textwrap.fill(paragraph, _WIDTH, break_on_hyphens=False) for paragraph in paragraphs)
+    wrapped = "\n\n".join(
+        textwrap.fill(paragraph, _WIDTH, break_on_hyphens=False) for paragraph in paragraphs
+    )
     return f'{_literal(wrapped)}\n"""'
 
 
@@ -68,4 +70,8 @@ def _literal(text: str) -> str:
 def _draws(draws: Mapping[str, Any]) -> list[str]:
     if not draws:
         return ["        draws={},"]
-    return ["        draws={", *(f"            {name!a}: {value!a}," for name, value in draws.items()), "        },"]
+    return [
+        "        draws={",
+        *(f"            {name!a}: {value!a}," for name, value in draws.items()),
+        "        },",
+    ]

@@ -24,8 +24,8 @@ class UnwritableFolder(CannotAssess):
 
 
 def clear(folder: Path) -> None:
-    """Make ``folder`` if need be, and remove what an earlier run left there: a run that ends without a certificate
-    must not leave one behind.
+    """Make ``folder`` if need be, and remove what an earlier run left there: a run that ends without a
+    certificate must not leave one behind.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.
@@ -44,8 +44,8 @@ def clear(folder: Path) -> None:
 
 
 def write_all(verdict: Verdict, folder: Path) -> None:
-    """Write the certificate and everything that :func:`write_reports` writes; the certificate comes last, so that where
-    it is, the rest is.
+    """Write the certificate and everything that :func:`write_reports` writes; the certificate comes last, so
+    that where it is, the rest is.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.
@@ -81,4 +81,6 @@ def _guarded_write(folder: Path, name: str, text: str) -> None:
 
 
 def _refusal(folder: Path, error: OSError) -> str:
-    return f"reports cannot be written to `{folder}`: {error.strerror or error}; name another folder with --out"
+    return (
+        f"reports cannot be written to `{folder}`: {error.strerror or error}; name another folder with --out"
+    )

@@ -1,4 +1,5 @@
-"""``report.html``: one file without scripts or references to others, so that it can be mailed and still be read."""
+"""``report.html``: one file without scripts or references to others, so that it can be mailed and still be
+read."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ def html(verdict: Verdict) -> str:
     """The report as an HTML document. Whatever comes from the subject is escaped."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["visible"] = narrative.visible
     environment.filters["text"] = narrative.as_text
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
@@ -23,6 +26,8 @@ def html(verdict: Verdict) -> str:
         assessment=verdict.assessment,
         narrative=narrative,
         rerun=[
-            narrative.rerun_command(verdict, [cause.outcome.id]) for cause in verdict.root_causes[:1] if cause.denies
+            narrative.rerun_command(verdict, [cause.outcome.id])
+            for cause in verdict.root_causes[:1]
+            if cause.denies
         ],
     )

@@ -1,8 +1,8 @@
 """``junit.xml``, for whatever shows test results in CI.
 
-JUnit knows no warnings: what does not deny the certificate but is not met either is *skipped*, and its message says
-what it is. What denies the certificate is a failure or an error, never a skip, and a last test case stands for the
-certificate itself, so that a file with no failures means exactly that there is one.
+JUnit knows no warnings: what does not deny the certificate but is not met either is *skipped*, and its
+message says what it is. What denies the certificate is a failure or an error, never a skip, and a last test
+case stands for the certificate itself, so that a file with no failures means exactly that there is one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def junit(verdict: Verdict) -> str:
 
 def _clause(outcome: ClauseOutcome) -> ElementTree.Element:
     area = outcome.id.rpartition("-")[0]
-    case = _case(f"{outcome.id} {narrative.statement_of(outcome)}".strip(), f"conformance.{area}", outcome.seconds)
+    case = _case(
+        f"{outcome.id} {narrative.statement_of(outcome)}".strip(), f"conformance.{area}", outcome.seconds
+    )
     if outcome.outcome is Outcome.PASSED:
         return case
     if denies(outcome):
@@ -74,7 +76,11 @@ def _certificate(verdict: Verdict) -> ElementTree.Element:
 
 
 def _case(name: str, classname: str, seconds: float) -> ElementTree.Element:
-    attributes = {"name": narrative.one_line(name), "classname": narrative.one_line(classname), "time": _seconds(seconds)}
+    attributes = {
+        "name": narrative.one_line(name),
+        "classname": narrative.one_line(classname),
+        "time": _seconds(seconds),
+    }
     return ElementTree.Element("testcase", attributes)
 
 

@@ -1,6 +1,7 @@
 """What there is to say about a verdict, whatever the medium it is said in.
 
-A report leads with root causes and sums up under each what it blocked; SHOULDs come after MUSTs, and counts come last.
+A report leads with root causes and sums up under each what it blocked; SHOULDs come after MUSTs, and counts
+come last.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def statement_of(outcome: ClauseOutcome) -> str:
 
 
 def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple[str, str]]:
-    """Label and text of each piece of evidence beside the :func:`headline`, what should be done about it first.
+    """Label and text of each piece of evidence beside the :func:`headline`, what should be done about it
+    first.
 
     ``deep`` includes tracebacks and logs, and cuts nothing off.
     """
@@ -89,14 +91,18 @@ def excuse_of(outcome: ClauseOutcome) -> str:
     """Why a clause that is not met is let pass."""
     if outcome.outcome is Outcome.UPSTREAM:
         defect = outcome.evidence.get("known defect", {})
-        return one_line(f"transformers {defect.get('transformers')}: {defect.get('measured')}, {defect.get('issue')}")
+        return one_line(
+            f"transformers {defect.get('transformers')}: {defect.get('measured')}, {defect.get('issue')}"
+        )
     waiver = outcome.evidence.get("waiver", {})
     return one_line(f"{waiver.get('reason')} (by {waiver.get('by')}, until {waiver.get('expires')})")
 
 
 def last_words(verdict: Verdict) -> str:
     """What the backbone's process wrote last before the run was cut short; empty where it wrote nothing."""
-    return next((as_text(outcome.evidence["log"]) for outcome in verdict.not_run if outcome.evidence.get("log")), "")
+    return next(
+        (as_text(outcome.evidence["log"]) for outcome in verdict.not_run if outcome.evidence.get("log")), ""
+    )
 
 
 def unrun_reasons(verdict: Verdict) -> dict[str, list[ClauseOutcome]]:
@@ -128,14 +134,16 @@ def conditions(verdict: Verdict) -> dict[str, str]:
 def checkpoints(verdict: Verdict) -> dict[str, str]:
     """What stood in for each hub id."""
     return {
-        visible(hub_id): ", ".join(f"{name} {excerpt(as_text(value), whole=False)}" for name, value in stand_in.items())
+        visible(hub_id): ", ".join(
+            f"{name} {excerpt(as_text(value), whole=False)}" for name, value in stand_in.items()
+        )
         for hub_id, stand_in in verdict.assessment.hub.items()
     }
 
 
 def rerun_command(verdict: Verdict, clauses: Sequence[str], options: Sequence[str] = ()) -> str:
-    """The command that judges ``clauses`` again under the same conditions; ``options`` are those that a verdict does
-    not record (hub, recipes, configuration)."""
+    """The command that judges ``clauses`` again under the same conditions; ``options`` are those that a
+    verdict does not record (hub, recipes, configuration)."""
     assessment = verdict.assessment
     words = ["conformance", "certify", assessment.target]
     if assessment.backbone_id != assessment.target:
@@ -166,11 +174,13 @@ def one_line(text: str) -> str:
 def visible(text: str) -> str:
     """``text`` without anything that a terminal would obey or XML forbid: such characters become escapes.
 
-    Newlines and tabs stay. Controls, formats (which can reverse the direction of writing), surrogates, private and
-    unassigned characters go.
+    Newlines and tabs stay. Controls, formats (which can reverse the direction of writing), surrogates,
+    private and unassigned characters go.
     """
     return "".join(
-        character if character in "\n\t" or not unicodedata.category(character).startswith("C") else _escaped(character)
+        character
+        if character in "\n\t" or not unicodedata.category(character).startswith("C")
+        else _escaped(character)
         for character in text
     )
 

@@ -1,4 +1,5 @@
-"""The two output streams, made fit for whatever a backbone may put into a message and for readers that leave early."""
+"""The two output streams, made fit for whatever a backbone may put into a message and for readers that leave
+early."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def prepare_streams() -> None:
-    """Let standard output and error show any text: what their encoding lacks is escaped, and a closed one swallows."""
+    """Let standard output and error show any text: what their encoding lacks is escaped, and a closed one
+    swallows."""
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):

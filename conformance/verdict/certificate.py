@@ -1,7 +1,9 @@
-"""The certificate: a verdict as an in-toto Statement, in which everything else is an extension of the test-result predicate.
+"""The certificate: a verdict as an in-toto Statement, in which everything else is an extension of the
+test-result predicate.
 
-https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md defines ``result``, ``configuration``,
-``passedTests``, ``warnedTests`` and ``failedTests``. A clause that does not apply is in none of the three lists.
+https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md defines ``result``,
+``configuration``, ``passedTests``, ``warnedTests`` and ``failedTests``. A clause that does not apply is in
+none of the three lists.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def statement(verdict: Verdict) -> dict[str, Any]:
 
 
 def serialise(certificate: Mapping[str, Any]) -> str:
-    """The certificate's text: ASCII only, so that even half a surrogate pair in a counterexample survives any editor."""
+    """The certificate's text: ASCII only, so that even half a surrogate pair in a counterexample survives any
+    editor."""
     return json.dumps(certificate, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
@@ -80,9 +83,8 @@ def plain(value: Any) -> Any:
 
 
 def _requirement(entry: Mapping[str, Any]) -> dict[str, Any]:
-    evidence, counterexample = entry["evidence"], entry["counterexample"]
-    return plain({**entry, "evidence": _sorted(evidence), "counterexample": counterexample})
+    return {name: _sorted(value) if name == "evidence" else plain(value) for name, value in entry.items()}
 
 
 def _sorted(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in sorted(plain(mapping).items())}
+    return {str(key): plain(mapping[key]) for key in sorted(mapping, key=str)}

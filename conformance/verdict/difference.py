@@ -61,7 +61,10 @@ def _conditions(verdict: Verdict) -> dict[str, Any]:
         "budget": assessment.budget,
         "conformance": verdict.tool_version,
     }
-    return {**options, **{f"{kind} {name}": plain(value) for kind, table in tables.items() for name, value in table.items()}}
+    return {
+        **options,
+        **{f"{kind} {name}": plain(value) for kind, table in tables.items() for name, value in table.items()},
+    }
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:

@@ -1,7 +1,7 @@
 """From what was observed to what follows from it: a verdict on the backbone.
 
-A verdict is drawn from the clauses that the profiles expect, never from those that happened to run: an outcome that
-did not arrive counts against the subject, and so does a run that judged nothing.
+A verdict is drawn from the clauses that the profiles expect, never from those that happened to run: an
+outcome that did not arrive counts against the subject, and so does a run that judged nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
+from conformance import __version__
 from conformance.catalogue import MUST, Requirement, catalogue, expected_clauses
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
-from conformance.verdict.resources import configuration_of, tool_version
+from conformance.verdict.resources import configuration_of
 from conformance.verdict.upstream import KnownDefect, apply_defects
 from conformance.verdict.waivers import Waiver, WaiverUse, apply_waivers
 
@@ -45,9 +46,10 @@ class RootCause:
 class Verdict:
     """What one assessment amounts to.
 
-    ``assessment.outcomes`` are complete (every expected clause is there) and final (waivers and known library defects
-    are applied). ``only`` names the clauses of a partial run, which never certifies. ``configuration`` holds in-toto
-    ResourceDescriptors of everything that shaped the run; ``issued_at`` is UTC, to the second.
+    ``assessment.outcomes`` are complete (every expected clause is there) and final (waivers and known library
+    defects are applied). ``only`` names the clauses of a partial run, which never certifies.
+    ``configuration`` holds in-toto ResourceDescriptors of everything that shaped the run; ``issued_at`` is
+    UTC, to the second.
     """
 
     assessment: Assessment
@@ -63,7 +65,8 @@ class Verdict:
 
     @cached_property
     def result(self) -> str:
-        """``PASSED``, ``WARNED`` (certified, with waivers, library defects or unmet SHOULDs) or ``FAILED``."""
+        """``PASSED``, ``WARNED`` (certified, with waivers, library defects or unmet SHOULDs) or
+        ``FAILED``."""
         if self.reasons_for_denial:
             return FAILED
         return WARNED if self.warned else PASSED
@@ -87,7 +90,9 @@ class Verdict:
             reasons.append("a run of chosen clauses never certifies")
         elif self.denying:
             reasons.append(f"{_clauses(len(self.denying), 'MUST')} not met")
-        elif not any(outcome.level == MUST and outcome.outcome is Outcome.PASSED for outcome in self.outcomes):
+        elif not any(
+            outcome.level == MUST and outcome.outcome is Outcome.PASSED for outcome in self.outcomes
+        ):
             reasons.append("not one MUST was judged and passed")
         return tuple(reasons)
 
@@ -107,7 +112,9 @@ class Verdict:
         if self.only is None:
             return self.outcomes
         return tuple(
-            outcome for outcome in self.outcomes if outcome.id in self.only or outcome.outcome is not Outcome.NOT_RUN
+            outcome
+            for outcome in self.outcomes
+            if outcome.id in self.only or outcome.outcome is not Outcome.NOT_RUN
         )
 
     @cached_property
@@ -117,16 +124,18 @@ class Verdict:
 
     @cached_property
     def root_causes(self) -> tuple[RootCause, ...]:
-        """What to mend, most urgent first: whatever denies the certificate, then failures before broken checks,
-        then by how much each blocks."""
+        """What to mend, most urgent first: whatever denies the certificate, then failures before broken
+        checks, then by how much each blocks."""
         by_id = {outcome.id: outcome for outcome in self.outcomes}
+        asked = {outcome.id for outcome in self.asked}
         blocked: dict[str, list[ClauseOutcome]] = {
             outcome.id: [] for outcome in self.outcomes if outcome.outcome in (Outcome.FAILED, Outcome.ERROR)
         }
         for outcome in self.outcomes:
             if outcome.outcome is Outcome.BLOCKED:
                 root = _root_of(outcome, by_id)
-                if by_id[root] not in self.asked:
+                # A partial run did not ask for everything: a clause that was not judged explains nothing.
+                if root not in asked:
                     root = outcome.id
                 blocked.setdefault(root, [])
                 if root != outcome.id:
@@ -156,7 +165,9 @@ class Verdict:
         """What a reader should know beside the outcomes: waivers without effect, unknown sources."""
         notes = [use.note for use in self.waivers if use.note]
         if not self.assessment.sources:
-            notes.append("no source file of the backbone was found: the certificate does not say which code it is about")
+            notes.append(
+                "no source file of the backbone was found: the certificate cannot say which code it is about"
+            )
         return tuple(notes)
 
     def as_certificate(self) -> dict[str, Any]:
@@ -212,9 +223,9 @@ def judge(
 ) -> Verdict:
     """Draw the verdict on ``assessment``.
 
-    ``only`` are the clauses of a partial run. ``files`` maps the names of further files that shaped the run (the
-    waivers, a configuration) to their SHA-256. ``now`` decides which waivers have expired; it is the present moment
-    unless given.
+    ``only`` are the clauses of a partial run. ``files`` maps the names of further files that shaped the run
+    (the waivers, a configuration) to their SHA-256. ``now`` decides which waivers have expired; it is the
+    present moment unless given.
 
     Raises:
         KeyError: for a profile that is not implemented; the argument is its name.
@@ -229,7 +240,7 @@ def judge(
         waivers=uses,
         configuration=configuration_of(assessment, files or {}),
         issued_at=now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        tool_version=tool_version(),
+        tool_version=__version__,
     )
 
 
@@ -246,32 +257,39 @@ def _warns(outcome: ClauseOutcome) -> bool:
 def _complete(
     assessment: Assessment, requirements: Mapping[str, Requirement], only: Sequence[str] | None
 ) -> tuple[ClauseOutcome, ...]:
-    """Exactly one outcome for each expected clause, in the order of the profiles, then whatever was not expected."""
+    """Exactly one outcome for each expected clause, in the order of the profiles, then whatever was not
+    expected."""
     arrived: dict[str, list[ClauseOutcome]] = {}
     for outcome in assessment.outcomes:
         arrived.setdefault(outcome.id, []).append(outcome)
     expected = expected_clauses(assessment.profiles)
     complete = [
-        _as_catalogued(_the_one_outcome(clause, arrived.pop(clause, []), only), requirements) for clause in expected
+        _as_catalogued(_the_one_outcome(clause, arrived.pop(clause, []), only), requirements)
+        for clause in expected
     ]
     unexpected = [
         replace(
             outcomes[0],
             level=MUST,
             outcome=Outcome.ERROR,
-            summary=f"{clause} was judged, but is not expected by profile {', '.join(assessment.profiles)}: the suite "
-            "and conformance/profiles.toml disagree",
+            summary=f"{clause} was judged, but is not expected by profile "
+            f"{', '.join(assessment.profiles)}: the suite and conformance/profiles.toml disagree",
         )
         for clause, outcomes in arrived.items()
     ]
     return (*complete, *unexpected)
 
 
-def _the_one_outcome(clause: str, arrived: Sequence[ClauseOutcome], only: Sequence[str] | None) -> ClauseOutcome:
+def _the_one_outcome(
+    clause: str, arrived: Sequence[ClauseOutcome], only: Sequence[str] | None
+) -> ClauseOutcome:
     if len(arrived) == 1:
         return arrived[0]
     if arrived:
-        outcome, summary = Outcome.ERROR, f"{len(arrived)} outcomes arrived for {clause}, but exactly one should"
+        outcome, summary = (
+            Outcome.ERROR,
+            f"{len(arrived)} outcomes arrived for {clause}, but exactly one should",
+        )
     elif only is not None and clause not in only:
         outcome, summary = Outcome.NOT_RUN, "not asked for"
     else:
@@ -280,8 +298,8 @@ def _the_one_outcome(clause: str, arrived: Sequence[ClauseOutcome], only: Sequen
 
 
 def _as_catalogued(outcome: ClauseOutcome, requirements: Mapping[str, Requirement]) -> ClauseOutcome:
-    """The outcome with the catalogue's level: the process that judged ran the subject's code, so its word on what
-    is a MUST does not count."""
+    """The outcome with the catalogue's level: the process that judged ran the subject's code, so its word on
+    what is a MUST does not count."""
     known = requirements.get(outcome.id)
     if known is None:
         return replace(outcome, level=MUST)
@@ -289,8 +307,9 @@ def _as_catalogued(outcome: ClauseOutcome, requirements: Mapping[str, Requiremen
 
 
 def _root_of(outcome: ClauseOutcome, by_id: Mapping[str, ClauseOutcome]) -> str:
-    """The clause at the end of the chain of needs: the runner's word where it gave one, else found by walking."""
-    if outcome.root_cause in by_id:
+    """The clause at the end of the chain of needs: the runner's word where it gave one, else found by
+    walking."""
+    if outcome.root_cause is not None and outcome.root_cause in by_id:
         return outcome.root_cause
     visited = {outcome.id}
     current = outcome

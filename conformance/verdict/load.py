@@ -1,7 +1,7 @@
 """Reading a certificate back, and trusting nothing in it that can be checked.
 
-A certificate that was cut off, is of another kind, lacks a field or says in one place what another denies is refused.
-Who issued it is another question, which a signature answers.
+A certificate that was cut off, is of another kind, lacks a field or says in one place what another denies is
+refused. Who issued it is another question, which a signature answers.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def read_certificate(path: Path) -> Verdict:
     """
     document = _parsed(path)
     if not isinstance(document, dict) or document.get("_type") != STATEMENT_TYPE:
-        raise InvalidCertificate(f"`{path}` is not a certificate: an in-toto Statement has `_type` {STATEMENT_TYPE}")
+        raise InvalidCertificate(
+            f"`{path}` is not a certificate: an in-toto Statement has `_type` {STATEMENT_TYPE}"
+        )
     if document.get("predicateType") != PREDICATE_TYPE:
         raise InvalidCertificate(
             f"`{path}` attests `{document.get('predicateType')}`, but a certificate attests {PREDICATE_TYPE}"
@@ -89,10 +91,13 @@ def read_certificate(path: Path) -> Verdict:
     for name in _DERIVED:
         if restated["predicate"][name] != predicate[name]:
             raise InvalidCertificate(
-                f"`{path}` contradicts itself: its `{name}` does not follow from its `requirements`; it was edited"
+                f"`{path}` contradicts itself: its `{name}` does not follow from its "
+                "`requirements`; it was edited"
             )
     if document.get("subject") != restated["subject"]:
-        raise InvalidCertificate(f"`{path}` contradicts itself: its `subject` does not follow from its `sources`")
+        raise InvalidCertificate(
+            f"`{path}` contradicts itself: its `subject` does not follow from its `sources`"
+        )
     return verdict
 
 
@@ -100,9 +105,13 @@ def _parsed(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
-        raise InvalidCertificate(f"the certificate `{path}` cannot be read: {error.strerror or error}") from error
+        raise InvalidCertificate(
+            f"the certificate `{path}` cannot be read: {error.strerror or error}"
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise InvalidCertificate(f"`{path}` is not a whole JSON document ({error}): was it cut off?") from error
+        raise InvalidCertificate(
+            f"`{path}` is not a whole JSON document ({error}): was it cut off?"
+        ) from error
 
 
 def _refuse_constant(name: str) -> None:
@@ -159,7 +168,9 @@ def _outcome(entry: Mapping[str, Any], root_cause: str | None, path: Path) -> Cl
         outcome = Outcome(entry["outcome"])
     except ValueError:
         known = ", ".join(known.value for known in Outcome)
-        raise InvalidCertificate(f"`{path}`: {entry['id']} is `{entry['outcome']}`, which is none of {known}") from None
+        raise InvalidCertificate(
+            f"`{path}`: {entry['id']} is `{entry['outcome']}`, which is none of {known}"
+        ) from None
     fields = {**entry, "outcome": outcome, "needs": tuple(entry["needs"])}
     return ClauseOutcome(**{name: fields[name] for name in _REQUIREMENT_FIELDS}, root_cause=root_cause)
 
@@ -172,7 +183,9 @@ def _checked(value: Any, fields: Mapping[str, Any], what: str, path: Path) -> di
             raise InvalidCertificate(f"`{path}`: {what} has no `{name}`")
         if not isinstance(value[name], kind) or isinstance(value[name], bool):
             expected = _JSON_NAMES.get(kind) or f"{_JSON_NAMES[kind[0]]} or null"
-            raise InvalidCertificate(f"`{path}`: `{name}` of {what} is {value[name]!r:.60}, but should be {expected}")
+            raise InvalidCertificate(
+                f"`{path}`: `{name}` of {what} is {value[name]!r:.60}, but should be {expected}"
+            )
         if name in _TEXT_LISTS and not all(isinstance(item, str) for item in value[name] or ()):
             raise InvalidCertificate(f"`{path}`: `{name}` of {what} should hold texts alone")
     return value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,6 @@ from conformance import catalogue
 from conformance.verdict.outcomes import Assessment
 
 TOOL = "backbone-conformance"
-
-
-def tool_version() -> str:
-    """The installed version of this project, or ``checkout`` where it is only on the path."""
-    try:
-        return metadata.version(TOOL)
-    except metadata.PackageNotFoundError:
-        return "checkout"
 
 
 def digest_of_file(path: Path) -> str:
@@ -32,21 +23,23 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_sources(sources: Mapping[str, str]) -> str:
-    """One SHA-256 for several files: that of the ``sha256sum`` listing of them, sorted by name.
+    """One SHA-256 for several files, wherever they lie: that of their own digests, sorted, a line each.
 
-    Two spaces part digest and name and a newline ends each line, so ``sha256sum FILE… | sort -k2 | sha256sum`` gives it.
+    ``sha256sum FILE… | cut -c-64 | sort | sha256sum`` gives the same.
     """
-    listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(sources.items()))
-    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256("".join(f"{digest}\n" for digest in sorted(sources.values())).encode()).hexdigest()
 
 
 def configuration_of(assessment: Assessment, files: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-    """In-toto ResourceDescriptors of the catalogue, the profiles, the checkpoints and ``files`` (name to SHA-256)."""
+    """In-toto ResourceDescriptors of the catalogue, the profiles, the checkpoints and ``files`` (name to
+    SHA-256)."""
     expectations = {
         "conformance/catalogue.json": digest_of_file(catalogue.CATALOGUE_FILE),
         "conformance/profiles.toml": digest_of_file(catalogue.PROFILES_FILE),
     }
-    named = [{"name": name, "digest": {"sha256": digest}} for name, digest in {**expectations, **files}.items()]
+    named = [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in {**expectations, **files}.items()
+    ]
     return (*named, *(_checkpoint(hub_id, stand_in) for hub_id, stand_in in sorted(assessment.hub.items())))
 
 

@@ -1,8 +1,8 @@
 """Known defects of the libraries, kept in ``fixtures/upstream.toml``.
 
-A clause that fails because transformers itself is wrong, in that version and for that model class, is *upstream*: it
-is shown and does not deny the certificate. An entry whose clause passes is out of date, and an error until it is removed:
-otherwise the list would go on excusing what is no longer there to excuse.
+A clause that fails because transformers itself is wrong, in that version and for that model class, is
+*upstream*: it is shown and does not deny the certificate. An entry whose clause passes is out of date, and an
+error until it is removed: otherwise the list would go on excusing what is no longer there to excuse.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class InvalidDefects(CannotAssess):
 
 @dataclass(frozen=True)
 class KnownDefect:
-    """``transformers`` is a version specifier (PEP 440), ``model`` the class of the wrapped model, ``issue`` where the
-    defect is described and ``measured`` what was observed."""
+    """``transformers`` is a version specifier (PEP 440), ``model`` the class of the wrapped model, ``issue``
+    where the defect is described and ``measured`` what was observed."""
 
     transformers: str
     model: str
@@ -43,7 +43,9 @@ class KnownDefect:
         if environment.get("model_class") != self.model:
             return False
         try:
-            return SpecifierSet(self.transformers).contains(str(environment.get("transformers")), prereleases=True)
+            return SpecifierSet(self.transformers).contains(
+                str(environment.get("packages", {}).get("transformers")), prereleases=True
+            )
         except InvalidVersion:
             return False
 
@@ -68,10 +70,14 @@ def read_defects(path: Path) -> tuple[KnownDefect, ...]:
     try:
         entries = load_toml(path).get("defect", [])
     except OSError as error:
-        raise InvalidDefects(f"the known defects `{path}` cannot be read: {error.strerror or error}") from error
+        raise InvalidDefects(
+            f"the known defects `{path}` cannot be read: {error.strerror or error}"
+        ) from error
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidDefects(f"the known defects `{path}` are not TOML: {error}") from error
-    return tuple(_defect(entry, f"defect {number} in `{path}`") for number, entry in enumerate(entries, start=1))
+    return tuple(
+        _defect(entry, f"defect {number} in `{path}`") for number, entry in enumerate(entries, start=1)
+    )
 
 
 def apply_defects(
@@ -80,20 +86,28 @@ def apply_defects(
     """The outcomes with known defects recognised."""
     concerning = {defect.clause: defect for defect in defects if defect.concerns(environment)}
     return tuple(
-        _recognised(outcome, concerning[outcome.id]) if outcome.id in concerning else outcome for outcome in outcomes
+        _recognised(outcome, concerning[outcome.id]) if outcome.id in concerning else outcome
+        for outcome in outcomes
     )
 
 
 def _recognised(outcome: ClauseOutcome, defect: KnownDefect) -> ClauseOutcome:
-    known = {"transformers": defect.transformers, "model": defect.model, "issue": defect.issue, "measured": defect.measured}
+    known = {
+        "transformers": defect.transformers,
+        "model": defect.model,
+        "issue": defect.issue,
+        "measured": defect.measured,
+    }
     if outcome.outcome is Outcome.FAILED:
-        return replace(outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": known})
+        return replace(
+            outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": known}
+        )
     if outcome.outcome is Outcome.PASSED:
         return replace(
             outcome,
             outcome=Outcome.ERROR,
-            summary=f"the entry for {outcome.id} in fixtures/upstream.toml no longer reproduces: remove it, or narrow its "
-            f"versions (`{defect.transformers}`) to those that show {defect.issue}",
+            summary=f"the entry for {outcome.id} in fixtures/upstream.toml no longer reproduces: remove it, "
+            f"or narrow its versions (`{defect.transformers}`) to those that show {defect.issue}",
             evidence={**outcome.evidence, "known defect": known},
         )
     return outcome
@@ -106,13 +120,16 @@ def _defect(entry: Any, where: str) -> KnownDefect:
         raise InvalidDefects(f"{where} should have exactly {', '.join(_FIELDS)}")
     for name in _FIELDS:
         if not isinstance(entry[name], str) or not entry[name].strip():
-            raise InvalidDefects(f"`{name}` of {where} is {entry[name]!r}, but should be a text that is not empty")
+            raise InvalidDefects(
+                f"`{name}` of {where} is {entry[name]!r}, but should be a text that is not empty"
+            )
     if entry["clause"] not in catalogue():
         raise InvalidDefects(f"{where} is about `{entry['clause']}`, which is no clause")
     try:
         SpecifierSet(entry["transformers"])
     except InvalidSpecifier as error:
         raise InvalidDefects(
-            f"`transformers` of {where} is {entry['transformers']!r}, but should be versions such as `>=4.40,<4.41`"
+            f"`transformers` of {where} is {entry['transformers']!r}, but should be versions "
+            "such as `>=4.40,<4.41`"
         ) from error
     return KnownDefect(**entry)

@@ -1,9 +1,9 @@
 """Waivers: clauses that somebody answers for, for a while.
 
-A waiver is a ``[[waiver]]`` table with an ``id``, a ``reason``, the date it ``expires`` (it holds on that day) and
-``by``, who answers for it. It turns a failed, blocked or broken (``error``) clause into a *waived* one. It does not
-reach further: what the clause blocks stays blocked, and denies the certificate, unless that is waived as well. A clause
-that did not run cannot be waived, since nothing is known about it.
+A waiver is a ``[[waiver]]`` table with an ``id``, a ``reason``, the date it ``expires`` (it holds on that
+day) and ``by``, who answers for it. It turns a failed, blocked or broken (``error``) clause into a *waived*
+one. It does not reach further: what the clause blocks stays blocked, and denies the certificate, unless that
+is waived as well. A clause that did not run cannot be waived, since nothing is known about it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def read_waivers(path: Path) -> tuple[Waiver, ...]:
     """The waivers in a TOML file.
 
     Raises:
-        InvalidWaivers: for a file that cannot be read, or an entry that is incomplete, repeated or of no known clause.
+        InvalidWaivers: for a file that cannot be read, or an entry that is incomplete, repeated or of no
+        known clause.
     """
     try:
         table = load_toml(path)
@@ -73,11 +74,17 @@ def read_waivers(path: Path) -> tuple[Waiver, ...]:
         raise InvalidWaivers(f"the waivers `{path}` are not TOML: {error}") from error
     unknown = sorted(set(table) - {"waiver"})
     if unknown:
-        raise InvalidWaivers(f"`{path}` has an unknown key `{unknown[0]}`: waivers are written as [[waiver]] tables")
+        raise InvalidWaivers(
+            f"`{path}` has an unknown key `{unknown[0]}`: waivers are written as [[waiver]] tables"
+        )
     entries = table.get("waiver", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InvalidWaivers(f"`waiver` in `{path}` should be a list of tables: write each waiver as [[waiver]]")
-    waivers = tuple(_waiver(entry, f"waiver {number} in `{path}`") for number, entry in enumerate(entries, start=1))
+        raise InvalidWaivers(
+            f"`waiver` in `{path}` should be a list of tables: write each waiver as [[waiver]]"
+        )
+    waivers = tuple(
+        _waiver(entry, f"waiver {number} in `{path}`") for number, entry in enumerate(entries, start=1)
+    )
     _refuse_repeats(waivers, path)
     return waivers
 
@@ -97,14 +104,15 @@ def apply_waivers(
 
 
 def _why_without_effect(waiver: Waiver, outcome: ClauseOutcome | None, today: date) -> str:
+    name = f"the waiver of {waiver.id}"
     if waiver.expires < today:
-        return f"the waiver of {waiver.id} expired on {waiver.expires} and was not applied: mend it, or ask {waiver.by}"
+        return f"{name} expired on {waiver.expires} and was not applied: mend the clause, or ask {waiver.by}"
     if outcome is None:
-        return f"the waiver of {waiver.id} is unused: the clause is not in these profiles"
+        return f"{name} is unused: the clause is not in these profiles"
     if outcome.outcome is Outcome.NOT_RUN:
-        return f"the waiver of {waiver.id} was not applied: the clause did not run, so there is nothing to excuse"
+        return f"{name} was not applied: the clause did not run, so there is nothing to excuse"
     if outcome.outcome not in WAIVABLE:
-        return f"the waiver of {waiver.id} is unused: the clause is {outcome.outcome}; remove the waiver"
+        return f"{name} is unused: the clause is {outcome.outcome}; remove the waiver"
     return ""
 
 
@@ -127,7 +135,9 @@ def _waiver(entry: Mapping[str, Any], where: str) -> Waiver:
             raise InvalidWaivers(f"{where} has an unknown key `{name}`: a waiver has {', '.join(_FIELDS)}")
     for name in ("id", "reason", "by"):
         if not isinstance(entry[name], str) or not entry[name].strip():
-            raise InvalidWaivers(f"`{name}` of {where} is {entry[name]!r}, but should be a text that is not empty")
+            raise InvalidWaivers(
+                f"`{name}` of {where} is {entry[name]!r}, but should be a text that is not empty"
+            )
     if entry["id"] not in catalogue():
         raise InvalidWaivers(
             f"{where} waives `{entry['id']}`, which is no clause; `conformance requirements` lists them"

@@ -10,6 +10,9 @@ import pytest
 
 from conformance.hub import Hub, HubView, known_recipes
 
+#: From a hub id to the directory of its snapshot.
+SnapshotOf = Callable[[str], Path]
+
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 HUB_IDS = (
     "lmsys/vicuna-13b-v1.5",
@@ -30,7 +33,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 
 
 @pytest.fixture(scope="session")
-def snapshot_of(hub: Hub) -> Callable[[str], Path]:
+def snapshot_of(hub: Hub) -> SnapshotOf:
     recipes = known_recipes()
     return lambda hub_id: hub.build(recipes[hub_id])
 

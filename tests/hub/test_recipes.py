@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from conformance.declarations import Declarations
-from conformance.hub import InvalidRecipe, Recipe, UnknownRecipe, fixtures_directory, known_recipes, recipe_for
+from conformance.hub import (
+    InvalidRecipe,
+    Recipe,
+    UnknownRecipe,
+    fixtures_directory,
+    known_recipes,
+    recipe_for,
+)
 from conformance.hub.recipes import RECIPES_VARIABLE, read_recipe
 
 from .conftest import HUB_IDS, MISTRAL
@@ -31,7 +40,15 @@ def test_known_recipes_takes_milliseconds() -> None:
 
 
 def test_importing_the_hub_and_reading_recipes_imports_nothing_heavy() -> None:
-    heavy = ("torch", "transformers", "tokenizers", "huggingface_hub", "sentencepiece", "mistral_common", "numpy")
+    heavy = (
+        "torch",
+        "transformers",
+        "tokenizers",
+        "huggingface_hub",
+        "sentencepiece",
+        "mistral_common",
+        "numpy",
+    )
     program = (
         "import sys; from conformance.hub import known_recipes; "
         "[recipe.digest() for recipe in known_recipes().values()]; "
@@ -47,7 +64,9 @@ def test_the_probe_keeps_the_ratios_of_the_published_config(recipe: Recipe) -> N
         ("num_attention_heads", "num_key_value_heads"),
         ("intermediate_size", "hidden_size"),
     ):
-        assert probe[numerator] / probe[denominator] == pytest.approx(published[numerator] / published[denominator])
+        assert probe[numerator] / probe[denominator] == pytest.approx(
+            published[numerator] / published[denominator]
+        )
     for kept in ("vocab_size", "max_position_embeddings", "tie_word_embeddings"):
         assert probe[kept] == published[kept]
     assert probe["hidden_size"] % probe["num_attention_heads"] == 0
@@ -73,7 +92,11 @@ def test_published_facts() -> None:
     assert (llama.generation_config["temperature"], llama.generation_config["pad_token_id"]) == (0.6, 0)
     assert llama.config["rope_scaling"] is None
     phi = recipes["microsoft/phi-2"]
-    assert (phi.chat_template, phi.config["partial_rotary_factor"], len(phi.tokenizer.config["added_tokens_decoder"])) == (
+    assert (
+        phi.chat_template,
+        phi.config["partial_rotary_factor"],
+        len(phi.tokenizer.config["added_tokens_decoder"]),
+    ) == (
         None,
         0.4,
         39,
@@ -143,7 +166,12 @@ def test_the_digest_follows_what_shapes_the_files_and_nothing_else(tmp_path: Pat
         ('chat_template = "mistral-instruct-v0.1.jinja"', 'chat_template = "absent.jinja"', "chat_template"),
         ('chat_template = "mistral-instruct-v0.1.jinja"', "", "chat_template"),
         ("ships_chat_template = true", 'ships_chat_template = "yes"', "ships_chat_template"),
-        ('name = "space-before-answer"', "", "accepted_template_difference[0].name"),
+        (
+            "[subject]",
+            '[[accepted_template_difference]]\nreason = "why"\n\n[subject]',
+            "accepted_template_difference[0].name",
+        ),
+        ('template_oracle = "mistral-common-v1"', 'template_oracle = "mistral-common"', "template_oracle"),
         ('"tokenizer_class": "LlamaTokenizer"', '"tokenizer_class": null', "tokenizer.config"),
     ],
 )
@@ -155,7 +183,9 @@ def test_a_bad_key_is_named_with_what_would_be_right(tmp_path: Path, old: str, n
     with pytest.raises(InvalidRecipe) as refusal:
         read_recipe(path)
     message = str(refusal.value)
-    assert str(path) in message and named in message and "right would be" in message
+    assert str(path) in message
+    assert named in message
+    assert "right would be" in message
 
 
 def test_whatever_happens_to_a_recipe_it_is_read_or_refused_by_name(tmp_path: Path) -> None:
@@ -171,11 +201,12 @@ def test_whatever_happens_to_a_recipe_it_is_read_or_refused_by_name(tmp_path: Pa
             end = at + source.choice((0, 1, 5, 200, len(broken)))
             broken[at:end] = source.choice([*junk, b"", b""])
         path.write_bytes(bytes(broken))
-        try:
+        with contextlib.suppress(InvalidRecipe):
             read_recipe(path)
-        except InvalidRecipe as refusal:
-            refused += 1
-            assert str(path) in str(refusal)
+            continue
+        refused += 1
+        with pytest.raises(InvalidRecipe, match=re.escape(str(path))):
+            read_recipe(path)
     assert refused > 150
     path.write_text("a = " + "[" * 5000, encoding="utf-8")
     with pytest.raises(InvalidRecipe, match=path.name):

@@ -17,7 +17,7 @@ import pytest
 from conformance.hub import Hub, recipe_for
 from conformance.hub import store as store_module
 
-from .conftest import HUB_IDS, MISTRAL
+from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 
 RECIPE = recipe_for(MISTRAL)
 #: Not more than a fork of this test process, which has torch loaded by the time it forks.
@@ -25,7 +25,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 @pytest.mark.parametrize("hub_id", HUB_IDS)
-def test_a_snapshot_has_the_files_of_a_real_one(hub_id: str, snapshot_of) -> None:
+def test_a_snapshot_has_the_files_of_a_real_one(hub_id: str, snapshot_of: SnapshotOf) -> None:
     snapshot = snapshot_of(hub_id)
     recipe = recipe_for(hub_id)
     names = {path.name for path in snapshot.iterdir()}
@@ -62,7 +62,7 @@ def test_an_entry_that_is_there_needs_neither_torch_nor_tokenizer_packages(hub: 
     expected = hub.build(RECIPE)
     program = """
 import sys
-for name in ("torch", "transformers", "safetensors", "tokenizers", "huggingface_hub", "mistral_common", "sentencepiece"):
+for name in "torch transformers safetensors tokenizers huggingface_hub mistral_common sentencepiece".split():
     sys.modules[name] = None
 from pathlib import Path
 from conformance.hub import Hub, recipe_for
@@ -179,7 +179,8 @@ def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("CONFORMANCE_HUB", str(tmp_path))
     assert Hub().root == tmp_path
     monkeypatch.delenv("CONFORMANCE_HUB")
-    assert Hub().root.name == "hub" and "backbone-conformance" in str(Hub().root)
+    assert Hub().root.name == "hub"
+    assert "backbone-conformance" in str(Hub().root)
     monkeypatch.setitem(sys.modules, "platformdirs", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert Hub().root == tmp_path / "backbone-conformance" / "hub"

@@ -9,22 +9,25 @@ import pytest
 
 from conformance.hub import HubView
 
-from .conftest import MISTRAL
+from .conftest import MISTRAL, SnapshotOf
 
 
 def digest_of(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_a_mounted_snapshot_has_the_layout_of_the_cache(view: HubView, snapshot_of) -> None:
+def test_a_mounted_snapshot_has_the_layout_of_the_cache(view: HubView, snapshot_of: SnapshotOf) -> None:
     snapshot = snapshot_of(MISTRAL)
-    assert view.mounted() == [] and not view.is_mounted(MISTRAL)
+    assert view.mounted() == []
+    assert not view.is_mounted(MISTRAL)
     view.mount(MISTRAL, snapshot)
     view.mount(MISTRAL, snapshot)
-    assert view.mounted() == [MISTRAL] and view.is_mounted(MISTRAL)
+    assert view.mounted() == [MISTRAL]
+    assert view.is_mounted(MISTRAL)
     mounted = view.snapshot(MISTRAL)
     assert mounted.parent.parent == view.home / "hub" / "models--mistralai--Mistral-7B-v0.1"
-    assert len(mounted.name) == 40 and set(mounted.name) <= set("0123456789abcdef")
+    assert len(mounted.name) == 40
+    assert set(mounted.name) <= set("0123456789abcdef")
     assert all(path.is_symlink() for path in mounted.iterdir())
     assert digest_of(mounted) == digest_of(snapshot)
     assert (view.home / "hub" / "version.txt").read_text() == "1"
@@ -37,7 +40,9 @@ def test_what_cannot_be_mounted_or_found_is_refused(view: HubView, tmp_path: Pat
         view.snapshot(MISTRAL)
 
 
-def test_a_variant_resolves_inside_the_block_only_and_the_store_stays(view: HubView, snapshot_of) -> None:
+def test_a_variant_resolves_inside_the_block_only_and_the_store_stays(
+    view: HubView, snapshot_of: SnapshotOf
+) -> None:
     snapshot = snapshot_of(MISTRAL)
     before = digest_of(snapshot)
     view.mount(MISTRAL, snapshot)
@@ -56,12 +61,16 @@ def test_a_variant_resolves_inside_the_block_only_and_the_store_stays(view: HubV
             assert view.snapshot(MISTRAL) == inner
             assert json.loads((inner / "generation_config.json").read_text())["eos_token_id"] == [2, 7]
         assert view.snapshot(MISTRAL) == outer
-    assert view.snapshot(MISTRAL) == original and not outer.exists() and not inner.exists()
+    assert view.snapshot(MISTRAL) == original
+    assert not outer.exists()
+    assert not inner.exists()
     assert digest_of(snapshot) == before
 
 
 @pytest.mark.parametrize("where", ["edit", "block"])
-def test_a_variant_is_undone_when_something_raises(view: HubView, snapshot_of, where: str) -> None:
+def test_a_variant_is_undone_when_something_raises(
+    view: HubView, snapshot_of: SnapshotOf, where: str
+) -> None:
     view.mount(MISTRAL, snapshot_of(MISTRAL))
     original = view.snapshot(MISTRAL)
 

@@ -1,4 +1,5 @@
-"""Tokenizer files: `tokenizer.json` gives the ids of encoders that share no code with the tokenizers library."""
+"""Tokenizer files: `tokenizer.json` gives the ids of encoders that share no code with the tokenizers
+library."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from conformance.hub import fixtures_directory, recipe_for
 from conformance.hub.golden import TEXTS, golden_document, independent_encoder
 from conformance.hub.vocabulary import VocabularyUnavailable, byte_level_pieces, vocabulary_source
 
-from .conftest import HUB_IDS, MISTRAL
+from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 
 ALPHABETS = (
     "abcdefghij ABC",
@@ -28,12 +29,15 @@ ALPHABETS = (
 def random_texts(count: int) -> list[str]:
     source = random.Random(1)
     return [
-        "".join(source.choice(source.choice(ALPHABETS)) for _ in range(source.randint(1, 60))) for _ in range(count)
+        "".join(source.choice(source.choice(ALPHABETS)) for _ in range(source.randint(1, 60)))
+        for _ in range(count)
     ]
 
 
-@pytest.mark.parametrize("hub_id", [MISTRAL, "meta-llama/Llama-2-7b-hf", "lmsys/vicuna-7b-v1.5", "microsoft/phi-2"])
-def test_ids_are_those_of_an_independent_encoder(hub_id: str, snapshot_of) -> None:
+@pytest.mark.parametrize(
+    "hub_id", [MISTRAL, "meta-llama/Llama-2-7b-hf", "lmsys/vicuna-7b-v1.5", "microsoft/phi-2"]
+)
+def test_ids_are_those_of_an_independent_encoder(hub_id: str, snapshot_of: SnapshotOf) -> None:
     tokenizer = Tokenizer.from_file(str(snapshot_of(hub_id) / "tokenizer.json"))
     encode = independent_encoder(recipe_for(hub_id).tokenizer)
     for text in (*TEXTS, *random_texts(2000)):
@@ -49,7 +53,7 @@ def test_the_recorded_golden_ids_are_what_the_encoder_gives(hub_id: str) -> None
     assert len(recorded["cases"]) >= 50
 
 
-def test_phi_has_the_published_layout_of_added_tokens(snapshot_of) -> None:
+def test_phi_has_the_published_layout_of_added_tokens(snapshot_of: SnapshotOf) -> None:
     tokenizer = Tokenizer.from_file(str(snapshot_of("microsoft/phi-2") / "tokenizer.json"))
     assert tokenizer.token_to_id("<|endoftext|>") == 50256
     assert [tokenizer.token_to_id(" " * count) for count in (31, 30, 2)] == [50257, 50258, 50286]
@@ -74,5 +78,5 @@ def test_another_vocabulary_than_the_recipes_is_refused() -> None:
     tokenizer = recipe_for(MISTRAL).tokenizer
     with pytest.raises(VocabularyUnavailable, match="0" * 64):
         vocabulary_source(replace(tokenizer, sha256="0" * 64))
-    with pytest.raises(VocabularyUnavailable, match="absent.model"):
+    with pytest.raises(VocabularyUnavailable, match=r"absent\.model"):
         vocabulary_source(replace(tokenizer, source="absent.model"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,25 +11,30 @@ from safetensors.torch import load_file
 from conformance.hub import recipe_for
 from conformance.hub.weights import checkpoint_shapes, probe_tensors
 
-from .conftest import HUB_IDS, MISTRAL
+from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 
 
-def tensors_of(snapshot) -> dict[str, torch.Tensor]:
-    return {name: tensor for shard in snapshot.glob("*.safetensors") for name, tensor in load_file(shard).items()}
+def tensors_of(snapshot: Path) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor for shard in snapshot.glob("*.safetensors") for name, tensor in load_file(shard).items()
+    }
 
 
 @pytest.mark.parametrize("hub_id", HUB_IDS)
-def test_every_value_is_exact_in_every_dtype(hub_id: str, snapshot_of) -> None:
+def test_every_value_is_exact_in_every_dtype(hub_id: str, snapshot_of: SnapshotOf) -> None:
     for name, tensor in tensors_of(snapshot_of(hub_id)).items():
         assert tensor.dtype == getattr(torch, recipe_for(hub_id).dtype)
         wide = tensor.float()
         assert torch.equal(wide, wide.bfloat16().float()), name
         assert torch.equal(wide, wide.half().float()), name
-        assert wide.isfinite().all() and wide.abs().max() > 0, name
+        assert wide.isfinite().all(), name
+        assert wide.abs().max() > 0, name
 
 
 @pytest.mark.parametrize("hub_id", HUB_IDS)
-def test_vocabulary_rows_share_a_mean_and_norms_spread_around_one(hub_id: str, snapshot_of) -> None:
+def test_vocabulary_rows_share_a_mean_and_norms_spread_around_one(
+    hub_id: str, snapshot_of: SnapshotOf
+) -> None:
     rows = recipe_for(hub_id).config["vocab_size"]
     for name, tensor in tensors_of(snapshot_of(hub_id)).items():
         wide = tensor.float()
@@ -35,10 +42,11 @@ def test_vocabulary_rows_share_a_mean_and_norms_spread_around_one(hub_id: str, s
             shared = wide.mean(0).norm() / wide.norm(dim=1).median()
             assert 0.2 < shared < 0.8, (name, shared)
         elif wide.dim() == 1 and name.endswith("weight"):
-            assert 0.69 < wide.min() < 0.85 and 1.15 < wide.max() < 1.31, name
+            assert 0.69 < wide.min() < 0.85, name
+            assert 1.15 < wide.max() < 1.31, name
 
 
-def test_queries_and_keys_have_twice_the_fan_in_scale(snapshot_of) -> None:
+def test_queries_and_keys_have_twice_the_fan_in_scale(snapshot_of: SnapshotOf) -> None:
     tensors = tensors_of(snapshot_of(MISTRAL))
     for name, gain in (("q_proj", 2.0), ("k_proj", 2.0), ("v_proj", 1.0), ("o_proj", 1.0)):
         weight = tensors[f"model.layers.0.self_attn.{name}.weight"].float()
@@ -57,8 +65,10 @@ def test_a_tensor_depends_on_its_name_and_not_on_the_order() -> None:
     assert not any(torch.equal(forwards[name], elsewhere[name]) for name in small)
 
 
-def test_checkpoints_of_different_hub_ids_differ(snapshot_of) -> None:
-    pure, instruct = (tensors_of(snapshot_of(f"mistralai/Mistral-7B-{name}")) for name in ("v0.1", "Instruct-v0.1"))
+def test_checkpoints_of_different_hub_ids_differ(snapshot_of: SnapshotOf) -> None:
+    pure, instruct = (
+        tensors_of(snapshot_of(f"mistralai/Mistral-7B-{name}")) for name in ("v0.1", "Instruct-v0.1")
+    )
     assert pure.keys() == instruct.keys()
     assert not any(torch.equal(pure[name], instruct[name]) for name in pure)
 

@@ -1,8 +1,9 @@
-"""Planted defects: reference backbones with one edit each that a tired person would make, and what must notice it.
+"""Planted defects: reference backbones with one edit each that a tired person would make, and what must
+notice it.
 
-Each is a class under ``@planted``: the clause that names the defect, any other clauses that the same edit breaks, and the
-entries of the defect list that it stands for. The suite must fail exactly those clauses on it; what they block does not
-count.
+Each is a class under ``@planted``: the clause that names the defect, any other clauses that the same edit
+breaks, and the entries of the defect list that it stands for. The suite must fail exactly those clauses on
+it; what they block does not count.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ PHI = "phi-2-3b"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted defect. ``fails`` is the exact set of clauses that it fails, ``clause`` the one that names it."""
+    """One planted defect. ``fails`` is the exact set of clauses that it fails, ``clause`` the one that names
+    it."""
 
     name: str
     statement: str
@@ -50,10 +52,11 @@ def planted(
     before: str | None = None,
     declared: dict[str, Any] | None = None,
 ) -> Callable[[Planted], Planted]:
-    """Register a class or factory as a planted defect that ``clause`` must catch, and ``also`` too, and nothing else.
+    """Register a class or factory as a planted defect that ``clause`` must catch, and ``also`` too, and
+    nothing else.
 
-    ``since`` and ``before`` bound the transformers versions on which the defect can be planted; ``declared`` goes into
-    the subject's ``[subject]`` table.
+    ``since`` and ``before`` bound the transformers versions on which the defect can be planted; ``declared``
+    goes into the subject's ``[subject]`` table.
     """
 
     def register(factory: Planted) -> Planted:

@@ -28,17 +28,24 @@ CLAUSES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 #: Text that terminals, XML, HTML, Markdown and encodings each have reason to dislike.
-NASTY = "\x1b[31m\x00\ud800\u202e <b>&amp;</b> ]]> | `tick` \"\"\" \\ é ▁"
+NASTY = '\x1b[31m\x00\ud800\u202e <b>&amp;</b> ]]> | `tick` """ \\ é ▁'
 
 
 @contextmanager
 def small_catalogue(folder: Path) -> Iterator[None]:
     """Profiles `core` (all but EMB-11) and `training` (EMB-11), in place of the real catalogue."""
     entries = [
-        {"id": clause, "level": level, "profile": "training" if clause == "EMB-11" else "core", "needs": needs, "uses": [],
-         "statement": f"The statement of {clause}.", "test": "conformance.suite.test_x:test_y"}
+        {
+            "id": clause,
+            "level": level,
+            "profile": "training" if clause == "EMB-11" else "core",
+            "needs": list(needs),
+            "uses": [],
+            "statement": f"The statement of {clause}.",
+            "test": "conformance.suite.test_x:test_y",
+        }
         for clause, (level, needs) in CLAUSES.items()
-    ]  # fmt: skip
+    ]
     core = [clause for clause in CLAUSES if clause != "EMB-11"]
     (folder / "catalogue.json").write_text(json.dumps(entries))
     (folder / "profiles.toml").write_text(f"[profiles]\ncore = {json.dumps(core)}\ntraining = ['EMB-11']\n")
@@ -53,20 +60,22 @@ def small_catalogue(folder: Path) -> Iterator[None]:
 
 def outcome(clause: str, outcome: str = "passed", **fields: Any) -> ClauseOutcome:
     level, needs = CLAUSES.get(clause, ("MUST", ()))
-    return ClauseOutcome(id=clause, level=level, profile="core", outcome=Outcome(outcome), needs=needs, **fields)
+    return ClauseOutcome(
+        id=clause, level=level, profile="core", outcome=Outcome(outcome), needs=needs, **fields
+    )
 
 
 def assessment(*departures: ClauseOutcome, without: tuple[str, ...] = (), **fields: Any) -> Assessment:
     """Everything passed but for ``departures``; the clauses in ``without`` said nothing."""
     by_id = {departure.id: departure for departure in departures}
-    outcomes = [by_id.pop(clause, None) or outcome(clause) for clause in CLAUSES if clause not in without]
+    outcomes = [by_id.pop(clause, outcome(clause)) for clause in CLAUSES if clause not in without]
     return Assessment(
         **{
             "target": "mistral-v0.1-7b-instruct",
             "backbone_id": "mistral-v0.1-7b-instruct",
             "profiles": ("core", "training"),
             "outcomes": (*outcomes, *by_id.values()),
-            "environment": {"transformers": "4.40.1", "model_class": "MistralForCausalLM"},
+            "environment": {"packages": {"transformers": "4.40.1"}, "model_class": "MistralForCausalLM"},
             "declarations": {"bos": "auto"},
             "sources": {"backbones/mistral.py": "ab" * 32},
             "hub": {"mistralai/Mistral-7B-v0.1": {"tokenizer": "real", "digest": "cd" * 32}},
@@ -92,7 +101,13 @@ def one_cause_that_blocks() -> Verdict:
         "pad_id": 2,
     }
     return verdict(
-        outcome("PAD-01", "failed", summary="the pad id is 2", evidence=evidence, counterexample={"text": NASTY, "n": 3}),
+        outcome(
+            "PAD-01",
+            "failed",
+            summary="the pad id is 2",
+            evidence=evidence,
+            counterexample={"text": NASTY, "n": 3},
+        ),
         outcome("PAD-02", "blocked", root_cause="PAD-01"),
         outcome("PAD-03", "blocked", root_cause="PAD-01"),
         outcome("PAD-04", "blocked", root_cause="PAD-01"),

@@ -17,5 +17,9 @@ def test_what_got_worse_comes_first() -> None:
 
 
 def test_conditions_are_compared() -> None:
-    changes = changed_conditions(verdict(), verdict(environment={"transformers": "5.0"}, seed=1))
-    assert {change.what for change in changes} == {"seed", "environment transformers", "environment model_class"}
+    changes = changed_conditions(verdict(), verdict(environment={"packages": "5.0"}, seed=1))
+    assert {change.what for change in changes} == {
+        "seed",
+        "environment packages",
+        "environment model_class",
+    }

@@ -109,7 +109,9 @@ def test_clauses_left_over_by_a_hang_are_no_causes() -> None:
 
 
 def test_raise_if_failed_leads_with_the_cause() -> None:
-    with pytest.raises(NotCertified, match=r"(?s)NOT CERTIFIED.*PAD-01 failed: the pad id is 2 \(blocks 3 clauses\)"):
+    with pytest.raises(
+        NotCertified, match=r"(?s)NOT CERTIFIED.*PAD-01 failed: the pad id is 2 \(blocks 3 clauses\)"
+    ):
         one_cause_that_blocks().raise_if_failed()
     verdict(outcome("PAD-04", "failed")).raise_if_failed()
 
@@ -123,7 +125,7 @@ def test_counts_are_in_the_order_of_the_vocabulary() -> None:
 
 
 def test_sources_that_are_unknown_are_noted() -> None:
-    assert "does not say which code" in verdict(sources={}).notes[0]
+    assert "cannot say which code" in verdict(sources={}).notes[0]
 
 
 def test_an_unknown_profile_is_named() -> None:

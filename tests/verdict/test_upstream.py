@@ -9,7 +9,9 @@ from conformance.verdict.upstream import InvalidDefects, KnownDefect, known_defe
 from conformance.verdict.waivers import Waiver
 from tests.verdict.samples import NOW, assessment, outcome
 
-DEFECT = KnownDefect(">=4.40,<4.41", "MistralForCausalLM", "PAD-03", "https://example.org/1", "a window of 16 sees 17")
+DEFECT = KnownDefect(
+    ">=4.40,<4.41", "MistralForCausalLM", "PAD-03", "https://example.org/1", "a window of 16 sees 17"
+)
 ENTRY = """
 [[defect]]
 transformers = ">=4.40,<4.41"
@@ -29,9 +31,9 @@ def test_a_known_defect_of_the_library_warns() -> None:
 @pytest.mark.parametrize(
     "environment",
     [
-        {"transformers": "4.57.1", "model_class": "MistralForCausalLM"},
-        {"transformers": "4.40.1", "model_class": "LlamaForCausalLM"},
-        {"transformers": "from a fork", "model_class": "MistralForCausalLM"},
+        {"packages": {"transformers": "4.57.1"}, "model_class": "MistralForCausalLM"},
+        {"packages": {"transformers": "4.40.1"}, "model_class": "LlamaForCausalLM"},
+        {"packages": {"transformers": "from a fork"}, "model_class": "MistralForCausalLM"},
         {},
     ],
 )

@@ -63,7 +63,9 @@ def test_what_a_waived_clause_blocks_still_denies_until_it_is_waived_too() -> No
 
 
 def test_the_cause_is_still_named_when_it_is_waived_and_what_it_blocks_is_not() -> None:
-    result = judged([waiver("PAD-01")], outcome("PAD-01", "failed"), outcome("PAD-02", "blocked", root_cause="PAD-01"))
+    result = judged(
+        [waiver("PAD-01")], outcome("PAD-01", "failed"), outcome("PAD-02", "blocked", root_cause="PAD-01")
+    )
     assert [(cause.outcome.id, cause.denies) for cause in result.root_causes] == [("PAD-01", True)]
 
 

@@ -1,0 +1,111 @@
+"""Judging a backbone in this very process: for notebooks, debuggers and other people's tests."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conformance.catalogue import expected_clauses
+from conformance.hub import HubView
+from conformance.run_request import RunRequest
+from conformance.target import Target, resolve
+from conformance.verdict.outcomes import Assessment, ClauseOutcome
+
+if TYPE_CHECKING:
+    from conformance.session import Session
+    from conformance.verdict.judgement import Verdict
+
+
+def check_backbone(
+    factory: Callable[..., Any] | str,
+    backbone_id: str | None = None,
+    *,
+    profiles: Sequence[str] = ("default",),
+    only: Sequence[str] | None = None,
+    declarations: Mapping[str, Any] | None = None,
+    budget: str = "standard",
+    seed: int = 0,
+    hub: Path | None = None,
+    recipes: Sequence[Path] = (),
+) -> Verdict:
+    """Judge a backbone without starting a process; never fail-fast, and nothing is raised for a clause that fails.
+
+    ``factory`` is a class or factory called with the seed's arguments, or a target string. ``declarations`` is what a
+    ``[subject]`` table would hold. What crashes, hangs or exits takes this process with it: ``conformance certify`` is
+    the front door that does not trust its subject.
+
+    Raises:
+        CannotAssess: if a target string cannot be resolved, or a hub id has no recipe.
+        KeyError: for a profile that is not implemented; the argument is its name.
+    """
+    from conformance.judge import judge
+    from conformance.verdict.judgement import judge as reach_verdict
+    from conformance.verdict.upstream import known_defects
+
+    started = time.monotonic()
+    target = (
+        resolve(factory, backbone_id)
+        if isinstance(factory, str)
+        else Target(_name_of(factory), factory, backbone_id or _default_id(factory))
+    )
+    expected = tuple(only) if only is not None else expected_clauses(profiles)
+    request = RunRequest(
+        target=target.text, backbone_id=target.backbone_id, profiles=tuple(profiles), only=expected, budget=budget,
+        seed=seed, hub=hub, recipes=tuple(recipes),
+    )  # fmt: skip
+    with in_process_session(target, request, declarations) as session:
+        session.construct()
+        facts = session.facts()
+        outcomes = tuple(item for item in judge(session.subject, expected) if isinstance(item, ClauseOutcome))
+    assessment = Assessment(
+        target=target.text,
+        backbone_id=target.backbone_id,
+        profiles=tuple(profiles),
+        outcomes=outcomes,
+        environment=facts["environment"],
+        declarations=facts["declarations"],
+        sources=facts["sources"],
+        hub=facts["hub"],
+        weights=request.weights,
+        device="cpu",
+        seed=seed,
+        budget=budget,
+        seconds=time.monotonic() - started,
+    )
+    return reach_verdict(assessment, defects=known_defects(), only=None if only is None else tuple(only))
+
+
+@contextmanager
+def in_process_session(
+    target: Target, request: RunRequest, declarations: Mapping[str, Any] | None = None
+) -> Iterator[Session]:
+    """A session in this process, with its Hugging Face cache in a temporary folder and the environment put back after."""
+    with tempfile.TemporaryDirectory(prefix="conformance-") as home:
+        view = HubView(Path(home))
+        before = dict(os.environ)
+        for name, value in view.environment().items():
+            os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
+        try:
+            # Imported here: transformers reads these variables when it is first imported.
+            from conformance.session import open_session
+
+            with open_session(target, request, Path(home), lambda phase, detail: None, declarations) as session:
+                yield session
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def _default_id(factory: Callable[..., Any]) -> str:
+    from conformance.target import only_id_of
+
+    return only_id_of(factory, _name_of(factory))
+
+
+def _name_of(factory: Callable[..., Any]) -> str:
+    return f"{getattr(factory, '__module__', '?')}:{getattr(factory, '__qualname__', type(factory).__name__)}"

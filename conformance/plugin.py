@@ -1,0 +1,146 @@
+"""The pytest front door: ``pytest --pyargs conformance.suite --backbone TARGET``.
+
+The suite's tests are collected here and judged elsewhere: the subject lives in a child process, as with ``conformance
+certify``, and its outcomes are reported as those of the tests. Without ``--backbone`` nothing happens, at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from conformance.verdict.outcomes import Assessment, ClauseOutcome
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("conformance", "backbone conformance")
+    group.addoption("--backbone", metavar="TARGET", help="judge this backbone: an id, package.module:Class or path.py:Class")
+    group.addoption("--backbone-id", metavar="ID", help="the id to ask the class for")
+    group.addoption("--backbone-profile", metavar="NAMES", default="default", help="profiles, joined by commas [default]")
+    group.addoption("--backbone-budget", metavar="NAME", default="standard", help="quick, standard or thorough [standard]")
+    group.addoption("--backbone-seed", metavar="N", type=int, default=0, help="seed of everything that is drawn [0]")
+    group.addoption("--backbone-timeout", metavar="S", type=float, default=120.0, help="seconds for each step [120]")
+    group.addoption("--backbone-jobs", metavar="N", type=int, default=1, help="processes to share the clauses between [1]")
+    group.addoption("--backbone-config", metavar="FILE", help="TOML file with a [subject] table [conformance.toml]")
+    group.addoption("--backbone-hub", metavar="DIR", help="where built checkpoints are kept")
+    group.addoption("--backbone-recipes", metavar="DIR", action="append", default=[], help="recipe file or directory")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    clauses = [item for item in items if _clause_of(item) is not None]
+    if not clauses:
+        return
+    if config.option.backbone is None:
+        raise pytest.UsageError(
+            "the conformance suite needs a backbone to judge: add --backbone with an id (`conformance list`), "
+            "package.module:Class or path/to/file.py:Class"
+        )
+    if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("the suite brings its own processes: use --backbone-jobs N instead of -n N")
+    from conformance.catalogue import expected_clauses
+
+    try:
+        wanted = set(expected_clauses(config.option.backbone_profile.split(",")))
+    except KeyError as error:
+        raise pytest.UsageError(f"--backbone-profile: there is no profile {error}") from None
+    unwanted = [item for item in clauses if _clause_of(item) not in wanted]
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if item not in unwanted]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    clauses = [item for item in session.items if _clause_of(item) is not None]
+    if not clauses or session.config.option.collectonly or session.testsfailed:
+        return
+    _judge(session, clauses)
+    session.items = [item for item in session.items if item not in clauses]
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    verdict = config.stash.get(_VERDICT, None)
+    if verdict is not None:
+        terminalreporter.section("conformance")
+        terminalreporter.write_line(str(verdict))
+
+
+_VERDICT = pytest.StashKey[Any]()
+
+
+def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
+    from conformance.catalogue import expected_clauses
+    from conformance.run_request import CannotAssess, RunRequest
+    from conformance.runner import run
+    from conformance.verdict.judgement import judge
+    from conformance.verdict.upstream import known_defects
+
+    option = session.config.option
+    names = tuple(option.backbone_profile.split(","))
+    chosen = tuple(dict.fromkeys(str(_clause_of(item)) for item in clauses))
+    only = None if set(chosen) == set(expected_clauses(names)) else chosen
+    request = RunRequest(
+        target=option.backbone,
+        backbone_id=option.backbone_id,
+        profiles=names,
+        only=only,
+        budget=option.backbone_budget,
+        seed=option.backbone_seed,
+        jobs=option.backbone_jobs,
+        timeout=option.backbone_timeout,
+        hub=Path(option.backbone_hub) if option.backbone_hub else None,
+        recipes=tuple(map(Path, option.backbone_recipes)),
+        config=Path(option.backbone_config) if option.backbone_config else None,
+    )
+    waiting: dict[str, list[pytest.Item]] = {}
+    for item in clauses:
+        waiting.setdefault(str(_clause_of(item)), []).append(item)
+
+    def report_as_it_comes(event: Mapping[str, Any]) -> None:
+        if event["event"] == "outcome":
+            _report(waiting.pop(event["id"], []), event)
+
+    try:
+        assessment = run(request, report_as_it_comes)
+    except CannotAssess as refusal:
+        raise pytest.UsageError(f"{option.backbone} could not be assessed: {refusal}") from None
+    _report_the_rest(waiting, assessment)
+    session.config.stash[_VERDICT] = judge(assessment, defects=known_defects(), only=only)
+
+
+def _report_the_rest(waiting: Mapping[str, list[pytest.Item]], assessment: Assessment) -> None:
+    outcomes: dict[str, ClauseOutcome] = {outcome.id: outcome for outcome in assessment.outcomes}
+    for clause_id, items in waiting.items():
+        _report(items, outcomes[clause_id].as_json())
+
+
+def _report(items: list[pytest.Item], outcome: Mapping[str, Any]) -> None:
+    """Log one clause's outcome as that of its tests: only what passed or does not apply is no failure; a SHOULD that
+    is not met is an expected failure."""
+    for item in items:
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        told = f"{outcome['id']} ({outcome['level']}) {outcome['outcome']}: {outcome['summary']}"
+        result, longrepr, extra = "passed", None, {}
+        if outcome["outcome"] == "not-applicable":
+            result, longrepr = "skipped", (str(item.path), 0, f"not applicable: {outcome['summary']}")
+        elif outcome["outcome"] != "passed":
+            result, longrepr = "failed", told
+            if outcome["level"] == "SHOULD":
+                result, extra = "skipped", {"wasxfail": told}
+        if outcome.get("counterexample") and result == "failed":
+            longrepr = f"{told}\ncounterexample: {outcome['counterexample']!r}"
+        report = pytest.TestReport(
+            nodeid=item.nodeid, location=item.location, keywords=dict.fromkeys(item.keywords, 1), outcome=result,
+            longrepr=longrepr, when="call", duration=outcome.get("seconds", 0.0), **extra,
+        )  # fmt: skip
+        item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+
+
+def _clause_of(item: pytest.Item) -> str | None:
+    requirement = getattr(getattr(item, "function", None), "requirement", None)
+    return getattr(requirement, "id", None)

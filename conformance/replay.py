@@ -1,0 +1,57 @@
+"""Showing one failure again: what the scripts under ``counterexamples/`` call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from conformance.run_request import CannotAssess, RunRequest
+from conformance.target import resolve
+
+
+def replay(
+    clause_id: str,
+    *,
+    target: str,
+    backbone_id: str | None = None,
+    weights: str = "probe",
+    seed: int = 0,
+    draws: Mapping[str, Any] | None = None,
+) -> int:
+    """Check one clause on a freshly built subject, on the drawn inputs alone where there are any.
+
+    Says what was found and returns an exit status: 1 if the clause fails, 0 if it holds, 2 if it could not be judged.
+    """
+    from conformance.checking import in_process_session
+
+    try:
+        resolved = resolve(target, backbone_id)
+        request = RunRequest(target=target, backbone_id=backbone_id, only=(clause_id,), weights=weights, seed=seed)
+        with in_process_session(resolved, request) as session:
+            session.construct()
+            return _replayed(session.subject, clause_id, dict(draws or {}))
+    except CannotAssess as refusal:
+        print(f"{clause_id} could not be judged: {refusal}", file=sys.stderr)
+        return 2
+
+
+def _replayed(subject: Any, clause_id: str, draws: dict[str, Any]) -> int:
+    from conformance.assertions import Blocked, NotApplicable
+    from conformance.judge import clause_tests
+
+    try:
+        for test in clause_tests()[clause_id]:
+            check = getattr(test, "check", None)
+            if draws and check is not None:
+                check(subject, **draws)
+            elif not draws or check is None:
+                test(subject)
+    except (Blocked, NotApplicable) as reason:
+        print(f"{clause_id} was not judged: {type(reason).__name__}: {reason}")
+        return 2
+    except Exception as failure:
+        print(f"{clause_id} fails: {type(failure).__name__}: {failure}")
+        return 1
+    print(f"{clause_id} holds on these inputs")
+    return 0

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conformance.runner
+from conformance.cli import main
+from conformance.run_request import CannotAssess, RunRequest
+from conformance.verdict.certificate import serialise
+from conformance.verdict.outcomes import Assessment
+from tests.verdict.samples import assessment, one_cause_that_blocks, outcome, verdict
+
+ALL = ["--profile", "core,training"]
+
+
+@dataclass
+class Runner:
+    """Stands in for the runner: gives the assessment it holds, or raises, and remembers what it was asked
+    for."""
+
+    result: Assessment | BaseException = field(default_factory=assessment)
+    requests: list[RunRequest] = field(default_factory=list)
+
+    def __call__(self, request: RunRequest, on_event: Callable[[dict[str, Any]], None]) -> Assessment:
+        self.requests.append(request)
+        on_event({"event": "phase", "phase": "resolving", "detail": request.target})
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return replace(self.result, profiles=request.profiles)
+
+
+@pytest.fixture
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runner]:
+    stand_in = Runner()
+    monkeypatch.setattr(conformance.runner, "run", stand_in)
+    monkeypatch.chdir(tmp_path)
+    yield stand_in
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    def run_command_line(*arguments: str) -> Result:
+        with pytest.raises(SystemExit) as exit:
+            main(arguments)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err or "--verbose" in arguments
+        return Result(int(exit.value.code or 0), captured.out, captured.err)
+
+    return run_command_line
+
+
+Call = Callable[..., Result]
+
+
+def test_a_certified_backbone_exits_with_0(runner: Runner, call: Call) -> None:
+    result = call("certify", "an-id", *ALL)
+    assert result.status == 0
+    assert result.out.startswith("CERTIFIED")
+    assert "seed 0" in result.out
+    assert "add --out DIR" in result.out
+    assert result.err == "resolving an-id\n"
+
+
+def test_a_backbone_that_is_not_certified_exits_with_1_and_gets_a_certificate(
+    runner: Runner, call: Call
+) -> None:
+    runner.result = assessment(outcome("PAD-03", "failed"))
+    result = call("certify", "an-id", *ALL, "--out", "out")
+    assert result.status == 1
+    assert result.out.startswith("PAD-03 failed")
+    assert json.loads(Path("out/certificate.json").read_text())["predicate"]["result"] == "FAILED"
+    assert Path("out/counterexamples/PAD-03.py").exists()
+
+
+def test_what_cannot_be_assessed_exits_with_2_and_leaves_no_certificate(runner: Runner, call: Call) -> None:
+    assert call("certify", "an-id", *ALL, "--out", "out").status == 0
+    runner.result = CannotAssess("no backbone is registered under the id `mistrel`")
+    result = call("certify", "mistrel", *ALL, "--out", "out")
+    assert (result.status, result.out) == (2, "")
+    assert result.err.endswith("conformance: no backbone is registered under the id `mistrel`\n")
+    assert list(Path("out").rglob("*.*")) == []
+
+
+def test_ctrl_c_exits_with_130_and_leaves_no_certificate(runner: Runner, call: Call) -> None:
+    runner.result = KeyboardInterrupt()
+    result = call("certify", "an-id", "--out", "out", "--json")
+    assert (result.status, result.out) == (130, "")
+    assert result.err.endswith("interrupted; no certificate was written\n")
+    assert list(Path("out").rglob("*.*")) == []
+
+
+def test_a_defect_of_our_own_is_not_taken_for_a_verdict(runner: Runner, call: Call) -> None:
+    runner.result = RuntimeError("boom")
+    result = call("certify", "an-id", "--verbose")
+    assert result.status == 2
+    assert "internal error, RuntimeError: boom" in result.err
+    assert "Traceback" in result.err
+
+
+def test_json_is_all_there_is_on_standard_output(runner: Runner, call: Call) -> None:
+    runner.result = assessment(outcome("PAD-03", "failed"))
+    result = call("certify", "an-id", *ALL, "--json")
+    assert json.loads(result.out)["predicate"]["failedTests"] == ["PAD-03"]
+    assert "PAD-03 failed" in result.err
+    runner.result = CannotAssess("no recipe")
+    assert json.loads(call("certify", "an-id", "--json").out) == {"error": "no recipe"}
+    assert "bogus" in json.loads(call("certify", "an-id", "--json", "--bogus").out)["error"]
+
+
+def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
+    call(
+        "certify", "m.py:C", "--id", "x", "--profile", "core", "--budget", "quick", "--seed", "7", "--jobs",
+        "2", "--timeout", "9", "--max-memory", "1.5", "--hub", "h", "--device", "cpu",
+    )  # fmt: skip
+    assert runner.requests == [
+        RunRequest(
+            target="m.py:C", backbone_id="x", profiles=("core",), budget="quick", seed=7, jobs=2, timeout=9.0,
+            memory_limit=3 << 29, hub=Path("h"), device="cpu",
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--profile", "numerics"],
+            "profile `numerics` is not implemented in this version; implemented: core, training",
+        ),
+        (["--profile", ","], "--profile is empty"),
+        (["--weights", "full"], "--weights full is not available in this version; it takes probe"),
+        (["--device", "cuda"], "--device cuda is not available in this version; it takes auto or cpu"),
+        (["--budget", "huge"], "--budget huge is not available"),
+        (["--seed", "-1"], "--seed is -1, but should be 0 or more"),
+        (["--seed", "x"], "Invalid value for '--seed'"),
+        (["--jobs", "0"], "--jobs is 0, but should be 1 or more"),
+        (["--timeout", "-3"], "--timeout is -3, but should be a number of seconds above zero"),
+        (["--timeout", "nan"], "--timeout is nan"),
+        (["--max-memory", "inf"], "--max-memory is inf"),
+        (["--waivers", "absent.toml"], "the waivers `absent.toml` cannot be read"),
+        (["--config", "absent.toml"], "the configuration `absent.toml` cannot be read"),
+        (["--recipes", "absent"], "absent"),
+        (["--only", "PAD-33"], "there is no clause `PAD-33`; near it: PAD-03"),
+        (
+            ["--only", "EMB-11", "--profile", "core"],
+            "names EMB-11, which profile core does not hold: add --profile training",
+        ),
+        (["--only", "PAD-03", "--failed-from", "x.json"], "give one of them"),
+        (["--failed-from", "absent.json"], "the certificate `absent.json` cannot be read"),
+        (["--out", "file/out"], "reports cannot be written to `file/out`"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_runs(
+    runner: Runner, call: Call, options: list[str], message: str
+) -> None:
+    Path("file").write_text("")
+    result = call("certify", "an-id", *options)
+    assert (result.status, result.out) == (2, "")
+    assert message in result.err
+    assert runner.requests == []
+
+
+def test_a_run_of_chosen_clauses_exits_with_1(runner: Runner, call: Call) -> None:
+    runner.result = assessment(outcomes=(outcome("PAD-03"),))
+    result = call("certify", "an-id", "--only", "pad-03")
+    assert result.status == 1
+    assert result.out.startswith("PARTIAL RUN")
+    assert runner.requests[0].only == ("PAD-03",)
+
+
+def test_failed_from_chooses_what_was_not_met_and_the_profiles(runner: Runner, call: Call) -> None:
+    Path("certificate.json").write_text(serialise(one_cause_that_blocks().as_certificate()))
+    call("certify", "an-id", "--failed-from", "certificate.json")
+    assert runner.requests[0].only == ("PAD-01", "PAD-02", "PAD-03", "PAD-04")
+    assert runner.requests[0].profiles == ("core", "training")
+
+
+def test_failed_from_a_certificate_without_failures_is_refused(runner: Runner, call: Call) -> None:
+    Path("certificate.json").write_text(serialise(verdict().as_certificate()))
+    assert "nothing to judge again" in call("certify", "an-id", "--failed-from", "certificate.json").err
+
+
+def test_waivers_are_applied_and_named_in_the_certificate(runner: Runner, call: Call) -> None:
+    Path("w.toml").write_text('[[waiver]]\nid = "PAD-03"\nreason = "r"\nexpires = 2999-01-01\nby = "Ada"\n')
+    runner.result = assessment(outcome("PAD-03", "failed"))
+    result = call("certify", "an-id", *ALL, "--waivers", "w.toml", "--json")
+    predicate = json.loads(result.out)["predicate"]
+    assert (result.status, predicate["result"]) == (0, "WARNED")
+    assert predicate["waivers"][0]["by"] == "Ada"
+    assert "w.toml" in [descriptor["name"] for descriptor in predicate["configuration"]]
+
+
+def test_the_suggested_command_repeats_what_the_verdict_does_not_record(runner: Runner, call: Call) -> None:
+    runner.result = assessment(outcome("PAD-03", "failed"))
+    assert "--hub some/where --only PAD-03" in call("certify", "an-id", "--hub", "some/where").out
+
+
+def test_a_certificate_is_reported_again(runner: Runner, call: Call) -> None:
+    Path("certificate.json").write_text(serialise(one_cause_that_blocks().as_certificate()))
+    result = call("report", "certificate.json", "--out", "again")
+    assert result.status == 0
+    assert result.out.startswith("PAD-01 failed")
+    assert Path("again/report.html").exists()
+    assert call("report", "absent.json").status == 2
+
+
+def test_certificates_are_compared(runner: Runner, call: Call) -> None:
+    Path("a.json").write_text(serialise(verdict().as_certificate()))
+    Path("b.json").write_text(serialise(verdict(outcome("PAD-03", "failed")).as_certificate()))
+    assert call("diff", "a.json", "a.json").status == 0
+    result = call("diff", "a.json", "b.json")
+    assert result.status == 1
+    assert result.out.splitlines() == ["PAD-03: passed -> failed (worse)", "  result: PASSED -> FAILED"]
+    Path("b.json").write_text("{")
+    assert call("diff", "a.json", "b.json").status == 2
+
+
+def test_requirements_are_listed(call: Call) -> None:
+    lines = call("requirements").out.splitlines()
+    assert lines[0].split(maxsplit=3) == ["CON-01", "MUST", "core", "The statement of CON-01."]
+    assert len(lines) == 7
+    assert len(call("requirements", "--profile", "training").out.splitlines()) == 1
+    assert json.loads(call("requirements", "--json").out)[0]["id"] == "CON-01"
+
+
+def test_one_requirement_is_shown_whole(call: Call) -> None:
+    assert "needs      PAD-01" in call("requirements", "pad-03").out
+    assert json.loads(call("requirements", "PAD-03", "--json").out)["level"] == "MUST"
+    unknown = call("requirements", "PAD-33")
+    assert unknown.status == 2
+    assert "PAD-03" in unknown.err
+
+
+def test_backbones_are_listed_with_their_hub_ids(call: Call) -> None:
+    listed = json.loads(call("list", "--json").out)
+    entry = next(entry for entry in listed if entry["id"] == "mistral-v0.1-7b-instruct")
+    assert entry["hub"] == "mistralai/Mistral-7B-Instruct-v0.1"
+    assert entry["family"] == "mistral"
+    assert entry["target"].startswith("backbones.mistral:")
+    assert "mistral-v0.1-7b-instruct" in call("list").out
+
+
+def test_an_empty_hub_lists_nothing(call: Call, tmp_path: Path) -> None:
+    assert json.loads(call("hub", "list", "--hub", str(tmp_path), "--json").out) == []
+    assert "nothing is built" in call("hub", "list", "--hub", str(tmp_path)).err
+
+
+def test_an_unknown_hub_id_names_the_known_ones(call: Call, tmp_path: Path) -> None:
+    result = call("hub", "build", "nobody/nothing", "--hub", str(tmp_path))
+    assert result.status == 2
+    assert "mistralai/Mistral-7B-v0.1" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["requirements"], ["certify", "--help"], ["hub", "list"]]
+)
+def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
+    source = (
+        "import sys\nfrom conformance.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    heavy = {'torch', 'transformers', 'tokenizers', 'hypothesis', 'jinja2'}\n"
+        "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    finished = _python("-c", source, *arguments)
+    assert finished.stderr.splitlines()[-1] == b"[]"
+    assert finished.returncode == 0
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    finished = _python("-m", "conformance", "list", stdout=writing)
+    os.close(writing)
+    assert (finished.returncode, finished.stderr) == (0, b"")
+
+
+def test_a_narrow_encoding_is_no_error(tmp_path: Path) -> None:
+    path = tmp_path / "certificate.json"
+    with_unicode = verdict(outcome("PAD-04", "failed", evidence={"observed": "é ▁ \ud800"}))
+    path.write_text(serialise(with_unicode.as_certificate()))
+    finished = _python("-m", "conformance", "report", str(path), environment={"PYTHONIOENCODING": "ascii"})
+    assert finished.returncode == 0
+    assert b"\\xe9 \\u2581 \\ud800" in finished.stdout
+
+
+def _python(
+    *arguments: str, stdout: int = subprocess.PIPE, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    root = str(Path(conformance.runner.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": root, **(environment or {})},
+        check=False,
+    )
