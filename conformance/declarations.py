@@ -17,13 +17,17 @@ from conformance.toml import TOMLDecodeError, load_toml
 
 CONFIG_FILE = "conformance.toml"
 
-_CHOICES = {
+_DTYPES = ("float32", "bfloat16", "float16")
+
+_CHOICES: dict[str, tuple[str, ...]] = {
     "bos": ("auto", "prompt", "none"),
     "bos_per_prompt": ("one", "per-turn", "none"),
     "attention": ("causal", "bidirectional"),
     "patch_position": ("after-bos", "start", "end"),
     "action_scheme": ("tail", "id", "none"),
     "normalisation": ("identity", "metaspace"),
+    "master_dtype": _DTYPES,
+    "training_dtype": _DTYPES,
 }
 
 

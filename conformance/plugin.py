@@ -54,12 +54,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtestloop(session: pytest.Session) -> None:
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
     clauses = [item for item in session.items if _clause_of(item) is not None]
     if not clauses or session.config.option.collectonly or session.testsfailed:
-        return
+        return None
     _judge(session, clauses)
-    session.items = [item for item in session.items if item not in clauses]
+    # pytest's own loop takes failures that precede it for errors of collection, so what else was collected runs here.
+    others = [item for item in session.items if item not in clauses]
+    for item, following in zip(others, [*others[1:], None], strict=True):
+        if session.shouldfail or session.shouldstop:
+            break
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+    return True
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

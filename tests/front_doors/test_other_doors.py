@@ -1,0 +1,112 @@
+"""The doors beside `certify`: pytest's plugin, `check_backbone`, and the scripts that show a counterexample."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance import check_backbone
+from conformance.run_request import CannotAssess
+from conformance.verdict.outcomes import Outcome
+
+ROOT = Path(__file__).parents[2]
+INSTRUCT = "mistral-v0.1-7b-instruct"
+PAD_IS_EOS = '''
+from backbones.mistral import MISTRAL_MODELS, MistralLLMBackbone
+
+
+class PadIsEos(MistralLLMBackbone):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.llm.config.pad_token_id = self.tokenizer.eos_token_id
+        self.llm.generation_config.pad_token_id = self.tokenizer.eos_token_id
+'''
+
+
+def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PYTEST_ADDOPTS": ""}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, env=environment
+    )
+
+
+def suite(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    # An installed plugin registers itself; a second registration by -p is one and the same module.
+    return python("-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite", *arguments, cwd=cwd)
+
+
+def test_the_plugin_reports_each_clause_as_its_test(tmp_path: Path) -> None:
+    done = suite("--backbone", INSTRUCT, "-v", "-k", "pad_token", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "test_pad_is_a_token_of_its_own PASSED" in done.stdout
+    assert "9 passed" in done.stdout
+
+
+def test_the_plugin_fails_what_the_suite_fails(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PAD_IS_EOS)
+    done = suite("--backbone", "mine.py:PadIsEos", "--backbone-id", INSTRUCT, "-k", "pad_token", cwd=tmp_path)
+    assert done.returncode == 1, done.stdout
+    assert "PAD-03 (MUST) failed" in done.stdout
+
+
+def test_the_plugin_wants_a_backbone(tmp_path: Path) -> None:
+    done = suite(cwd=tmp_path)
+    assert done.returncode == 4
+    assert "--backbone" in done.stdout + done.stderr
+
+
+def test_the_plugin_refuses_what_cannot_be_assessed(tmp_path: Path) -> None:
+    done = suite("--backbone", "no-such-id", cwd=tmp_path)
+    assert done.returncode == 4
+    assert "no-such-id" in done.stdout + done.stderr
+
+
+def test_the_plugin_costs_other_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_mine.py").write_text("def test_mine():\n    import sys\n    assert 'torch' not in sys.modules\n")
+    done = python("-m", "pytest", "-p", "conformance.plugin", "-q", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_check_backbone_judges_in_this_process() -> None:
+    from backbones.mistral import MistralLLMBackbone
+
+    before = dict(os.environ)
+    verdict = check_backbone(MistralLLMBackbone, INSTRUCT, budget="quick", only=["PAD-01", "PAD-03"])
+    judged = {outcome.id: outcome.outcome for outcome in verdict.asked}
+    assert judged["PAD-03"] is Outcome.PASSED
+    assert not verdict.certified, "a few clauses never certify"
+    assert dict(os.environ) == before
+
+
+def test_check_backbone_is_never_fail_fast() -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no")
+
+    verdict = check_backbone(broken, INSTRUCT)
+    assert not verdict.certified
+    assert [cause.outcome.id for cause in verdict.root_causes][:1] == ["CON-01"]
+    with pytest.raises(AssertionError, match="CON-01"):
+        verdict.raise_if_failed()
+
+
+def test_check_backbone_refuses_an_unknown_target() -> None:
+    with pytest.raises(CannotAssess, match="no-such-id"):
+        check_backbone("no-such-id")
+
+
+def test_a_counterexample_shows_its_failure_again(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PAD_IS_EOS)
+    out = tmp_path / "out"
+    python("-m", "conformance", "certify", "mine.py:PadIsEos", "--id", INSTRUCT, "--out", str(out), cwd=tmp_path)
+    script = out / "counterexamples" / "PAD-03.py"
+    shown = python(str(script), cwd=tmp_path)
+    assert shown.returncode == 1, shown.stdout + shown.stderr
+    assert "PAD-03 fails" in shown.stdout
+    (tmp_path / "mine.py").write_text(PAD_IS_EOS.replace("self.tokenizer.pad_token = self.tokenizer.eos_token", "return"))
+    mended = python(str(script), cwd=tmp_path)
+    assert mended.returncode == 0, mended.stdout + mended.stderr

@@ -1,0 +1,80 @@
+"""The kill matrix: which clauses each planted defect fails, as run, and as ``docs/kill-matrix.md`` tells it.
+
+``python -m tests.kill_matrix [NAME…]`` runs the named defects (all without names), says where a run differs from the
+record, and after a full run writes the document anew.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from conformance.catalogue import catalogue, expected_clauses
+from conformance.verdict.outcomes import ClauseOutcome
+from tests.matrix import Case, failed, judge_in_forks
+from tests.mutants import Mutant, all_mutants
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "kill-matrix.md"
+
+
+def run_mutants(
+    mutants: Iterable[Mutant], hub: Path | None = None
+) -> Iterator[tuple[Mutant, dict[str, ClauseOutcome]]]:
+    """Judge every mutant; yields it with its outcomes as it finishes."""
+    by_name = {mutant.name: mutant for mutant in mutants}
+    cases = [Case(m.name, m.factory, m.backbone_id, m.declared) for m in by_name.values()]
+    for case, outcomes in judge_in_forks(cases, hub):
+        yield by_name[case.name], outcomes
+
+
+def document(mutants: Sequence[Mutant]) -> str:
+    """The text of ``docs/kill-matrix.md``: every clause with the defects that it alone, or with others, must catch."""
+    lines = [
+        "# Kill matrix",
+        "",
+        "What the suite is worth: the defects planted in the reference backbones (`tests/mutants/`), and the exact set of",
+        "clauses that each one fails; clauses that these block are not counted. The tests assert the sets, in full on the",
+        "newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m tests.kill_matrix`.",
+        "",
+        f"{len(mutants)} planted defects, {len(expected_clauses(['core']))} clauses of profile `core`.",
+        "",
+        "| clause | level | planted defect | known as | also fails |",
+        "|---|---|---|---|---|",
+    ]
+    order = {clause: place for place, clause in enumerate(catalogue())}
+    for mutant in sorted(mutants, key=lambda m: (order[m.clause], m.name)):
+        also = ", ".join(sorted(mutant.fails - {mutant.clause}, key=lambda clause: order[clause]))
+        statement = mutant.statement.replace("|", "\\|")
+        known_as = ", ".join(mutant.defects)
+        lines.append(
+            f"| {mutant.clause} | {catalogue()[mutant.clause].level} | **{mutant.name}**: {statement} | {known_as} | {also} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(names: Sequence[str]) -> int:
+    chosen = [mutant for mutant in all_mutants() if not names or mutant.name in names]
+    differing = 0
+    for mutant, outcomes in run_mutants(chosen):
+        found = failed(outcomes)
+        differing += found != mutant.fails
+        print(
+            f"{'ok' if found == mutant.fails else 'DIFFERS':8}{mutant.name}: fails {sorted(found)}"
+            + ("" if found == mutant.fails else f", recorded {sorted(mutant.fails)}"),
+            flush=True,
+        )
+        if found != mutant.fails or names:
+            for clause in sorted(found):
+                outcome = outcomes[clause]
+                print(f"        {clause} {outcome.outcome}: {outcome.summary[:500]}", flush=True)
+                if outcome.counterexample:
+                    print(f"        shown by {str(outcome.counterexample)[:300]}", flush=True)
+    if not names and not differing:
+        DOCUMENT.write_text(document(chosen), encoding="utf-8")
+        print(f"wrote {DOCUMENT}")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
