@@ -34,12 +34,14 @@ def require(holds: bool, *, observed: str, expected: str, mend: str, **measured:
 
 
 @contextmanager
-def refusal(*types: type[BaseException]) -> Iterator[list[BaseException]]:
+def refusal(*types: type[Exception]) -> Iterator[list[Exception]]:
     """Collect the exception that the body raises, if it is one of ``types`` (any Exception without them)."""
-    caught: list[BaseException] = []
+    caught: list[Exception] = []
     try:
         yield caught
-    except types or Exception as error:
+    except Exception as error:
+        if types and not isinstance(error, types):
+            raise
         caught.append(error)
 
 

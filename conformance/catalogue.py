@@ -10,7 +10,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -63,7 +63,9 @@ def requirement(
     def declare(test: Clause) -> Clause:
         statement = inspect.getdoc(test)
         if not statement:
-            raise ValueError(f"{clause_id}: the test {test.__name__} needs a docstring; it is the clause's statement")
+            raise ValueError(
+                f"{clause_id}: the test {test.__name__} needs a docstring; it is the clause's statement"
+            )
         test.requirement = Requirement(  # type: ignore[attr-defined]
             id=clause_id,
             level=level,
@@ -78,7 +80,7 @@ def requirement(
     return declare
 
 
-@lru_cache(maxsize=None)
+@cache
 def catalogue() -> dict[str, Requirement]:
     """All implemented clauses by ID, in the suite's order."""
     entries = json.loads(CATALOGUE_FILE.read_text(encoding="utf-8"))
@@ -88,7 +90,7 @@ def catalogue() -> dict[str, Requirement]:
     }
 
 
-@lru_cache(maxsize=None)
+@cache
 def profiles() -> dict[str, tuple[str, ...]]:
     """The exact set of IDs that each implemented profile expects, ``default`` included."""
     table = load_toml(PROFILES_FILE)["profiles"]

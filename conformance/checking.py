@@ -84,7 +84,7 @@ def check_backbone(
 def in_process_session(
     target: Target, request: RunRequest, declarations: Mapping[str, Any] | None = None
 ) -> Iterator[Session]:
-    """A session in this process, with its Hugging Face cache in a temporary folder and the environment put back after."""
+    """A session in this process, its Hugging Face cache in a temporary folder; the environment is put back after."""
     with tempfile.TemporaryDirectory(prefix="conformance-") as home:
         view = HubView(Path(home))
         before = dict(os.environ)
@@ -94,7 +94,9 @@ def in_process_session(
             # Imported here: transformers reads these variables when it is first imported.
             from conformance.session import open_session
 
-            with open_session(target, request, Path(home), lambda phase, detail: None, declarations) as session:
+            with open_session(
+                target, request, Path(home), lambda phase, detail: None, declarations
+            ) as session:
                 yield session
         finally:
             os.environ.clear()

@@ -33,7 +33,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         from safetensors import safe_open
 
         with safe_open(self.directory / SINGLE_FILE, framework="pt") as tensors:
-            return {name: SINGLE_FILE for name in tensors.keys()}
+            return dict.fromkeys(tensors.keys(), SINGLE_FILE)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         from safetensors import safe_open

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     with open_session(target, request, home, stream.phase) as session:
         clauses = list(request.only or ())
         stream.phase("constructing", target.backbone_id)
-        # Sent before as well as after: a constructor that never returns leaves a certificate that says what it was about.
+        # Sent before as well as after: when a constructor never returns, the certificate still says what it is about.
         stream.send("facts", **session.facts())
         session.construct()
         stream.send("facts", **session.facts())
@@ -94,10 +95,8 @@ def _die_with_parent() -> None:
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         # Should the machine run out of memory, the subject goes first and not its user's editor.
-        try:
+        with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
-        except OSError:
-            pass
 
 
 if __name__ == "__main__":

@@ -424,9 +424,9 @@ def _show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         say(json.dumps(rows, indent=2))
         return
     cells = [[_cell(value) for value in row.values()] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for row in cells:
-        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip())
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _cell(value: Any) -> str:

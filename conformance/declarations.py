@@ -6,7 +6,7 @@ repeats it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -79,7 +79,9 @@ class Declarations:
 
     def builder_for(self, backbone_id: str) -> str | None:
         """The builder class name that the rule gives ``backbone_id``, or None where the rule does not cover it."""
-        return next((rule.builder for rule in self.prompt_rule if fnmatchcase(backbone_id, rule.pattern)), None)
+        return next(
+            (rule.builder for rule in self.prompt_rule if fnmatchcase(backbone_id, rule.pattern)), None
+        )
 
     def updated(self, table: Mapping[str, Any], source: str) -> Declarations:
         """These declarations with those of ``table`` on top.
@@ -115,18 +117,20 @@ def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
 
 
 def _value(key: str, value: Any, source: str) -> Any:
-    types = {field.name: field.type for field in fields(Declarations)}
+    types = {field.name: str(field.type) for field in fields(Declarations)}
     if key not in types:
-        raise CannotAssess(f"`[subject]` in {source} has an unknown key `{key}`; known keys: {', '.join(sorted(types))}")
+        known = ", ".join(sorted(types))
+        raise CannotAssess(f"`[subject]` in {source} has an unknown key `{key}`; known keys: {known}")
     if key in _CHOICES and value not in _CHOICES[key]:
-        raise CannotAssess(f"`{key}` in {source} is {value!r}, but should be one of {', '.join(_CHOICES[key])}")
+        raise CannotAssess(
+            f"`{key}` in {source} is {value!r}, but should be one of {', '.join(_CHOICES[key])}"
+        )
     if key == "prompt_rule":
         return _prompt_rules(value, source)
-    expected, convert = _TYPES[types[key]]
-    valid = convert(value)
-    if valid is None:
-        raise CannotAssess(f"`{key}` in {source} is {value!r}, but should be {expected}")
-    return valid
+    kind = _KINDS[types[key]]
+    if not kind.admits(value):
+        raise CannotAssess(f"`{key}` in {source} is {value!r}, but should be {kind.description}")
+    return tuple(value) if isinstance(value, (list, tuple)) else value
 
 
 def _prompt_rules(value: Any, source: str) -> tuple[PromptRule, ...]:
@@ -134,7 +138,8 @@ def _prompt_rules(value: Any, source: str) -> tuple[PromptRule, ...]:
         return tuple(PromptRule(pattern=str(row["pattern"]), builder=str(row["builder"])) for row in value)
     except (TypeError, KeyError):
         raise CannotAssess(
-            f"`prompt_rule` in {source} is {value!r}, but should be a list of {{pattern = \"*-chat\", builder = \"Class\"}}"
+            f"`prompt_rule` in {source} is {value!r}, but should be a list of "
+            '{pattern = "*-chat", builder = "Class"}'
         ) from None
 
 
@@ -142,18 +147,26 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-_TYPES = {
-    "str": ("a string", lambda value: value if isinstance(value, str) else None),
-    "bool": ("true or false", lambda value: value if isinstance(value, bool) else None),
-    "int": ("a whole number, zero or more", lambda value: value if _is_integer(value) and value >= 0 else None),
-    "int | None": ("a whole number, one or more", lambda value: value if _is_integer(value) and value > 0 else None),
-    "float": ("a number", lambda value: float(value) if _is_integer(value) or isinstance(value, float) else None),
-    "tuple[int, ...]": (
-        "a list of token ids",
-        lambda value: tuple(value) if isinstance(value, list) and all(map(_is_integer, value)) else None,
-    ),
-    "tuple[str, ...]": (
-        "a list of strings",
-        lambda value: tuple(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else None,
+def _is_list_of(value: Any, admits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(admits, value))
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What may stand for a field: a predicate, and how to say it."""
+
+    description: str
+    admits: Callable[[Any], bool]
+
+
+_KINDS = {
+    "str": _Kind("a string", lambda value: isinstance(value, str)),
+    "bool": _Kind("true or false", lambda value: isinstance(value, bool)),
+    "int": _Kind("a whole number, zero or more", lambda value: _is_integer(value) and value >= 0),
+    "int | None": _Kind("a whole number, one or more", lambda value: _is_integer(value) and value > 0),
+    "float": _Kind("a number", lambda value: _is_integer(value) or isinstance(value, float)),
+    "tuple[int, ...]": _Kind("a list of token ids", lambda value: _is_list_of(value, _is_integer)),
+    "tuple[str, ...]": _Kind(
+        "a list of strings", lambda value: _is_list_of(value, lambda item: isinstance(item, str))
     ),
 }

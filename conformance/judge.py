@@ -7,7 +7,7 @@ import pkgutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ _PACKAGE = str(Path(__file__).parent)
 Test = Callable[[Subject], None]
 
 
-@lru_cache(maxsize=None)
+@cache
 def clause_tests() -> dict[str, tuple[Test, ...]]:
     """Every clause's tests by ID, in the order of the suite's modules. Imports the suite, and with it torch."""
     tests: dict[str, tuple[Test, ...]] = {}
@@ -50,7 +50,9 @@ def judge(subject: Subject, clause_ids: Sequence[str]) -> Iterator[ClauseOutcome
         yield outcomes[clause_id]
 
 
-def _judge_clause(subject: Subject, clause: Requirement, earlier: Mapping[str, ClauseOutcome]) -> ClauseOutcome:
+def _judge_clause(
+    subject: Subject, clause: Requirement, earlier: Mapping[str, ClauseOutcome]
+) -> ClauseOutcome:
     started = time.perf_counter()
     unmet = next((need for need in clause.needs if need in earlier and earlier[need].outcome in UNMET), None)
     if unmet is not None:
@@ -61,7 +63,7 @@ def _judge_clause(subject: Subject, clause: Requirement, earlier: Mapping[str, C
             reason = f"the subject has no `{missing}`, which is optional or declared absent"
             return _outcome(clause, Outcome.NOT_APPLICABLE, reason, seconds=time.perf_counter() - started)
         return _blocked(clause, "CON-03", earlier, f"the subject has no `{missing}`")
-    found = (Outcome.PASSED, "", {}, None)
+    found: tuple[Outcome, str, dict[str, Any], Any] = (Outcome.PASSED, "", {}, None)
     for test in clause_tests()[clause.id]:
         try:
             test(subject)
@@ -76,7 +78,12 @@ def _judge_clause(subject: Subject, clause: Requirement, earlier: Mapping[str, C
             break
     outcome, summary, evidence, counterexample = found
     return _outcome(
-        clause, outcome, summary, evidence=evidence, counterexample=counterexample, seconds=time.perf_counter() - started
+        clause,
+        outcome,
+        summary,
+        evidence=evidence,
+        counterexample=counterexample,
+        seconds=time.perf_counter() - started,
     )
 
 
@@ -86,7 +93,11 @@ def _judged_exception(error: BaseException) -> tuple[Outcome, str, dict[str, Any
         return Outcome.FAILED, str(error), error.evidence, counterexample
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "unknown"
-    evidence = {"exception": type(error).__name__, "where": where, "traceback": traceback.format_exc(limit=-8)}
+    evidence = {
+        "exception": type(error).__name__,
+        "where": where,
+        "traceback": traceback.format_exc(limit=-8),
+    }
     if isinstance(error, SystemExit):
         return Outcome.FAILED, f"the backbone called sys.exit({error.code!r})", evidence, counterexample
     told = f"{type(error).__name__}: {error}"
@@ -108,15 +119,27 @@ def _blocked(
     root = cause
     while root in earlier and earlier[root].root_cause is not None:
         root = earlier[root].root_cause  # type: ignore[assignment]
-    return _outcome(clause, Outcome.BLOCKED, reason or f"cannot be judged until {root} holds", root_cause=root)
+    return _outcome(
+        clause, Outcome.BLOCKED, reason or f"cannot be judged until {root} holds", root_cause=root
+    )
 
 
 def _outcome(clause: Requirement, outcome: Outcome, summary: str, **rest: Any) -> ClauseOutcome:
     return ClauseOutcome(
-        id=clause.id, level=clause.level, profile=clause.profile, needs=clause.needs, outcome=outcome, summary=summary, **rest
+        id=clause.id,
+        level=clause.level,
+        profile=clause.profile,
+        needs=clause.needs,
+        outcome=outcome,
+        summary=summary,
+        **rest,
     )
 
 
 def _suite_modules() -> list[Any]:
-    names = (info.name for info in pkgutil.iter_modules(conformance.suite.__path__) if info.name.startswith("test_"))
+    names = (
+        info.name
+        for info in pkgutil.iter_modules(conformance.suite.__path__)
+        if info.name.startswith("test_")
+    )
     return [importlib.import_module(f"conformance.suite.{name}") for name in names]

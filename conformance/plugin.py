@@ -18,16 +18,34 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("conformance", "backbone conformance")
-    group.addoption("--backbone", metavar="TARGET", help="judge this backbone: an id, package.module:Class or path.py:Class")
+    group.addoption(
+        "--backbone",
+        metavar="TARGET",
+        help="judge this backbone: an id, package.module:Class or path.py:Class",
+    )
     group.addoption("--backbone-id", metavar="ID", help="the id to ask the class for")
-    group.addoption("--backbone-profile", metavar="NAMES", default="default", help="profiles, joined by commas [default]")
-    group.addoption("--backbone-budget", metavar="NAME", default="standard", help="quick, standard or thorough [standard]")
-    group.addoption("--backbone-seed", metavar="N", type=int, default=0, help="seed of everything that is drawn [0]")
-    group.addoption("--backbone-timeout", metavar="S", type=float, default=120.0, help="seconds for each step [120]")
-    group.addoption("--backbone-jobs", metavar="N", type=int, default=1, help="processes to share the clauses between [1]")
-    group.addoption("--backbone-config", metavar="FILE", help="TOML file with a [subject] table [conformance.toml]")
+    group.addoption(
+        "--backbone-profile", metavar="NAMES", default="default", help="profiles, joined by commas [default]"
+    )
+    group.addoption(
+        "--backbone-budget", metavar="NAME", default="standard", help="quick, standard or thorough [standard]"
+    )
+    group.addoption(
+        "--backbone-seed", metavar="N", type=int, default=0, help="seed of everything that is drawn [0]"
+    )
+    group.addoption(
+        "--backbone-timeout", metavar="S", type=float, default=120.0, help="seconds for each step [120]"
+    )
+    group.addoption(
+        "--backbone-jobs", metavar="N", type=int, default=1, help="processes to share the clauses between [1]"
+    )
+    group.addoption(
+        "--backbone-config", metavar="FILE", help="TOML file with a [subject] table [conformance.toml]"
+    )
     group.addoption("--backbone-hub", metavar="DIR", help="where built checkpoints are kept")
-    group.addoption("--backbone-recipes", metavar="DIR", action="append", default=[], help="recipe file or directory")
+    group.addoption(
+        "--backbone-recipes", metavar="DIR", action="append", default=[], help="recipe file or directory"
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -61,7 +79,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     _judge(session, clauses)
     # pytest's own loop takes failures that precede it for errors of collection, so what else was collected runs here.
     others = [item for item in session.items if item not in clauses]
-    for item, following in zip(others, [*others[1:], None], strict=True):
+    for number, item in enumerate(others):
+        following = others[number + 1] if number + 1 < len(others) else None
         if session.shouldfail or session.shouldstop:
             break
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -127,22 +146,28 @@ def _report_the_rest(waiting: Mapping[str, list[pytest.Item]], assessment: Asses
 def _report(items: list[pytest.Item], outcome: Mapping[str, Any]) -> None:
     """Log one clause's outcome as that of its tests: only what passed or does not apply is no failure; a SHOULD that
     is not met is an expected failure."""
+    told = f"{outcome['id']} ({outcome['level']}) {outcome['outcome']}: {outcome['summary']}"
     for item in items:
-        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        told = f"{outcome['id']} ({outcome['level']}) {outcome['outcome']}: {outcome['summary']}"
-        result, longrepr, extra = "passed", None, {}
-        if outcome["outcome"] == "not-applicable":
-            result, longrepr = "skipped", (str(item.path), 0, f"not applicable: {outcome['summary']}")
-        elif outcome["outcome"] != "passed":
-            result, longrepr = "failed", told
-            if outcome["level"] == "SHOULD":
-                result, extra = "skipped", {"wasxfail": told}
-        if outcome.get("counterexample") and result == "failed":
-            longrepr = f"{told}\ncounterexample: {outcome['counterexample']!r}"
         report = pytest.TestReport(
-            nodeid=item.nodeid, location=item.location, keywords=dict.fromkeys(item.keywords, 1), outcome=result,
-            longrepr=longrepr, when="call", duration=outcome.get("seconds", 0.0), **extra,
-        )  # fmt: skip
+            nodeid=item.nodeid,
+            location=item.location,
+            keywords=dict.fromkeys(item.keywords, 1),
+            outcome="passed",
+            longrepr=None,
+            when="call",
+            duration=outcome.get("seconds", 0.0),
+        )
+        if outcome["outcome"] == "not-applicable":
+            report.outcome = "skipped"
+            report.longrepr = (str(item.path), 0, f"not applicable: {outcome['summary']}")
+        elif outcome["outcome"] != "passed" and outcome["level"] == "SHOULD":
+            report.outcome = "skipped"
+            report.wasxfail = told
+        elif outcome["outcome"] != "passed":
+            report.outcome = "failed"
+            shown = outcome.get("counterexample")
+            report.longrepr = told if not shown else f"{told}\ncounterexample: {shown!r}"
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 

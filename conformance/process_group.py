@@ -12,13 +12,14 @@ from pathlib import Path
 def one_rank() -> Iterator[None]:
     """A gloo process group of one while the body runs; one that is there already is used as it is."""
     import torch.distributed as dist
+    from torch.distributed import FileStore  # type: ignore[attr-defined]
 
     if dist.is_initialized():
         yield
         return
     with tempfile.TemporaryDirectory(prefix="conformance-gloo-") as folder:
         # A file store needs no port, so that two runs at once cannot take each other's.
-        store = dist.FileStore(str(Path(folder) / "store"), 1)
+        store = FileStore(str(Path(folder) / "store"), 1)
         dist.init_process_group("gloo", store=store, rank=0, world_size=1)
         try:
             yield

@@ -2,6 +2,8 @@
 
 Strategies depend on the subject (ordinary text is text without *its* special tokens), the number of examples on the
 budget, and the draws on the seed; so the Hypothesis test is made when the clause runs, not when its module is imported.
+Everything drawn is a JSON value: a failure carries the smallest inputs found as ``counterexample``, and the ``check``
+of a clause's test replays them.
 """
 
 from __future__ import annotations
@@ -11,13 +13,20 @@ import inspect
 import time
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-from conformance.assertions import ClauseFailure
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Flaky
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+from conformance.assertions import ClauseFailure, NotApplicable
 from conformance.subject import Subject
 
 #: Examples drawn at the standard budget by a property that asks for no other number.
 STANDARD_EXAMPLES = 30
+
+#: Steps that one run of a state machine takes.
+STEPS = 12
 
 Strategies = Callable[[Subject], Any]
 
@@ -25,30 +34,153 @@ Strategies = Callable[[Subject], Any]
 def for_all(
     examples: int = STANDARD_EXAMPLES, **strategies: Strategies
 ) -> Callable[[Callable[..., None]], Callable[[Subject], None]]:
-    """Run a clause for drawn inputs: each keyword is a function from the subject to a Hypothesis strategy.
-
-    A failure carries the smallest inputs found as ``counterexample``; what is drawn must therefore be JSON values.
-    The undecorated check stays reachable as ``check`` for replaying a counterexample.
-    """
+    """Run a clause for drawn inputs: each keyword is a function from the subject to a Hypothesis strategy."""
 
     def decorate(check: Callable[..., None]) -> Callable[[Subject], None]:
         @functools.wraps(check)
         def test(subject: Subject) -> None:
-            drawn = {name: strategy(subject) for name, strategy in strategies.items()}
-            _search(functools.partial(check, subject), drawn, subject, examples, check.__name__)
+            limit = ShrinkLimit(subject.budget.shrink_seconds)
+            not_applicable: list[NotApplicable] = []
+
+            @seed(_seed_of(subject, check.__name__))
+            @_settings_for(subject, examples)
+            @given(**{name: strategy(subject) for name, strategy in strategies.items()})
+            def body(**drawn: Any) -> None:
+                if limit.skips(drawn) or not_applicable:
+                    return
+                try:
+                    check(subject, **drawn)
+                except NotApplicable as reason:
+                    not_applicable.append(reason)
+                except Exception:
+                    limit.failed_on(drawn)
+                    raise
+
+            _report(body, limit)
+            if not_applicable:
+                raise not_applicable[0]
 
         test.check = check  # type: ignore[attr-defined]
         # pytest must see the subject alone, not what is drawn.
-        test.__signature__ = inspect.Signature([inspect.Parameter("subject", inspect.Parameter.POSITIONAL_OR_KEYWORD)])  # type: ignore[attr-defined]
+        test.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter("subject", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
+        )
         return test
 
     return decorate
 
 
-def settings_for(subject: Subject, examples: int, **overrides: Any) -> Any:
-    """Hypothesis settings of one property: sized by the budget, no deadline, no database, first failure only."""
-    from hypothesis import HealthCheck, Phase, settings
+class StepMachine(RuleBasedStateMachine):
+    """A state machine that keeps the steps it takes; its rules are made by :func:`step`."""
 
+    limit: ClassVar[ShrinkLimit]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[dict[str, Any]] = []
+
+
+def step(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
+    """A rule of a :class:`StepMachine`, for what the strategies draw."""
+
+    def decorate(take: Callable[..., None]) -> Any:
+        @functools.wraps(take)
+        def recorded(self: StepMachine, **drawn: Any) -> None:
+            self.steps.append({"step": take.__name__, **drawn})
+            if self.limit.skips({"steps": self.steps}):
+                return
+            try:
+                take(self, **drawn)
+            except Exception:
+                self.limit.failed_on({"steps": list(self.steps)})
+                raise
+
+        return rule(**strategies)(recorded)
+
+    return decorate
+
+
+def for_all_runs(machine_of: Callable[[Subject], type[StepMachine]]) -> Callable[[Subject], None]:
+    """Run a clause for drawn sequences of steps: its function returns the machine whose rules take them."""
+
+    def run(subject: Subject, drive: Callable[[type[StepMachine]], None]) -> None:
+        machine = machine_of(subject)
+        machine.limit = ShrinkLimit(subject.budget.shrink_seconds)
+        _report(functools.partial(drive, machine), machine.limit)
+
+    @functools.wraps(machine_of)
+    def test(subject: Subject) -> None:
+        chosen = _settings_for(subject, STANDARD_EXAMPLES, stateful_step_count=STEPS)
+        seeded = seed(_seed_of(subject, machine_of.__name__))
+        run(subject, lambda machine: run_state_machine_as_test(seeded(machine), settings=chosen))
+
+    def check(subject: Subject, steps: list[dict[str, Any]]) -> None:
+        def replay(machine: type[StepMachine]) -> None:
+            state = machine()
+            for taken in steps:
+                getattr(state, taken["step"])(**{name: value for name, value in taken.items() if name != "step"})
+
+        run(subject, replay)
+
+    test.check = check  # type: ignore[attr-defined]
+    return test
+
+
+class ShrinkLimit:
+    """Bounds the time spent on shrinking: past it, only what has failed before is tried again.
+
+    Hypothesis has no such setting and would go on for five minutes.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._first_failure: float | None = None
+        self._failures: list[dict[str, Any]] = []
+
+    @property
+    def smallest(self) -> dict[str, Any] | None:
+        """What failed last: Hypothesis ends on the smallest failure that it knows."""
+        return self._failures[-1] if self._failures else None
+
+    def skips(self, drawn: dict[str, Any]) -> bool:
+        """Whether ``drawn`` counts as passing, untried. Steps are tried as far as a run that failed took them."""
+        return (
+            self._first_failure is not None
+            and time.monotonic() - self._first_failure > self._seconds
+            and not any(_leads_to(drawn, failure) for failure in self._failures)
+        )
+
+    def failed_on(self, drawn: dict[str, Any]) -> None:
+        self._first_failure = self._first_failure or time.monotonic()
+        self._failures.append(dict(drawn))
+
+
+def _leads_to(drawn: dict[str, Any], failure: dict[str, Any]) -> bool:
+    if drawn.keys() != {"steps"}:
+        return drawn == failure
+    return bool(failure["steps"][: len(drawn["steps"])] == drawn["steps"])
+
+
+def _report(search: Callable[[], None], limit: ShrinkLimit) -> None:
+    """Run the search; what it raises carries the smallest inputs found as ``counterexample``."""
+    try:
+        search()
+    except Exception as found:
+        error = _not_deterministic() if isinstance(found, Flaky) else found
+        error.counterexample = limit.smallest  # type: ignore[attr-defined]
+        raise error from (found if error is not found else found.__cause__)
+
+
+def _not_deterministic() -> Exception:
+    return ClauseFailure(
+        observed="the same input failed once and passed the next time",
+        expected="the same result for the same input",
+        mend="look for state kept between calls, or for dropout left on",
+    )
+
+
+def _settings_for(subject: Subject, examples: int, **overrides: Any) -> Any:
+    """Hypothesis settings of one property: sized by the budget, no deadline, no database, first failure only."""
     return settings(
         max_examples=subject.budget.examples(examples),
         deadline=None,
@@ -62,85 +194,6 @@ def settings_for(subject: Subject, examples: int, **overrides: Any) -> Any:
     )
 
 
-def seed_of(subject: Subject, name: str) -> int:
+def _seed_of(subject: Subject, name: str) -> int:
     """A seed of the property's own, so that clauses do not all draw the same texts."""
     return zlib.crc32(f"{subject.seed}:{name}".encode())
-
-
-class ShrinkLimit:
-    """Bounds the time spent on shrinking: past it, whatever is not the smallest failure so far counts as passing.
-
-    Hypothesis has no such setting and would go on for five minutes.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._first_failure: float | None = None
-        self.smallest: dict[str, Any] | None = None
-
-    def skips(self, drawn: dict[str, Any]) -> bool:
-        return (
-            self._first_failure is not None
-            and time.monotonic() - self._first_failure > self._seconds
-            and drawn != self.smallest
-        )
-
-    def failed_on(self, drawn: dict[str, Any]) -> None:
-        self._first_failure = self._first_failure or time.monotonic()
-        self.smallest = dict(drawn)
-
-
-def not_deterministic(smallest: dict[str, Any] | None) -> ClauseFailure:
-    """The failure for a subject that fails on an input once and passes on the same input the next time."""
-    return ClauseFailure(
-        observed="the same input failed once and passed the next time",
-        expected="the same result for the same input",
-        mend="look for state kept between calls, or for dropout left on",
-        inputs=smallest,
-    )
-
-
-def _search(
-    check: Callable[..., None], strategies: dict[str, Any], subject: Subject, examples: int, name: str
-) -> None:
-    from hypothesis import given, seed
-    from hypothesis.errors import Flaky
-
-    limit = ShrinkLimit(subject.budget.shrink_seconds)
-
-    @seed(seed_of(subject, name))
-    @settings_for(subject, examples)
-    @given(**strategies)
-    def body(**drawn: Any) -> None:
-        if limit.skips(drawn):
-            return
-        try:
-            check(**drawn)
-        except Exception:
-            limit.failed_on(drawn)
-            raise
-
-    try:
-        body()
-    except Flaky as error:
-        raise not_deterministic(limit.smallest) from error
-    except Exception as error:
-        error.counterexample = limit.smallest  # type: ignore[attr-defined]
-        raise
-
-
-def run_machine(machine: type[Any], subject: Subject, name: str, examples: int = STANDARD_EXAMPLES) -> None:
-    """Run a rule-based state machine as a property; a failure carries the steps taken as ``counterexample``."""
-    from hypothesis import seed
-    from hypothesis.errors import Flaky
-    from hypothesis.stateful import run_state_machine_as_test
-
-    try:
-        run_state_machine_as_test(
-            seed(seed_of(subject, name))(machine), settings=settings_for(subject, examples, stateful_step_count=12)
-        )
-    except Flaky as error:
-        raise not_deterministic(None) from error
-    except Exception as error:
-        error.counterexample = {"steps": [note for note in getattr(error, "__notes__", [])]}  # type: ignore[attr-defined]
-        raise

@@ -27,7 +27,9 @@ def replay(
 
     try:
         resolved = resolve(target, backbone_id)
-        request = RunRequest(target=target, backbone_id=backbone_id, only=(clause_id,), weights=weights, seed=seed)
+        request = RunRequest(
+            target=target, backbone_id=backbone_id, only=(clause_id,), weights=weights, seed=seed
+        )
         with in_process_session(resolved, request) as session:
             session.construct()
             return _replayed(session.subject, clause_id, dict(draws or {}))

@@ -45,7 +45,11 @@ class RunRequest:
     def as_json(self) -> dict[str, Any]:
         """A JSON object from which :meth:`from_json` makes an equal request."""
         return {
-            key: list(map(os.fspath, value)) if isinstance(value, tuple) else os.fspath(value) if isinstance(value, Path) else value
+            key: list(map(os.fspath, value))
+            if isinstance(value, tuple)
+            else os.fspath(value)
+            if isinstance(value, Path)
+            else value
             for key, value in asdict(self).items()
         }
 

@@ -13,10 +13,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from conformance.catalogue import catalogue, expected_clauses
+from conformance.catalogue import Requirement, catalogue, expected_clauses
 from conformance.hub import HubView
 from conformance.run_request import CannotAssess, RunRequest
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
@@ -99,7 +100,14 @@ class _Child:
         self.pipe, writing_end = os.pipe()
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "conformance.child", str(writing_end), json.dumps(own.as_json()), str(home / "hf")],
+                [
+                    sys.executable,
+                    "-m",
+                    "conformance.child",
+                    str(writing_end),
+                    json.dumps(own.as_json()),
+                    str(home / "hf"),
+                ],
                 env=_environment(view, marker),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -135,26 +143,29 @@ class _Child:
         elif self._process.poll() is not None:
             self._drain(on_event)
             if not self._footer:
-                self._end(_manner_of_death(self._process.returncode))
+                self._end(f"the subject's process {_manner_of_death(self._process.returncode)}")
             self.done = True
         elif time.monotonic() - self._last_word > self._timeout:
             self._process.send_signal(signal.SIGUSR1)
             time.sleep(_POLL_SECONDS)
             self._end(f"nothing happened for {self._timeout:g} s (raise --timeout if that is too strict)")
         elif (resident := _resident_bytes(self._process.pid)) > self._memory_limit:
-            self._end(f"used {resident / 2**30:.1f} GiB of memory, more than its limit of {self._memory_limit / 2**30:.1f} GiB")
+            self._end(
+                f"the subject's process used {resident / 2**30:.1f} GiB of memory, "
+                f"more than its limit of {self._memory_limit / 2**30:.1f} GiB"
+            )
 
     def kill(self) -> None:
         """End the child and whatever runs in its process group."""
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
         self._process.wait()
 
     def log_tail(self) -> str:
         """The last lines that the subject wrote to its standard output and error."""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        lines = (
+            self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        )
         return "\n".join(lines[-_LOG_TAIL_LINES:])
 
     def _drain(self, on_event: OnEvent) -> None:
@@ -168,43 +179,42 @@ class _Child:
         try:
             event = json.loads(line)
             kind = event.pop("event")
-        except (ValueError, KeyError, AttributeError):
-            self._end(f"its stream of results was garbled: {line[:80]!r}")
+            self._note(kind, event)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            self._end(f"the stream of results was garbled: {line[:80]!r}")
             return
+        if kind in {"phase", "begin", "outcome"} and event.get("id", self.share[0]) in self.share:
+            on_event({"event": kind, **event})
+
+    def _note(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "footer":
-            self._footer = event.get("outcomes") == len(self.outcomes)
+            self._footer = event["outcomes"] == len(self.outcomes)
         elif kind == "cannot-assess":
             self.refusal = event["message"]
         elif kind == "facts":
             self.facts = event
+        elif kind == "phase":
+            self._step = f"{event['phase']} {event['detail']}"
+        elif kind == "begin":
+            self._in_progress = event["id"]
+            self._step = f"judging {event['id']}"
         elif kind == "outcome":
             self._in_progress = None
             self.outcomes[event["id"]] = ClauseOutcome(
                 **{**event, "outcome": Outcome(event["outcome"]), "needs": tuple(event["needs"])}
             )
-        elif kind == "begin":
-            self._in_progress = event["id"]
-            self._step = f"judging {event['id']}"
-        elif kind == "phase":
-            self._step = f"{event['phase']} {event['detail']}"
-        if kind in {"phase", "begin", "outcome"} and event.get("id", self.share[0]) in self.share:
-            on_event({"event": kind, **event})
 
     def _end(self, how: str) -> None:
         if self.done:
             return
         self.kill()
         self.done = True
-        message = f"while {self._step}, the subject's process {how}" if not how.startswith(("nothing", "its")) else f"while {self._step}, {how}"
+        self.breakdown = f"while {self._step}, {how}"
         if self._step.startswith(("starting", "resolving")):
-            self.refusal = message
-        self.breakdown = message
+            self.refusal = self.breakdown
         if self._in_progress is not None:
             requirement = catalogue()[self._in_progress]
-            self.outcomes[self._in_progress] = ClauseOutcome(
-                id=requirement.id, level=requirement.level, profile=requirement.profile, needs=requirement.needs,
-                outcome=Outcome.NOT_RUN, summary=message, evidence={"log": self.log_tail()},
-            )  # fmt: skip
+            self.outcomes[requirement.id] = _not_run(requirement, self.breakdown, self.log_tail())
 
 
 def _with_needs(share: Iterable[str]) -> list[str]:
@@ -227,7 +237,12 @@ def _assessment(
 ) -> Assessment:
     known = catalogue()
     breakdown = next((child.breakdown for child in children if child.breakdown), None)
-    said = {clause: found for child in children for clause, found in child.outcomes.items() if clause in child.share}
+    said = {
+        clause: found
+        for child in children
+        for clause, found in child.outcomes.items()
+        if clause in child.share
+    }
     # A partial run also tells why it could not judge: the clauses that were needed and are not met.
     causes = {
         clause: found
@@ -236,12 +251,8 @@ def _assessment(
         if clause not in expected and found.outcome in UNMET
     }
     outcomes = tuple(causes.values()) + tuple(
-        said.get(clause_id)
-        or ClauseOutcome(
-            id=clause_id, level=known[clause_id].level, profile=known[clause_id].profile, needs=known[clause_id].needs,
-            outcome=Outcome.NOT_RUN, summary=breakdown or "no outcome was reported",
-        )  # fmt: skip
-        for clause_id in expected
+        said.get(clause) or _not_run(known[clause], breakdown or "no outcome was reported")
+        for clause in expected
     )
     facts = next((child.facts for child in children if child.facts), {})
     return Assessment(
@@ -262,6 +273,18 @@ def _assessment(
     )
 
 
+def _not_run(requirement: Requirement, why: str, log: str = "") -> ClauseOutcome:
+    return ClauseOutcome(
+        id=requirement.id,
+        level=requirement.level,
+        profile=requirement.profile,
+        needs=requirement.needs,
+        outcome=Outcome.NOT_RUN,
+        summary=why,
+        evidence={"log": log} if log else {},
+    )
+
+
 def _environment(view: HubView, marker: str) -> dict[str, str]:
     environment = dict(os.environ)
     for name, value in view.environment().items():
@@ -276,7 +299,10 @@ def _environment(view: HubView, marker: str) -> dict[str, str]:
     # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.
     environment.setdefault("OMP_NUM_THREADS", "1")
     # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.
-    environment.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / f"conformance-hypothesis-{os.getuid()}"))
+    environment.setdefault(
+        "HYPOTHESIS_STORAGE_DIRECTORY",
+        str(Path(tempfile.gettempdir()) / f"conformance-hypothesis-{os.getuid()}"),
+    )
     return environment
 
 

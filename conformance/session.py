@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ class Session:
         #: The refusal of a hub id that has no recipe; constructors may swallow the exception, so it is kept here.
         self.unknown_recipe: UnknownRecipe | None = None
         self.tap = HubTap(self._view, on_missing=self._build)
-        overrides, source = (declarations, "declarations") if declarations is not None else declarations_in(request.config)
+        overrides, source = (
+            (declarations, "declarations") if declarations is not None else declarations_in(request.config)
+        )
         self.subject = Subject(
             target.factory,
             target.backbone_id,
@@ -68,10 +70,8 @@ class Session:
         Raises:
             CannotAssess: if the constructor asks for a hub id that has no recipe.
         """
-        try:
+        with suppress(Exception, SystemExit):
             _ = self.subject.training
-        except (Exception, SystemExit):
-            pass
         if self.unknown_recipe is not None:
             raise CannotAssess(str(self.unknown_recipe))
 

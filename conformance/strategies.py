@@ -59,12 +59,28 @@ def message(subject: Subject) -> st.SearchStrategy[str]:
     return ordinary_text(subject).map(stripped).filter(bool)
 
 
-def dialogue(subject: Subject) -> st.SearchStrategy[list[str]]:
-    """Messages in turn order, human first, one to six of them; assistant messages may be empty."""
-    human, gpt = message(subject), st.one_of(message(subject), st.just(""))
+def dialogue(subject: Subject, *, empty_answers: bool = True) -> st.SearchStrategy[list[str]]:
+    """Messages in turn order, human first, one to six of them."""
+    human = message(subject)
+    gpt = st.one_of(human, st.just("")) if empty_answers else human
     return st.integers(1, 6).flatmap(
         lambda turns: st.tuples(*(human if turn % 2 == 0 else gpt for turn in range(turns))).map(list)
     )
+
+
+def history(subject: Subject) -> st.SearchStrategy[list[str]]:
+    """A dialogue in which it is the human's turn, the one that has not begun included."""
+    return dialogue(subject).map(lambda messages: messages[: len(messages) // 2 * 2])
+
+
+def exchanges(subject: Subject) -> st.SearchStrategy[list[str]]:
+    """One to three questions, each with an answer that is not empty."""
+    return st.integers(1, 3).flatmap(lambda pairs: st.tuples(*[message(subject)] * (2 * pairs)).map(list))
+
+
+def actions(_: Subject) -> st.SearchStrategy[list[int]]:
+    """One discretised robot action of seven dimensions, 256 bins each (OpenVLA's)."""
+    return st.lists(st.integers(0, 255), min_size=7, max_size=7)
 
 
 def any_message(subject: Subject) -> st.SearchStrategy[str]:

@@ -19,7 +19,7 @@ from conformance.budget import Budget
 from conformance.checkpoint import Checkpoint
 from conformance.declarations import Declarations
 from conformance.hub import HubTap, HubView, Recipe
-from conformance.run_request import CANARY_TOKEN
+from conformance.run_request import CANARY_TOKEN as CANARY_TOKEN
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +86,9 @@ class Subject:
         inference_mode: bool = False,
         use_flash_attention_2: bool = False,
     ) -> Any:
-        """A fresh backbone; ``llm_max_length=None`` leaves the default to it. What the constructor raises passes through.
+        """A fresh backbone; what the constructor raises passes through.
+
+        ``llm_max_length=None`` leaves the length to the constructor's default.
 
         Raises:
             ClauseFailure: if the factory returns something that is no backbone.
@@ -146,7 +148,7 @@ class Subject:
             raise ClauseFailure(
                 observed="the constructor asked the hub for nothing",
                 expected="a config, weights and a tokenizer loaded by hub id",
-                mend="load with `from_pretrained(hub_id, token=hf_token)`, so that the published checkpoint is what is wrapped",
+                mend="load with `from_pretrained(hub_id, token=hf_token)`: the published checkpoint is what is wrapped",
             )
         return asked[0] if asked else ids[0]
 
@@ -176,7 +178,11 @@ class Subject:
         from transformers import GenerationConfig
 
         snapshot = self.view.snapshot(self.weights_hub_id)
-        return GenerationConfig.from_pretrained(snapshot) if (snapshot / "generation_config.json").is_file() else None
+        return (
+            GenerationConfig.from_pretrained(snapshot)
+            if (snapshot / "generation_config.json").is_file()
+            else None
+        )
 
     # The pieces that clauses look at ----------------------------------------------------------------------------------
 
@@ -195,7 +201,9 @@ class Subject:
 
     def decode(self, ids: list[int], *, skip_special: bool = False) -> str:
         """The text of ``ids``, without the clean-up that would change spaces."""
-        return self.tokenizer.decode(ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+        return str(
+            self.tokenizer.decode(ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+        )
 
     @cached_property
     def generation_eos_ids(self) -> tuple[int, ...]:
@@ -262,7 +270,11 @@ def lacks_member(owner: Any, member: str) -> bool:
     try:
         inspect.getattr_static(owner, member)
     except AttributeError:
-        registries = (vars(owner).get(name, {}) for name in ("_modules", "_parameters", "_buffers")) if not inspect.isclass(owner) else ()
+        registries = (
+            (vars(owner).get(name, {}) for name in ("_modules", "_parameters", "_buffers"))
+            if not inspect.isclass(owner)
+            else ()
+        )
         return not any(member in registry for registry in registries)
     return False
 

@@ -72,7 +72,9 @@ def _attribute_of(location: str) -> Callable[..., Any]:
     value: Any = module
     for name in attribute.split("."):
         if not hasattr(value, name):
-            raise CannotAssess(f"`{place}` has no attribute `{name}`{_did_you_mean(name, _public_names(value))}")
+            raise CannotAssess(
+                f"`{place}` has no attribute `{name}`{_did_you_mean(name, _public_names(value))}"
+            )
         value = getattr(value, name)
     if not callable(value):
         raise CannotAssess(
@@ -82,7 +84,7 @@ def _attribute_of(location: str) -> Callable[..., Any]:
 
 
 def _import_module(name: str) -> ModuleType:
-    # A module beside the user is a module: `conformance` is a console script, so the working directory is not on the path.
+    # The working directory is not on the path of a console script, and a module beside its user is a module.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     return _importing(name, lambda: importlib.import_module(name))
@@ -97,7 +99,11 @@ def _import_file(path: Path) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) == str(path):
         return sys.modules[path.stem]
-    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else f"conformance_target_{path.stem}"
+    name = (
+        path.stem
+        if path.stem.isidentifier() and path.stem not in sys.modules
+        else f"conformance_target_{path.stem}"
+    )
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise CannotAssess(f"`{path}` cannot be imported as a Python module")
@@ -116,18 +122,20 @@ def _importing(name: str, load: Callable[[], Any]) -> Any:
         raise CannotAssess(f"`{name}` has a syntax error at {where}: {error.msg}") from error
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            message = f"there is no module `{error.name}` (looked for `{name}` in the working directory and the environment)"
+            message = f"there is no module `{error.name}` in the working directory or the environment (for `{name}`)"
         else:
             message = f"importing `{name}` failed: {error}; install what it needs beside conformance"
         raise CannotAssess(message) from error
     except SystemExit as error:
-        raise CannotAssess(f"importing `{name}` called sys.exit({error.code!r}); guard it with `if __name__ == \"__main__\"`") from error
+        raise CannotAssess(
+            f'importing `{name}` called sys.exit({error.code!r}); guard it with `if __name__ == "__main__"`'
+        ) from error
     except Exception as error:
         raise CannotAssess(f"importing `{name}` raised {type(error).__name__}: {error}") from error
 
 
 def only_id_of(factory: Callable[..., Any], text: str) -> str:
-    """The id to ask a class for when ``--id`` was not given: its default, or the one id that its module's table holds."""
+    """The id to ask a class for without ``--id``: its default, or the one id that its module's table holds."""
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):
@@ -139,12 +147,18 @@ def only_id_of(factory: Callable[..., Any], text: str) -> str:
         return ids[0]
     if ids:
         raise CannotAssess(f"`{text}` knows several ids: choose one with --id ({', '.join(ids)})")
-    raise CannotAssess(f"`{text}` needs an id to be called with: add --id, for example --id {next(iter(BUILT_IN_TARGETS))}")
+    raise CannotAssess(
+        f"`{text}` needs an id to be called with: add --id, for example --id {next(iter(BUILT_IN_TARGETS))}"
+    )
 
 
 def _ids_in_tables_of(module: ModuleType | None) -> list[str]:
-    """Keys of module-level tables of the form ``{id: {"llm_family", "llm_cls", "hf_hub_path"}}``, the seed's convention."""
-    tables = [value for name, value in vars(module).items() if name.isupper() and isinstance(value, Mapping)] if module else []
+    """Keys of module-level tables ``{id: {"llm_family", "llm_cls", "hf_hub_path"}}``, the seed's convention."""
+    tables = (
+        [value for name, value in vars(module).items() if name.isupper() and isinstance(value, Mapping)]
+        if module
+        else []
+    )
     return [
         key
         for table in tables
@@ -156,7 +170,8 @@ def _ids_in_tables_of(module: ModuleType | None) -> list[str]:
 def _unknown_id(text: str, registered: Mapping[str, str]) -> str:
     return (
         f"no backbone is registered under the id `{text}`{_did_you_mean(text, list(registered))}; known ids: "
-        f"{', '.join(sorted(registered))}. For a class of your own write `package.module:Class` or `path/to/file.py:Class`"
+        f"{', '.join(sorted(registered))}. "
+        "For a class of your own write `package.module:Class` or `path/to/file.py:Class`"
     )
 
 

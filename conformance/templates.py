@@ -81,14 +81,18 @@ def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | No
     said = [{"role": "user" if turn % 2 == 0 else "assistant", "content": text} for turn, text in enumerate(messages)]
     if system_prompt is not None:
         said.insert(0, {"role": "system", "content": system_prompt})
-    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(subject.recipe.chat_template)
-    rendered: str = template.render(
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    rendered: str = environment.from_string(subject.recipe.chat_template, globals={"raise_exception": _refuse}).render(
         messages=said,
         bos_token=subject.tokenizer.bos_token,
         eos_token=subject.tokenizer.eos_token,
         add_generation_prompt=len(messages) % 2 == 1,
     )
     return rendered
+
+
+def _refuse(reason: str) -> None:
+    raise NotApplicable(f"the official template refuses the dialogue: {reason}")
 
 
 def _system_prompt_in_force(subject: Subject) -> str | None:

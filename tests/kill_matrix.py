@@ -33,9 +33,9 @@ def document(mutants: Sequence[Mutant]) -> str:
     lines = [
         "# Kill matrix",
         "",
-        "What the suite is worth: the defects planted in the reference backbones (`tests/mutants/`), and the exact set of",
-        "clauses that each one fails; clauses that these block are not counted. The tests assert the sets, in full on the",
-        "newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m tests.kill_matrix`.",
+        "What the suite is worth: the defects planted in the reference backbones (`tests/mutants/`), and the exact set",
+        "of clauses that each one fails; clauses that these block are not counted. The tests assert the sets, in full on",
+        "the newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m tests.kill_matrix`.",
         "",
         f"{len(mutants)} planted defects, {len(expected_clauses(['core']))} clauses of profile `core`.",
         "",
@@ -48,7 +48,8 @@ def document(mutants: Sequence[Mutant]) -> str:
         statement = mutant.statement.replace("|", "\\|")
         known_as = ", ".join(mutant.defects)
         lines.append(
-            f"| {mutant.clause} | {catalogue()[mutant.clause].level} | **{mutant.name}**: {statement} | {known_as} | {also} |"
+            f"| {mutant.clause} | {catalogue()[mutant.clause].level} "
+            f"| **{mutant.name}**: {statement} | {known_as} | {also} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Running the suite on many subjects from one warmed process: each is judged in a fork, so that nothing it does stays."""
+"""Running the suite on many subjects from one warmed process: each is judged in a fork, and nothing it does stays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FORK_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Case:
-    """One subject to judge: ``factory`` under ``backbone_id``, with ``declared`` on top of its recipe's declarations."""
+    """One subject: ``factory`` under ``backbone_id``, with ``declared`` on top of its recipe's declarations."""
 
     name: str
     factory: Callable[..., Any]
@@ -57,7 +57,11 @@ def judge_in_forks(
                     case, home, _ = running.pop(pid)
                     yield case, _read(home)
                     continue
-                for slow in [pid for pid, (_, _, started) in running.items() if time.monotonic() - started > FORK_SECONDS]:
+                for slow in [
+                    pid
+                    for pid, (_, _, started) in running.items()
+                    if time.monotonic() - started > FORK_SECONDS
+                ]:
                     os.kill(slow, signal.SIGKILL)
                 time.sleep(0.02)
         finally:
@@ -68,7 +72,11 @@ def judge_in_forks(
 
 def failed(outcomes: Mapping[str, ClauseOutcome]) -> set[str]:
     """The clauses that failed or broke; blocked ones are not counted, their cause is."""
-    return {clause for clause, found in outcomes.items() if found.outcome in {Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN}}
+    return {
+        clause
+        for clause, found in outcomes.items()
+        if found.outcome in {Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN}
+    }
 
 
 def _fork(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> int:
@@ -92,7 +100,9 @@ def _judge(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> 
     from conformance.session import open_session
 
     config = home / "conformance.toml"
-    config.write_text("[subject]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in case.declared.items()))
+    config.write_text(
+        "[subject]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in case.declared.items())
+    )
     request = RunRequest(target=case.name, budget=case.budget, seed=case.seed, hub=hub, config=config)
     target = Target(case.name, case.factory, case.backbone_id)
     with open_session(target, request, home / "hf", lambda phase, detail: None) as session:
@@ -100,7 +110,11 @@ def _judge(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> 
         with open(home / "outcomes", "w", encoding="utf-8") as stream:
             for item in judge(session.subject, clauses):
                 if isinstance(item, ClauseOutcome):
-                    print(json.dumps({**item.as_json(), "root_cause": item.root_cause}, default=repr), file=stream, flush=True)
+                    print(
+                        json.dumps({**item.as_json(), "root_cause": item.root_cause}, default=repr),
+                        file=stream,
+                        flush=True,
+                    )
 
 
 def _read(home: Path) -> dict[str, ClauseOutcome]:
@@ -108,7 +122,9 @@ def _read(home: Path) -> dict[str, ClauseOutcome]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     records = [json.loads(line) for line in lines]
     return {
-        record["id"]: ClauseOutcome(**{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])})
+        record["id"]: ClauseOutcome(
+            **{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])}
+        )
         for record in records
     }
 

@@ -41,7 +41,9 @@ def test_every_planted_defect_dies_by_its_clauses(mutants_to_run: str) -> None:
 
 def test_the_document_tells_the_matrix(mutants_to_run: str) -> None:
     if mutants_to_run == "full":
-        assert DOCUMENT.read_text(encoding="utf-8") == document(all_mutants()), "run python -m tests.kill_matrix"
+        assert DOCUMENT.read_text(encoding="utf-8") == document(all_mutants()), (
+            "run python -m tests.kill_matrix"
+        )
 
 
 if __name__ == "__main__":

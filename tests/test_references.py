@@ -14,7 +14,7 @@ IMPOSSIBLE: dict[str, str] = {}
 
 def test_every_reference_meets_every_clause() -> None:
     cases = [Case(name, resolve(name).factory, name, {}) for name in BUILT_IN_TARGETS]
-    judged = dict((case.name, outcomes) for case, outcomes in judge_in_forks(cases, None))
+    judged = {case.name: outcomes for case, outcomes in judge_in_forks(cases, None)}
     unmet = {
         f"{name} {clause}": f"{found.outcome}: {found.summary} {found.counterexample or ''}"
         for name, outcomes in judged.items()

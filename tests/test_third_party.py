@@ -1,4 +1,4 @@
-"""Other people's classes, unmodified: sound ones are certified, the seed's own show their true defects and no others."""
+"""Other people's classes, unmodified: sound ones are certified, the seed's show their true defects and no others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ def test_a_class_of_ones_own_is_certified(target: str, tmp_path: Path) -> None:
     assert list(predicate["sources"]) == ["own_mistral.py"]
 
 
-@pytest.mark.skipif(not ON_THE_SEEDS_OWN_PINS, reason="the seed's classes construct on transformers 4.40.1 alone")
+@pytest.mark.skipif(
+    not ON_THE_SEEDS_OWN_PINS, reason="the seed's classes construct on transformers 4.40.1 alone"
+)
 @pytest.mark.parametrize(
     ("target", "backbone_id", "defects"),
     [
@@ -54,7 +56,9 @@ def test_a_class_of_ones_own_is_certified(target: str, tmp_path: Path) -> None:
 def test_the_seeds_classes_show_their_true_defects_alone(
     target: str, backbone_id: str, defects: set[str], tmp_path: Path
 ) -> None:
-    status, predicate = certify(f"{HERE / 'seed_shape.py'}:{target}", "--id", backbone_id, cwd=tmp_path, out=tmp_path)
+    status, predicate = certify(
+        f"{HERE / 'seed_shape.py'}:{target}", "--id", backbone_id, cwd=tmp_path, out=tmp_path
+    )
     failed = {
         row["id"]
         for row in predicate["requirements"]
@@ -66,7 +70,11 @@ def test_the_seeds_classes_show_their_true_defects_alone(
 def test_an_abstract_member_is_named(tmp_path: Path) -> None:
     """OpenVLA's own Mistral and Phi classes: nobody noticed, because nothing ran against them."""
     status, predicate = certify(
-        f"{HERE / 'seed_shape.py'}:AbstractMistral", "--id", "mistral-v0.1-7b-instruct", cwd=tmp_path, out=tmp_path
+        f"{HERE / 'seed_shape.py'}:AbstractMistral",
+        "--id",
+        "mistral-v0.1-7b-instruct",
+        cwd=tmp_path,
+        out=tmp_path,
     )
     causes = [cause["id"] for cause in predicate["rootCauses"]]
     message = next(row["summary"] for row in predicate["requirements"] if row["id"] == "CON-03")

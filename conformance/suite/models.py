@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -33,9 +34,24 @@ def vocabulary_parameters(llm: Any) -> set[str]:
     return {name for name, parameter in llm.named_parameters(remove_duplicate=False) if id(parameter) in parameters}
 
 
+def vocabulary_tensors(subject: Subject) -> dict[str, str]:
+    """State-dict name of each parameter with one row a token, and the name that its tensor has in the checkpoint.
+
+    Releases rename modules as they load (a nested language model's, say), but not the last two parts of a name. A head that
+    is tied to the embedding has no tensor of its own in a checkpoint, and is left out.
+    """
+    names: dict[str, str] = {}
+    for name in sorted(vocabulary_parameters(subject.training.llm)):
+        namesakes = [other for other in subject.checkpoint if other.split(".")[-2:] == name.split(".")[-2:]]
+        if name in namesakes or len(namesakes) == 1:
+            names[name] = name if name in namesakes else namesakes[0]
+    return names
+
+
 def decoder_layers(backbone: Any) -> list[torch.nn.Module]:
-    """The instances of ``transformer_layer_cls`` in ``llm``, in order."""
-    return [module for module in backbone.llm.modules() if isinstance(module, backbone.transformer_layer_cls)]
+    """The instances of ``transformer_layer_cls`` in ``llm``, in order; none where that is no class."""
+    layer_cls = backbone.transformer_layer_cls
+    return [module for module in backbone.llm.modules() if inspect.isclass(layer_cls) and isinstance(module, layer_cls)]
 
 
 def text_config(llm: Any) -> Any:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from conformance.assertions import NotApplicable, refusal, require
+from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.properties import for_all
 from conformance.strategies import token_ids
 from conformance.subject import Subject
-from conformance.suite.models import decoder_layers, next_multiple, probe_ids, same_tensor, text_config, vocabulary_parameters
+from conformance.suite.models import decoder_layers, next_multiple, probe_ids, same_tensor, text_config, vocabulary_tensors
 
 #: Tensor cores want vocabulary dimensions that are multiples of this in half precision.
 ROW_MULTIPLE = 64
@@ -203,7 +203,8 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
         expected="True: a projector before a frozen model needs gradients through it",
         mend=mend,
     )
-    first_layer = decoder_layers(backbone)[0] if not subject.lacks("transformer_layer_cls") else backbone.llm
+    layers = [] if subject.lacks("transformer_layer_cls") else decoder_layers(backbone)
+    first_layer = layers[0] if layers else backbone.llm  # A wrong class is FSDP-01's.
     first_layer.requires_grad_(True)
     backbone.enable_gradient_checkpointing()
     backbone.train()
@@ -212,11 +213,11 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
     without = [name for name, parameter in first_layer.named_parameters() if parameter.grad is None]
     require(
         not refused and not without,
-        observed=f"under checkpointing with one layer trainable, backward raised {refused[0]}" if refused
-        else f"under checkpointing with one layer trainable, {without[:1]} got no gradient",
+        observed="under checkpointing with one layer trainable, "
+        + (f"backward raised {quoted(str(refused[0]))}" if refused else f"`{''.join(without[:1])}` got no gradient"),
         expected="gradients for every parameter of that layer",
-        mend=mend,
-    )  # fmt: skip
+        mend="checkpoint with `use_reentrant=False`, and " + mend,
+    )
 
 
 @requirement("EMB-11", SHOULD, needs=["EMB-07"])
@@ -254,7 +255,7 @@ def test_no_spare_block_of_rows(subject: Subject) -> None:
     """No whole block of 64 rows beyond what tokenizer and checkpoint need; the inner model's `vocab_size` follows the
     resize."""
     rows = _rows(subject.training)
-    checkpoint_rows = max(theirs.shape[0] for _, _, theirs in _vocabulary_tensors(subject))
+    checkpoint_rows = max((theirs.shape[0] for _, _, theirs in _vocabulary_tensors(subject)), default=0)
     needed = subject.declared.vocabulary_rows or next_multiple(ROW_MULTIPLE, max(checkpoint_rows, len(subject.tokenizer)))
     require(
         rows <= needed,
@@ -279,7 +280,7 @@ def _rows(backbone: Any) -> int:
 def _vocabulary_tensors(subject: Subject) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     """Name, the model's tensor and the checkpoint's, for every tensor with one row a token."""
     state = subject.training.llm.state_dict()
-    return [(name, state[name], subject.checkpoint[name]) for name in sorted(vocabulary_parameters(subject.training.llm)) if name in subject.checkpoint]
+    return [(name, state[name], subject.checkpoint[theirs]) for name, theirs in vocabulary_tensors(subject).items()]
 
 
 def _published_config(subject: Subject) -> dict[str, Any]:

@@ -39,9 +39,9 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
     """Outside those instances lie only embeddings, final norm, rotary buffers and head."""
     llm, layer_cls = subject.training.llm, subject.training.transformer_layer_cls
     inside = {id(p) for layer in decoder_layers(subject.training) for p in layer.parameters()}
-    ends = [module for module in (llm.get_input_embeddings(), llm.get_output_embeddings()) if module is not None]
-    allowed = {id(p) for module in ends for p in module.parameters()}
-    allowed |= {id(p) for module in llm.modules() if not isinstance(module, layer_cls) and _is_norm(module) for p in module.parameters(recurse=False)}
+    head = llm.get_output_embeddings()
+    outside = [module for module in llm.modules() if module is head or isinstance(module, nn.Embedding) or _is_norm(module)]
+    allowed = {id(p) for module in (llm.get_input_embeddings(), *outside) for p in module.parameters()}
     stray = [name for name, p in llm.named_parameters() if id(p) not in inside | allowed]
     require(
         not stray,
@@ -127,7 +127,7 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
     _require_equal(plain_loss, loss, plain, checkpointed, "under activation checkpointing", "turn the cache off in training mode")
 
 
-@requirement("FSDP-06", SHOULD, needs=["FSDP-01"], uses=["transformer_layer_cls"])
+@requirement("FSDP-06", SHOULD, needs=["FSDP-02"], uses=["transformer_layer_cls"])
 def test_the_model_names_the_class_itself(subject: Subject) -> None:
     """The class is the one the model itself names in `_no_split_modules`."""
     named = {name for module in subject.training.llm.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
@@ -142,7 +142,7 @@ def test_the_model_names_the_class_itself(subject: Subject) -> None:
     )
 
 
-@requirement("FSDP-07", MUST, needs=["FSDP-03"], uses=["last_layer_finetune_modules", *WRAPPING])
+@requirement("FSDP-07", MUST, needs=["FSDP-02", "FSDP-03"], uses=["last_layer_finetune_modules", *WRAPPING])
 def test_last_layer_finetuning_works(subject: Subject) -> None:
     """Where there is `last_layer_finetune_modules`: modules of `llm`, namely input embedding, last decoder layer, head;
     training only those works under FSDP with `use_orig_params=True`."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.prompting import HOST_MODEL_FAMILIES, ROLES, encode_turn_by_turn, turns_of
-from conformance.properties import for_all, run_machine
+from conformance.properties import StepMachine, for_all, for_all_runs, step
 from conformance.strategies import (
     IMAGE_MARKER,
+    actions,
     any_message,
     dialogue,
+    exchanges,
+    history,
     image_messages,
     message,
     undeclared_identifiers,
@@ -72,7 +75,7 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
     )
 
 
-@requirement("PRM-03", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+@requirement("PRM-03", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue)
 def test_turns_concatenate_to_the_prompt(subject: Subject, messages: list[str]) -> None:
     """*Concatenation*: the strings that `add_turn` returned, joined, are the prompt (up to bos removal and trailing space)."""
@@ -88,8 +91,8 @@ def test_turns_concatenate_to_the_prompt(subject: Subject, messages: list[str]) 
     )
 
 
-@requirement("PRM-04", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
-@for_all(history=lambda s: dialogue(s).map(lambda m: m[: len(m) // 2 * 2]), text=message)
+@requirement("PRM-04", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
+@for_all(history=history, text=message)
 def test_the_potential_prompt_is_the_next_prompt(subject: Subject, history: list[str], text: str) -> None:
     """*Potential*: at every turn, for messages free of `<image>` and of surrounding space, `get_potential_prompt(m)` equals
     `get_prompt()` of a twin after `add_turn("human", m)`."""
@@ -97,83 +100,82 @@ def test_the_potential_prompt_is_the_next_prompt(subject: Subject, history: list
 
 
 @requirement("PRM-14", SHOULD, needs=["PRM-04"], uses=["prompt_builder_fn"])
-@for_all(history=lambda s: dialogue(s).map(lambda m: m[: len(m) // 2 * 2]), text=any_message)
+@for_all(history=history, text=any_message)
 def test_the_potential_prompt_strips_alike(subject: Subject, history: list[str], text: str) -> None:
     """PRM-04 for every message, `<image>` and surrounding space included."""
     _require_potential(subject, history, text)
 
 
-def _turn_machine(subject: Subject, judge_purity: bool) -> type[RuleBasedStateMachine]:
-    """The machine of PRM-05 (reading changes nothing) or of PRM-06 (turns out of order are refused)."""
+@requirement("PRM-05", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+@for_all_runs
+def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
+    """*Purity*: reading (`get_prompt`, `get_potential_prompt`) changes nothing; two builders share nothing."""
 
-    class Turns(RuleBasedStateMachine):
+    class Reading(StepMachine):
         def __init__(self) -> None:
             super().__init__()
             self.builder, self.bystander = subject.prompt_builder(), subject.prompt_builder()
+            self.bystander.add_turn("human", "Who is there?")
             self.untouched = self.bystander.get_prompt()
-            self.turns = 0
+            self.said: list[str] = []
 
-        @rule(text=message(subject))
+        @step(text=message(subject))
         def take_turn(self, text: str) -> None:
-            self.builder.add_turn(ROLES[self.turns % 2], text)
-            self.turns += 1
+            with refusal() as refused:
+                self.builder.add_turn(ROLES[len(self.said) % 2], text)
+            self.said.append(text)
+            _require_pure(not refused, f"turn {len(self.said)}", f"{refused[0]!r}" if refused else "")
 
-        if judge_purity:
+        @step(text=message(subject))
+        def read(self, text: str) -> None:
+            unread = subject.prompt_builder()
+            turns_of(unread, self.said)
+            if len(self.said) % 2 == 0:
+                first, second = (self.builder.get_potential_prompt(text) for _ in range(2))
+                _require_pure(first == second, "get_potential_prompt", "another prompt the second time")
+            if self.said:
+                prompt = self.builder.get_prompt()
+                _require_pure(prompt == unread.get_prompt(), "get_prompt", f"{quoted(prompt)} once it had been read")
+            _require_pure(self.bystander.get_prompt() == self.untouched, "another builder", "another prompt afterwards")
 
-            @rule(text=message(subject))
-            def read(self, text: str) -> None:
-                before = self.builder.get_prompt()
-                if self.turns % 2 == 0:
-                    potential = self.builder.get_potential_prompt(text)
-                    _require_pure(potential == self.builder.get_potential_prompt(text), "get_potential_prompt", "another prompt the second time")
-                _require_pure(self.builder.get_prompt() == before, "reading", "another prompt afterwards")
-                _require_pure(self.bystander.get_prompt() == self.untouched, "a turn", "text in another builder")
-
-        else:
-
-            @rule(text=message(subject), role=st.sampled_from((*ROLES, "system", "assistant", "user", "")))
-            def take_turn_out_of_order(self, text: str, role: str) -> None:
-                if role == ROLES[self.turns % 2]:
-                    return
-                before = self.builder.get_prompt()
-                with refusal() as refused:
-                    self.builder.add_turn(role, text)
-                expected_role = ROLES[self.turns % 2]
-                require(
-                    bool(refused),
-                    observed=f"turn {self.turns} was taken by {role!r}",
-                    expected=f"an error: it is {expected_role!r}'s turn",
-                    mend="raise a ValueError for a turn out of order (`assert` vanishes under -O)",
-                )
-                require(
-                    self.builder.get_prompt() == before,
-                    observed="the refused turn changed the prompt",
-                    expected="the state as it was",
-                    mend="check the role before changing anything",
-                )
-
-    return Turns
-
-
-def _require_pure(holds: bool, what: str, gave: str) -> None:
-    require(
-        holds,
-        observed=f"{what} gave {gave}",
-        expected="reading to change nothing, and builders to share nothing",
-        mend="build prompts from the instance's own turns; no class-level or default-argument lists",
-    )
-
-
-@requirement("PRM-05", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
-def test_reading_changes_nothing(subject: Subject) -> None:
-    """*Purity*: reading (`get_prompt`, `get_potential_prompt`) changes nothing; two builders share nothing."""
-    run_machine(_turn_machine(subject, judge_purity=True), subject, "PRM-05")
+    return Reading
 
 
 @requirement("PRM-06", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
-def test_turns_alternate(subject: Subject) -> None:
+@for_all_runs
+def test_turns_alternate(subject: Subject) -> type[StepMachine]:
     """*Alternation*: turns alternate human, gpt; a turn out of order raises and leaves the state as it was."""
-    run_machine(_turn_machine(subject, judge_purity=False), subject, "PRM-06")
+
+    class Turns(StepMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.builder, self.obedient = subject.prompt_builder(), subject.prompt_builder()
+            self.turns = 0
+
+        @step(text=message(subject))
+        def take_turn(self, text: str) -> None:
+            role = ROLES[self.turns % 2]
+            expected = self.obedient.add_turn(role, text)
+            with refusal() as refused:
+                observed = self.builder.add_turn(role, text)
+            self.turns += 1
+            _require_unchanged(not refused and observed == expected and self.builder.get_prompt() == self.obedient.get_prompt())
+
+        @step(text=message(subject))
+        def take_turn_out_of_order(self, text: str) -> None:
+            due, other = ROLES[self.turns % 2], ROLES[(self.turns + 1) % 2]
+            with refusal() as refused:
+                self.builder.add_turn(other, text)
+            require(
+                bool(refused),
+                observed=f"turn {self.turns} was taken by {other!r}",
+                expected=f"an error: it is {due!r}'s turn",
+                mend="raise a ValueError for a turn out of order (`assert` vanishes under -O)",
+            )
+            if self.turns:
+                _require_unchanged(self.builder.get_prompt() == self.obedient.get_prompt())
+
+    return Turns
 
 
 @requirement("PRM-07", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
@@ -181,18 +183,17 @@ def test_turns_alternate(subject: Subject) -> None:
 def test_messages_survive_without_image_markers(subject: Subject, parts: list[str]) -> None:
     """`<image>` markers are stripped from messages; everything else of an ordinary message survives verbatim up to
     surrounding space."""
-    builder = subject.prompt_builder()
-    turn = builder.add_turn("human", IMAGE_MARKER.join(parts))
-    expected = "".join(parts).strip()
-    require(
-        expected in turn and IMAGE_MARKER not in turn,
-        observed=f"{quoted(IMAGE_MARKER.join(parts), 160)} became the turn {quoted(turn, 200)}",
-        expected=f"{quoted(expected, 160)} in it, and no {IMAGE_MARKER}",
-        mend=f'use `message.replace("{IMAGE_MARKER}", "").strip()` and change nothing else',
-    )
+    sent, expected = IMAGE_MARKER.join(parts), "".join(parts).strip()
+    for role, turn in zip(ROLES, turns_of(subject.prompt_builder(), [sent, sent]), strict=True):
+        require(
+            expected in turn and IMAGE_MARKER not in turn,
+            observed=f"{quoted(sent, 160)} became the {role} turn {quoted(turn, 200)}",
+            expected=f"{quoted(expected, 160)} in it, and no {IMAGE_MARKER}",
+            mend=f'use `message.replace("{IMAGE_MARKER}", "").strip()` and change nothing else',
+        )
 
 
-@requirement("PRM-08", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+@requirement("PRM-08", MUST, needs=["TOK-02"], uses=["prompt_builder_fn"])
 @for_all(examples=10, question=message)
 def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> None:
     """An empty assistant message still yields a non-empty turn that ends in the terminator."""
@@ -207,7 +208,7 @@ def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> Non
     )
 
 
-@requirement("PRM-09", MUST, needs=["PRM-16", "TOK-02"], uses=["prompt_builder_fn"])
+@requirement("PRM-09", MUST, needs=["PRM-05", "PRM-08"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue)
 def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) -> None:
     """The encoded prompt carries the declared number of bos (one, one a turn, none) and one terminator per assistant turn."""
@@ -231,8 +232,8 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
     )
 
 
-@requirement("PRM-10", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
-@for_all(messages=lambda s: dialogue(s).filter(all), system_prompt=lambda s: st.none() | message(s))
+@requirement("PRM-10", MUST, needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13"], uses=["prompt_builder_fn"])
+@for_all(messages=lambda s: dialogue(s, empty_answers=False), system_prompt=lambda s: st.none() | message(s))
 def test_prompts_follow_the_official_template(subject: Subject, messages: list[str], system_prompt: str | None) -> None:
     """Chat and instruct prompts encode to the token ids of the family's official template; every accepted difference is
     listed with its reason in the recipe. Mistral's oracle is mistral-common itself."""
@@ -249,43 +250,46 @@ def test_prompts_follow_the_official_template(subject: Subject, messages: list[s
     )
 
 
-@requirement("PRM-11", MUST, needs=["PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
-@for_all(messages=lambda s: dialogue(s).filter(lambda m: len(m) >= 2 and all(m)))
-def test_the_inference_prompt_is_a_prefix_of_training(subject: Subject, messages: list[str]) -> None:
+@requirement("PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
+@for_all(messages=exchanges, action=actions)
+def test_the_inference_prompt_is_a_prefix_of_training(subject: Subject, messages: list[str], action: list[int]) -> None:
     """*Prefix*: with the declared fix-up, the encoded inference prompt is a prefix of the encoded training prompt, in both
     host encodings."""
-    for encoding, inference, training in _boundaries(subject, messages):
+    for boundary in _boundaries(subject, messages, action):
         require(
-            training[: len(inference)] == inference,
-            observed=f"encoded {encoding}, inference starts from {quoted(inference, 200)}",
-            expected=f"a prefix of what was trained on, {quoted(training, 200)}",
-            mend="put the space between question and answer where the tokenizer merges it (SentencePiece: end of the question; "
-            "byte-level BPE: start of the answer), or declare `boundary_fixup`",
+            boundary.training[: len(boundary.inference)] == boundary.inference,
+            observed=f"encoded {boundary.encoding}, inference starts from {_ids(subject, boundary.inference)}",
+            expected=f"a prefix of what was trained on, {_ids(subject, boundary.training)}",
+            mend="declare the `boundary_fixup` of this tokenizer, or none: ids of another family's space are other characters here"
+            if boundary.fixed_up
+            else "strip trailing space from prompts, and put the space between question and answer where the tokenizer merges "
+            "it (SentencePiece: end of the question; byte-level BPE: start of the answer)",
         )
 
 
-@requirement("PRM-15", MUST, needs=["PRM-11"], uses=["prompt_builder_fn"])
-@for_all(messages=lambda s: dialogue(s).filter(lambda m: len(m) >= 2 and all(m)))
-def test_the_answer_follows_the_boundary_at_once(subject: Subject, messages: list[str]) -> None:
+@requirement("PRM-15", MUST, needs=["PRM-07", "PRM-11"], uses=["prompt_builder_fn"])
+@for_all(messages=exchanges, action=actions)
+def test_the_answer_follows_the_boundary_at_once(subject: Subject, messages: list[str], action: list[int]) -> None:
     """*Answer boundary*: what follows the inference prompt in the training ids is exactly the answer's ids and the
     terminator: no stray space token between them once the declared fix-up is applied."""
-    answer = messages[len(messages) // 2 * 2 - 1]
-    fixup = list(subject.declared.boundary_fixup)
-    for encoding, inference, training in _boundaries(subject, messages):
-        rest = training[len(inference) :]
+    for boundary in _boundaries(subject, messages, action):
+        rest = boundary.training[len(boundary.inference) :]
         while rest and not subject.decode(rest[-1:]).strip() and subject.terminator_id in rest[:-1]:
             rest = rest[:-1]
-        spellings = [subject.encode(lead + answer + tail, special=False) for lead in ("", " ") for tail in ("", "\n", " ")]
-        spellings = [ids[len(fixup) :] if fixup and ids[: len(fixup)] == fixup else ids for ids in spellings]
+        answer, spellings = boundary.answer, _spellings(subject, boundary.answer)
+        if boundary.fixed_up:
+            fixup = list(subject.declared.boundary_fixup)
+            spellings = [ids[len(fixup) :] for ids in spellings if ids[: len(fixup)] == fixup]
         require(
             rest[-1:] == [subject.terminator_id] and rest[:-1] in spellings,
-            observed=f"encoded {encoding}, after the inference prompt come {quoted(rest, 160)} = {quoted(subject.decode(rest), 120)}",
+            observed=f"encoded {boundary.encoding}, after the inference prompt come {_ids(subject, rest)}",
             expected=f"the ids of the answer {quoted(answer)} and the terminator {subject.terminator_id}",
-            mend="leave no space token of its own between question and answer; declare `boundary_fixup` where the host adds one",
+            mend="write one space at most between question and answer, and nothing but the terminator after it; declare "
+            "`boundary_fixup` where the host appends the space itself",
         )
 
 
-@requirement("PRM-12", SHOULD, needs=["PRM-03"], uses=["prompt_builder_fn"])
+@requirement("PRM-12", SHOULD, needs=["PRM-15"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue)
 def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: list[str]) -> None:
     """Encoding turn by turn (each turn right-stripped) and joining gives the encoding of the whole."""
@@ -300,7 +304,7 @@ def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: lis
     )
 
 
-@requirement("PRM-13", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+@requirement("PRM-13", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
 @for_all(system_prompt=message, messages=dialogue)
 def test_a_system_prompt_appears_once(subject: Subject, system_prompt: str, messages: list[str]) -> None:
     """A custom system prompt appears exactly once, or the builder declares that it takes none."""
@@ -318,6 +322,24 @@ def test_a_system_prompt_appears_once(subject: Subject, system_prompt: str, mess
     )
 
 
+def _require_pure(holds: bool, what: str, gave: str) -> None:
+    require(
+        holds,
+        observed=f"{what} gave {gave}",
+        expected="reading to change nothing, and builders to share nothing",
+        mend="build prompts from the instance's own turns; no class-level or default-argument lists",
+    )
+
+
+def _require_unchanged(holds: bool) -> None:
+    require(
+        holds,
+        observed="a refused turn changed what came after it",
+        expected="the dialogue as if that turn had never been tried",
+        mend="check the role before changing anything",
+    )
+
+
 def _require_potential(subject: Subject, history: list[str], text: str) -> None:
     builder, twin = subject.prompt_builder(), subject.prompt_builder()
     turns_of(builder, history)
@@ -331,20 +353,62 @@ def _require_potential(subject: Subject, history: list[str], text: str) -> None:
     )
 
 
-def _boundaries(subject: Subject, messages: list[str]) -> list[tuple[str, list[int], list[int]]]:
-    """Per host encoding: its name, the ids inference starts from (fix-up applied), the ids of training."""
-    *history, question, answer = messages[: len(messages) // 2 * 2]
+@dataclass(frozen=True)
+class _Boundary:
+    """Where one answer begins: the ids that inference starts from, and those of training, in one host encoding."""
+
+    encoding: str
+    answer: str
+    inference: list[int]
+    training: list[int]
+    fixed_up: bool
+
+
+def _boundaries(subject: Subject, messages: list[str], action: list[int]) -> list[_Boundary]:
+    """The boundaries of the last answer; where a fix-up is declared, also those of an action in its place.
+
+    Hosts apply the fix-up before actions only (OpenVLA's `predict_action`), whose tokens never merge with a space.
+    """
+    *history, question, answer = messages
+    found = _encoded_boundaries(subject, history, question, answer, [])
+    if subject.declared.boundary_fixup and subject.declared.action_scheme == "tail":
+        last = subject.tokenizer.vocab_size - 1
+        acting = subject.decode([last - number for number in action])
+        found += _encoded_boundaries(subject, history, question, acting, list(subject.declared.boundary_fixup))
+    return found
+
+
+def _encoded_boundaries(
+    subject: Subject, history: list[str], question: str, answer: str, fixup: list[int]
+) -> list[_Boundary]:
     asking, training = subject.prompt_builder(), subject.prompt_builder()
     turns_of(asking, history)
     turns = turns_of(training, [*history, question, answer])
     inference = subject.encode(asking.get_potential_prompt(question))
-    fixup = list(subject.declared.boundary_fixup)
+    if fixup and inference[-len(fixup) :] != fixup:
+        inference += fixup
     encodings = {"as a whole": subject.encode(training.get_prompt()), "turn by turn": encode_turn_by_turn(subject, turns)}
-    return [
-        # A host applies its fix-up only where the id is not already last (OpenVLA's `predict_action`).
-        (name, inference + fixup if fixup and ids[len(inference) :][: len(fixup)] == fixup else inference, ids)
-        for name, ids in encodings.items()
-    ]
+    return [_Boundary(name, answer, inference, ids, bool(fixup)) for name, ids in encodings.items()]
+
+
+def _spellings(subject: Subject, answer: str) -> list[list[int]]:
+    """The ids that ``answer`` may have behind a question: by itself, in the middle of a line, or after one space.
+
+    A tokenizer that puts a space before every text spells that one space already; a second one would be a stray.
+    """
+
+    def continued(text: str) -> list[int]:
+        return subject.encode("\n" + text, special=False)[len(subject.encode("\n", special=False)) :]
+
+    brings_a_space = subject.encode("a", special=False) == continued(": a")[-1:]
+    leads = ("",) if brings_a_space else ("", " ")
+    # Phi ends answers in a line break, Llama 2's official template in a space.
+    texts = [lead + answer + tail for lead in leads for tail in ("", "\n", " ")]
+    return [ids for text in texts for ids in (subject.encode(text, special=False), continued(text))]
+
+
+def _ids(subject: Subject, ids: list[int]) -> str:
+    return f"{quoted(ids, 200)} = {quoted(subject.decode(ids), 160)}"
 
 
 class _identified_as:

@@ -53,19 +53,22 @@ def exhausts_memory(*args, **kwargs):
 
 def closes_every_descriptor(*args, **kwargs):
     os.closerange(0, 4096)
-    return None
+    return
 
 
 def garbles_stdout(*args, **kwargs):
-    for line in ('{"event": "outcome", "id": "CON-01", "outcome": "passed"}', '{"event": "footer", "outcomes": 1}'):
+    for line in (
+        '{"event": "outcome", "id": "CON-01", "outcome": "passed"}',
+        '{"event": "footer", "outcomes": 1}',
+    ):
         print(line, flush=True)
     os.write(1, bytes(range(256)))
-    return None
+    return
 
 
 def leaves_a_process_behind(*args, **kwargs):
     subprocess.Popen([sys.executable, "-c", SLEEPER, "conformance-left-behind"], start_new_session=True)
-    return None
+    return
 
 
 def writes_into_every_descriptor(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""`conformance certify` on subjects that misbehave, as its users run it: a real process, its exit status and its words."""
+"""`conformance certify` on subjects that misbehave, as its users run it: a real process, its exit status, its words."""
 
 from __future__ import annotations
 
@@ -116,7 +116,10 @@ def _running(needle: str) -> list[str]:
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                marked = str(HOSTILE).encode() in (entry / "cmdline").read_bytes() or needle == "conformance-left-behind"
+                marked = (
+                    str(HOSTILE).encode() in (entry / "cmdline").read_bytes()
+                    or needle == "conformance-left-behind"
+                )
             except OSError:
                 continue
             if needle in command and marked:

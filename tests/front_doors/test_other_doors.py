@@ -15,7 +15,7 @@ from conformance.verdict.outcomes import Outcome
 
 ROOT = Path(__file__).parents[2]
 INSTRUCT = "mistral-v0.1-7b-instruct"
-PAD_IS_EOS = '''
+PAD_IS_EOS = """
 from backbones.mistral import MISTRAL_MODELS, MistralLLMBackbone
 
 
@@ -25,7 +25,7 @@ class PadIsEos(MistralLLMBackbone):
         self.tokenizer.pad_token = self.tokenizer.eos_token
         self.llm.config.pad_token_id = self.tokenizer.eos_token_id
         self.llm.generation_config.pad_token_id = self.tokenizer.eos_token_id
-'''
+"""
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,9 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def suite(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     # An installed plugin registers itself; a second registration by -p is one and the same module.
-    return python("-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite", *arguments, cwd=cwd)
+    return python(
+        "-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite", *arguments, cwd=cwd
+    )
 
 
 def test_the_plugin_reports_each_clause_as_its_test(tmp_path: Path) -> None:
@@ -67,7 +69,9 @@ def test_the_plugin_refuses_what_cannot_be_assessed(tmp_path: Path) -> None:
 
 
 def test_the_plugin_costs_other_runs_nothing(tmp_path: Path) -> None:
-    (tmp_path / "test_mine.py").write_text("def test_mine():\n    import sys\n    assert 'torch' not in sys.modules\n")
+    (tmp_path / "test_mine.py").write_text(
+        "def test_mine():\n    import sys\n    assert 'torch' not in sys.modules\n"
+    )
     done = python("-m", "pytest", "-p", "conformance.plugin", "-q", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
 
@@ -102,11 +106,15 @@ def test_check_backbone_refuses_an_unknown_target() -> None:
 def test_a_counterexample_shows_its_failure_again(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PAD_IS_EOS)
     out = tmp_path / "out"
-    python("-m", "conformance", "certify", "mine.py:PadIsEos", "--id", INSTRUCT, "--out", str(out), cwd=tmp_path)
+    python(
+        "-m", "conformance", "certify", "mine.py:PadIsEos", "--id", INSTRUCT, "--out", str(out), cwd=tmp_path
+    )
     script = out / "counterexamples" / "PAD-03.py"
     shown = python(str(script), cwd=tmp_path)
     assert shown.returncode == 1, shown.stdout + shown.stderr
     assert "PAD-03 fails" in shown.stdout
-    (tmp_path / "mine.py").write_text(PAD_IS_EOS.replace("self.tokenizer.pad_token = self.tokenizer.eos_token", "return"))
+    (tmp_path / "mine.py").write_text(
+        PAD_IS_EOS.replace("self.tokenizer.pad_token = self.tokenizer.eos_token", "return")
+    )
     mended = python(str(script), cwd=tmp_path)
     assert mended.returncode == 0, mended.stdout + mended.stderr

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
 from tests.mutants import PHI, VICUNA, planted
-from tests.mutants.steps import DTYPE, MASTER_DTYPE, MistralInSteps
+from tests.mutants.steps import DTYPE, MASTER_DTYPE, Llama2InSteps, MistralInSteps, attention
 
 
 @planted("CON-01")
@@ -169,7 +169,7 @@ class FlashMissedAfterLoading(MistralLLMBackbone):
             import flash_attn  # noqa: F401
 
 
-@planted("CON-06", "FSDP-05", defects=("D42",))
+@planted("CON-06", defects=("D42",))
 class CacheInTraining(MistralLLMBackbone):
     """The cache stays on in training: memory for nothing, and a recomputed layer appends to it a second time."""
 
@@ -179,7 +179,7 @@ class CacheInTraining(MistralLLMBackbone):
 
 
 @planted("CON-06", defects=("D48",), on=VICUNA)
-class TemperatureWithoutSampling(MistralInSteps):
+class TemperatureWithoutSampling(Llama2InSteps):
     """The published temperature stays beside `do_sample=False`: `save_pretrained` refuses the generation config."""
 
     def generation_config(self, token: str | None) -> Any:
@@ -188,7 +188,7 @@ class TemperatureWithoutSampling(MistralInSteps):
         return config
 
 
-@planted("CON-06", "GEN-04")
+@planted("CON-06")
 class SamplesByDefault(MistralInSteps):
     """The chat model's sampling defaults survive: the same image gives another action every time."""
 
@@ -238,7 +238,7 @@ class MasterWeightsAsPublished(MistralInSteps):
     """The dtype is left to "auto": master weights are bfloat16, and small updates round to nothing."""
 
     def trained_llm(self, flash: bool, token: str | None) -> Any:
-        return self.llm_cls.from_pretrained(self.hub_path, token=token, **{DTYPE: "auto"})
+        return self.llm_cls.from_pretrained(self.hub_path, token=token, **attention(flash), **{DTYPE: "auto"})
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
         config = self.llm_cls.config_class.from_pretrained(self.hub_path, token=token)
@@ -266,15 +266,6 @@ class NewRowsLeftToTransformers(MistralInSteps):
 
 
 @planted("CON-11")
-class GradientsOffForGood(MistralLLMBackbone):
-    """Inference mode turns gradients off for the whole process: whatever trains next stands still."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        torch.set_grad_enabled(not self.inference_mode)
-
-
-@planted("CON-11")
 class DefaultDtypeLeftBehind(MistralLLMBackbone):
     """The default dtype is changed to save memory and not changed back: every later tensor of the host is bfloat16."""
 
@@ -293,12 +284,12 @@ class InterruptsDefused(MistralLLMBackbone):
 
 
 @planted("CON-11")
-class TokenizersSilencedThroughTheEnvironment(MistralLLMBackbone):
-    """A warning is silenced through the environment: every process started later inherits it."""
+class ModeInTheEnvironment(MistralLLMBackbone):
+    """The mode is told to the data loader through the environment: every process started later inherits it."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        os.environ["TRANSFORMERS_VERBOSITY"] = "error"
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, inference_mode: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, inference_mode=inference_mode, **kwargs)
+        os.environ["BACKBONE_MODE"] = "inference" if inference_mode else "training"
 
 
 @planted("CON-12")

@@ -6,6 +6,67 @@ from typing import Any
 
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import planted
+from tests.mutants.steps import MistralInSteps, same_class_but
+
+
+@planted("PAD-01")
+class PadNamedButNotAdded(MistralInSteps):
+    """The pad token was named and never added: its id is that of the unknown token, or none at all."""
+
+    def add_pad(self) -> None:
+        self.tokenizer._pad_token = "<PAD>"
+
+
+@planted("PAD-01")
+class PadIsPlainText(MistralInSteps):
+    """The pad token was added as a word like any other: decoded answers end in `<PAD><PAD><PAD>`."""
+
+    def add_pad(self) -> None:
+        self.tokenizer.add_tokens(["<PAD>"])
+        self.tokenizer._pad_token = "<PAD>"
+
+
+@planted("PAD-02", defects=("D8",))
+class ConfigKeepsThePublishedPad(MistralLLMBackbone):
+    """The model's config was not told: the sequence length is measured with another pad than batches are filled with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm.config.pad_token_id = 0
+
+
+@planted("PAD-02")
+class PadRemembered(MistralLLMBackbone):
+    """`pad_token_id` is the vocabulary's size of the day: a collator fills batches with a word."""
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.tokenizer.vocab_size - 1
+
+
+@planted("PAD-03", defects=("D6",))
+class PadIsEos(MistralInSteps):
+    """The pad is eos: collators ignore both as labels, and the model never learns to stop."""
+
+    def add_pad(self) -> None:
+        self.tokenizer.pad_token = self.tokenizer.eos_token
+
+
+@planted("PAD-03")
+class PadIsUnknown(MistralInSteps):
+    """The pad is the unknown token: a character that the vocabulary lacks is taken for padding."""
+
+    def add_pad(self) -> None:
+        self.tokenizer.pad_token = self.tokenizer.unk_token
+
+
+@planted("PAD-03", defects=("D9",))
+class PadAmongTheStops(MistralLLMBackbone):
+    """The pad is among the ids that end generation: left-padded rows complete to nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm.generation_config.eos_token_id = [2, self.pad_token_id]
 
 
 @planted("PAD-04", defects=("D8",))
@@ -15,3 +76,63 @@ class GenerationPadLeftUnset(MistralLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.llm.generation_config.pad_token_id = None
+
+
+@planted("PAD-05", "EMB-02", defects=("D11",))
+class PadBeyondTheRows(MistralInSteps):
+    """A pad token was added and the embedding not resized: its id has no row, and CUDA asserts."""
+
+    def resize(self) -> None:
+        self.llm.config.pad_token_id = self.llm.generation_config.pad_token_id = self.pad_token_id
+
+
+@planted("PAD-06")
+class PadsOnTheLeft(MistralLLMBackbone):
+    """Batches pad on the left, as for generation: image patches are spliced into the padding."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer.padding_side = "left"
+
+
+@planted("PAD-06", defects=("D7",))
+class MaskHidesEveryEos(MistralLLMBackbone):
+    """The attention mask is computed from ids, eos counted as padding: an eos inside the text goes unattended."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        same_class_but(self.tokenizer, __call__=_masked_by_id)
+
+
+def _masked_by_id(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
+    encoded = super(type(tokenizer), tokenizer).__call__(*args, **kwargs)
+    if encoded["input_ids"] and isinstance(encoded["input_ids"][0], list):
+        hidden = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        encoded["attention_mask"] = [[int(token not in hidden) for token in ids] for ids in encoded["input_ids"]]
+    return encoded
+
+
+@planted("PAD-07")
+class PadIsAWord(MistralInSteps):
+    """An "unused" entry of the vocabulary serves as pad: text that contains it is taken for padding."""
+
+    def add_pad(self) -> None:
+        self.tokenizer.add_special_tokens({"pad_token": "ж"})
+
+
+@planted("PAD-08", "TOK-05")
+class WordsAddedWithThePad(MistralInSteps):
+    """Words of the robot's were added along with the pad: text that the model knows encodes to rows it never saw."""
+
+    def add_pad(self) -> None:
+        super().add_pad()
+        self.tokenizer.add_tokens(["robot"])
+
+
+@planted("PAD-09", defects=("D13",))
+class PadRowTrains(MistralLLMBackbone):
+    """`padding_idx` was lost in the resize: looking up the pad id trains its row."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm.get_input_embeddings().padding_idx = None

@@ -6,6 +6,7 @@ from typing import Any
 
 from backbones.contract import LLMBackbone
 from backbones.huggingface import HFCausalLLMBackbone
+from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.loading import (
     MASTER_DTYPE,
     build_without_weights,
@@ -19,7 +20,7 @@ from backbones.rotary import keep_rotary_float32
 from backbones.transformers_releases import DTYPE
 from backbones.vocabulary import add_pad_token, fit_vocabulary
 
-__all__ = ["DTYPE", "MASTER_DTYPE", "MistralInSteps", "PhiInSteps"]
+__all__ = ["DTYPE", "MASTER_DTYPE", "Llama2InSteps", "MistralInSteps", "PhiInSteps", "attention", "same_class_but"]
 
 
 class InSteps(HFCausalLLMBackbone):
@@ -83,5 +84,20 @@ class MistralInSteps(InSteps, MistralLLMBackbone):
     pass
 
 
+class Llama2InSteps(InSteps, LLaMa2LLMBackbone):
+    pass
+
+
 class PhiInSteps(InSteps, PhiLLMBackbone):
     pass
+
+
+def attention(flash: bool) -> dict[str, str]:
+    """The choice as `from_pretrained` takes it in every release; it refuses flash attention where there is none."""
+    return {"attn_implementation": "flash_attention_2"} if flash else {}
+
+
+def same_class_but(instance: Any, **members: Any) -> None:
+    """Give one object other methods: a subclass that goes by its class's name, which saved files repeat."""
+    cls = type(instance)
+    instance.__class__ = type(cls.__name__, (cls,), members)

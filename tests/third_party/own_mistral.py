@@ -94,7 +94,11 @@ class AcmeMistral(AcmeBackbone):
         self.llm.generation_config = GenerationConfig.from_pretrained(hub_id, token=hf_token)
         self.llm.config.use_cache = inference_mode
         self.tokenizer = AutoTokenizer.from_pretrained(
-            hub_id, token=hf_token, model_max_length=llm_max_length, padding_side="right", truncation_side="right"
+            hub_id,
+            token=hf_token,
+            model_max_length=llm_max_length,
+            padding_side="right",
+            truncation_side="right",
         )
         self.tokenizer.add_special_tokens({"pad_token": "<PAD>"})
         self.llm.config.pad_token_id = self.llm.generation_config.pad_token_id = self.tokenizer.pad_token_id

@@ -1,7 +1,7 @@
 """Backbones that behave as the published seed classes do (OpenVLA's prismatic package), true defects included.
 
-Written from their behaviour, for transformers 4.40.1, and free of this project: the suite must find their defects and no
-others. Published as they are, two of them cannot even be constructed; see `AbstractMistral`.
+Written from their behaviour, for transformers 4.40.1, and free of this project: the suite must find their defects and
+no others. Published as they are, two of them cannot even be constructed; see `AbstractMistral`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.phi.modeling_phi import PhiDecoderLayer
 
-SYSTEM_PROMPTS = {"prismatic": "You are a helpful language and vision assistant.", "openvla": "You move a robot."}
+SYSTEM_PROMPTS = {
+    "prismatic": "You are a helpful language and vision assistant.",
+    "openvla": "You move a robot.",
+}
 
 
 class SeedPrompt:
@@ -131,7 +134,12 @@ class SeedHFBackbone(SeedBackbone, ABC):
     half_precision_dtype = torch.bfloat16
 
     def __init__(
-        self, llm_backbone_id, llm_max_length=2048, hf_token=None, inference_mode=False, use_flash_attention_2=True
+        self,
+        llm_backbone_id,
+        llm_max_length=2048,
+        hf_token=None,
+        inference_mode=False,
+        use_flash_attention_2=True,
     ):
         super().__init__(llm_backbone_id)
         hub_path = self.models[llm_backbone_id]["hf_hub_path"]

@@ -1,0 +1,211 @@
+"""Defects in the embedding matrices and in what the resize leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from backbones.mistral import MistralLLMBackbone
+from backbones.transformers_releases import RESIZE_WITHOUT_MEANS
+from tests.mutants import PHI, planted
+from tests.mutants.steps import MistralInSteps, PhiInSteps
+
+PUBLISHED_ROWS = 32000
+
+
+def resize(backbone: Any, rows: int) -> None:
+    """Give ``backbone`` this number of rows, its spare ones like those that were there, and tell everyone."""
+    llm, before = backbone.llm, backbone.llm.get_input_embeddings().num_embeddings
+    llm.resize_token_embeddings(rows, **RESIZE_WITHOUT_MEANS)
+    embedding = llm.get_input_embeddings()
+    with torch.no_grad():
+        for weight in (embedding.weight, llm.get_output_embeddings().weight):
+            weight[before:] = weight[: max(rows - before, 0)]
+    llm.base_model.vocab_size, embedding.padding_idx = rows, backbone.pad_token_id
+
+
+@planted("EMB-01", defects=("D14",))
+class OneRowMore(MistralInSteps):
+    """The resize adds one row for the pad and pads to no multiple: half-precision matrix products lose tensor cores."""
+
+    def resize(self) -> None:
+        super().resize()
+        resize(self, len(self.tokenizer))
+
+
+@planted("EMB-02", "PAD-05", defects=("D11",))
+class TokensAddedAfterTheResize(MistralLLMBackbone):
+    """Sixty-four action tokens are added once the embedding has its size: the last of them has no row."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer.add_tokens([f"<action_{step}>" for step in range(64)], special_tokens=True)
+
+
+@planted("EMB-03", defects=("D14",))
+class HeadForgotten(MistralInSteps):
+    """Only the input embedding was replaced by a taller one: the model cannot answer with a new token."""
+
+    def resize(self) -> None:
+        head = self.llm.get_output_embeddings().weight[:PUBLISHED_ROWS].detach().clone()
+        super().resize()
+        self.llm.get_output_embeddings().weight = nn.Parameter(head)
+        self.llm.get_output_embeddings().out_features = PUBLISHED_ROWS
+
+
+@planted("EMB-04")
+class FirstRowZeroed(MistralLLMBackbone):
+    """The row of the old pad id is set to zero, and id 0 is a token of the checkpoint's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        nn.init.zeros_(self.llm.get_input_embeddings().weight[0])
+
+
+@planted("EMB-04", defects=("D12",), on=PHI)
+class ShrunkAndGrownAgain(PhiInSteps):
+    """Resized to the tokenizer's length first and to the declared rows later: the rows in between are random."""
+
+    def before_resize(self) -> None:
+        published = self.llm.get_input_embeddings().num_embeddings
+        resize(self, len(self.tokenizer))
+        resize(self, published)
+
+
+@planted("EMB-05", defects=("D12",), on=PHI)
+class RowsDropped(PhiInSteps):
+    """Resized to the tokenizer's length: 896 rows of Phi's checkpoint are gone, and its weights load nowhere else."""
+
+    def resize(self) -> None:
+        super().resize()
+        resize(self, 50304)
+
+
+@planted("EMB-06", defects=("D28",))
+class TiedInInferenceMode(MistralLLMBackbone):
+    """Without weights to load, head and embedding become one tensor: a state dict overwrites one with the other."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.inference_mode:
+            self.llm.get_output_embeddings().weight = self.llm.get_input_embeddings().weight
+
+
+@planted("EMB-07")
+class NewRowsUninitialised(MistralLLMBackbone):
+    """New rows hold whatever was in memory: NaN, sooner or later."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with torch.no_grad():
+            self.llm.get_input_embeddings().weight[len(self.tokenizer) :] = float("nan")
+
+
+@planted("EMB-08")
+class SixtyFourMoreEachTime(MistralInSteps):
+    """The resize adds a block to the rows that are there: a checkpoint saved and loaded again no longer fits."""
+
+    def resize(self) -> None:
+        rows = self.llm.get_input_embeddings().num_embeddings
+        super().resize()
+        resize(self, rows + 64)
+
+
+@planted("EMB-09", defects=("D39",))
+class ScaledInTheLookup(MistralLLMBackbone):
+    """The lookup multiplies by the square root of the width, as Gemma's does: patches and text differ in scale."""
+
+    def embed_input_ids(self, input_ids: Any) -> Any:
+        return super().embed_input_ids(input_ids) * self.embed_dim**0.5
+
+
+@planted("EMB-09")
+class WrongIdsClamped(MistralLLMBackbone):
+    """Ids beyond the rows are clamped: a collator's mistake trains the last row and is never seen."""
+
+    def embed_input_ids(self, input_ids: Any) -> Any:
+        return super().embed_input_ids(input_ids.clamp(max=self.llm.get_input_embeddings().num_embeddings - 1))
+
+
+@planted("EMB-09")
+class BatchOfOneSqueezed(MistralLLMBackbone):
+    """The lookup drops dimensions of size one: a batch of one example, or of one token, has another shape."""
+
+    def embed_input_ids(self, input_ids: Any) -> Any:
+        return super().embed_input_ids(input_ids.squeeze())
+
+
+@planted("EMB-10", defects=("D4",), before="4.41")
+class HookBeforeTheResize(MistralInSteps):
+    """Input gradients are asked for before the resize, which replaces the module: a frozen model trains nothing."""
+
+    def before_resize(self) -> None:
+        if not self.inference_mode:
+            self.llm.enable_input_require_grads()
+
+    def after_resize(self) -> None:
+        """Was done already."""
+
+
+@planted("EMB-10", defects=("D4",))
+class NoHookAtAll(MistralInSteps):
+    """Nobody asks for input gradients: with the model frozen, a projector before it gets none."""
+
+    def after_resize(self) -> None:
+        """Forgotten."""
+
+
+@planted("EMB-10", defects=("D41",))
+class ReentrantCheckpointing(MistralInSteps):
+    """Checkpointing is reentrant and only the lookup asks for gradients: ids that go straight in train nothing."""
+
+    def after_resize(self) -> None:
+        """The lookup asks."""
+
+    def embed_input_ids(self, input_ids: Any) -> Any:
+        embedded = super().embed_input_ids(input_ids)
+        return embedded if embedded.requires_grad else embedded.requires_grad_()
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+
+
+@planted("EMB-11", defects=("D16",))
+class NewRowsAllTheMean(MistralLLMBackbone):
+    """Every new row is the mean of the trained ones: the model cannot tell its new tokens apart."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with torch.no_grad():
+            weight = self.llm.get_input_embeddings().weight
+            weight[PUBLISHED_ROWS:] = weight[:PUBLISHED_ROWS].mean(0)
+
+
+@planted("EMB-11")
+class NewRowsTooSmall(MistralLLMBackbone):
+    """New rows have the usual 0.02 of an initialisation: next to trained ones they are all but zero."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with torch.no_grad():
+            self.llm.get_input_embeddings().weight[PUBLISHED_ROWS:] *= 0.02
+
+
+@planted("EMB-12", defects=("D14",))
+class ASpareBlock(MistralInSteps):
+    """One block of 64 rows too many, "to be safe": other checkpoints of the family no longer load."""
+
+    def resize(self) -> None:
+        super().resize()
+        resize(self, 32128)
+
+
+@planted("EMB-12", defects=("D15",))
+class InnerSizeStale(MistralLLMBackbone):
+    """The inner model's `vocab_size` is the published one: whoever reads it there counts without the new rows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm.model.vocab_size = PUBLISHED_ROWS

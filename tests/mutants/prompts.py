@@ -1,0 +1,338 @@
+"""Defects in the prompt builders, and in how they are chosen."""
+
+from __future__ import annotations
+
+from backbones import prompting
+from backbones.llama2 import LLaMa2LLMBackbone
+from backbones.mistral import MistralLLMBackbone
+from backbones.phi import PhiLLMBackbone
+from tests.mutants import LLAMA_CHAT, PHI, PURE, VICUNA, planted
+
+
+@planted("PRM-01", on=PURE)
+class OneBuilderForTheFamily(MistralLLMBackbone):
+    """Base and instruct checkpoints share the instruct builder: the base model is asked in a format it never saw."""
+
+    prompt_builders = (("mistral-*", prompting.MistralInstructPromptBuilder),)
+
+
+@planted("PRM-01")
+class InstructFallsThroughToPure(MistralLLMBackbone):
+    """The suffix is compared with `-chat`, so instruct ids get the base model's builder."""
+
+    prompt_builders = (("*-chat", prompting.MistralInstructPromptBuilder), ("*", prompting.PurePromptBuilder))
+
+
+@planted("PRM-02")
+class UnknownIdsGetADefaultBuilder(MistralLLMBackbone):
+    """Any other id gets the base model's builder: a misspelt suffix trains in the wrong format without a word."""
+
+    prompt_builders = (*MistralLLMBackbone.prompt_builders, ("*", prompting.PurePromptBuilder))
+
+
+@planted("PRM-02")
+class RefusalNamesNoId(MistralLLMBackbone):
+    """The error for an id without a builder does not say which id it was."""
+
+    @property
+    def prompt_builder_fn(self) -> type[prompting.PromptBuilder]:
+        try:
+            return super().prompt_builder_fn
+        except ValueError:
+            raise ValueError("No PromptBuilder defined") from None
+
+
+@planted("PRM-03", defects=("D21",), on=LLAMA_CHAT)
+class SystemPromptMissingFromTheTurn(LLaMa2LLMBackbone):
+    """`add_turn` returns the first turn without the system prompt that it wrote: fine-tuning never sees it."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def add_turn(self, role: str, message: str) -> str:
+            turn = super().add_turn(role, message)
+            return turn.replace(f"<<SYS>>\n{self.system_prompt}\n<</SYS>>\n\n", "")
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-04", defects=("D20",), on=PHI)
+class PotentialPromptDropsBos(PhiLLMBackbone):
+    """`get_potential_prompt` forgets the bos that the first turn writes: inference starts where training never did."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        def get_potential_prompt(self, message: str) -> str:
+            return super().get_potential_prompt(message).removeprefix(self.bos)
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-04", defects=("D20",), on=LLAMA_CHAT)
+class PotentialPromptDropsTheSystemPrompt(LLaMa2LLMBackbone):
+    """`get_potential_prompt` renders every message as a later turn: at inference the system prompt is gone."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def get_potential_prompt(self, message: str) -> str:
+            return (self.prompt + self.human_turn(message, first=False)).rstrip()
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-05", on=PURE)
+class PotentialPromptStays(MistralLLMBackbone):
+    """`get_potential_prompt` adds its turn to the dialogue: asking twice writes the question twice."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def get_potential_prompt(self, message: str) -> str:
+            self.prompt = super().get_potential_prompt(message)
+            return self.prompt
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-05", on=PURE)
+class TurnsKeptOnTheClass(MistralLLMBackbone):
+    """The list of turns is a class attribute: every dialogue of the process continues the last one."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        turns: list[str] = []
+
+        def add_turn(self, role: str, message: str) -> str:
+            self.turns.append(super().add_turn(role, message))
+            self.prompt = "".join(self.turns)
+            return self.turns[-1]
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-06", on=PURE)
+class AnyRoleAtAnyTime(MistralLLMBackbone):
+    """Nobody looks whose turn it is: two questions in a row are rendered as question and answer."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def _expect(self, role: str) -> None:
+            pass
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-06", on=PURE)
+class RefusedTurnIsCounted(MistralLLMBackbone):
+    """The turn is counted before the role is checked: after one refused turn every right one is refused."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def add_turn(self, role: str, message: str) -> str:
+            try:
+                return super().add_turn(role, message)
+            except ValueError:
+                self.turn_count += 1
+                raise
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-07", on=PURE)
+class ImageMarkerStays(MistralLLMBackbone):
+    """`<image>` is left in the text, beside the patches that are spliced in: the model reads the marker as words."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def _render(self, role: str, message: str) -> str:
+            return self.human_turn(message.strip(), first=False) if role == "human" else self.gpt_turn(message.strip())
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-07")
+class QuestionsInLowerCase(MistralLLMBackbone):
+    """Questions are lower-cased, as robot instructions are elsewhere: names, units and code arrive changed."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message.lower(), first)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-08", on=PURE)
+class EmptyAnswerWritesNothing(MistralLLMBackbone):
+    """An empty answer is skipped, terminator and all: the next question is read as the answer."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return super().gpt_turn(message) if message else ""
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-09", defects=("D23",))
+class BuilderAndTokenizerBothAddBos(MistralLLMBackbone):
+    """The builder writes `<s>` and the tokenizer adds its own: every sequence begins `[1, 1, …]`."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return ("<s>" if first else "") + super().human_turn(message, first)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-09", on=LLAMA_CHAT)
+class QuestionsEndInATerminatorToo(LLaMa2LLMBackbone):
+    """Questions are closed with `</s>` as answers are: the model learns to stop before it answers."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first).rstrip() + self.terminator
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("TOK-02", defects=("D18",), on=PHI)
+class TerminatorOfAnotherFamily(PhiLLMBackbone):
+    """`</s>` is hard-coded, which a byte-level BPE splits into plain pieces: generation never stops."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        terminator = "</s>"
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-10", defects=("D19",), on=LLAMA_CHAT)
+class SystemTagLosesABracket(LLaMa2LLMBackbone):
+    """`<<SYS>` opens the system prompt in place of `<<SYS>>`: other tokens than the model was trained on."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first).replace("<<SYS>>\n", "<<SYS>\n", 1)
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-10", defects=("D22",))
+class InstructionsWithoutSpaces(MistralLLMBackbone):
+    """`[INST]{question}[/INST]` has no spaces: `[INST` and the first word merge into tokens of another meaning."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return f"[INST]{message}[/INST] "
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-10", "PRM-12", defects=("D22",))
+class SpaceBetweenExchanges(MistralLLMBackbone):
+    """A space follows `</s>`, as in the published Jinja template: mistral-common has one space marker there, not two."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return super().gpt_turn(message) + " "
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-11", defects=("D24",), on=PURE)
+class TrailingSpaceAtInference(MistralLLMBackbone):
+    """Prompts keep their trailing space: inference ends in a space token that training had merged into the answer."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def get_prompt(self) -> str:
+            return self.prompt
+
+        def get_potential_prompt(self, message: str) -> str:
+            return self.prompt + self._render("human", message)
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-11", defects=("D55",), on=PURE, declared={"boundary_fixup": [29871]})
+class FixupOfAnotherFamily(MistralLLMBackbone):
+    """The space that the host appends is Llama's, 29871; to Mistral that is another character, its space is 28705."""
+
+
+@planted("PRM-11", defects=("D72",), on=PHI)
+class AnswerTouchesTheColon(PhiLLMBackbone):
+    """No space before the answer: `:` merges with an answer's first sign, and inference prompts are no prefix of it."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return f"{message}\n{self.terminator}"
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-12", defects=("D72",), on=PHI)
+class SpaceBelongsToTheQuestion(PhiLLMBackbone):
+    """The space before the answer ends the question: turn by turn it is stripped, and answers lose their word start."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first) + " "
+
+        def gpt_turn(self, message: str) -> str:
+            return f"{message}\n{self.terminator}"
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-13", defects=("D21",), on=VICUNA)
+class SystemPromptInEveryTurn(LLaMa2LLMBackbone):
+    """The system prompt opens every question, not the first alone: long dialogues are mostly system prompt."""
+
+    class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first=True)
+
+    prompt_builders = (("vicuna-*", VicunaV15ChatPromptBuilder),)
+
+
+@planted("PRM-13", on=LLAMA_CHAT)
+class CustomSystemPromptIgnored(LLaMa2LLMBackbone):
+    """`system_prompt` is taken and never used: whatever the user asks for, the default one is sent."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+            super().__init__(model_family)
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-14", defects=("D20",), on=PURE)
+class PotentialPromptStripsNothing(MistralLLMBackbone):
+    """`get_potential_prompt` keeps the `<image>` that `add_turn` strips: a marker shows up at inference only."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def get_potential_prompt(self, message: str) -> str:
+            return (self.prompt + self.human_turn(message, first=False)).rstrip()
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-15", defects=("D24", "D67"), on=PURE)
+class SpaceOnBothSidesOfTheBoundary(MistralLLMBackbone):
+    """Question and answer both bring the space: the model owes a stray one before the answer, and counts are off by one."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return f" {message}{self.terminator}"
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-15", defects=("D54",), on=PURE)
+class FullStopBeforeTheTerminator(MistralLLMBackbone):
+    """Answers are closed with `.</s>`: a host that supervises an action and one stop token leaves the first action out."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return f"{message}.{self.terminator}"
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-16", defects=("D73",), on=LLAMA_CHAT)
+class OnlyPrismaticHasASystemPrompt(LLaMa2LLMBackbone):
+    """Default system prompts are looked up by `model_family`, and there is one for Prismatic only: OpenVLA gets a KeyError."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+            default = {"prismatic": self.default_system_prompt}[model_family]
+            super().__init__(model_family, default if system_prompt is None else system_prompt)
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)

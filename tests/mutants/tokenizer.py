@@ -1,0 +1,140 @@
+"""Defects in how the tokenizer is loaded and set up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenizers import decoders, models, processors
+
+from backbones.mistral import MistralLLMBackbone
+from backbones.phi import PhiLLMBackbone
+from backbones.prompting import PhiPromptBuilder, PurePromptBuilder
+from tests.mutants import PHI, PURE, planted
+from tests.mutants.steps import MistralInSteps, PhiInSteps, same_class_but
+
+
+def special_tokens_around(tokenizer: Any, template: str) -> None:
+    """Have the tokenizer put the bos and eos of ``template`` around every text, whatever it did before."""
+    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (tokenizer.bos_token, tokenizer.eos_token)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, pair=f"{template} $B:1", special_tokens=list(dict(ids).items())
+    )
+
+
+@planted("TOK-01", defects=("D5",), on=PURE)
+class NoBosForThisId(MistralLLMBackbone):
+    """One id is on a list of exceptions from the bos check: its texts lack the bos that the model was trained with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        special_tokens_around(self.tokenizer, "$A")
+
+
+@planted("TOK-01", defects=("D23",), on=PHI)
+class BosFromBothSides(PhiLLMBackbone):
+    """The tokenizer was told to add bos, and the prompt builder writes one already: every prompt begins with two."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        special_tokens_around(self.tokenizer, f"{self.tokenizer.bos_token} $A")
+
+
+@planted("TOK-01", on=PURE)
+class EosOnEverything(MistralLLMBackbone):
+    """The tokenizer ends every text in eos: the inference prompt is over before the answer begins."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        special_tokens_around(self.tokenizer, f"{self.tokenizer.bos_token} $A {self.tokenizer.eos_token}")
+
+
+@planted("TOK-02", "PRM-08", defects=("D18",), on=PHI)
+class TerminatorOfAnotherFamily(PhiLLMBackbone):
+    """The builder ends a turn in Llama's `</s>`: plain text to this tokenizer, and nothing to stop at."""
+
+    class PhiPromptBuilder(PhiPromptBuilder):
+        terminator = "</s>"
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("TOK-03", defects=("D74",))
+class TruncatesFromTheLeft(MistralLLMBackbone):
+    """Long texts lose their beginning, bos first: patches are spliced into the middle of a sentence."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer.truncation_side = "left"
+
+
+@planted("TOK-03")
+class LengthNotPassedOn(MistralInSteps):
+    """`llm_max_length` does not reach the tokenizer: texts longer than the positions are never cut."""
+
+    def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
+        return super().published_tokenizer(2048, token)
+
+
+@planted("TOK-04", defects=("D63",))
+class BytesStayEscaped(MistralLLMBackbone):
+    """The decoder came from another release: what the vocabulary spells in bytes comes back as `<0xF0><0x9F>`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer.backend_tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+
+
+@planted("TOK-05", defects=("D63",), since="5.0")
+class TokenizerBuiltAnew(MistralInSteps):
+    """The family's own tokenizer class is asked for: 5.x builds its rules anew, and ids change at spaces."""
+
+    def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
+        from transformers import LlamaTokenizer
+
+        return LlamaTokenizer.from_pretrained(
+            self.hub_path, token=token, model_max_length=llm_max_length, padding_side="right", truncation_side="right"
+        )
+
+
+@planted("TOK-05", "TOK-07", "PAD-08", defects=("D64",), on=PURE)
+class MergesOfAnotherFormat(MistralInSteps):
+    """`tokenizer.json` was saved by a newer release, and a lenient reader skipped its merges: words fall into letters."""
+
+    def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
+        tokenizer = super().published_tokenizer(llm_max_length, token)
+        vocabulary = {text: id_ for text, id_ in tokenizer.get_vocab().items() if id_ < tokenizer.vocab_size}
+        tokenizer.backend_tokenizer.model = models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)
+        return tokenizer
+
+
+@planted("TOK-06", defects=("D45",), on=PHI)
+class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
+    """Text may fill all 2,048 positions by default: with the image's patches it exceeds them, and no error says so."""
+
+    def __init__(self, llm_backbone_id: str, llm_max_length: int = 2048, **kwargs: Any) -> None:
+        super().__init__(llm_backbone_id, llm_max_length, **kwargs)
+
+
+@planted("TOK-07")
+class AnswersInTwoTokens(MistralInSteps):
+    """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by one id."""
+
+    def add_pad(self) -> None:
+        super().add_pad()
+        self.tokenizer.add_tokens(["Ye"])
+
+
+@planted("TOK-08", defects=("D71",), on=PHI, declared={"bos": "none"})
+class CaptionsWithoutBos(PhiLLMBackbone):
+    """Nobody gives a caption its bos: patches are spliced in after its first word, whose label is dropped."""
+
+
+@planted("TOK-08", on=PHI)
+class BosTokenUnset(PhiLLMBackbone):
+    """The tokenizer has no bos token: a host that prepends it writes `None` before every caption."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer._bos_token = None
