@@ -98,6 +98,3 @@ def _die_with_parent() -> None:
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
 
-
-if __name__ == "__main__":
-    main()

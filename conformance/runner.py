@@ -27,6 +27,8 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 2.0
 _LOG_TAIL_LINES = 12
+#: Without the working directory on the path: a user's own `backbones` or `conformance` folder must not stand in for ours.
+_LAUNCH = "import sys; sys.path[:] = [place for place in sys.path if place]; from conformance.child import main; main()"
 #: Every process that a run starts carries this variable, whatever group or session it moves to.
 _RUN_MARKER = "CONFORMANCE_RUN"
 
@@ -102,8 +104,8 @@ class _Child:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
-                    "-m",
-                    "conformance.child",
+                    "-c",
+                    _LAUNCH,
                     str(writing_end),
                     json.dumps(own.as_json()),
                     str(home / "hf"),
@@ -292,9 +294,12 @@ def _environment(view: HubView, marker: str) -> dict[str, str]:
             environment.pop(name, None)
         else:
             environment[name] = value
-    # A checkout that is on the path without being installed must be found by the child too.
-    paths = [str(Path(__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    home = Path(__file__).parents[1]
+    if home.name not in {"site-packages", "dist-packages"}:
+        # A checkout that is on the path without being installed must be found by the child too.
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(home), *filter(None, [environment.get("PYTHONPATH")])]
+        )
     environment[_RUN_MARKER] = marker
     # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.
     environment.setdefault("OMP_NUM_THREADS", "1")

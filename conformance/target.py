@@ -58,6 +58,9 @@ def resolve(text: str, backbone_id: str | None = None) -> Target:
         if text not in registered:
             raise CannotAssess(_unknown_id(text, registered))
         return Target(text, _attribute_of(registered[text]), backbone_id or text)
+    # A module beside its user is a module, and the working directory is not on the path of a console script.
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     factory = _attribute_of(text)
     return Target(text, factory, backbone_id or only_id_of(factory, text))
 
@@ -84,9 +87,6 @@ def _attribute_of(location: str) -> Callable[..., Any]:
 
 
 def _import_module(name: str) -> ModuleType:
-    # The working directory is not on the path of a console script, and a module beside its user is a module.
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     return _importing(name, lambda: importlib.import_module(name))
 
 

@@ -87,7 +87,7 @@ def test_what_does_not_construct_is_not_certified(
     certificate = json.loads((out / "certificate.json").read_text())
     assert certificate["predicate"]["result"] == "FAILED"
     assert certificate["predicate"]["passedTests"] == [] or factory in {"takes_no_arguments"}
-    assert not _running("conformance.child")
+    assert not _running("from conformance.child import main")
     assert not _running("conformance-left-behind")
 
 
@@ -98,14 +98,14 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while not _running("conformance.child") and time.monotonic() < deadline:
+    while not _running("from conformance.child import main") and time.monotonic() < deadline:
         time.sleep(0.1)
     time.sleep(1.0)
     os.kill(running.pid, signal.SIGINT)
     output, _ = running.communicate(timeout=20)
     assert running.returncode == 130, output
     assert "Traceback" not in output
-    assert not _running("conformance.child")
+    assert not _running("from conformance.child import main")
     assert not (tmp_path / "certificate.json").exists()
 
 
@@ -128,3 +128,15 @@ def _running(needle: str) -> list[str]:
             return []
         time.sleep(0.1)
     return found
+
+
+def test_folders_of_the_users_do_not_stand_in_for_ours(tmp_path: Path) -> None:
+    for name in ("backbones", "conformance"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not this one')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[0] = {str(ROOT)!r}; from conformance.cli import main; main()",
+         "certify", INSTRUCT, "--only", "PAD-01"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": ""},
+    )  # fmt: skip
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
