@@ -127,7 +127,7 @@ def test_new_rows_are_finite(subject: Subject) -> None:
         )
 
 
-@requirement("EMB-08", MUST, needs=["CON-06", "EMB-03"])
+@requirement("EMB-08", MUST, needs=["CON-06", "EMB-02", "EMB-03"])
 def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     """Saving what was constructed and constructing from it adds no rows: the pad-and-resize step is idempotent."""
 
@@ -149,7 +149,7 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     )
 
 
-@requirement("EMB-09", MUST, needs=["CON-01"], uses=["embed_input_ids", "embed_dim"])
+@requirement("EMB-09", MUST, needs=["EMB-02"], uses=["embed_input_ids", "embed_dim"])
 @for_all(ids=token_ids)
 def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape `(*ids.shape, embed_dim)`,
@@ -175,7 +175,7 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
     )
 
 
-@requirement("EMB-09", MUST, needs=["CON-01"], uses=["embed_input_ids", "embed_dim"])
+@requirement("EMB-09", MUST, needs=["EMB-02"], uses=["embed_input_ids", "embed_dim"])
 def test_an_id_out_of_range_raises(subject: Subject) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape `(*ids.shape, embed_dim)`,
     the weight's dtype and device, over the whole range; an id out of range raises."""

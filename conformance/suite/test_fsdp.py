@@ -14,10 +14,11 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
 from conformance.process_group import one_rank
 from conformance.subject import Subject
-from conformance.suite.models import decoder_layers, probe_ids, text_config
+from conformance.suite.models import IGNORED_LABEL, decoder_layers, probe_ids, text_config
 
 WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]
 FULLY_SHARD_SINCE = (2, 6)
+PADDING = 3
 
 
 @requirement("FSDP-01", MUST, needs=["CON-01"], uses=["transformer_layer_cls"])
@@ -79,8 +80,9 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
         raise NotApplicable(f"torch {torch.__version__} is older than fully_shard (2.6)")
     from torch.distributed.fsdp import fully_shard
 
-    plain_loss, plain = _loss_and_gradients(subject, subject.build())
+    # One instance, before and after: two builds may differ in new rows, which is CON-10's to judge.
     backbone = subject.build()
+    plain_loss, plain = _loss_and_gradients(subject, backbone)
     with one_rank(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
@@ -88,7 +90,7 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(backbone.llm, mesh=mesh)
         loss, sharded = _loss_and_gradients(subject, backbone)
-    _require_equal(plain_loss, loss, plain, sharded, "under fully_shard", "keep forward free of tricks on parameters (tied copies, cached weights)")
+    _require_equal(plain_loss, loss, plain, sharded, "under fully_shard", "look parameters up in forward: sharding replaces them, and one kept from construction (a cached weight, a tied copy) goes its own way")
 
 
 @requirement("FSDP-05", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
@@ -101,8 +103,9 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
         checkpoint_wrapper,
     )
 
-    plain_loss, plain = _loss_and_gradients(subject, subject.build())
+    # One instance, before and after: two builds may differ in new rows, which is CON-10's to judge.
     backbone = subject.build()
+    plain_loss, plain = _loss_and_gradients(subject, backbone)
     layer_cls, layers = backbone.transformer_layer_cls, text_config(backbone.llm).num_hidden_layers
     apply_activation_checkpointing(
         backbone.llm,
@@ -162,8 +165,7 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
     trainable = [name for name, p in llm.named_parameters() if p.requires_grad]
     with one_rank(), refusal() as refused:
         wrapped = _fsdp(llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True)
-        ids = probe_ids(subject)
-        wrapped(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+        wrapped(**_padded_batch(subject)).loss.backward()
     without = [name for name, p in llm.named_parameters() if p.requires_grad and p.grad is None]
     require(
         not refused and bool(trainable) and not without,
@@ -182,27 +184,37 @@ def _fsdp(module: nn.Module, **options: Any) -> nn.Module:
         return FSDP(module, device_id=torch.device("cpu"), **options)
 
 
+def _padded_batch(subject: Subject) -> dict[str, torch.Tensor]:
+    """Two sequences, the second padded: without padding, models skip the mask, and what goes wrong with it stays hidden."""
+    ids = probe_ids(subject)
+    mask = torch.ones_like(ids)
+    mask[1, -PADDING:] = 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED_LABEL)}
+
+
 def _loss_and_gradients(subject: Subject, backbone: Any) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients by parameter name, dropout off, wrappers' prefixes removed."""
     backbone.eval()
-    ids = probe_ids(subject)
-    loss = backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss
+    loss = backbone.forward(**_padded_batch(subject)).loss
     loss.backward()
     gradients = {
         name.replace("_checkpoint_wrapped_module.", ""): (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad)
         for name, p in backbone.llm.named_parameters()
         if p.grad is not None
     }
+    backbone.zero_grad(set_to_none=True)
     return float(loss), gradients
 
 
 def _require_equal(
     plain_loss: float, loss: float, plain: dict[str, torch.Tensor], wrapped: dict[str, torch.Tensor], where: str, mend: str
 ) -> None:
+    differing = sorted(plain.keys() ^ wrapped.keys())
     require(
-        plain.keys() == wrapped.keys(),
-        observed=f"{where}, {len(wrapped)} parameters have gradients",
-        expected=f"{len(plain)}, as without",
+        not differing,
+        observed=f"{where}, {len(wrapped)} parameters have gradients; `{''.join(differing[:1])}` has one "
+        f"{'only there' if differing and differing[0] in wrapped else 'only without'}",
+        expected=f"the same {len(plain)} as without",
         mend=mend,
     )
     apart = {name: relative_rms(wrapped[name], plain[name]) for name in plain if not gradients_agree(wrapped[name], plain[name])}

@@ -44,15 +44,16 @@ def test_a_pad_token_exists(subject: Subject) -> None:
 def test_everyone_agrees_on_the_pad_id(subject: Subject) -> None:
     """Tokenizer, backbone and model config (nested text configs too) agree on the pad id."""
     for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
+        configs = {"llm.config": backbone.llm.config, "its text config": text_config(backbone.llm)}
         ids = {
-            "tokenizer": backbone.get_tokenizer().pad_token_id,
-            "backbone": backbone.pad_token_id,
-            "llm.config": backbone.llm.config.pad_token_id,
-            "text config": text_config(backbone.llm).pad_token_id,
+            "the tokenizer": backbone.get_tokenizer().pad_token_id,
+            "the backbone": backbone.pad_token_id,
+            # A config of configs may leave pad ids to those within.
+            **{name: config.pad_token_id for name, config in configs.items() if hasattr(config, "pad_token_id")},
         }
         require(
             len(set(ids.values())) == 1,
-            observed=f"in {mode} mode the pad ids are " + ", ".join(f"{value} in the {name}" for name, value in ids.items()),
+            observed=f"in {mode} mode the pad id is " + ", ".join(f"{value} in {name}" for name, value in ids.items()),
             expected="one and the same id",
             mend="after adding the pad token set `llm.config.pad_token_id = tokenizer.pad_token_id`",
             pad_ids=ids,
@@ -156,12 +157,26 @@ def test_text_never_encodes_to_pad(subject: Subject, text: str) -> None:
     )
 
 
+@requirement("PAD-07", MUST, needs=["PAD-01"])
+def test_pad_was_no_piece_of_text_before(subject: Subject) -> None:
+    """Ordinary text never encodes to the pad id."""
+    pad, pad_id, published = subject.tokenizer.pad_token, subject.tokenizer.pad_token_id, subject.published_tokenizer
+    # Making a piece of the vocabulary special hides it from the property above, and not from text.
+    require(
+        pad_id >= len(published) or pad_id in published.added_tokens_decoder,
+        observed=f"the pad token {pad!r} has the id {pad_id}, which the published vocabulary gives to a piece of text",
+        expected="an id of its own",
+        mend="use a new special token for padding, not one that text can produce",
+    )
+
+
 @requirement("PAD-08", MUST, needs=["PAD-01"])
 @for_all(text=ordinary_text)
 def test_adding_the_pad_changed_no_encoding(subject: Subject, text: str) -> None:
     """Adding the pad token changed no encoding of any ordinary text."""
-    before = subject.encode(text, tokenizer=subject.published_tokenizer)
-    after = subject.encode(text)
+    # Without special tokens: whether bos is added is TOK-01's.
+    before = subject.encode(text, special=False, tokenizer=subject.published_tokenizer)
+    after = subject.encode(text, special=False)
     require(
         after == before,
         observed=f"{quoted(text)} encodes to {quoted(after, 200)}",
@@ -192,6 +207,8 @@ def test_pad_row_gets_no_gradient(subject: Subject, batch: list[list[int]]) -> N
         mend="pass `attention_mask` and `labels` on to the model",
     )
     weight = backbone.llm.get_input_embeddings().weight
+    if not weight.requires_grad:
+        return
     (through_lookup,) = torch.autograd.grad(backbone.embed_input_ids(ids).sum(), weight, allow_unused=True)
     leaked = 0.0 if through_lookup is None else through_lookup[pad].abs().max().item()
     require(

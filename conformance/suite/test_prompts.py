@@ -134,14 +134,16 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
                 first, second = (self.builder.get_potential_prompt(text) for _ in range(2))
                 _require_pure(first == second, "get_potential_prompt", "another prompt the second time")
             if self.said:
-                prompt = self.builder.get_prompt()
-                _require_pure(prompt == unread.get_prompt(), "get_prompt", f"{quoted(prompt)} once it had been read")
+                prompt, expected = self.builder.get_prompt(), unread.get_prompt()
+                _require_pure(
+                    prompt == expected, "get_prompt", f"{quoted(prompt)}, and {quoted(expected)} for the same turns unread"
+                )
             _require_pure(self.bystander.get_prompt() == self.untouched, "another builder", "another prompt afterwards")
 
     return Reading
 
 
-@requirement("PRM-06", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+@requirement("PRM-06", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
 @for_all_runs
 def test_turns_alternate(subject: Subject) -> type[StepMachine]:
     """*Alternation*: turns alternate human, gpt; a turn out of order raises and leaves the state as it was."""
@@ -150,7 +152,7 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
         def __init__(self) -> None:
             super().__init__()
             self.builder, self.obedient = subject.prompt_builder(), subject.prompt_builder()
-            self.turns = 0
+            self.turns = self.refusals = 0
 
         @step(text=message(subject))
         def take_turn(self, text: str) -> None:
@@ -168,10 +170,12 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
                 self.builder.add_turn(other, text)
             require(
                 bool(refused),
-                observed=f"turn {self.turns} was taken by {other!r}",
-                expected=f"an error: it is {due!r}'s turn",
-                mend="raise a ValueError for a turn out of order (`assert` vanishes under -O)",
+                observed=f"{other!r} took the turn of {due!r} (turn {self.turns}, counted from 0)"
+                + (", which it had been refused before" if self.refusals else ""),
+                expected="an error, and the dialogue left as it was",
+                mend="raise a ValueError for a turn out of order (`assert` vanishes under -O), before anything is changed",
             )
+            self.refusals += 1
             if self.turns:
                 _require_unchanged(self.builder.get_prompt() == self.obedient.get_prompt())
 
@@ -208,7 +212,7 @@ def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> Non
     )
 
 
-@requirement("PRM-09", MUST, needs=["PRM-05", "PRM-08"], uses=["prompt_builder_fn"])
+@requirement("PRM-09", MUST, needs=["TOK-01", "PRM-05", "PRM-08"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue)
 def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) -> None:
     """The encoded prompt carries the declared number of bos (one, one a turn, none) and one terminator per assistant turn."""
@@ -225,9 +229,10 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
     observed = {token: ids.count(token) for token in expected}
     require(
         observed == expected,
-        observed=f"{len(messages)} turns encode with bos {bos_id} × {ids.count(bos_id)} and terminator {terminator_id} × "
-        f"{ids.count(terminator_id)}: {quoted(builder.get_prompt(), 160)}",
-        expected=f"bos × {bos} ({convention}) and terminator × {answers}",
+        observed=f"{len(messages)} turn(s) encode with {ids.count(bos_id)} bos (id {bos_id}) and {ids.count(terminator_id)} "
+        f"terminators (id {terminator_id}): {quoted(builder.get_prompt(), 160)}",
+        expected=f"{bos} bos (declared: {convention}) and {answers} terminators"
+        + (", which are the same token here" if bos_id == terminator_id else ""),
         mend="let either the tokenizer or the builder add bos, not both; end each answer in one terminator",
     )
 
@@ -244,8 +249,8 @@ def test_prompts_follow_the_official_template(subject: Subject, messages: list[s
     ours, official = official_ids(subject, builder.get_prompt(), messages, system_prompt)
     require(
         ours == official,
-        observed=f"the prompt {quoted(builder.get_prompt(), 240)} encodes to {quoted(ours, 240)}",
-        expected=f"{quoted(official, 240)}, as by the official template: {quoted(subject.decode(official), 240)}",
+        observed=f"the prompt {quoted(builder.get_prompt(), 240)} encodes to {_around(subject, ours, official)}",
+        expected=f"{_around(subject, official, ours)}, as the official template has it",
         mend="follow the template's strings and spaces exactly, or list the difference with its reason in the recipe",
     )
 
@@ -258,8 +263,9 @@ def test_the_inference_prompt_is_a_prefix_of_training(subject: Subject, messages
     for boundary in _boundaries(subject, messages, action):
         require(
             boundary.training[: len(boundary.inference)] == boundary.inference,
-            observed=f"encoded {boundary.encoding}, inference starts from {_ids(subject, boundary.inference)}",
-            expected=f"a prefix of what was trained on, {_ids(subject, boundary.training)}",
+            observed=f"the inference prompt is encoded to {_around(subject, boundary.inference, boundary.training)}",
+            expected=f"a prefix of what was trained on, encoded {boundary.encoding} to "
+            f"{_around(subject, boundary.training, boundary.inference)}",
             mend="declare the `boundary_fixup` of this tokenizer, or none: ids of another family's space are other characters here"
             if boundary.fixed_up
             else "strip trailing space from prompts, and put the space between question and answer where the tokenizer merges "
@@ -282,7 +288,8 @@ def test_the_answer_follows_the_boundary_at_once(subject: Subject, messages: lis
             spellings = [ids[len(fixup) :] for ids in spellings if ids[: len(fixup)] == fixup]
         require(
             rest[-1:] == [subject.terminator_id] and rest[:-1] in spellings,
-            observed=f"encoded {boundary.encoding}, after the inference prompt come {_ids(subject, rest)}",
+            observed=f"encoded {boundary.encoding}, the inference prompt is followed by {quoted(rest, 160)} = "
+            f"{quoted(subject.decode(rest))}",
             expected=f"the ids of the answer {quoted(answer)} and the terminator {subject.terminator_id}",
             mend="write one space at most between question and answer, and nothing but the terminator after it; declare "
             "`boundary_fixup` where the host appends the space itself",
@@ -298,8 +305,8 @@ def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: lis
     by_turns, whole = encode_turn_by_turn(subject, turns), subject.encode(builder.get_prompt())
     require(
         by_turns == whole,
-        observed=f"turn by turn {quoted(turns, 160)} encode to {quoted(by_turns, 200)}",
-        expected=f"{quoted(whole, 200)}, as the whole does",
+        observed=f"turn by turn, {quoted(turns, 160)} encode to {_around(subject, by_turns, whole)}",
+        expected=f"{_around(subject, whole, by_turns)}, as the whole does",
         mend="begin and end turns where the tokenizer merges nothing across",
     )
 
@@ -407,8 +414,13 @@ def _spellings(subject: Subject, answer: str) -> list[list[int]]:
     return [ids for text in texts for ids in (subject.encode(text, special=False), continued(text))]
 
 
-def _ids(subject: Subject, ids: list[int]) -> str:
-    return f"{quoted(ids, 200)} = {quoted(subject.decode(ids), 160)}"
+def _around(subject: Subject, ids: list[int], others: list[int], before: int = 3, after: int = 6) -> str:
+    """The part of ``ids`` that a reader must see: where they begin to differ from ``others``."""
+    same = next((place for place, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other), None)
+    place = min(len(ids), len(others)) if same is None else same
+    shown = ids[max(place - before, 0) : place + after]
+    dots = "… " if place > before else "", " …" if len(ids) > place + after else ""
+    return f"{dots[0]}{shown}{dots[1]} = {quoted(subject.decode(shown))}"
 
 
 class _identified_as:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    CheckpointImpl,
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
 
 from backbones.mistral import MistralLLMBackbone
-from backbones.transformers_releases import RESIZE_WITHOUT_MEANS
+from backbones.transformers_releases import RESIZE_WITHOUT_MEANS, ZeroRandomFills
 from tests.mutants import PHI, planted
 from tests.mutants.steps import MistralInSteps, PhiInSteps
 
@@ -18,7 +24,8 @@ PUBLISHED_ROWS = 32000
 def resize(backbone: Any, rows: int) -> None:
     """Give ``backbone`` this number of rows, its spare ones like those that were there, and tell everyone."""
     llm, before = backbone.llm, backbone.llm.get_input_embeddings().num_embeddings
-    llm.resize_token_embeddings(rows, **RESIZE_WITHOUT_MEANS)
+    with ZeroRandomFills():
+        llm.resize_token_embeddings(rows, **RESIZE_WITHOUT_MEANS)
     embedding = llm.get_input_embeddings()
     with torch.no_grad():
         for weight in (embedding.weight, llm.get_output_embeddings().weight):
@@ -35,7 +42,7 @@ class OneRowMore(MistralInSteps):
         resize(self, len(self.tokenizer))
 
 
-@planted("EMB-02", "PAD-05", defects=("D11",))
+@planted("EMB-02", "PAD-05", "GEN-04", "HALF-03", defects=("D11",))
 class TokensAddedAfterTheResize(MistralLLMBackbone):
     """Sixty-four action tokens are added once the embedding has its size: the last of them has no row."""
 
@@ -45,14 +52,13 @@ class TokensAddedAfterTheResize(MistralLLMBackbone):
 
 
 @planted("EMB-03", defects=("D14",))
-class HeadForgotten(MistralInSteps):
-    """Only the input embedding was replaced by a taller one: the model cannot answer with a new token."""
+class ConfigStaleInInferenceMode(MistralLLMBackbone):
+    """Without weights to load, the config keeps the published size: what is saved from here no longer loads."""
 
-    def resize(self) -> None:
-        head = self.llm.get_output_embeddings().weight[:PUBLISHED_ROWS].detach().clone()
-        super().resize()
-        self.llm.get_output_embeddings().weight = nn.Parameter(head)
-        self.llm.get_output_embeddings().out_features = PUBLISHED_ROWS
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.inference_mode:
+            self.llm.config.vocab_size = PUBLISHED_ROWS
 
 
 @planted("EMB-04")
@@ -129,14 +135,6 @@ class WrongIdsClamped(MistralLLMBackbone):
         return super().embed_input_ids(input_ids.clamp(max=self.llm.get_input_embeddings().num_embeddings - 1))
 
 
-@planted("EMB-09")
-class BatchOfOneSqueezed(MistralLLMBackbone):
-    """The lookup drops dimensions of size one: a batch of one example, or of one token, has another shape."""
-
-    def embed_input_ids(self, input_ids: Any) -> Any:
-        return super().embed_input_ids(input_ids.squeeze())
-
-
 @planted("EMB-10", defects=("D4",), before="4.41")
 class HookBeforeTheResize(MistralInSteps):
     """Input gradients are asked for before the resize, which replaces the module: a frozen model trains nothing."""
@@ -169,7 +167,11 @@ class ReentrantCheckpointing(MistralInSteps):
         return embedded if embedded.requires_grad else embedded.requires_grad_()
 
     def enable_gradient_checkpointing(self) -> None:
-        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+        apply_activation_checkpointing(
+            self.llm,
+            checkpoint_wrapper_fn=functools.partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.REENTRANT),
+            check_fn=lambda module: isinstance(module, self.transformer_layer_cls),
+        )
 
 
 @planted("EMB-11", defects=("D16",))

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import AddedToken
+
 from backbones.mistral import MistralLLMBackbone
-from tests.mutants import planted
+from tests.mutants import PURE, planted
 from tests.mutants.steps import MistralInSteps, same_class_but
 
 
 @planted("PAD-01")
-class PadNamedButNotAdded(MistralInSteps):
-    """The pad token was named and never added: its id is that of the unknown token, or none at all."""
+class NoPad(MistralInSteps):
+    """Nobody added a pad token: the first batch of two lengths raises."""
 
     def add_pad(self) -> None:
-        self.tokenizer._pad_token = "<PAD>"
+        """Left to the caller."""
 
 
 @planted("PAD-01")
@@ -22,8 +24,8 @@ class PadIsPlainText(MistralInSteps):
     """The pad token was added as a word like any other: decoded answers end in `<PAD><PAD><PAD>`."""
 
     def add_pad(self) -> None:
-        self.tokenizer.add_tokens(["<PAD>"])
-        self.tokenizer._pad_token = "<PAD>"
+        self.tokenizer.add_tokens([AddedToken("<PAD>", special=False)])
+        self.tokenizer.pad_token = "<PAD>"
 
 
 @planted("PAD-02", defects=("D8",))
@@ -78,7 +80,7 @@ class GenerationPadLeftUnset(MistralLLMBackbone):
         self.llm.generation_config.pad_token_id = None
 
 
-@planted("PAD-05", "EMB-02", defects=("D11",))
+@planted("PAD-05", "EMB-02", "HALF-03", defects=("D11",))
 class PadBeyondTheRows(MistralInSteps):
     """A pad token was added and the embedding not resized: its id has no row, and CUDA asserts."""
 
@@ -120,13 +122,13 @@ class PadIsAWord(MistralInSteps):
         self.tokenizer.add_special_tokens({"pad_token": "ж"})
 
 
-@planted("PAD-08", "TOK-05")
+@planted("PAD-08", on=PURE)
 class WordsAddedWithThePad(MistralInSteps):
     """Words of the robot's were added along with the pad: text that the model knows encodes to rows it never saw."""
 
     def add_pad(self) -> None:
         super().add_pad()
-        self.tokenizer.add_tokens(["robot"])
+        self.tokenizer.add_tokens([AddedToken("arm", normalized=False)])
 
 
 @planted("PAD-09", defects=("D13",))

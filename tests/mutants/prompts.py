@@ -184,16 +184,6 @@ class QuestionsEndInATerminatorToo(LLaMa2LLMBackbone):
     prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
 
 
-@planted("TOK-02", defects=("D18",), on=PHI)
-class TerminatorOfAnotherFamily(PhiLLMBackbone):
-    """`</s>` is hard-coded, which a byte-level BPE splits into plain pieces: generation never stops."""
-
-    class PhiPromptBuilder(prompting.PhiPromptBuilder):
-        terminator = "</s>"
-
-    prompt_builders = (("phi-2*", PhiPromptBuilder),)
-
-
 @planted("PRM-10", defects=("D19",), on=LLAMA_CHAT)
 class SystemTagLosesABracket(LLaMa2LLMBackbone):
     """`<<SYS>` opens the system prompt in place of `<<SYS>>`: other tokens than the model was trained on."""
@@ -216,7 +206,7 @@ class InstructionsWithoutSpaces(MistralLLMBackbone):
     prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
 
 
-@planted("PRM-10", "PRM-12", defects=("D22",))
+@planted("PRM-10", "PRM-11", defects=("D22",))
 class SpaceBetweenExchanges(MistralLLMBackbone):
     """A space follows `</s>`, as in the published Jinja template: mistral-common has one space marker there, not two."""
 
@@ -257,7 +247,7 @@ class AnswerTouchesTheColon(PhiLLMBackbone):
     prompt_builders = (("phi-2*", PhiPromptBuilder),)
 
 
-@planted("PRM-12", defects=("D72",), on=PHI)
+@planted("PRM-11", defects=("D72",), on=PHI)
 class SpaceBelongsToTheQuestion(PhiLLMBackbone):
     """The space before the answer ends the question: turn by turn it is stripped, and answers lose their word start."""
 
@@ -269,6 +259,17 @@ class SpaceBelongsToTheQuestion(PhiLLMBackbone):
             return f"{message}\n{self.terminator}"
 
     prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-12", on=PURE)
+class EmptyAnswerLosesItsSpace(MistralLLMBackbone):
+    """An empty answer is the bare terminator: as a whole a space token stands before it, turn by turn none does."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return f"{message}{self.terminator}"
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
 
 
 @planted("PRM-13", defects=("D21",), on=VICUNA)

@@ -8,9 +8,10 @@ from tokenizers import decoders, models, processors
 
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
-from backbones.prompting import PhiPromptBuilder, PurePromptBuilder
+from backbones.prompting import PhiPromptBuilder
+from backbones.transformers_releases import published_tokenizer as unchecked_tokenizer
 from tests.mutants import PHI, PURE, planted
-from tests.mutants.steps import MistralInSteps, PhiInSteps, same_class_but
+from tests.mutants.steps import MistralInSteps
 
 
 def special_tokens_around(tokenizer: Any, template: str) -> None:
@@ -21,31 +22,38 @@ def special_tokens_around(tokenizer: Any, template: str) -> None:
     )
 
 
-@planted("TOK-01", defects=("D5",), on=PURE)
-class NoBosForThisId(MistralLLMBackbone):
+class Unchecked(MistralInSteps):
+    """Loads the tokenizer without the references' check of bos, and makes of it what `special_tokens` says."""
+
+    special_tokens = "<s> $A"
+
+    def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
+        tokenizer = unchecked_tokenizer(
+            self.hub_path, token, model_max_length=llm_max_length, padding_side="right", truncation_side="right"
+        )
+        special_tokens_around(tokenizer, self.special_tokens)
+        return tokenizer
+
+
+@planted("TOK-01", "PRM-09", defects=("D5",), on=PURE)
+class NoBosForThisId(Unchecked):
     """One id is on a list of exceptions from the bos check: its texts lack the bos that the model was trained with."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        special_tokens_around(self.tokenizer, "$A")
+    special_tokens = "$A"
 
 
-@planted("TOK-01", defects=("D23",), on=PHI)
-class BosFromBothSides(PhiLLMBackbone):
-    """The tokenizer was told to add bos, and the prompt builder writes one already: every prompt begins with two."""
+@planted("TOK-01", "PRM-09", defects=("D23",), on=PURE)
+class BosTwice(Unchecked):
+    """Both the tokenizer's class and its template add bos: every text begins with two."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        special_tokens_around(self.tokenizer, f"{self.tokenizer.bos_token} $A")
+    special_tokens = "<s> <s> $A"
 
 
-@planted("TOK-01", on=PURE)
-class EosOnEverything(MistralLLMBackbone):
+@planted("TOK-01", "PRM-09", "PRM-12", on=PURE)
+class EosOnEverything(Unchecked):
     """The tokenizer ends every text in eos: the inference prompt is over before the answer begins."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        special_tokens_around(self.tokenizer, f"{self.tokenizer.bos_token} $A {self.tokenizer.eos_token}")
+    special_tokens = "<s> $A </s>"
 
 
 @planted("TOK-02", "PRM-08", defects=("D18",), on=PHI)
@@ -86,7 +94,7 @@ class BytesStayEscaped(MistralLLMBackbone):
         )
 
 
-@planted("TOK-05", defects=("D63",), since="5.0")
+@planted("TOK-05", "PRM-12", defects=("D63",), on=PURE, since="5.0")
 class TokenizerBuiltAnew(MistralInSteps):
     """The family's own tokenizer class is asked for: 5.x builds its rules anew, and ids change at spaces."""
 
@@ -117,7 +125,7 @@ class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
         super().__init__(llm_backbone_id, llm_max_length, **kwargs)
 
 
-@planted("TOK-07")
+@planted("TOK-07", "TOK-05")
 class AnswersInTwoTokens(MistralInSteps):
     """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by one id."""
 
@@ -126,15 +134,17 @@ class AnswersInTwoTokens(MistralInSteps):
         self.tokenizer.add_tokens(["Ye"])
 
 
-@planted("TOK-08", defects=("D71",), on=PHI, declared={"bos": "none"})
-class CaptionsWithoutBos(PhiLLMBackbone):
+@planted("TOK-08", defects=("D71",), on=PURE, declared={"bos": "none"})
+class CaptionsWithoutBos(Unchecked):
     """Nobody gives a caption its bos: patches are spliced in after its first word, whose label is dropped."""
 
+    special_tokens = "$A"
 
-@planted("TOK-08", on=PHI)
+
+@planted("TOK-08", "PRM-09", on=PHI)
 class BosTokenUnset(PhiLLMBackbone):
-    """The tokenizer has no bos token: a host that prepends it writes `None` before every caption."""
+    """The tokenizer has no bos token for a host to prepend: captions begin with a word, and patches go after it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.tokenizer._bos_token = None
+        self.tokenizer.bos_token = None

@@ -1,0 +1,108 @@
+"""Defects in the layer class, the wrap policy and what hosts do with them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.distributed.fsdp.wrap import always_wrap_policy, transformer_auto_wrap_policy
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralMLP
+
+from backbones.mistral import MistralLLMBackbone
+from tests.mutants import planted
+
+
+@planted("FSDP-01", defects=("D25",))
+class LayerOfAnotherFamily(MistralLLMBackbone):
+    """Copied from the Llama backbone: nothing in Mistral is such a layer, so nothing is sharded or checkpointed."""
+
+    transformer_layer_cls = LlamaDecoderLayer
+
+
+@planted("FSDP-02", defects=("D25",))
+class PartOfTheLayer(MistralLLMBackbone):
+    """The MLP passes for the layer, as there are equally many: attention is neither sharded nor checkpointed."""
+
+    transformer_layer_cls = MistralMLP
+
+
+@planted("FSDP-03", defects=("D25",))
+class PolicyOfAnotherFamily(MistralLLMBackbone):
+    """The policy names Llama's layer: FSDP makes one unit of the whole model, and memory runs out."""
+
+    def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
+        return functools.partial(transformer_auto_wrap_policy, transformer_layer_cls={LlamaDecoderLayer})
+
+
+@planted("FSDP-03")
+class PolicyWrapsEverything(MistralLLMBackbone):
+    """Every module becomes a unit of its own: a gather for each norm and each projection."""
+
+    def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
+        return always_wrap_policy
+
+
+@planted("FSDP-04", defects=("D28",))
+class HeadRemembersItsWeight(MistralLLMBackbone):
+    """The head keeps hold of its first weight: sharding puts another in its place, and the two drift apart."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm.lm_head.forward = functools.partial(functional.linear, weight=self.llm.lm_head.weight)
+
+
+@planted("FSDP-05", "CON-06", defects=("D42",))
+class CacheOnInTraining(MistralLLMBackbone):
+    """The cache stays on in training: a layer that is recomputed appends to it again."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm.config.use_cache = True
+
+
+class RenamedDecoderLayer(MistralDecoderLayer):
+    """The layer under a name of one's own."""
+
+
+@planted("FSDP-06")
+class LayersRenamed(MistralLLMBackbone):
+    """Layers are of a subclass that `_no_split_modules` does not list: placed by name, they are split over devices."""
+
+    transformer_layer_cls = RenamedDecoderLayer
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for layer in self.llm.model.layers:
+            layer.__class__ = RenamedDecoderLayer
+
+
+@planted("FSDP-07", "CON-15", defects=("D1",))
+class LastLayersNotWritten(MistralLLMBackbone):
+    """`last_layer_finetune_modules` was put off: the stage fails when it begins, after the model has loaded."""
+
+    @property
+    def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
+        raise NotImplementedError
+
+
+@planted("FSDP-07", defects=("D29",))
+class HalfOfTheLastLayer(MistralLLMBackbone):
+    """Only the last layer's MLP is to be trained: frozen and trainable parameters are mixed in one FSDP unit."""
+
+    @property
+    def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
+        embedding, layer, head = super().last_layer_finetune_modules
+        return embedding, layer.mlp, head
+
+
+@planted("FSDP-07")
+class HeadStaysFrozen(MistralLLMBackbone):
+    """The head is left out: new action tokens are embedded, but cannot be learnt as answers."""
+
+    @property
+    def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
+        return super().last_layer_finetune_modules[:2]
