@@ -97,4 +97,3 @@ def _die_with_parent() -> None:
         # Should the machine run out of memory, the subject goes first and not its user's editor.
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
-

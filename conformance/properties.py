@@ -95,7 +95,7 @@ def step(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
                 self.limit.failed_on({"steps": list(self.steps)})
                 raise
 
-        return rule(**strategies)(recorded)
+        return rule(**strategies)(recorded)  # type: ignore[no-untyped-call]
 
     return decorate
 
@@ -118,7 +118,9 @@ def for_all_runs(machine_of: Callable[[Subject], type[StepMachine]]) -> Callable
         def replay(machine: type[StepMachine]) -> None:
             state = machine()
             for taken in steps:
-                getattr(state, taken["step"])(**{name: value for name, value in taken.items() if name != "step"})
+                getattr(state, taken["step"])(
+                    **{name: value for name, value in taken.items() if name != "step"}
+                )
 
         run(subject, replay)
 

@@ -5,10 +5,9 @@ Everything drawn is a JSON value, so that a counterexample can be written out an
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import strategies as st
 
+from conformance.declarations import Declarations
 from conformance.subject import Subject
 
 IMAGE_MARKER = "<image>"
@@ -22,13 +21,14 @@ LOOK_ALIKES = (
 
 _WORDS = (
     "the", "robot", "arm", "What", "action", "should", "take", "to", "pick", "up", "red", "cup", "?", ".", ",", "True",
-    "No", "42", "3.14", "don't", "I'll", "über", "naïve", "日本語", "дом", "שלום", "مرحبا", "🤖", "👩‍👩‍👧", "é", "e\u0301", "ﬁ", "İ",
+    "No", "42", "3.14", "don't", "I'll", "über", "naïve",
+    "日本語", "дом", "שלום", "مرحبا", "🤖", "👩‍👩‍👧", "é", "e\u0301", "ﬁ", "İ",
     "\u200b", "\u00a0", "\ufeff", "=>", "{}", "%s", "\\n", "a" * 30, "://",
 )  # fmt: skip
 
 
 def _pieces() -> st.SearchStrategy[str]:
-    anything = st.characters(exclude_categories=("Cs",))
+    anything = st.characters(exclude_categories=["Cs"])
     control = st.characters(categories=("Cc", "Cf"))
     return st.one_of(
         st.sampled_from(_WORDS),
@@ -46,7 +46,11 @@ def _unicode_text() -> st.SearchStrategy[str]:
 
 def is_ordinary(subject: Subject, text: str) -> bool:
     """Ordinary text: no special-token string of the tokenizer, no ``<image>`` marker or part that could re-join to one."""
-    return not any(special in text for special in subject.special_strings) and "<image" not in text and "image>" not in text
+    return (
+        not any(special in text for special in subject.special_strings)
+        and "<image" not in text
+        and "image>" not in text
+    )
 
 
 def ordinary_text(subject: Subject) -> st.SearchStrategy[str]:
@@ -95,19 +99,27 @@ def any_message(subject: Subject) -> st.SearchStrategy[str]:
 
 def image_messages(subject: Subject) -> st.SearchStrategy[list[str]]:
     """The parts of a message between which ``<image>`` markers stand."""
-    return st.lists(ordinary_text(subject), min_size=2, max_size=4).filter(lambda parts: is_ordinary(subject, "".join(parts)))
+    return st.lists(ordinary_text(subject), min_size=2, max_size=4).filter(
+        lambda parts: is_ordinary(subject, "".join(parts))
+    )
 
 
 def token_ids(subject: Subject) -> st.SearchStrategy[list[list[int]]]:
     """A batch of ids over the whole range of the embedding, as a rectangle of ``(batch, sequence)``."""
     rows = int(subject.training.llm.get_input_embeddings().weight.shape[0])
-    ids = st.one_of(st.integers(0, rows - 1), st.sampled_from((0, rows - 1, max(len(subject.tokenizer) - 1, 0))))
+    ids = st.one_of(
+        st.integers(0, rows - 1), st.sampled_from((0, rows - 1, max(len(subject.tokenizer) - 1, 0)))
+    )
     return st.tuples(st.integers(1, 3), st.integers(1, 6)).flatmap(
-        lambda shape: st.lists(st.lists(ids, min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=shape[0])
+        lambda shape: st.lists(
+            st.lists(ids, min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=shape[0]
+        )
     )
 
 
-def sequences(subject: Subject, min_length: int = 2, max_length: int = 24) -> st.SearchStrategy[list[list[int]]]:
+def sequences(
+    subject: Subject, min_length: int = 2, max_length: int = 24
+) -> st.SearchStrategy[list[list[int]]]:
     """A ragged batch of token ids below ``len(tokenizer)``, free of special tokens."""
     special = set(subject.tokenizer.all_special_ids)
     ids = st.integers(0, len(subject.tokenizer) - 1).filter(lambda token: token not in special)
@@ -120,17 +132,21 @@ def text_batches(subject: Subject) -> st.SearchStrategy[list[str]]:
 
 
 def undeclared_identifiers(subject: Subject) -> st.SearchStrategy[str]:
-    """Identifiers that the family's prompt rule does not cover."""
+    """Identifiers that neither the family's prompt rule nor the seed's covers: one class may serve several families."""
     known = subject.backbone_id.rpartition("-")[0]
     drawn = st.one_of(
-        st.sampled_from((f"{known}-base", f"{known}-", known, "pure", "chat", "unknown-7b")),
-        st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=20),
-        st.builds(lambda suffix: f"{known}-{suffix}", st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8)),
+        st.sampled_from((f"{known}-unheard-of", f"{known}-", known, "pure", "chat", "unknown-7b")),
+        st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+        st.builds(
+            lambda suffix: f"{known}-{suffix}",
+            st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8),
+        ),
     )
-    return drawn.filter(lambda identifier: bool(identifier) and subject.declared.builder_for(identifier) is None)
+    rules = (subject.declared, Declarations())
+    return drawn.filter(
+        lambda identifier: bool(identifier) and not any(rule.builder_for(identifier) for rule in rules)
+    )
 
 
 def stripped(text: str) -> str:
     return text.strip()
-
-

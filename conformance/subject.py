@@ -43,6 +43,9 @@ REQUIRED_MEMBERS = (
 INSTANCE_MEMBERS = ("llm", "identifier")
 OPTIONAL_MEMBERS = ("last_layer_finetune_modules",)
 
+#: Where an `nn.Module` keeps what is assigned to it; a class has none of them.
+_MODULE_REGISTRIES = ("_modules", "_parameters", "_buffers")
+
 #: Packages whose classes a subject inherits from without their being its source.
 _LIBRARIES = frozenset({"torch", "transformers", "builtins", "abc", "typing", "functools"})
 
@@ -268,15 +271,11 @@ def eos_ids_of(generation_config: Any) -> tuple[int, ...]:
 def lacks_member(owner: Any, member: str) -> bool:
     """Whether ``owner`` (a class or an instance) has no attribute ``member``; properties are not evaluated."""
     try:
-        inspect.getattr_static(owner, member)
+        found = inspect.getattr_static(owner, member)
     except AttributeError:
-        registries = (
-            (vars(owner).get(name, {}) for name in ("_modules", "_parameters", "_buffers"))
-            if not inspect.isclass(owner)
-            else ()
-        )
-        return not any(member in registry for registry in registries)
-    return False
+        return not any(member in vars(owner).get(registry, ()) for registry in _MODULE_REGISTRIES)
+    # Every `nn.Module` has a forward; one that nobody wrote is none.
+    return getattr(found, "__name__", "") == "_forward_unimplemented"
 
 
 def _file_of(module: str) -> Path | None:

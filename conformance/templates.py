@@ -42,9 +42,17 @@ def official_ids(
 
 def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
     """Drop a token of nothing but space that stands right before the terminator."""
-    spaces = {token for token in set(ids) if token != subject.terminator_id and not subject.decode([token]).strip(" ")}
+    spaces = {
+        token
+        for token in set(ids)
+        if token != subject.terminator_id and not subject.decode([token]).strip(" ")
+    }
     followers = [*ids[1:], None]
-    return [token for token, follower in zip(ids, followers, strict=True) if not (token in spaces and follower == subject.terminator_id)]
+    return [
+        token
+        for token, follower in zip(ids, followers, strict=True)
+        if not (token in spaces and follower == subject.terminator_id)
+    ]
 
 
 def _with_one_bos(subject: Subject, ids: Ids) -> Ids:
@@ -71,18 +79,26 @@ def _mistral_common_v1(messages: Sequence[str]) -> Ids:
     from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
     from mistral_common.protocol.instruct.request import InstructRequest
 
-    said = [UserMessage(content=text) if turn % 2 == 0 else AssistantMessage(content=text) for turn, text in enumerate(messages)]
+    said = [
+        UserMessage(content=text) if turn % 2 == 0 else AssistantMessage(content=text)
+        for turn, text in enumerate(messages)
+    ]
     return list(_mistral_tokenizer().encode_instruct(InstructRequest(messages=said)).tokens)
 
 
 def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> str:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    said = [{"role": "user" if turn % 2 == 0 else "assistant", "content": text} for turn, text in enumerate(messages)]
+    said = [
+        {"role": "user" if turn % 2 == 0 else "assistant", "content": text}
+        for turn, text in enumerate(messages)
+    ]
     if system_prompt is not None:
         said.insert(0, {"role": "system", "content": system_prompt})
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    rendered: str = environment.from_string(subject.recipe.chat_template, globals={"raise_exception": _refuse}).render(
+    rendered: str = environment.from_string(
+        subject.recipe.chat_template or "", globals={"raise_exception": _refuse}
+    ).render(
         messages=said,
         bos_token=subject.tokenizer.bos_token,
         eos_token=subject.tokenizer.eos_token,

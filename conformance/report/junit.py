@@ -52,10 +52,8 @@ def _clause(outcome: ClauseOutcome) -> ElementTree.Element:
     )
     if outcome.outcome is Outcome.PASSED:
         return case
-    if denies(outcome):
-        kind = "failure" if outcome.outcome is Outcome.FAILED else "error"
-    else:
-        kind = "skipped"
+    denying = "failure" if outcome.outcome is Outcome.FAILED else "error"
+    kind = denying if denies(outcome) else "skipped"
     message = f"{outcome.level} {outcome.outcome}: {narrative.headline(outcome)}"
     detail = ElementTree.SubElement(case, kind, {"type": outcome.outcome.value, "message": message})
     lines = [f"observed: {narrative.headline(outcome)}"]

@@ -12,12 +12,19 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.properties import for_all
 from conformance.strategies import token_ids
 from conformance.subject import Subject
-from conformance.suite.models import decoder_layers, next_multiple, probe_ids, same_tensor, text_config, vocabulary_tensors
+from conformance.suite.models import (
+    decoder_layers,
+    next_multiple,
+    probe_ids,
+    same_tensor,
+    text_config,
+    vocabulary_tensors,
+)
 
 #: Tensor cores want vocabulary dimensions that are multiples of this in half precision.
 ROW_MULTIPLE = 64
 
-#: New rows count as well scaled when their median norm is within this factor of the trained rows' (REQUIREMENTS EMB-11).
+#: New rows are of the scale of trained ones when their median norm is within this factor of theirs.
 SCALE_FACTOR = 10.0
 
 
@@ -74,10 +81,17 @@ def test_checkpoint_rows_are_untouched(subject: Subject) -> None:
     """Rows that came from the checkpoint are bit-equal to it."""
     for name, ours, theirs in _vocabulary_tensors(subject):
         kept = min(ours.shape[0], theirs.shape[0])
-        differing = (ours[:kept] != theirs[:kept].to(ours.dtype)).reshape(kept, -1).any(-1).nonzero().flatten().tolist()
+        differing = (
+            (ours[:kept] != theirs[:kept].to(ours.dtype))
+            .reshape(kept, -1)
+            .any(-1)
+            .nonzero()
+            .flatten()
+            .tolist()
+        )
         require(
             not differing,
-            observed=f"{len(differing)} of {kept} rows of `{name}` differ from the checkpoint, the first is {differing[:1]}",
+            observed=f"{len(differing)} of {kept} rows of `{name}` differ from the checkpoint, first {differing[:1]}",
             expected="the checkpoint's rows bit for bit",
             mend="initialise only the rows that were added",
             rows=differing[:20],
@@ -104,12 +118,18 @@ def test_tying_is_honoured(subject: Subject) -> None:
         if head is None:
             raise NotApplicable("the model has no output embedding")
         tied = head.weight.data_ptr() == backbone.llm.get_input_embeddings().weight.data_ptr()
-        declared = bool(_published_config(subject).get("tie_word_embeddings", text_config(backbone.llm).tie_word_embeddings))
+        declared = bool(
+            _published_config(subject).get(
+                "tie_word_embeddings", text_config(backbone.llm).tie_word_embeddings
+            )
+        )
         require(
             tied == declared,
             observed=f"in {mode} mode input and output embedding {'share one storage' if tied else 'are two tensors'}",
             expected=f"{'one storage' if declared else 'two'}: the checkpoint's tie_word_embeddings is {declared}",
-            mend="call `llm.tie_weights()` after the resize" if declared else "give the head a weight of its own",
+            mend="call `llm.tie_weights()` after the resize"
+            if declared
+            else "give the head a weight of its own",
         )
 
 
@@ -143,17 +163,17 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     after = (_rows(again), len(again.get_tokenizer()))
     require(
         before == after,
-        observed=f"{before[0]} rows and {before[1]} tokens became {after[0]} and {after[1]} when saved and constructed again",
+        observed=f"{before[0]} rows and {before[1]} tokens, saved and constructed again, are {after[0]} and {after[1]}",
         expected="the same",
-        mend="round up to the next multiple of 64 ≥ max(rows, len(tokenizer)), and add the pad token only where it is missing",
+        mend="round max(rows, len(tokenizer)) up to a multiple of 64, and add the pad token only where it is missing",
     )
 
 
 @requirement("EMB-09", MUST, needs=["EMB-02"], uses=["embed_input_ids", "embed_dim"])
 @for_all(ids=token_ids)
 def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None:
-    """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape `(*ids.shape, embed_dim)`,
-    the weight's dtype and device, over the whole range; an id out of range raises."""
+    """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
+    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of range raises."""
     backbone, tensor = subject.training, torch.tensor(ids)
     weight = backbone.llm.get_input_embeddings().weight
     with torch.no_grad():
@@ -163,22 +183,22 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
     require(
         tuple(observed.shape) == (*tensor.shape, backbone.embed_dim) and observed.dtype == weight.dtype
         and observed.device == weight.device,
-        observed=f"ids of shape {tuple(tensor.shape)} gave {tuple(observed.shape)} in {observed.dtype} on {observed.device}",
+        observed=f"ids {tuple(tensor.shape)} gave {tuple(observed.shape)} in {observed.dtype} on {observed.device}",
         expected=f"{(*tensor.shape, backbone.embed_dim)} in {weight.dtype} on {weight.device}",
         mend="return `self.llm.get_input_embeddings()(input_ids)`",
     )  # fmt: skip
     require(
         same_tensor(observed, expected),
-        observed=f"the embeddings of {ids} are not the rows of the input embedding times {subject.declared.embedding_scale:g}",
-        expected="those rows",
+        observed=f"the embeddings of {ids} are not those rows times {subject.declared.embedding_scale:g}",
+        expected="the rows of the input embedding, times the declared embedding scale",
         mend="return `self.llm.get_input_embeddings()(input_ids)`, or declare `embedding_scale`",
     )
 
 
 @requirement("EMB-09", MUST, needs=["EMB-02"], uses=["embed_input_ids", "embed_dim"])
 def test_an_id_out_of_range_raises(subject: Subject) -> None:
-    """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape `(*ids.shape, embed_dim)`,
-    the weight's dtype and device, over the whole range; an id out of range raises."""
+    """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
+    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of range raises."""
     for wrong in (_rows(subject.training), -1):
         with refusal() as refused:
             subject.training.embed_input_ids(torch.tensor([[wrong]]))
@@ -190,10 +210,12 @@ def test_an_id_out_of_range_raises(subject: Subject) -> None:
         )
 
 
-@requirement("EMB-10", MUST, needs=["CON-01"], uses=["embed_input_ids", "forward", "enable_gradient_checkpointing"])
+@requirement(
+    "EMB-10", MUST, needs=["CON-01"], uses=["embed_input_ids", "forward", "enable_gradient_checkpointing"]
+)
 def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
-    """With everything frozen and input gradients asked for, a loss reaches `embed_input_ids`' output: the hook survives the
-    resize (`embed_input_ids(x).requires_grad`, and backward under checkpointing with one layer trainable works)."""
+    """With everything frozen and input gradients asked for, a loss reaches `embed_input_ids`' output: the hook survives
+    the resize (`embed_input_ids(x).requires_grad`, and backward under checkpointing with one layer trainable works)."""
     backbone, ids = subject.build(), probe_ids(subject)
     backbone.requires_grad_(False)
     mend = "call `llm.enable_input_require_grads()` after `resize_token_embeddings`, which replaces the module it hooks"
@@ -214,7 +236,11 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
     require(
         not refused and not without,
         observed="under checkpointing with one layer trainable, "
-        + (f"backward raised {quoted(str(refused[0]))}" if refused else f"`{''.join(without[:1])}` got no gradient"),
+        + (
+            f"backward raised {quoted(str(refused[0]))}"
+            if refused
+            else f"`{''.join(without[:1])}` got no gradient"
+        ),
         expected="gradients for every parameter of that layer",
         mend="checkpoint with `use_reentrant=False`, and " + mend,
     )
@@ -222,8 +248,8 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
 
 @requirement("EMB-11", SHOULD, needs=["EMB-07"])
 def test_new_rows_resemble_trained_rows(subject: Subject) -> None:
-    """New rows have the scale of the trained rows (median norm within 10×, the pad row may be zero) and differ from each
-    other."""
+    """New rows have the scale of the trained rows (median norm within 10×, the pad row may be zero) and differ from
+    each other."""
     pad = subject.tokenizer.pad_token_id
     for name, ours, theirs in _vocabulary_tensors(subject):
         if ours.ndim != 2:
@@ -256,7 +282,9 @@ def test_no_spare_block_of_rows(subject: Subject) -> None:
     resize."""
     rows = _rows(subject.training)
     checkpoint_rows = max((theirs.shape[0] for _, _, theirs in _vocabulary_tensors(subject)), default=0)
-    needed = subject.declared.vocabulary_rows or next_multiple(ROW_MULTIPLE, max(checkpoint_rows, len(subject.tokenizer)))
+    needed = subject.declared.vocabulary_rows or next_multiple(
+        ROW_MULTIPLE, max(checkpoint_rows, len(subject.tokenizer))
+    )
     require(
         rows <= needed,
         observed=f"{rows} rows",
@@ -280,7 +308,10 @@ def _rows(backbone: Any) -> int:
 def _vocabulary_tensors(subject: Subject) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
     """Name, the model's tensor and the checkpoint's, for every tensor with one row a token."""
     state = subject.training.llm.state_dict()
-    return [(name, state[name], subject.checkpoint[theirs]) for name, theirs in vocabulary_tensors(subject).items()]
+    return [
+        (name, state[name], subject.checkpoint[theirs])
+        for name, theirs in vocabulary_tensors(subject).items()
+    ]
 
 
 def _published_config(subject: Subject) -> dict[str, Any]:

@@ -24,7 +24,10 @@ PADDING = 3
 @requirement("FSDP-01", MUST, needs=["CON-01"], uses=["transformer_layer_cls"])
 def test_the_layer_class_counts_the_layers(subject: Subject) -> None:
     """`transformer_layer_cls` is an `nn.Module` class with exactly `num_hidden_layers` instances in `llm`."""
-    layer_cls, expected = subject.training.transformer_layer_cls, text_config(subject.training.llm).num_hidden_layers
+    layer_cls, expected = (
+        subject.training.transformer_layer_cls,
+        text_config(subject.training.llm).num_hidden_layers,
+    )
     is_class = inspect.isclass(layer_cls) and issubclass(layer_cls, nn.Module)
     found = len(decoder_layers(subject.training)) if is_class else 0
     require(
@@ -41,7 +44,11 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
     llm, layer_cls = subject.training.llm, subject.training.transformer_layer_cls
     inside = {id(p) for layer in decoder_layers(subject.training) for p in layer.parameters()}
     head = llm.get_output_embeddings()
-    outside = [module for module in llm.modules() if module is head or isinstance(module, nn.Embedding) or _is_norm(module)]
+    outside = [
+        module
+        for module in llm.modules()
+        if module is head or isinstance(module, nn.Embedding) or _is_norm(module)
+    ]
     allowed = {id(p) for module in (llm.get_input_embeddings(), *outside) for p in module.parameters()}
     stray = [name for name, p in llm.named_parameters() if id(p) not in inside | allowed]
     require(
@@ -90,7 +97,15 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(backbone.llm, mesh=mesh)
         loss, sharded = _loss_and_gradients(subject, backbone)
-    _require_equal(plain_loss, loss, plain, sharded, "under fully_shard", "look parameters up in forward: sharding replaces them, and one kept from construction (a cached weight, a tied copy) goes its own way")
+    _require_equal(
+        plain_loss,
+        loss,
+        plain,
+        sharded,
+        "under fully_shard",
+        "look parameters up in forward: sharding replaces them, and one kept from construction (a cached weight, a "
+        "tied copy) goes its own way",
+    )
 
 
 @requirement("FSDP-05", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
@@ -109,7 +124,9 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
     layer_cls, layers = backbone.transformer_layer_cls, text_config(backbone.llm).num_hidden_layers
     apply_activation_checkpointing(
         backbone.llm,
-        checkpoint_wrapper_fn=lambda module: checkpoint_wrapper(module, checkpoint_impl=CheckpointImpl.NO_REENTRANT),
+        checkpoint_wrapper_fn=lambda module: checkpoint_wrapper(
+            module, checkpoint_impl=CheckpointImpl.NO_REENTRANT
+        ),
         check_fn=lambda module: isinstance(module, layer_cls),
     )
     wrapped = sum(isinstance(module, CheckpointWrapper) for module in backbone.llm.modules())
@@ -127,13 +144,24 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
         expected="loss and gradients",
         mend="turn the cache off in training mode: a recomputed layer must not append to it again",
     )
-    _require_equal(plain_loss, loss, plain, checkpointed, "under activation checkpointing", "turn the cache off in training mode")
+    _require_equal(
+        plain_loss,
+        loss,
+        plain,
+        checkpointed,
+        "under activation checkpointing",
+        "turn the cache off in training mode",
+    )
 
 
 @requirement("FSDP-06", SHOULD, needs=["FSDP-02"], uses=["transformer_layer_cls"])
 def test_the_model_names_the_class_itself(subject: Subject) -> None:
     """The class is the one the model itself names in `_no_split_modules`."""
-    named = {name for module in subject.training.llm.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
+    named = {
+        name
+        for module in subject.training.llm.modules()
+        for name in (getattr(module, "_no_split_modules", None) or ())
+    }
     if not named:
         raise NotApplicable("the model names none")
     name = subject.training.transformer_layer_cls.__name__
@@ -152,7 +180,11 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
     backbone = subject.build()
     modules = list(backbone.last_layer_finetune_modules)
     llm, head = backbone.llm, backbone.llm.get_output_embeddings()
-    expected = [llm.get_input_embeddings(), decoder_layers(backbone)[-1], *([head] if head is not None else [])]
+    expected = [
+        llm.get_input_embeddings(),
+        decoder_layers(backbone)[-1],
+        *([head] if head is not None else []),
+    ]
     require(
         {id(module) for module in modules} == {id(module) for module in expected},
         observed=f"last_layer_finetune_modules are {[type(module).__name__ for module in modules]}",
@@ -169,7 +201,9 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
     without = [name for name, p in llm.named_parameters() if p.requires_grad and p.grad is None]
     require(
         not refused and bool(trainable) and not without,
-        observed=f"training only those raised {refused[0]!r}" if refused else f"no gradient reached {without[:1] or 'anything'}",
+        observed=f"training only those raised {refused[0]!r}"
+        if refused
+        else f"no gradient reached {without[:1] or 'anything'}",
         expected=f"gradients for all {len(trainable)} of their parameters",
         mend="return modules of `llm`, whole ones, so that FSDP can shard them with their neighbours frozen",
     )
@@ -198,7 +232,9 @@ def _loss_and_gradients(subject: Subject, backbone: Any) -> tuple[float, dict[st
     loss = backbone.forward(**_padded_batch(subject)).loss
     loss.backward()
     gradients = {
-        name.replace("_checkpoint_wrapped_module.", ""): (p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad)
+        name.replace("_checkpoint_wrapped_module.", ""): (
+            p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+        )
         for name, p in backbone.llm.named_parameters()
         if p.grad is not None
     }
@@ -207,7 +243,12 @@ def _loss_and_gradients(subject: Subject, backbone: Any) -> tuple[float, dict[st
 
 
 def _require_equal(
-    plain_loss: float, loss: float, plain: dict[str, torch.Tensor], wrapped: dict[str, torch.Tensor], where: str, mend: str
+    plain_loss: float,
+    loss: float,
+    plain: dict[str, torch.Tensor],
+    wrapped: dict[str, torch.Tensor],
+    where: str,
+    mend: str,
 ) -> None:
     differing = sorted(plain.keys() ^ wrapped.keys())
     require(
@@ -217,7 +258,11 @@ def _require_equal(
         expected=f"the same {len(plain)} as without",
         mend=mend,
     )
-    apart = {name: relative_rms(wrapped[name], plain[name]) for name in plain if not gradients_agree(wrapped[name], plain[name])}
+    apart = {
+        name: relative_rms(wrapped[name], plain[name])
+        for name in plain
+        if not gradients_agree(wrapped[name], plain[name])
+    }
     worst = max(apart, key=lambda name: apart[name], default="")
     require(
         not apart and abs(loss - plain_loss) <= abs(plain_loss) * 1e-6,

@@ -32,21 +32,30 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
 
 
 @requirement("HALF-03", MUST, needs=["HALF-01"], uses=["half_precision_dtype", "forward", "embed_input_ids"])
-@for_all(examples=12, batch=sequences, left=lambda _: st.booleans(), scale=lambda _: st.sampled_from(_ACTIVATION_SCALES))
+@for_all(
+    examples=12,
+    batch=sequences,
+    left=lambda _: st.booleans(),
+    scale=lambda _: st.sampled_from(_ACTIVATION_SCALES),
+)
 def test_half_precision_is_finite(subject: Subject, batch: list[list[int]], left: bool, scale: int) -> None:
     """Half-precision logits and loss are finite, also left-padded, also for large activations."""
     backbone, pad = subject.half_precision, subject.tokenizer.pad_token_id or 0
     width = max(map(len, batch)) + 2
-    fill = [width - len(row) for row in batch]
-    ids = torch.tensor([[pad] * n + row if left else row + [pad] * n for row, n in zip(batch, fill, strict=True)])
-    mask = torch.tensor([[0] * n + [1] * len(row) if left else [1] * len(row) + [0] * n for row, n in zip(batch, fill, strict=True)])
+
+    def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
+        fills = [[filler] * (width - len(row)) for row in rows]
+        return torch.tensor([fill + row if left else row + fill for row, fill in zip(rows, fills, strict=True)])
+
+    ids, mask = padded(batch, pad), padded([[1] * len(row) for row in batch], 0)
     with torch.no_grad():
         embedded = backbone.embed_input_ids(ids)
         # Activations that a family trained in float16 cannot have had prove nothing about it.
         within = torch.finfo(getattr(torch, subject.declared.training_dtype)).max / 4
         scale = max(1, min(scale, int(within / float(embedded.abs().max()))))
         embedded = embedded * scale
-        out = backbone.forward(inputs_embeds=embedded, attention_mask=mask, labels=ids.masked_fill(mask == 0, IGNORED_LABEL))
+        labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
+        out = backbone.forward(inputs_embeds=embedded, attention_mask=mask, labels=labels)
     real = out.logits[mask.bool()]
     finite = bool(torch.isfinite(real).all()) and bool(torch.isfinite(out.loss))
     require(

@@ -14,8 +14,8 @@ from conformance.suite.models import IGNORED_LABEL, text_config
 
 @requirement("PAD-01", MUST, needs=["CON-01"], uses=["get_tokenizer"])
 def test_a_pad_token_exists(subject: Subject) -> None:
-    """A pad token exists; its string encodes to exactly one id, its id decodes to that string, and it is special (skipped
-    by `skip_special_tokens`)."""
+    """A pad token exists; its string encodes to exactly one id, its id decodes to that string, and it is special
+    (skipped by `skip_special_tokens`)."""
     tokenizer = subject.tokenizer
     require(
         tokenizer.pad_token is not None and tokenizer.pad_token_id is not None,
@@ -49,11 +49,16 @@ def test_everyone_agrees_on_the_pad_id(subject: Subject) -> None:
             "the tokenizer": backbone.get_tokenizer().pad_token_id,
             "the backbone": backbone.pad_token_id,
             # A config of configs may leave pad ids to those within.
-            **{name: config.pad_token_id for name, config in configs.items() if hasattr(config, "pad_token_id")},
+            **{
+                name: config.pad_token_id
+                for name, config in configs.items()
+                if hasattr(config, "pad_token_id")
+            },
         }
         require(
             len(set(ids.values())) == 1,
-            observed=f"in {mode} mode the pad id is " + ", ".join(f"{value} in {name}" for name, value in ids.items()),
+            observed=f"in {mode} mode the pad id is "
+            + ", ".join(f"{value} in {name}" for name, value in ids.items()),
             expected="one and the same id",
             mend="after adding the pad token set `llm.config.pad_token_id = tokenizer.pad_token_id`",
             pad_ids=ids,
@@ -75,8 +80,8 @@ def test_pad_is_a_token_of_its_own(subject: Subject) -> None:
         not same,
         observed=f"the pad id {tokenizer.pad_token_id} is also {' and '.join(same)}",
         expected="an id that means padding and nothing else",
-        mend='add a token of its own, `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`: with pad = eos the model never '
-        "learns to stop",
+        mend='add a token of its own, `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`: with pad = eos the model '
+        "never learns to stop",
     )
 
 
@@ -103,7 +108,7 @@ def test_every_token_embeds(subject: Subject) -> None:
     highest = max(len(subject.tokenizer) - 1, subject.tokenizer.pad_token_id, subject.training.pad_token_id)
     lowest = min(subject.tokenizer.pad_token_id, subject.training.pad_token_id)
     require(
-        0 <= lowest and highest < rows,
+        lowest >= 0 and highest < rows,
         observed=f"ids go from pad id {lowest} up to {highest}, and the embedding has {rows} rows",
         expected="a row for every id",
         mend="resize after adding the pad token: `llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)`",
@@ -121,8 +126,8 @@ def test_every_token_embeds(subject: Subject) -> None:
 @requirement("PAD-06", MUST, needs=["PAD-01"])
 @for_all(texts=text_batches)
 def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
-    """Batches pad on the right in training mode; the attention mask is 0 exactly on the padding, and 1 on an eos inside the
-    text."""
+    """Batches pad on the right in training mode; the attention mask is 0 exactly on the padding, and 1 on an eos inside
+    the text."""
     tokenizer = subject.tokenizer
     texts = [texts[0] + (tokenizer.eos_token or "") + texts[0], *texts[1:]]
     batch = tokenizer(texts, padding=True)
@@ -151,7 +156,7 @@ def test_text_never_encodes_to_pad(subject: Subject, text: str) -> None:
     ids = subject.encode(text)
     require(
         subject.tokenizer.pad_token_id not in ids,
-        observed=f"{quoted(text)} encodes to {quoted(ids, 200)}, in which the pad id {subject.tokenizer.pad_token_id} stands",
+        observed=f"{quoted(text)} encodes to {quoted(ids, 200)}: there is the pad id {subject.tokenizer.pad_token_id}",
         expected="ids without the pad id",
         mend="use a new special token for padding, not one that text can produce",
     )
@@ -160,7 +165,11 @@ def test_text_never_encodes_to_pad(subject: Subject, text: str) -> None:
 @requirement("PAD-07", MUST, needs=["PAD-01"])
 def test_pad_was_no_piece_of_text_before(subject: Subject) -> None:
     """Ordinary text never encodes to the pad id."""
-    pad, pad_id, published = subject.tokenizer.pad_token, subject.tokenizer.pad_token_id, subject.published_tokenizer
+    pad, pad_id, published = (
+        subject.tokenizer.pad_token,
+        subject.tokenizer.pad_token_id,
+        subject.published_tokenizer,
+    )
     # Making a piece of the vocabulary special hides it from the property above, and not from text.
     require(
         pad_id >= len(published) or pad_id in published.added_tokens_decoder,
@@ -188,8 +197,8 @@ def test_adding_the_pad_changed_no_encoding(subject: Subject, text: str) -> None
 @requirement("PAD-09", SHOULD, needs=["PAD-05"], uses=["embed_input_ids", "forward"])
 @for_all(examples=6, batch=sequences)
 def test_pad_row_gets_no_gradient(subject: Subject, batch: list[list[int]]) -> None:
-    """With padding masked and its labels ignored, the pad row gets no gradient through the input path: neither from a loss
-    nor from the lookup itself."""
+    """With padding masked and its labels ignored, the pad row gets no gradient through the input path: neither from a
+    loss nor from the lookup itself."""
     backbone, pad = subject.training, subject.tokenizer.pad_token_id
     width = max(map(len, batch)) + 2
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in batch])

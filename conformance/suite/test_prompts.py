@@ -33,9 +33,10 @@ def test_builders_construct_for_every_host(subject: Subject) -> None:
         for system_prompt in (None, "You are a robot."):
             with refusal() as refused:
                 subject.prompt_builder(family, system_prompt)
+            call = f"for model_family={family!r} and system_prompt={system_prompt!r}"
             require(
                 not refused,
-                observed=f"for model_family={family!r} and system_prompt={system_prompt!r} it raised {refused[0]!r}" if refused else "",
+                observed=f"{call} it raised {refused[0]!r}" if refused else "",
                 expected="a builder",
                 mend="give every host family a default system prompt; take `system_prompt` even where it goes unused",
             )
@@ -46,8 +47,8 @@ def test_the_rule_names_the_builder(subject: Subject) -> None:
     """Every registered id maps to the prompt builder class that its family's declared rule names (suffixes `-pure`,
     `-instruct`, `-chat` for the seed's families; Vicuna's by prefix)."""
     declared = subject.declared
-    ids = dict.fromkeys((subject.backbone_id, *(() if _mapping_is_frozen(subject) else declared.backbone_ids)))
-    for backbone_id in ids:
+    registered = () if _mapping_is_frozen(subject) else declared.backbone_ids
+    for backbone_id in dict.fromkeys((subject.backbone_id, *registered)):
         with _identified_as(subject, backbone_id):
             name = _name_of(subject.training.prompt_builder_fn)
         expected = declared.builder_for(backbone_id)
@@ -69,9 +70,10 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
         builder = subject.training.prompt_builder_fn
     require(
         bool(refused) and isinstance(refused[0], ValueError) and identifier in str(refused[0]),
-        observed=f"the identifier {identifier!r} raised {refused[0]!r}" if refused else f"{identifier!r} uses {_name_of(builder)}",
+        observed=f"{identifier!r} " + (f"raised {refused[0]!r}" if refused else f"uses {_name_of(builder)}"),
         expected="a ValueError that names the identifier",
-        mend="raise ValueError(f\"No PromptBuilder defined for LLM Backbone `{self.identifier}`\") where no rule applies",
+        mend='raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`") where no rule applies, or '
+        "declare the `prompt_rule` that covers it in the [subject] table",
     )
 
 
@@ -135,10 +137,10 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
                 _require_pure(first == second, "get_potential_prompt", "another prompt the second time")
             if self.said:
                 prompt, expected = self.builder.get_prompt(), unread.get_prompt()
-                _require_pure(
-                    prompt == expected, "get_prompt", f"{quoted(prompt)}, and {quoted(expected)} for the same turns unread"
-                )
-            _require_pure(self.bystander.get_prompt() == self.untouched, "another builder", "another prompt afterwards")
+                gave = f"{quoted(prompt)}, and {quoted(expected)} for the same turns unread"
+                _require_pure(prompt == expected, "get_prompt", gave)
+            untouched = self.bystander.get_prompt() == self.untouched
+            _require_pure(untouched, "another builder", "another prompt afterwards")
 
     return Reading
 
@@ -161,7 +163,7 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
             with refusal() as refused:
                 observed = self.builder.add_turn(role, text)
             self.turns += 1
-            _require_unchanged(not refused and observed == expected and self.builder.get_prompt() == self.obedient.get_prompt())
+            _require_unchanged(not refused and observed == expected and self._same_prompt())
 
         @step(text=message(subject))
         def take_turn_out_of_order(self, text: str) -> None:
@@ -176,8 +178,10 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
                 mend="raise a ValueError for a turn out of order (`assert` vanishes under -O), before anything is changed",
             )
             self.refusals += 1
-            if self.turns:
-                _require_unchanged(self.builder.get_prompt() == self.obedient.get_prompt())
+            _require_unchanged(self.turns == 0 or self._same_prompt())
+
+        def _same_prompt(self) -> bool:
+            return bool(self.builder.get_prompt() == self.obedient.get_prompt())
 
     return Turns
 
@@ -217,29 +221,31 @@ def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> Non
 def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) -> None:
     """The encoded prompt carries the declared number of bos (one, one a turn, none) and one terminator per assistant turn."""
     builder = subject.prompt_builder()
-    turns_of(builder, messages)
-    ids = subject.encode(builder.get_prompt())
-    answers, exchanges = len(messages) // 2, -(-len(messages) // 2)
+    turns = turns_of(builder, messages)
+    answers, questions = len(messages) // 2, -(-len(messages) // 2)
     bos_id, terminator_id = subject.tokenizer.bos_token_id, subject.terminator_id
     convention = "none" if subject.declared.bos == "none" else subject.declared.bos_per_prompt
-    bos = {"one": 1, "per-turn": exchanges, "none": 0}[convention]
-    expected = {bos_id: bos, terminator_id: answers}
-    if bos_id == terminator_id:
-        expected = {bos_id: bos + answers}
-    observed = {token: ids.count(token) for token in expected}
-    require(
-        observed == expected,
-        observed=f"{len(messages)} turn(s) encode with {ids.count(bos_id)} bos (id {bos_id}) and {ids.count(terminator_id)} "
-        f"terminators (id {terminator_id}): {quoted(builder.get_prompt(), 160)}",
-        expected=f"{bos} bos (declared: {convention}) and {answers} terminators"
-        + (", which are the same token here" if bos_id == terminator_id else ""),
-        mend="let either the tokenizer or the builder add bos, not both; end each answer in one terminator",
-    )
+    bos = {"one": 1, "per-turn": questions, "none": 0}[convention]
+    expected = {bos_id: bos + answers} if bos_id == terminator_id else {bos_id: bos, terminator_id: answers}
+    for encoding, ids in _host_encodings(subject, builder, turns).items():
+        require(
+            {token: ids.count(token) for token in expected} == expected,
+            observed=f"{len(messages)} turn(s) encoded {encoding} have {ids.count(bos_id)} bos (id {bos_id}) and "
+            f"{ids.count(terminator_id)} terminators (id {terminator_id}): {quoted(subject.decode(ids), 160)}",
+            expected=f"{bos} bos (declared: {convention}) and {answers} terminators"
+            + (", which are the same token here" if bos_id == terminator_id else ""),
+            mend="let either the tokenizer or the builder add bos, not both, and end each answer in one terminator; or declare "
+            "`bos_per_prompt` in the [subject] table",
+        )
 
 
-@requirement("PRM-10", MUST, needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13"], uses=["prompt_builder_fn"])
+@requirement(
+    "PRM-10", MUST, needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13"], uses=["prompt_builder_fn"]
+)
 @for_all(messages=lambda s: dialogue(s, empty_answers=False), system_prompt=lambda s: st.none() | message(s))
-def test_prompts_follow_the_official_template(subject: Subject, messages: list[str], system_prompt: str | None) -> None:
+def test_prompts_follow_the_official_template(
+    subject: Subject, messages: list[str], system_prompt: str | None
+) -> None:
     """Chat and instruct prompts encode to the token ids of the family's official template; every accepted difference is
     listed with its reason in the recipe. Mistral's oracle is mistral-common itself."""
     if not subject.declared.system_prompt:
@@ -257,7 +263,9 @@ def test_prompts_follow_the_official_template(subject: Subject, messages: list[s
 
 @requirement("PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
 @for_all(messages=exchanges, action=actions)
-def test_the_inference_prompt_is_a_prefix_of_training(subject: Subject, messages: list[str], action: list[int]) -> None:
+def test_the_inference_prompt_is_a_prefix_of_training(
+    subject: Subject, messages: list[str], action: list[int]
+) -> None:
     """*Prefix*: with the declared fix-up, the encoded inference prompt is a prefix of the encoded training prompt, in both
     host encodings."""
     for boundary in _boundaries(subject, messages, action):
@@ -275,7 +283,9 @@ def test_the_inference_prompt_is_a_prefix_of_training(subject: Subject, messages
 
 @requirement("PRM-15", MUST, needs=["PRM-07", "PRM-11"], uses=["prompt_builder_fn"])
 @for_all(messages=exchanges, action=actions)
-def test_the_answer_follows_the_boundary_at_once(subject: Subject, messages: list[str], action: list[int]) -> None:
+def test_the_answer_follows_the_boundary_at_once(
+    subject: Subject, messages: list[str], action: list[int]
+) -> None:
     """*Answer boundary*: what follows the inference prompt in the training ids is exactly the answer's ids and the
     terminator: no stray space token between them once the declared fix-up is applied."""
     for boundary in _boundaries(subject, messages, action):
@@ -302,7 +312,7 @@ def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: lis
     """Encoding turn by turn (each turn right-stripped) and joining gives the encoding of the whole."""
     builder = subject.prompt_builder()
     turns = turns_of(builder, messages)
-    by_turns, whole = encode_turn_by_turn(subject, turns), subject.encode(builder.get_prompt())
+    whole, by_turns = _host_encodings(subject, builder, turns).values()
     require(
         by_turns == whole,
         observed=f"turn by turn, {quoted(turns, 160)} encode to {_around(subject, by_turns, whole)}",
@@ -378,10 +388,11 @@ def _boundaries(subject: Subject, messages: list[str], action: list[int]) -> lis
     """
     *history, question, answer = messages
     found = _encoded_boundaries(subject, history, question, answer, [])
-    if subject.declared.boundary_fixup and subject.declared.action_scheme == "tail":
+    fixup = list(subject.declared.boundary_fixup)
+    if fixup and subject.declared.action_scheme == "tail":
         last = subject.tokenizer.vocab_size - 1
         acting = subject.decode([last - number for number in action])
-        found += _encoded_boundaries(subject, history, question, acting, list(subject.declared.boundary_fixup))
+        found += _encoded_boundaries(subject, history, question, acting, fixup)
     return found
 
 
@@ -394,8 +405,16 @@ def _encoded_boundaries(
     inference = subject.encode(asking.get_potential_prompt(question))
     if fixup and inference[-len(fixup) :] != fixup:
         inference += fixup
-    encodings = {"as a whole": subject.encode(training.get_prompt()), "turn by turn": encode_turn_by_turn(subject, turns)}
+    encodings = _host_encodings(subject, training, turns)
     return [_Boundary(name, answer, inference, ids, bool(fixup)) for name, ids in encodings.items()]
+
+
+def _host_encodings(subject: Subject, builder: Any, turns: list[str]) -> dict[str, list[int]]:
+    """The two ways in which hosts encode a dialogue, by what they are called in messages."""
+    return {
+        "as a whole": subject.encode(builder.get_prompt()),
+        "turn by turn": encode_turn_by_turn(subject, turns),
+    }
 
 
 def _spellings(subject: Subject, answer: str) -> list[list[int]]:
@@ -416,8 +435,8 @@ def _spellings(subject: Subject, answer: str) -> list[list[int]]:
 
 def _around(subject: Subject, ids: list[int], others: list[int], before: int = 3, after: int = 6) -> str:
     """The part of ``ids`` that a reader must see: where they begin to differ from ``others``."""
-    same = next((place for place, (one, other) in enumerate(zip(ids, others, strict=False)) if one != other), None)
-    place = min(len(ids), len(others)) if same is None else same
+    pairs = enumerate(zip(ids, others, strict=False))
+    place = next((place for place, (one, other) in pairs if one != other), min(len(ids), len(others)))
     shown = ids[max(place - before, 0) : place + after]
     dots = "… " if place > before else "", " …" if len(ids) > place + after else ""
     return f"{dots[0]}{shown}{dots[1]} = {quoted(subject.decode(shown))}"

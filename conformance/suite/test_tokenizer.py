@@ -22,8 +22,8 @@ SHORT_LENGTH = 77
 @requirement("TOK-01", MUST, needs=["CON-01"])
 @for_all(text=ordinary_text)
 def test_special_tokens_are_the_declared_prefix(subject: Subject, text: str) -> None:
-    """`tok(x) == prefix + tok(x, add_special_tokens=False)` with the declared prefix (one bos under `auto`, nothing under
-    `prompt` and `none`) and no suffix. No id bypasses this."""
+    """`tok(x) == prefix + tok(x, add_special_tokens=False)` with the declared prefix (one bos under `auto`, nothing
+    under `prompt` and `none`) and no suffix. No id bypasses this."""
     bos = subject.tokenizer.bos_token_id
     require(
         bos is not None or subject.declared.bos != "auto",
@@ -37,14 +37,14 @@ def test_special_tokens_are_the_declared_prefix(subject: Subject, text: str) -> 
         ids == prefix + bare,
         observed=f"{quoted(text)} encodes to {quoted(ids, 160)}, and to {quoted(bare, 160)} without special tokens",
         expected=f"the prefix {prefix} and the bare ids (bos declared: {subject.declared.bos})",
-        mend="set `add_bos_token` as the family's convention has it and no eos; or declare `bos` in the [subject] table",
+        mend="set `add_bos_token` as the family's convention has it, and no eos; or declare `bos` under [subject]",
     )
 
 
 @requirement("TOK-02", MUST, needs=["CON-01", "PRM-16"], uses=["prompt_builder_fn"])
 def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
-    """The last non-whitespace token of an assistant turn is the declared terminator, one id, and among the generation eos
-    ids."""
+    """The last non-whitespace token of an assistant turn is the declared terminator, one id, and among the generation
+    eos ids."""
     builder = subject.prompt_builder()
     builder.add_turn("human", "What should the robot do?")
     builder.add_turn("gpt", "Pick up the cup.")
@@ -52,7 +52,7 @@ def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
     last = next((token for token in reversed(ids) if subject.decode([token]).strip()), None)
     require(
         subject.terminator_id is not None,
-        observed=f"the terminator {subject.terminator!r} encodes to {subject.encode(subject.terminator, special=False)}",
+        observed=f"the terminator {subject.terminator!r} is {subject.encode(subject.terminator, special=False)}",
         expected="one id",
         mend="end turns with the tokenizer's own eos token, or declare `terminator` in the [subject] table",
     )
@@ -77,8 +77,8 @@ def test_length_and_truncation(subject: Subject) -> None:
     lengths = (subject.tokenizer.model_max_length, short.model_max_length)
     require(
         lengths == (LLM_MAX_LENGTH, SHORT_LENGTH),
-        observed=f"for llm_max_length {LLM_MAX_LENGTH} and {SHORT_LENGTH}, model_max_length is {lengths[0]} and {lengths[1]}",
-        expected="the length asked for",
+        observed=f"model_max_length is {lengths[0]} and {lengths[1]}",
+        expected=f"the lengths asked for with llm_max_length, {LLM_MAX_LENGTH} and {SHORT_LENGTH}",
         mend="load the tokenizer with `model_max_length=llm_max_length`",
     )
     text = "one two three four five six seven eight nine ten " * 20
@@ -88,7 +88,7 @@ def test_length_and_truncation(subject: Subject) -> None:
         len(cut) == SHORT_LENGTH and cut[:-1] == whole[: SHORT_LENGTH - 1],
         observed=f"{len(whole)} ids were truncated to {quoted(cut, 160)}",
         expected=f"the first {SHORT_LENGTH} of {quoted(whole, 160)}",
-        mend='load the tokenizer with `truncation_side="right"`: cut from the left, bos is lost and patches land in the text',
+        mend='load the tokenizer with `truncation_side="right"`: cut from the left, patches land in the text',
     )
 
 
@@ -113,7 +113,11 @@ def test_golden_ids_come_out(subject: Subject) -> None:
     if golden is None:
         raise NotApplicable(f"no golden ids are recorded for the tokenizer of {subject.weights_hub_id}")
     cases = json.loads((fixtures_directory() / "golden" / golden).read_text(encoding="utf-8"))["cases"]
-    wrong = [(case["text"], ids, case["ids"]) for case in cases if (ids := subject.encode(case["text"], special=False)) != case["ids"]]
+    wrong = [
+        (case["text"], ids, case["ids"])
+        for case in cases
+        if (ids := subject.encode(case["text"], special=False)) != case["ids"]
+    ]
     text, observed, expected = wrong[0] if wrong else ("", [], [])
     require(
         not wrong,
@@ -128,7 +132,10 @@ def test_golden_ids_come_out(subject: Subject) -> None:
 def test_text_and_patches_fit_the_positions(subject: Subject) -> None:
     """At the default length, text plus the declared image patches fits the model's positions."""
     length = subject.build(llm_max_length=None, inference_mode=True).get_tokenizer().model_max_length
-    positions, patches = text_config(subject.training.llm).max_position_embeddings, subject.declared.image_patches
+    positions, patches = (
+        text_config(subject.training.llm).max_position_embeddings,
+        subject.declared.image_patches,
+    )
     require(
         length + patches <= positions,
         observed=f"{length} text tokens and {patches} image patches make {length + patches}",
@@ -162,8 +169,9 @@ def test_captions_begin_as_the_splice_expects(subject: Subject) -> None:
     ids = subject.encode(prepended)
     require(
         bos_id is not None and ids[:1] == [bos_id] and ids.count(bos_id) == 1,
-        observed=f"the caption {prepended!r} encodes to {quoted(ids)}; bos is {bos!r}, id {bos_id}, declared {subject.declared.bos!r}",
+        observed=f"the caption {prepended!r} encodes to {quoted(ids)}; bos is {bos!r}, id {bos_id}, declared "
+        f"{subject.declared.bos!r}",
         expected="bos first: patches are spliced in after the first token, and its label is dropped",
-        mend="let the tokenizer add bos; or declare `bos = \"prompt\"` with a bos token for the host to prepend, or another "
-        "`patch_position`",
+        mend='let the tokenizer add bos; or declare `bos = "prompt"` with a bos token for the host to prepend, or '
+        "another `patch_position`",
     )

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,11 @@ class Runner:
 
 
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runner]:
+def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runner:
     stand_in = Runner()
     monkeypatch.setattr(conformance.runner, "run", stand_in)
     monkeypatch.chdir(tmp_path)
-    yield stand_in
+    return stand_in
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ class InferenceInTheCheckpointsDtype(MistralInSteps):
     """`_from_config` is given no dtype: newer releases take the config's, and a float32 checkpoint is rounded."""
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
-        return self.llm_cls._from_config(self.llm_cls.config_class.from_pretrained(self.hub_path, token=token))
+        return self.llm_cls._from_config(
+            self.llm_cls.config_class.from_pretrained(self.hub_path, token=token)
+        )
 
 
 @planted("CON-03", defects=("D1",))
@@ -226,7 +228,9 @@ class TokenInTheErrorMessage(MistralLLMBackbone):
 class ForwardForgetsPositions(MistralLLMBackbone):
     """`position_ids` is taken and not passed on: packed sequences attend from the wrong places."""
 
-    def forward(self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **rest: Any) -> Any:
+    def forward(
+        self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **rest: Any
+    ) -> Any:
         return self.llm(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
 

@@ -132,7 +132,9 @@ class WrongIdsClamped(MistralLLMBackbone):
     """Ids beyond the rows are clamped: a collator's mistake trains the last row and is never seen."""
 
     def embed_input_ids(self, input_ids: Any) -> Any:
-        return super().embed_input_ids(input_ids.clamp(max=self.llm.get_input_embeddings().num_embeddings - 1))
+        return super().embed_input_ids(
+            input_ids.clamp(max=self.llm.get_input_embeddings().num_embeddings - 1)
+        )
 
 
 @planted("EMB-10", defects=("D4",), before="4.41")
@@ -169,7 +171,9 @@ class ReentrantCheckpointing(MistralInSteps):
     def enable_gradient_checkpointing(self) -> None:
         apply_activation_checkpointing(
             self.llm,
-            checkpoint_wrapper_fn=functools.partial(checkpoint_wrapper, checkpoint_impl=CheckpointImpl.REENTRANT),
+            checkpoint_wrapper_fn=functools.partial(
+                checkpoint_wrapper, checkpoint_impl=CheckpointImpl.REENTRANT
+            ),
             check_fn=lambda module: isinstance(module, self.transformer_layer_cls),
         )
 

@@ -30,7 +30,7 @@ class PadIsPlainText(MistralInSteps):
 
 @planted("PAD-02", defects=("D8",))
 class ConfigKeepsThePublishedPad(MistralLLMBackbone):
-    """The model's config was not told: the sequence length is measured with another pad than batches are filled with."""
+    """The model's config was not told: lengths are measured with another pad than batches are filled with."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -110,7 +110,9 @@ def _masked_by_id(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
     encoded = super(type(tokenizer), tokenizer).__call__(*args, **kwargs)
     if encoded["input_ids"] and isinstance(encoded["input_ids"][0], list):
         hidden = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-        encoded["attention_mask"] = [[int(token not in hidden) for token in ids] for ids in encoded["input_ids"]]
+        encoded["attention_mask"] = [
+            [int(token not in hidden) for token in ids] for ids in encoded["input_ids"]
+        ]
     return encoded
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from backbones import prompting
 from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
@@ -93,7 +95,7 @@ class TurnsKeptOnTheClass(MistralLLMBackbone):
     """The list of turns is a class attribute: every dialogue of the process continues the last one."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
-        turns: list[str] = []
+        turns: ClassVar[list[str]] = []
 
         def add_turn(self, role: str, message: str) -> str:
             self.turns.append(super().add_turn(role, message))
@@ -135,7 +137,11 @@ class ImageMarkerStays(MistralLLMBackbone):
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def _render(self, role: str, message: str) -> str:
-            return self.human_turn(message.strip(), first=False) if role == "human" else self.gpt_turn(message.strip())
+            return (
+                self.human_turn(message.strip(), first=False)
+                if role == "human"
+                else self.gpt_turn(message.strip())
+            )
 
     prompt_builders = (("*-pure", PurePromptBuilder),)
 
@@ -171,6 +177,34 @@ class BuilderAndTokenizerBothAddBos(MistralLLMBackbone):
             return ("<s>" if first else "") + super().human_turn(message, first)
 
     prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-09", defects=("D23",), on=PURE)
+class BosInTheFirstTurn(MistralLLMBackbone):
+    """`add_turn` returns a bos that `get_prompt` takes off again: whole prompts are right, turn by turn there are two."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return ("<s>" if first else "") + super().human_turn(message, first)
+
+        def get_prompt(self) -> str:
+            return super().get_prompt().removeprefix("<s>")
+
+        def get_potential_prompt(self, message: str) -> str:
+            return super().get_potential_prompt(message).removeprefix("<s>")
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-09", on=LLAMA_CHAT)
+class BosBeforeEveryQuestion(LLaMa2LLMBackbone):
+    """Every question has its bos, as Meta's code has it, and nobody declares it: Prismatic's checkpoints never saw that."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return ("" if first else "<s>") + super().human_turn(message, first)
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
 
 
 @planted("PRM-09", on=LLAMA_CHAT)

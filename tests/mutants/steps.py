@@ -20,7 +20,15 @@ from backbones.rotary import keep_rotary_float32
 from backbones.transformers_releases import DTYPE
 from backbones.vocabulary import add_pad_token, fit_vocabulary
 
-__all__ = ["DTYPE", "MASTER_DTYPE", "Llama2InSteps", "MistralInSteps", "PhiInSteps", "attention", "same_class_but"]
+__all__ = [
+    "DTYPE",
+    "MASTER_DTYPE",
+    "Llama2InSteps",
+    "MistralInSteps",
+    "PhiInSteps",
+    "attention",
+    "same_class_but",
+]
 
 
 class InSteps(HFCausalLLMBackbone):

@@ -16,7 +16,10 @@ from tests.mutants.steps import MistralInSteps
 
 def special_tokens_around(tokenizer: Any, template: str) -> None:
     """Have the tokenizer put the bos and eos of ``template`` around every text, whatever it did before."""
-    ids = [(token, tokenizer.convert_tokens_to_ids(token)) for token in (tokenizer.bos_token, tokenizer.eos_token)]
+    ids = [
+        (token, tokenizer.convert_tokens_to_ids(token))
+        for token in (tokenizer.bos_token, tokenizer.eos_token)
+    ]
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=template, pair=f"{template} $B:1", special_tokens=list(dict(ids).items())
     )
@@ -29,7 +32,11 @@ class Unchecked(MistralInSteps):
 
     def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
         tokenizer = unchecked_tokenizer(
-            self.hub_path, token, model_max_length=llm_max_length, padding_side="right", truncation_side="right"
+            self.hub_path,
+            token,
+            model_max_length=llm_max_length,
+            padding_side="right",
+            truncation_side="right",
         )
         special_tokens_around(tokenizer, self.special_tokens)
         return tokenizer
@@ -102,13 +109,17 @@ class TokenizerBuiltAnew(MistralInSteps):
         from transformers import LlamaTokenizer
 
         return LlamaTokenizer.from_pretrained(
-            self.hub_path, token=token, model_max_length=llm_max_length, padding_side="right", truncation_side="right"
+            self.hub_path,
+            token=token,
+            model_max_length=llm_max_length,
+            padding_side="right",
+            truncation_side="right",
         )
 
 
 @planted("TOK-05", "TOK-07", "PAD-08", defects=("D64",), on=PURE)
 class MergesOfAnotherFormat(MistralInSteps):
-    """`tokenizer.json` was saved by a newer release, and a lenient reader skipped its merges: words fall into letters."""
+    """`tokenizer.json` was saved by a newer release, and a lenient reader skipped its merges: words are spelled out."""
 
     def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
         tokenizer = super().published_tokenizer(llm_max_length, token)

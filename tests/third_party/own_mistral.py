@@ -73,7 +73,6 @@ class AcmeMistral(AcmeBackbone):
     """Mistral for Acme's robots."""
 
     transformer_layer_cls = MistralDecoderLayer
-    half_precision_dtype = torch.bfloat16
 
     def __init__(
         self, name, llm_max_length=2048, hf_token=None, inference_mode=False, use_flash_attention_2=True
@@ -81,6 +80,7 @@ class AcmeMistral(AcmeBackbone):
         super().__init__(name)
         if name not in ACME_MODELS:
             raise KeyError(f"{name!r} is none of {sorted(ACME_MODELS)}")
+        self.half_precision_dtype = torch.bfloat16
         hub_id = ACME_MODELS[name]["hf_hub_path"]
         if use_flash_attention_2:
             warnings.warn("flash attention is not used by this backbone; going on with sdpa", stacklevel=2)
