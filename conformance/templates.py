@@ -42,17 +42,10 @@ def official_ids(
 
 def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
     """Drop a token of nothing but space that stands right before the terminator."""
-    spaces = {
-        token
-        for token in set(ids)
-        if token != subject.terminator_id and not subject.decode([token]).strip(" ")
-    }
-    followers = [*ids[1:], None]
-    return [
-        token
-        for token, follower in zip(ids, followers, strict=True)
-        if not (token in spaces and follower == subject.terminator_id)
-    ]
+    terminator = subject.terminator_id
+    spaces = {token for token in set(ids) if token != terminator and not subject.decode([token]).strip(" ")}
+    pairs = zip(ids, [*ids[1:], None], strict=True)
+    return [token for token, follower in pairs if not (token in spaces and follower == terminator)]
 
 
 def _with_one_bos(subject: Subject, ids: Ids) -> Ids:
@@ -79,20 +72,16 @@ def _mistral_common_v1(messages: Sequence[str]) -> Ids:
     from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
     from mistral_common.protocol.instruct.request import InstructRequest
 
-    said = [
-        UserMessage(content=text) if turn % 2 == 0 else AssistantMessage(content=text)
-        for turn, text in enumerate(messages)
-    ]
+    kinds = (UserMessage, AssistantMessage)
+    said = [kinds[turn % 2](content=text) for turn, text in enumerate(messages)]
     return list(_mistral_tokenizer().encode_instruct(InstructRequest(messages=said)).tokens)
 
 
 def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> str:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    said = [
-        {"role": "user" if turn % 2 == 0 else "assistant", "content": text}
-        for turn, text in enumerate(messages)
-    ]
+    roles = ("user", "assistant")
+    said = [{"role": roles[turn % 2], "content": text} for turn, text in enumerate(messages)]
     if system_prompt is not None:
         said.insert(0, {"role": "system", "content": system_prompt})
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)

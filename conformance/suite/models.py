@@ -63,11 +63,8 @@ def vocabulary_tensors(subject: Subject) -> dict[str, str]:
 def decoder_layers(backbone: Any) -> list[torch.nn.Module]:
     """The instances of ``transformer_layer_cls`` in ``llm``, in order; none where that is no class."""
     layer_cls = backbone.transformer_layer_cls
-    return [
-        module
-        for module in backbone.llm.modules()
-        if inspect.isclass(layer_cls) and isinstance(module, layer_cls)
-    ]
+    modules: list[torch.nn.Module] = list(backbone.llm.modules()) if inspect.isclass(layer_cls) else []
+    return [module for module in modules if isinstance(module, layer_cls)]
 
 
 def text_config(llm: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from typing import Any
@@ -97,15 +98,11 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
             fully_shard(layer, mesh=mesh)
         fully_shard(backbone.llm, mesh=mesh)
         loss, sharded = _loss_and_gradients(subject, backbone)
-    _require_equal(
-        plain_loss,
-        loss,
-        plain,
-        sharded,
-        "under fully_shard",
-        "look parameters up in forward: sharding replaces them, and one kept from construction (a cached weight, a "
-        "tied copy) goes its own way",
+    mend = (
+        "look parameters up in forward: sharding replaces them, and one kept from construction (a cached weight, a tied "
+        "copy) goes its own way"
     )
+    _require_equal(plain_loss, loss, plain, sharded, "under fully_shard", mend)
 
 
 @requirement("FSDP-05", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
@@ -124,8 +121,8 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
     layer_cls, layers = backbone.transformer_layer_cls, text_config(backbone.llm).num_hidden_layers
     apply_activation_checkpointing(
         backbone.llm,
-        checkpoint_wrapper_fn=lambda module: checkpoint_wrapper(
-            module, checkpoint_impl=CheckpointImpl.NO_REENTRANT
+        checkpoint_wrapper_fn=functools.partial(
+            checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT
         ),
         check_fn=lambda module: isinstance(module, layer_cls),
     )
@@ -136,22 +133,16 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
         expected=f"{layers}",
         mend="return the class of the decoder layers that are really used",
     )
+    mend = "turn the cache off in training mode: a recomputed layer must not append to it again"
     with refusal() as refused:
         loss, checkpointed = _loss_and_gradients(subject, backbone)
     require(
         not refused,
         observed=f"forward and backward under checkpointing raised {refused[0]!r}" if refused else "",
         expected="loss and gradients",
-        mend="turn the cache off in training mode: a recomputed layer must not append to it again",
+        mend=mend,
     )
-    _require_equal(
-        plain_loss,
-        loss,
-        plain,
-        checkpointed,
-        "under activation checkpointing",
-        "turn the cache off in training mode",
-    )
+    _require_equal(plain_loss, loss, plain, checkpointed, "under activation checkpointing", mend)
 
 
 @requirement("FSDP-06", SHOULD, needs=["FSDP-02"], uses=["transformer_layer_cls"])

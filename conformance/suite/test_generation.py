@@ -21,7 +21,7 @@ NEW_TOKENS = 6
 LEAD = 0.01
 
 
-@requirement("GEN-04", MUST, needs=["CON-06"])
+@requirement("GEN-04", MUST, needs=["CON-06", "EMB-02"])
 @for_all(
     examples=8,
     prompt=lambda s: sequences(s, max_length=12).map(lambda rows: rows[0]),

@@ -31,7 +31,9 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
     )
 
 
-@requirement("HALF-03", MUST, needs=["HALF-01"], uses=["half_precision_dtype", "forward", "embed_input_ids"])
+@requirement(
+    "HALF-03", MUST, needs=["HALF-01", "EMB-02"], uses=["half_precision_dtype", "forward", "embed_input_ids"]
+)
 @for_all(
     examples=12,
     batch=sequences,
@@ -45,7 +47,9 @@ def test_half_precision_is_finite(subject: Subject, batch: list[list[int]], left
 
     def padded(rows: list[list[int]], filler: int) -> torch.Tensor:
         fills = [[filler] * (width - len(row)) for row in rows]
-        return torch.tensor([fill + row if left else row + fill for row, fill in zip(rows, fills, strict=True)])
+        return torch.tensor(
+            [fill + row if left else row + fill for row, fill in zip(rows, fills, strict=True)]
+        )
 
     ids, mask = padded(batch, pad), padded([[1] * len(row) for row in batch], 0)
     with torch.no_grad():

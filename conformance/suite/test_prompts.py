@@ -48,14 +48,18 @@ def test_the_rule_names_the_builder(subject: Subject) -> None:
     `-instruct`, `-chat` for the seed's families; Vicuna's by prefix)."""
     declared = subject.declared
     registered = () if _mapping_is_frozen(subject) else declared.backbone_ids
-    for backbone_id in dict.fromkeys((subject.backbone_id, *registered)):
+    names = {subject.backbone_id: _name_of(subject.training.prompt_builder_fn)}
+    for backbone_id in registered:
         with _identified_as(subject, backbone_id):
-            name = _name_of(subject.training.prompt_builder_fn)
+            names[backbone_id] = _name_of(subject.training.prompt_builder_fn)
+    for backbone_id, name in names.items():
         expected = declared.builder_for(backbone_id)
         require(
             name == expected,
             observed=f"`{backbone_id}` uses {name}",
-            expected=f"{expected}, as the declared rule has it",
+            expected=f"{expected}, as the declared rule has it"
+            if expected
+            else "covered by the declared rule, and is not",
             mend="mend `prompt_builder_fn`, or declare the family's own `prompt_rule` in the [subject] table",
         )
 
@@ -121,12 +125,20 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
             self.untouched = self.bystander.get_prompt()
             self.said: list[str] = []
 
+        def look_at_others(self) -> None:
+            newcomer = subject.prompt_builder()
+            newcomer.add_turn("human", "Who is there?")
+            for other, prompt in (("a new", newcomer.get_prompt()), ("another", self.bystander.get_prompt())):
+                gave = f"{quoted(prompt, 60)}, and {quoted(self.untouched, 60)} for the same turn earlier"
+                _require_pure(prompt == self.untouched, f"{other} builder", gave)
+
         @step(text=message(subject))
         def take_turn(self, text: str) -> None:
             with refusal() as refused:
                 self.builder.add_turn(ROLES[len(self.said) % 2], text)
             self.said.append(text)
             _require_pure(not refused, f"turn {len(self.said)}", f"{refused[0]!r}" if refused else "")
+            self.look_at_others()
 
         @step(text=message(subject))
         def read(self, text: str) -> None:
@@ -139,8 +151,7 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
                 prompt, expected = self.builder.get_prompt(), unread.get_prompt()
                 gave = f"{quoted(prompt)}, and {quoted(expected)} for the same turns unread"
                 _require_pure(prompt == expected, "get_prompt", gave)
-            untouched = self.bystander.get_prompt() == self.untouched
-            _require_pure(untouched, "another builder", "another prompt afterwards")
+            self.look_at_others()
 
     return Reading
 
@@ -223,7 +234,8 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
     builder = subject.prompt_builder()
     turns = turns_of(builder, messages)
     answers, questions = len(messages) // 2, -(-len(messages) // 2)
-    bos_id, terminator_id = subject.tokenizer.bos_token_id, subject.terminator_id
+    bos_id: Any = subject.tokenizer.bos_token_id
+    terminator_id: Any = subject.terminator_id
     convention = "none" if subject.declared.bos == "none" else subject.declared.bos_per_prompt
     bos = {"one": 1, "per-turn": questions, "none": 0}[convention]
     expected = {bos_id: bos + answers} if bos_id == terminator_id else {bos_id: bos, terminator_id: answers}
@@ -274,7 +286,7 @@ def test_the_inference_prompt_is_a_prefix_of_training(
             observed=f"the inference prompt is encoded to {_around(subject, boundary.inference, boundary.training)}",
             expected=f"a prefix of what was trained on, encoded {boundary.encoding} to "
             f"{_around(subject, boundary.training, boundary.inference)}",
-            mend="declare the `boundary_fixup` of this tokenizer, or none: ids of another family's space are other characters here"
+            mend="declare the `boundary_fixup` of this tokenizer, or none: another family's id is another character here"
             if boundary.fixed_up
             else "strip trailing space from prompts, and put the space between question and answer where the tokenizer merges "
             "it (SentencePiece: end of the question; byte-level BPE: start of the answer)",

@@ -171,18 +171,13 @@ class FlashMissedAfterLoading(MistralLLMBackbone):
             import flash_attn  # noqa: F401
 
 
-@planted("CON-06", defects=("D42",), since="5.0")
+@planted("CON-06", "FSDP-05", defects=("D42",))
 class CacheInTraining(MistralLLMBackbone):
-    """The cache stays on in training: memory that grows with every layer, for nothing."""
+    """The cache stays on in training: a recomputed layer appends to it a second time, and backward raises."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.llm.config.use_cache = True
-
-
-@planted("CON-06", "FSDP-05", defects=("D42",), before="5.0")
-class CacheRecomputed(CacheInTraining):
-    """The cache stays on in training: a recomputed layer appends to it a second time, and backward raises."""
 
 
 @planted("CON-06", defects=("D48",), on=VICUNA)

@@ -42,7 +42,7 @@ class OneRowMore(MistralInSteps):
         resize(self, len(self.tokenizer))
 
 
-@planted("EMB-02", "PAD-05", "GEN-04", "HALF-03", defects=("D11",))
+@planted("EMB-02", "PAD-05", defects=("D11",))
 class TokensAddedAfterTheResize(MistralLLMBackbone):
     """Sixty-four action tokens are added once the embedding has its size: the last of them has no row."""
 

@@ -181,7 +181,7 @@ class BuilderAndTokenizerBothAddBos(MistralLLMBackbone):
 
 @planted("PRM-09", defects=("D23",), on=PURE)
 class BosInTheFirstTurn(MistralLLMBackbone):
-    """`add_turn` returns a bos that `get_prompt` takes off again: whole prompts are right, turn by turn there are two."""
+    """`add_turn` returns a bos that `get_prompt` takes off: whole prompts are right, turn by turn there are two."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -198,7 +198,7 @@ class BosInTheFirstTurn(MistralLLMBackbone):
 
 @planted("PRM-09", on=LLAMA_CHAT)
 class BosBeforeEveryQuestion(LLaMa2LLMBackbone):
-    """Every question has its bos, as Meta's code has it, and nobody declares it: Prismatic's checkpoints never saw that."""
+    """Every question has its bos, as in Meta's code, undeclared: Prismatic's checkpoints never saw that."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -242,7 +242,7 @@ class InstructionsWithoutSpaces(MistralLLMBackbone):
 
 @planted("PRM-10", "PRM-11", defects=("D22",))
 class SpaceBetweenExchanges(MistralLLMBackbone):
-    """A space follows `</s>`, as in the published Jinja template: mistral-common has one space marker there, not two."""
+    """A space follows `</s>`, as in the published Jinja template: mistral-common has one space marker there."""
 
     class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -283,7 +283,7 @@ class AnswerTouchesTheColon(PhiLLMBackbone):
 
 @planted("PRM-11", defects=("D72",), on=PHI)
 class SpaceBelongsToTheQuestion(PhiLLMBackbone):
-    """The space before the answer ends the question: turn by turn it is stripped, and answers lose their word start."""
+    """The space before the answer ends the question: turn by turn it is stripped, and answers lose it."""
 
     class PhiPromptBuilder(prompting.PhiPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -341,7 +341,7 @@ class PotentialPromptStripsNothing(MistralLLMBackbone):
 
 @planted("PRM-15", defects=("D24", "D67"), on=PURE)
 class SpaceOnBothSidesOfTheBoundary(MistralLLMBackbone):
-    """Question and answer both bring the space: the model owes a stray one before the answer, and counts are off by one."""
+    """Question and answer both bring the space: the model owes a stray one, and counts are off by one."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -352,7 +352,7 @@ class SpaceOnBothSidesOfTheBoundary(MistralLLMBackbone):
 
 @planted("PRM-15", defects=("D54",), on=PURE)
 class FullStopBeforeTheTerminator(MistralLLMBackbone):
-    """Answers are closed with `.</s>`: a host that supervises an action and one stop token leaves the first action out."""
+    """Answers end in `.</s>`: a host that supervises an action and one stop token leaves its first bin out."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -363,7 +363,7 @@ class FullStopBeforeTheTerminator(MistralLLMBackbone):
 
 @planted("PRM-16", defects=("D73",), on=LLAMA_CHAT)
 class OnlyPrismaticHasASystemPrompt(LLaMa2LLMBackbone):
-    """Default system prompts are looked up by `model_family`, and there is one for Prismatic only: OpenVLA gets a KeyError."""
+    """System prompts are looked up by `model_family`, and only Prismatic has one: OpenVLA gets a KeyError."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def __init__(self, model_family: str, system_prompt: str | None = None) -> None:

@@ -42,28 +42,28 @@ class Unchecked(MistralInSteps):
         return tokenizer
 
 
-@planted("TOK-01", "PRM-09", defects=("D5",), on=PURE)
+@planted("TOK-01", defects=("D5",), on=PURE)
 class NoBosForThisId(Unchecked):
     """One id is on a list of exceptions from the bos check: its texts lack the bos that the model was trained with."""
 
     special_tokens = "$A"
 
 
-@planted("TOK-01", "PRM-09", defects=("D23",), on=PURE)
+@planted("TOK-01", defects=("D23",), on=PURE)
 class BosTwice(Unchecked):
     """Both the tokenizer's class and its template add bos: every text begins with two."""
 
     special_tokens = "<s> <s> $A"
 
 
-@planted("TOK-01", "PRM-09", "PRM-12", on=PURE)
+@planted("TOK-01", on=PURE)
 class EosOnEverything(Unchecked):
     """The tokenizer ends every text in eos: the inference prompt is over before the answer begins."""
 
     special_tokens = "<s> $A </s>"
 
 
-@planted("TOK-02", "PRM-08", defects=("D18",), on=PHI)
+@planted("TOK-02", defects=("D18",), on=PHI)
 class TerminatorOfAnotherFamily(PhiLLMBackbone):
     """The builder ends a turn in Llama's `</s>`: plain text to this tokenizer, and nothing to stop at."""
 
