@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from conformance.assertions import ClauseFailure, require
+from conformance.assertions import ClauseFailure, NotApplicable, require
 from conformance.budget import Budget
-from conformance.properties import ShrinkLimit, for_all
+from conformance.properties import ShrinkLimit, StepMachine, for_all, for_all_runs, step
 
 
 def subject(seed: int = 0, budget: str = "standard") -> Any:
@@ -97,3 +97,56 @@ def test_shrinking_ends() -> None:
     time.sleep(0.01)
     assert limit.skips({"number": 2}), "past the limit nothing new is tried"
     assert not limit.skips({"number": 3}), "but the smallest failure must fail again when Hypothesis asks"
+
+
+def test_what_does_not_apply_is_not_shrunk() -> None:
+    seen: list[int] = []
+
+    @for_all(number=lambda s: st.integers())
+    def test(subject: Any, number: int) -> None:
+        """A statement."""
+        seen.append(number)
+        raise NotApplicable("never")
+
+    with pytest.raises(NotApplicable, match="never"):
+        test(subject())
+    assert len(seen) == 1
+
+
+def counting_to(limit: int) -> Any:
+    @for_all_runs
+    def test(subject: Any) -> type[StepMachine]:
+        """A statement."""
+
+        class Counter(StepMachine):
+            def __init__(self) -> None:
+                super().__init__()
+                self.sum = 0
+
+            @step(number=st.integers(0, 5))
+            def add(self, number: int) -> None:
+                self.sum += number
+                fail_unless(self.sum < limit)
+
+        return Counter
+
+    return test
+
+
+def test_a_failing_run_carries_its_steps_and_can_be_replayed() -> None:
+    with pytest.raises(ClauseFailure) as failure:
+        counting_to(7)(subject())
+    steps = failure.value.counterexample["steps"]  # type: ignore[attr-defined]
+    assert json.loads(json.dumps(steps)) == steps
+    assert len(steps) == 2, "two numbers up to five make seven"
+    with pytest.raises(ClauseFailure):
+        counting_to(7).check(subject(), steps=steps)
+    counting_to(8).check(subject(), steps=steps)
+
+
+def test_shrinking_a_run_ends() -> None:
+    limit = ShrinkLimit(seconds=0.0)
+    limit.failed_on({"steps": [{"step": "add", "number": 5}, {"step": "add", "number": 3}]})
+    time.sleep(0.01)
+    assert not limit.skips({"steps": [{"step": "add", "number": 5}]}), "the failing run goes this way"
+    assert limit.skips({"steps": [{"step": "add", "number": 4}]})

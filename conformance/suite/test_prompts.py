@@ -129,7 +129,7 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
             newcomer = subject.prompt_builder()
             newcomer.add_turn("human", "Who is there?")
             for other, prompt in (("a new", newcomer.get_prompt()), ("another", self.bystander.get_prompt())):
-                gave = f"{quoted(prompt, 60)}, and {quoted(self.untouched, 60)} for the same turn earlier"
+                gave = f"{quoted(prompt)}, which is not what its one turn gave earlier"
                 _require_pure(prompt == self.untouched, f"{other} builder", gave)
 
         @step(text=message(subject))

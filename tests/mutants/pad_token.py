@@ -80,7 +80,7 @@ class GenerationPadLeftUnset(MistralLLMBackbone):
         self.llm.generation_config.pad_token_id = None
 
 
-@planted("PAD-05", "EMB-02", "HALF-03", defects=("D11",))
+@planted("PAD-05", "EMB-02", defects=("D11",))
 class PadBeyondTheRows(MistralInSteps):
     """A pad token was added and the embedding not resized: its id has no row, and CUDA asserts."""
 
