@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 
 from conformance.catalogue import expected_clauses
-from tests.kill_matrix import DOCUMENT, document, main, run_mutants
+from tests.kill_matrix import DOCUMENT, document, run_mutants
 from tests.matrix import failed
 from tests.mutants import all_mutants
 
@@ -44,7 +43,3 @@ def test_the_document_tells_the_matrix(mutants_to_run: str) -> None:
         assert DOCUMENT.read_text(encoding="utf-8") == document(all_mutants()), (
             "run python -m tests.kill_matrix"
         )
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
