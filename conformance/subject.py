@@ -273,7 +273,10 @@ def lacks_member(owner: Any, member: str) -> bool:
     try:
         found = inspect.getattr_static(owner, member)
     except AttributeError:
-        return not any(member in vars(owner).get(registry, ()) for registry in _MODULE_REGISTRIES)
+        if any(member in vars(owner).get(registry, ()) for registry in _MODULE_REGISTRIES):
+            return False
+        # A wrapper may hand on what it has not itself; a class cannot.
+        return inspect.isclass(owner) or not hasattr(owner, member)
     # Every `nn.Module` has a forward; one that nobody wrote is none.
     return getattr(found, "__name__", "") == "_forward_unimplemented"
 
