@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from conformance.target import BUILT_IN_TARGETS, resolve
@@ -29,3 +31,14 @@ def test_every_reference_meets_every_clause() -> None:
 @pytest.mark.parametrize("name", BUILT_IN_TARGETS)
 def test_ids_resolve_without_being_installed(name: str) -> None:
     assert resolve(name).backbone_id == name
+
+
+def test_the_three_lists_of_ids_are_one() -> None:
+    """Entry points for those who installed it, a table for a checkout, the registry for Python."""
+    from backbones.registry import LLM_BACKBONES
+    from conformance.toml import load_toml
+
+    project = load_toml(Path(__file__).parents[1] / "pyproject.toml")["project"]
+    assert project["entry-points"]["conformance.backbones"] == BUILT_IN_TARGETS
+    classes = {name: f"{cls.__module__}:{cls.__name__}" for name, cls in LLM_BACKBONES.items()}
+    assert classes == BUILT_IN_TARGETS
