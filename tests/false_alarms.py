@@ -11,7 +11,7 @@ import time
 import transformers
 
 from conformance.target import BUILT_IN_TARGETS, resolve
-from conformance.verdict.outcomes import Outcome
+from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.matrix import Case, judge_in_forks
 
 
@@ -34,26 +34,32 @@ def main(seeds: int = 20, budget: str = "standard") -> int:
         for seed in range(1, seeds + 1)
         for name in BUILT_IN_TARGETS
     ]
-    alarms = 0
-    for case, outcomes in judge_in_forks(cases, None):
-        unmet = {
-            clause: found
-            for clause, found in outcomes.items()
-            if found.outcome not in {Outcome.PASSED, Outcome.NOT_APPLICABLE}
-        }
-        alarms += bool(unmet) or not outcomes
-        if not outcomes:
-            print(f"{case.name}: died", flush=True)
-        for clause, found in unmet.items():
-            print(
-                f"{case.name}: {clause} {found.outcome}: {found.summary[:400]} {found.counterexample or ''}",
-                flush=True,
-            )
+    alarms = runs = 0
+    try:
+        for case, outcomes in judge_in_forks(cases, None):
+            runs += 1
+            alarms += _tell_what_is_unmet(case, outcomes)
+    except KeyboardInterrupt:
+        print(f"interrupted after {runs} of {len(cases)} runs")
     print(
-        f"transformers {transformers.__version__}, budget {budget}: {alarms} false alarms in {len(cases)} runs, "
-        f"95 % upper bound {100 * upper_bound(alarms, len(cases)):.2f} % a run, {time.monotonic() - started:.0f} s"
+        f"transformers {transformers.__version__}, budget {budget}: {alarms} false alarms in {runs} runs, "
+        f"95 % upper bound {100 * upper_bound(alarms, runs):.2f} % a run, {time.monotonic() - started:.0f} s"
     )
     return 1 if alarms else 0
+
+
+def _tell_what_is_unmet(case: Case, outcomes: dict[str, ClauseOutcome]) -> bool:
+    unmet = {
+        clause: found
+        for clause, found in outcomes.items()
+        if found.outcome not in {Outcome.PASSED, Outcome.NOT_APPLICABLE}
+    }
+    for clause, found in unmet.items():
+        shown = found.counterexample or ""
+        print(f"{case.name}: {clause} {found.outcome}: {found.summary[:400]} {shown}", flush=True)
+    if not outcomes:
+        print(f"{case.name}: died", flush=True)
+    return bool(unmet) or not outcomes
 
 
 if __name__ == "__main__":
