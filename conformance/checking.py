@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from conformance.catalogue import expected_clauses
 from conformance.hub import HubView
 from conformance.run_request import RunRequest
-from conformance.target import Target, resolve
+from conformance.target import Target, only_id_of, resolve
 from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check_backbone(
     target = (
         resolve(factory, backbone_id)
         if isinstance(factory, str)
-        else Target(_name_of(factory), factory, backbone_id or _default_id(factory))
+        else Target(_name_of(factory), factory, backbone_id or only_id_of(factory, _name_of(factory)))
     )
     expected = tuple(only) if only is not None else expected_clauses(profiles)
     request = RunRequest(
@@ -101,12 +101,6 @@ def in_process_session(
         finally:
             os.environ.clear()
             os.environ.update(before)
-
-
-def _default_id(factory: Callable[..., Any]) -> str:
-    from conformance.target import only_id_of
-
-    return only_id_of(factory, _name_of(factory))
 
 
 def _name_of(factory: Callable[..., Any]) -> str:

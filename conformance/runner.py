@@ -202,9 +202,7 @@ class _Child:
             self._step = f"judging {event['id']}"
         elif kind == "outcome":
             self._in_progress = None
-            self.outcomes[event["id"]] = ClauseOutcome(
-                **{**event, "outcome": Outcome(event["outcome"]), "needs": tuple(event["needs"])}
-            )
+            self.outcomes[event["id"]] = ClauseOutcome.from_json(event)
 
     def _end(self, how: str) -> None:
         if self.done:

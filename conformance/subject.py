@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,18 +115,12 @@ class Subject:
     @cached_property
     def training(self) -> Any:
         """The shared training-mode instance, in ``eval()``. Clauses only read it; what they change, they rebuild."""
-        backbone = self.build()
-        if hasattr(backbone, "eval"):
-            backbone.eval()
-        return backbone
+        return _evaluating(self.build())
 
     @cached_property
     def inference(self) -> Any:
         """The shared ``inference_mode=True`` instance (its weights are not the checkpoint's). Only read."""
-        backbone = self.build(inference_mode=True)
-        if hasattr(backbone, "eval"):
-            backbone.eval()
-        return backbone
+        return _evaluating(self.build(inference_mode=True))
 
     @cached_property
     def half_precision(self) -> Any:
@@ -239,11 +233,9 @@ class Subject:
         """Whether the shared instance has no such member, without evaluating properties."""
         return lacks_member(self.training, member)
 
-    @contextmanager
-    def hub_variant(self, edit: Callable[[Path], None]) -> Iterator[Path]:
+    def hub_variant(self, edit: Callable[[Path], None]) -> AbstractContextManager[Path]:
         """Serve an edited copy of the weights' snapshot while the body runs; ``edit`` changes files in place."""
-        with self.view.variant(self.weights_hub_id, edit) as snapshot:
-            yield snapshot
+        return self.view.variant(self.weights_hub_id, edit)
 
     # For the certificate ----------------------------------------------------------------------------------------------
 
@@ -279,6 +271,13 @@ def lacks_member(owner: Any, member: str) -> bool:
         return inspect.isclass(owner) or not hasattr(owner, member)
     # Every `nn.Module` has a forward; one that nobody wrote is none.
     return getattr(found, "__name__", "") == "_forward_unimplemented"
+
+
+def _evaluating(backbone: Any) -> Any:
+    """The backbone in ``eval()``; what has no such method is left for the clauses to judge."""
+    if hasattr(backbone, "eval"):
+        backbone.eval()
+    return backbone
 
 
 def _file_of(module: str) -> Path | None:

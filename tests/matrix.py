@@ -99,13 +99,9 @@ def _judge(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> 
     from conformance.judge import judge
     from conformance.session import open_session
 
-    config = home / "conformance.toml"
-    config.write_text(
-        "[subject]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in case.declared.items())
-    )
-    request = RunRequest(target=case.name, budget=case.budget, seed=case.seed, hub=hub, config=config)
+    request = RunRequest(target=case.name, budget=case.budget, seed=case.seed, hub=hub)
     target = Target(case.name, case.factory, case.backbone_id)
-    with open_session(target, request, home / "hf", lambda phase, detail: None) as session:
+    with open_session(target, request, home / "hf", lambda phase, detail: None, case.declared) as session:
         session.construct()
         with open(home / "outcomes", "w", encoding="utf-8") as stream:
             for item in judge(session.subject, clauses):
@@ -120,18 +116,5 @@ def _judge(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> 
 def _read(home: Path) -> dict[str, ClauseOutcome]:
     path = home / "outcomes"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines]
-    return {
-        record["id"]: ClauseOutcome(
-            **{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])}
-        )
-        for record in records
-    }
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value)
+    outcomes = [ClauseOutcome.from_json(json.loads(line)) for line in lines]
+    return {outcome.id: outcome for outcome in outcomes}

@@ -62,6 +62,16 @@ class ClauseOutcome:
             "seconds": round(self.seconds, 4),
         }
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> ClauseOutcome:
+        """The outcome that :meth:`as_json` told, with ``root_cause`` where it was sent along.
+
+        Raises:
+            ValueError: for an outcome that is none.
+            KeyError, TypeError: for a record that is not one of an outcome.
+        """
+        return cls(**{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])})
+
 
 @dataclass(frozen=True)
 class Assessment:
