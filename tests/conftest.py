@@ -19,11 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(scope="session")
-def mutants_to_run(request: pytest.FixtureRequest) -> str:
-    return str(request.config.getoption("--mutants"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def offline() -> None:
     """Nothing in the tests may reach for a hub; whatever tries must fail at once."""
