@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
+
+#: What the clause being judged has told of itself so far; None outside of clauses.
+_told: ContextVar[dict[str, Any] | None] = ContextVar("told", default=None)
 
 
 class ClauseFailure(AssertionError):
@@ -19,6 +23,10 @@ class NotApplicable(Exception):
     """The clause has nothing to judge here; the reason is a declaration or a library too old for the feature."""
 
 
+class NotRun(Exception):
+    """The clause cannot be judged on this machine; the reason says what it lacks. It counts as not met."""
+
+
 class Blocked(Exception):
     """The clause cannot be judged because of what the clause ``cause`` found."""
 
@@ -31,6 +39,52 @@ def require(holds: bool, *, observed: str, expected: str, mend: str, **measured:
     """Fail the clause unless ``holds``; the three texts complete "observed …, but should be …. To mend it: …."."""
     if not holds:
         raise ClauseFailure(observed, expected, mend, **measured)
+
+
+def within(
+    quantity: str, value: float, bound: float, *, observed: str, expected: str, mend: str, **found: Any
+) -> None:
+    """Fail the clause unless ``value`` is at most ``bound``; NaN never is.
+
+    Passing or not, the clause's evidence tells under ``measured`` the largest value of each ``quantity`` for its bound, and
+    how many were measured.
+    """
+    told = _told.get()
+    if told is not None:
+        worst = told.setdefault("measured", {}).setdefault(
+            quantity, {"worst": value, "bound": bound, "measured": 0}
+        )
+        worst["measured"] += 1
+        if not value / bound <= worst["worst"] / worst["bound"]:
+            worst.update(worst=value, bound=bound)
+    require(
+        value <= bound,
+        observed=observed,
+        expected=expected,
+        mend=mend,
+        quantity=quantity,
+        value=value,
+        bound=bound,
+        **found,
+    )
+
+
+def tell(name: str, value: Any) -> None:
+    """Put a JSON value into the clause's evidence, passing or not; the last one told stays."""
+    told = _told.get()
+    if told is not None:
+        told[name] = value
+
+
+@contextmanager
+def listening() -> Iterator[dict[str, Any]]:
+    """Collect what :func:`within` and :func:`tell` say in the body."""
+    heard: dict[str, Any] = {}
+    token = _told.set(heard)
+    try:
+        yield heard
+    finally:
+        _told.reset(token)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ class Budget:
 
     def examples(self, standard: int) -> int:
         """How many examples to draw for a property that draws ``standard`` of them at the standard budget."""
-        return max(3, round(standard * _SHARE[self.name]))
+        return max(min(standard, 3), round(standard * _SHARE[self.name]))
 
     @property
     def shrink_seconds(self) -> float:

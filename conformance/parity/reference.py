@@ -1,0 +1,92 @@
+"""The reference decoder of one model: the architecture that its checkpoint's config describes, over the model's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from conformance.oracle import FLOAT64, Architecture, Decoder, InvalidConfig, Precision, architecture_of
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What ``llm`` should compute. ``prefix`` is what stands before the checkpoint's names in the model's own."""
+
+    architecture: Architecture
+    weights: Mapping[str, torch.Tensor]
+    prefix: str = ""
+
+    @classmethod
+    def of(
+        cls, llm: Any, config: Mapping[str, Any], windows: tuple[int | None, ...] | None = None
+    ) -> Reference:
+        """The reference for ``llm`` as ``config``, a parsed ``config.json``, describes it.
+
+        ``windows`` replaces the config's, where the installed library counts them otherwise.
+
+        Raises:
+            NoReference: for a model type without one.
+            InvalidConfig: for a config that contradicts itself or the model's tensors.
+        """
+        architecture = architecture_of(config)
+        if windows is not None:
+            architecture = replace(architecture, windows=windows)
+        state = llm.state_dict()
+        embedding = f"{architecture.names.embedding}.weight"
+        prefixes = [name.removesuffix(embedding) for name in state if name.endswith(embedding)]
+        if len(prefixes) != 1:
+            raise InvalidConfig(
+                f"{len(prefixes)} tensors of the model are named like `{embedding}`, but should be one"
+            )
+        reference = cls(architecture, _Prefixed(state, prefixes[0]), prefixes[0])
+        reference._check_shapes()
+        return reference
+
+    def decoder(self, precision: Precision = FLOAT64) -> Decoder:
+        return Decoder(self.architecture, self.weights, precision)
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Rows of the embedding."""
+        return int(self.weights[f"{self.architecture.names.embedding}.weight"].shape[0])
+
+    def _check_shapes(self) -> None:
+        a, names = self.architecture, self.architecture.names
+        expected: dict[str, tuple[int, ...]] = {f"{names.embedding}.weight": (self.vocabulary, a.hidden)}
+        for index in range(a.layers):
+            path = f"{names.layers}.{index}.{names.attention}"
+            width, shared = a.heads * a.head_dimension, a.key_value_heads * a.head_dimension
+            expected |= {
+                f"{path}.{names.query}.weight": (width, a.hidden),
+                f"{path}.{names.key}.weight": (shared, a.hidden),
+                f"{path}.{names.value}.weight": (shared, a.hidden),
+                f"{path}.{names.output}.weight": (a.hidden, width),
+            }
+        for name, shape in expected.items():
+            found = tuple(self.weights[name].shape) if name in self.weights else None
+            if found != shape:
+                raise InvalidConfig(
+                    f"the config asks for a tensor `{name}` of shape {shape}, and the model has "
+                    + ("none of that name" if found is None else f"one of shape {found}")
+                )
+
+
+class _Prefixed(Mapping[str, torch.Tensor]):
+    """A state dict under the names of the checkpoint."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor], prefix: str) -> None:
+        self._state = state
+        self._prefix = prefix
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._state[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removeprefix(self._prefix) for name in self._state if name.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
