@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import conformance.suite
-from conformance.assertions import Blocked, ClauseFailure, NotApplicable
+from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, listening
 from conformance.catalogue import Requirement, in_order_of_need
 from conformance.subject import OPTIONAL_MEMBERS, Subject
 from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
@@ -54,7 +54,9 @@ def _judge_clause(
     subject: Subject, clause: Requirement, earlier: Mapping[str, ClauseOutcome]
 ) -> ClauseOutcome:
     started = time.perf_counter()
-    unmet = next((need for need in clause.needs if need in earlier and earlier[need].outcome in UNMET), None)
+    unmet = next(
+        (need for need in clause.needs if need in earlier and _stands_in_the_way(earlier[need])), None
+    )
     if unmet is not None:
         return _blocked(clause, unmet, earlier)
     missing = next((member for member in clause.uses if subject.lacks(member)), None) if clause.uses else None
@@ -63,28 +65,40 @@ def _judge_clause(
             reason = f"the subject has no `{missing}`, which is optional or declared absent"
             return _outcome(clause, Outcome.NOT_APPLICABLE, reason, seconds=time.perf_counter() - started)
         return _blocked(clause, "CON-03", earlier, f"the subject has no `{missing}`")
-    found: tuple[Outcome, str, dict[str, Any], Any] = (Outcome.PASSED, "", {}, None)
-    for test in clause_tests()[clause.id]:
-        try:
-            test(subject)
-        except Blocked as block:
-            return _blocked(clause, block.cause, earlier)
-        except NotApplicable as reason:
-            found = (Outcome.NOT_APPLICABLE, str(reason), {}, None)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            found = _judged_exception(error)
-            break
-    outcome, summary, evidence, counterexample = found
+    try:
+        with listening() as told:
+            outcome, summary, evidence, counterexample = _run_tests(subject, clause)
+    except Blocked as block:
+        return _blocked(clause, block.cause, earlier)
     return _outcome(
         clause,
         outcome,
         summary,
-        evidence=evidence,
+        evidence={**evidence, **told},
         counterexample=counterexample,
         seconds=time.perf_counter() - started,
     )
+
+
+def _stands_in_the_way(need: ClauseOutcome) -> bool:
+    """Whether what needs this clause cannot be judged. What the library itself does is known, and allowed for."""
+    return need.outcome in UNMET and not need.evidence.get("library")
+
+
+def _run_tests(subject: Subject, clause: Requirement) -> tuple[Outcome, str, dict[str, Any], Any]:
+    found: tuple[Outcome, str, dict[str, Any], Any] = (Outcome.PASSED, "", {}, None)
+    for test in clause_tests()[clause.id]:
+        try:
+            test(subject)
+        except NotApplicable as reason:
+            found = (Outcome.NOT_APPLICABLE, str(reason), {}, None)
+        except NotRun as lack:
+            return Outcome.NOT_RUN, str(lack), {}, None
+        except (KeyboardInterrupt, Blocked):
+            raise
+        except BaseException as error:
+            return _judged_exception(error)
+    return found
 
 
 def _judged_exception(error: BaseException) -> tuple[Outcome, str, dict[str, Any], Any]:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from conformance.assertions import ClauseFailure, NotApplicable
+from conformance.assertions import ClauseFailure, NotApplicable, NotRun
 from conformance.subject import Subject
 
 #: Examples drawn at the standard budget by a property that asks for no other number.
@@ -40,25 +40,25 @@ def for_all(
         @functools.wraps(check)
         def test(subject: Subject) -> None:
             limit = ShrinkLimit(subject.budget.shrink_seconds)
-            not_applicable: list[NotApplicable] = []
+            ended: list[NotApplicable | NotRun] = []
 
             @seed(_seed_of(subject, check.__name__))
             @_settings_for(subject, examples)
             @given(**{name: strategy(subject) for name, strategy in strategies.items()})
             def body(**drawn: Any) -> None:
-                if limit.skips(drawn) or not_applicable:
+                if limit.skips(drawn) or ended:
                     return
                 try:
                     check(subject, **drawn)
-                except NotApplicable as reason:
-                    not_applicable.append(reason)
+                except (NotApplicable, NotRun) as reason:
+                    ended.append(reason)
                 except Exception:
                     limit.failed_on(drawn)
                     raise
 
             _report(body, limit)
-            if not_applicable:
-                raise not_applicable[0]
+            if ended:
+                raise ended[0]
 
         test.check = check  # type: ignore[attr-defined]
         # pytest must see the subject alone, not what is drawn.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.budget import Budget
+from conformance.checkpoint import Checkpoint
 from conformance.declarations import declarations_in
 from conformance.hub import Hub, HubTap, HubView, Recipe, UnknownRecipe, known_recipes, recipe_for
 from conformance.run_request import CannotAssess, RunRequest
@@ -39,7 +40,6 @@ class Session:
     ) -> None:
         self._hub = Hub(request.hub)
         self._view = HubView(home)
-        self._weights = request.weights
         self._extra_recipes = request.recipes
         self._recipes = known_recipes(request.recipes)
         self._announce = announce
@@ -60,6 +60,8 @@ class Session:
             overrides_source=str(source),
             budget=Budget(request.budget),
             seed=request.seed,
+            weights=request.weights,
+            announce=lambda step: announce("judging", step),
         )
 
     def construct(self) -> None:
@@ -68,19 +70,22 @@ class Session:
         A constructor that raises is left for CON-01 to report.
 
         Raises:
-            CannotAssess: if the constructor asks for a hub id that has no recipe.
+            CannotAssess: if the constructor asks for a hub id that has no recipe, or the user's checkpoint is of another
+                model.
         """
         with suppress(Exception, SystemExit):
             _ = self.subject.training
         if self.unknown_recipe is not None:
             raise CannotAssess(str(self.unknown_recipe))
+        if self.subject.real_checkpoint is not None and "training" in self.subject.__dict__:
+            _check_is_of(self.subject.recipe, self.subject.real_checkpoint)
 
     def facts(self) -> dict[str, Any]:
         """Environment, declarations, hub entries and source digests, as the certificate repeats them."""
         constructed = "training" in self.subject.__dict__
         model = getattr(self.subject.training, "llm", None) if constructed else None
         return {
-            "environment": {**environment(), "model_class": None if model is None else type(model).__name__},
+            "environment": {**environment(), "model_class": None if model is None else _library_class(model)},
             "declarations": self.subject.declared.as_json() if constructed and self.subject.hub_ids else {},
             "hub": {hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._served},
             "sources": self.subject.source_files(),
@@ -96,13 +101,13 @@ class Session:
                 self.unknown_recipe = error
                 raise
         self._announce("building hub", hub_id)
-        snapshot = self._hub.build(recipe, self._weights)
+        snapshot = self._hub.build(recipe)
         self._view.mount(hub_id, snapshot)
         self._served.append(hub_id)
         self._announce("constructing", self.subject.backbone_id)
 
     def _hub_facts(self, recipe: Recipe) -> dict[str, Any]:
-        return {"digest": recipe.digest(), "tokenizer": recipe.tokenizer.kind, "weights": self._weights}
+        return {"digest": recipe.digest(), "tokenizer": recipe.tokenizer.kind, "weights": "probe"}
 
 
 @contextmanager
@@ -130,6 +135,39 @@ def environment() -> dict[str, Any]:
         "packages": packages,
         "cuda": _cuda(),
     }
+
+
+def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    from conformance.oracle import InvalidConfig, NoReference
+    from conformance.oracle.shapes import parameter_shapes
+
+    config, where = checkpoint.config, f"--weights {checkpoint.directory}"
+    found, right = config.get("model_type"), recipe.config.get("model_type")
+    if found != right:
+        raise CannotAssess(
+            f"{where} is a checkpoint of model type {found!r}, and {recipe.hub_id} is of {right!r}"
+        )
+    try:
+        expected = parameter_shapes(config)
+    except NoReference:
+        return
+    except InvalidConfig as error:
+        raise CannotAssess(f"the config of {where} contradicts itself: {error}") from None
+    wrong = [name for name, shape in expected.items() if checkpoint.shapes.get(name) != shape]
+    if wrong:
+        has = checkpoint.shapes.get(wrong[0])
+        raise CannotAssess(
+            f"{len(wrong)} tensors of {where} are not what its config.json asks for: `{wrong[0]}` should be of shape "
+            f"{expected[wrong[0]]}, and " + (f"is of {has}" if has else "is missing")
+        )
+
+
+def _library_class(model: Any) -> str:
+    """The transformers class that ``model`` is, or is derived from: what known defects of the library are listed by."""
+    classes = type(model).__mro__
+    return next(
+        (c.__name__ for c in classes if c.__module__.startswith("transformers.")), classes[0].__name__
+    )
 
 
 def _version(name: str) -> str | None:

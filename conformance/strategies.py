@@ -26,6 +26,9 @@ _WORDS = (
     "\u200b", "\u00a0", "\ufeff", "=>", "{}", "%s", "\\n", "a" * 30, "://",
 )  # fmt: skip
 
+#: All of them in one text: a vocabulary that was added to shows here whatever is drawn.
+ALL_WORDS = " ".join(_WORDS)
+
 
 def _pieces() -> st.SearchStrategy[str]:
     anything = st.characters(exclude_categories=["Cs"])

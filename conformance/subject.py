@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -69,6 +70,8 @@ class Subject:
         overrides_source: str = "conformance.toml",
         budget: Budget,
         seed: int,
+        weights: str = "probe",
+        announce: Callable[[str], None] = lambda step: None,
     ) -> None:
         self.factory = factory
         self.backbone_id = backbone_id
@@ -76,6 +79,9 @@ class Subject:
         self.tap = tap
         self.budget = budget
         self.seed = seed
+        #: Says what a clause that takes minutes is at.
+        self.announce = announce
+        self._weights = weights
         self._recipes = recipes
         self._overrides = (overrides, overrides_source)
 
@@ -128,6 +134,26 @@ class Subject:
         backbone = self.build()
         return backbone.to(backbone.half_precision_dtype).eval()
 
+    @cached_property
+    def half_precision_parameters(self) -> Any:
+        """An instance whose parameters alone are cast to its ``half_precision_dtype``, in ``eval()``. Only read.
+
+        Buffers stay as built, as under FSDP's mixed precision with float32 buffers: what `.to()` does to rotary frequencies
+        is a matter of its own.
+        """
+        backbone = self.build()
+        for parameter in backbone.parameters():
+            parameter.data = parameter.data.to(backbone.half_precision_dtype)
+        return backbone.eval()
+
+    @cached_property
+    def float32(self) -> Any:
+        """An instance whose parameters are float32, in ``eval()``: the training one where it is. Only read."""
+        import torch
+
+        dtypes = {parameter.dtype for parameter in self.training.llm.parameters()}
+        return self.training if dtypes == {torch.float32} else self.build().to(torch.float32).eval()
+
     # What the constructor asked the hub for ---------------------------------------------------------------------------
 
     @cached_property
@@ -160,10 +186,21 @@ class Subject:
         return Checkpoint(self.view.snapshot(self.weights_hub_id))
 
     @cached_property
+    def real_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint of the published size that the user named, None where weights are to be seeded."""
+        return None if self._weights in ("probe", "full") else Checkpoint(Path(self._weights))
+
+    @cached_property
     def declared(self) -> Declarations:
         """The recipe's declarations with the user's own on top."""
         from_recipe = Declarations().updated(self.recipe.subject, str(self.recipe.path))
         return from_recipe.updated(*self._overrides)
+
+    @cached_property
+    def published_config(self) -> dict[str, Any]:
+        """The checkpoint's ``config.json`` as the constructor found it, whatever it made of it."""
+        text = (self.view.snapshot(self.weights_hub_id) / "config.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
 
     @property
     def optional_absent(self) -> tuple[str, ...]:

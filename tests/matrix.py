@@ -16,6 +16,7 @@ from conformance.catalogue import expected_clauses
 from conformance.run_request import RunRequest
 from conformance.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
+from conformance.verdict.upstream import apply_defects, known_defects
 
 #: A fork that takes longer is killed; its subject counts as hung.
 FORK_SECONDS = 240.0
@@ -23,18 +24,21 @@ FORK_SECONDS = 240.0
 
 @dataclass(frozen=True)
 class Case:
-    """One subject: ``factory`` under ``backbone_id``, with ``declared`` on top of its recipe's declarations."""
+    """One subject: ``factory`` under ``backbone_id``, with ``declared`` on top of its recipe's declarations, judged by the
+    clauses of ``profile`` and those in ``also``."""
 
     name: str
     factory: Callable[..., Any]
     backbone_id: str
     declared: Mapping[str, Any]
+    profile: str = "default"
+    also: frozenset[str] = frozenset()
     seed: int = 0
     budget: str = "standard"
 
 
 def judge_in_forks(
-    cases: Sequence[Case], hub: Path | None, *, profiles: Sequence[str] = ("core",), jobs: int = 2
+    cases: Sequence[Case], hub: Path | None, *, jobs: int = 2
 ) -> Iterator[tuple[Case, dict[str, ClauseOutcome]]]:
     """Outcomes by clause ID for every case, in the order in which they finish. A fork that dies yields none."""
     import torch
@@ -43,7 +47,6 @@ def judge_in_forks(
 
     torch.set_num_threads(1)  # threads do not survive a fork, and probe models are too small for them
     conformance.judge.clause_tests()  # imports torch, transformers and the suite once, before the first fork
-    clauses = expected_clauses(profiles)
     waiting, running = list(cases), {}
     with tempfile.TemporaryDirectory(prefix="conformance-matrix-") as scratch:
         try:
@@ -51,7 +54,7 @@ def judge_in_forks(
                 while waiting and len(running) < jobs:
                     case = waiting.pop(0)
                     home = Path(scratch) / str(len(waiting))
-                    running[_fork(case, clauses, hub, home)] = (case, home, time.monotonic())
+                    running[_fork(case, hub, home)] = (case, home, time.monotonic())
                 pid, _ = os.waitpid(-1, os.WNOHANG)
                 if pid in running:
                     case, home, _ = running.pop(pid)
@@ -79,7 +82,7 @@ def failed(outcomes: Mapping[str, ClauseOutcome]) -> set[str]:
     }
 
 
-def _fork(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> int:
+def _fork(case: Case, hub: Path | None, home: Path) -> int:
     home.mkdir()
     pid = os.fork()
     if pid:
@@ -89,13 +92,13 @@ def _fork(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> i
         with open(home / "log", "w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        _judge(case, clauses, hub, home)
+        _judge(case, hub, home)
         status = 0
     finally:
         os._exit(status)
 
 
-def _judge(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> None:
+def _judge(case: Case, hub: Path | None, home: Path) -> None:
     from conformance.judge import judge
     from conformance.session import open_session
 
@@ -103,11 +106,14 @@ def _judge(case: Case, clauses: Sequence[str], hub: Path | None, home: Path) -> 
     target = Target(case.name, case.factory, case.backbone_id)
     with open_session(target, request, home / "hf", lambda phase, detail: None, case.declared) as session:
         session.construct()
+        clauses = dict.fromkeys((*expected_clauses([case.profile]), *sorted(case.also)))
+        known, environment = known_defects(), session.facts()["environment"]
         with open(home / "outcomes", "w", encoding="utf-8") as stream:
-            for item in judge(session.subject, clauses):
+            for item in judge(session.subject, tuple(clauses)):
                 if isinstance(item, ClauseOutcome):
+                    (outcome,) = apply_defects([item], known, environment)
                     print(
-                        json.dumps({**item.as_json(), "root_cause": item.root_cause}, default=repr),
+                        json.dumps({**outcome.as_json(), "root_cause": outcome.root_cause}, default=repr),
                         file=stream,
                         flush=True,
                     )

@@ -14,6 +14,7 @@ from conformance.catalogue import (
     in_order_of_need,
     profiles,
 )
+from conformance.verdict.upstream import known_defects
 
 
 def test_the_catalogue_is_what_the_suite_says() -> None:
@@ -61,3 +62,7 @@ def test_a_cycle_is_refused() -> None:
 def test_an_unknown_profile_is_named() -> None:
     with pytest.raises(KeyError, match="nonsense"):
         expected_clauses(["nonsense"])
+
+
+def test_the_known_defects_are_about_clauses_that_exist() -> None:
+    assert {defect.clause for defect in known_defects()} <= catalogue().keys()

@@ -12,7 +12,9 @@ from tests.matrix import failed
 from tests.mutants import Mutant, all_mutants
 
 #: One defect in so many is planted where the whole matrix would take too long.
-SAMPLE = 8
+SAMPLE = 12
+#: Judged at the thorough budget alone; tests/test_compile.py plants its defect.
+NOT_AT_THIS_BUDGET = {"FWD-12"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -32,17 +34,20 @@ def test_names_are_unique() -> None:
 
 
 def test_every_clause_has_a_planted_defect() -> None:
-    missing = set(expected_clauses(["core"])) - {mutant.clause for mutant in all_mutants()}
+    missing = (
+        set(expected_clauses(["default"])) - {mutant.clause for mutant in all_mutants()} - NOT_AT_THIS_BUDGET
+    )
     assert not missing, f"a clause without a killed mutant is not done: {sorted(missing)}"
 
 
 def test_the_planted_defect_dies_by_its_clauses(mutant: Mutant) -> None:
     ((_, outcomes),) = run_mutants([mutant])
     found = failed(outcomes)
-    assert found == mutant.fails, "\n".join(
-        f"{clause} {outcomes[clause].outcome}: {outcomes[clause].summary}"
-        for clause in sorted(found - mutant.fails)
+    assert found == mutant.expected(outcomes), "\n".join(
+        f"{clause} {outcomes[clause].outcome}: {outcomes[clause].summary}" for clause in sorted(found)
     )
+    if mutant.module:
+        assert outcomes[mutant.clause].evidence["module"] == mutant.module
 
 
 def test_the_document_tells_the_matrix(request: pytest.FixtureRequest) -> None:

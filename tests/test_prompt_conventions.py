@@ -72,7 +72,7 @@ WITH_FIXUP = {"boundary_fixup": [28705]}
     ],
 )
 def test_a_sound_builder_is_not_failed(factory: Any, backbone_id: str, declared: dict[str, Any]) -> None:
-    [(_, outcomes)] = judge_in_forks([Case(factory.__name__, factory, backbone_id, declared)], None)
+    [(_, outcomes)] = judge_in_forks([Case(factory.__name__, factory, backbone_id, declared, "core")], None)
     unmet = {
         clause: f"{found.outcome}: {found.summary}"
         for clause, found in outcomes.items()

@@ -14,18 +14,27 @@ from tests.matrix import Case, judge_in_forks
 IMPOSSIBLE: dict[str, str] = {}
 
 
-def test_every_reference_meets_every_clause() -> None:
-    cases = [Case(name, resolve(name).factory, name, {}) for name in BUILT_IN_TARGETS]
-    judged = {case.name: outcomes for case, outcomes in judge_in_forks(cases, None)}
+#: One of each class and prompt format; tox's `certify` judges all nine.
+ONE_OF_EACH = (
+    "llama2-7b-chat",
+    "vicuna-v15-7b",
+    "mistral-v0.1-7b-pure",
+    "mistral-v0.1-7b-instruct",
+    "phi-2-3b",
+)
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_the_reference_meets_every_clause(name: str) -> None:
+    ((_, outcomes),) = judge_in_forks([Case(name, resolve(name).factory, name, {})], None)
     unmet = {
-        f"{name} {clause}": f"{found.outcome}: {found.summary} {found.counterexample or ''}"
-        for name, outcomes in judged.items()
+        clause: f"{found.outcome}: {found.summary} {found.counterexample or ''}"
         for clause, found in outcomes.items()
-        if found.outcome not in {Outcome.PASSED, Outcome.NOT_APPLICABLE} and clause not in IMPOSSIBLE
+        if found.outcome not in {Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.UPSTREAM}
+        and clause not in IMPOSSIBLE
     }
     assert not unmet, unmet
-    assert all(outcomes for outcomes in judged.values())
-    assert judged.keys() == BUILT_IN_TARGETS.keys()
+    assert outcomes
 
 
 @pytest.mark.parametrize("name", BUILT_IN_TARGETS)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from conformance.assertions import ClauseFailure, NotApplicable
+from conformance.hub.weights import probe_tensors
+from conformance.oracle import InvalidConfig, NoReference
+from conformance.parity.receptive_field import library_windows
+from conformance.parity.reference import Reference
 from conformance.subject import Subject
 
 IGNORED_LABEL = -100
@@ -22,6 +29,96 @@ def probe_ids(subject: Subject, batch: int = 2, length: int = 8) -> torch.Tensor
         if token not in special
     )
     return torch.tensor([[next(ordinary) for _ in range(length)] for _ in range(batch)])
+
+
+def drawn_ids(vocabulary: int, length: int, seed: int) -> torch.Tensor:
+    """Ids over the whole vocabulary, ``(1, length)``."""
+    return torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = None) -> Reference:
+    """What ``llm`` should compute under ``config`` (the published one), windows as the installed library counts them.
+
+    Raises:
+        NotApplicable: for a family without a reference.
+        ClauseFailure: for a config that contradicts itself or the tensors.
+    """
+    config = config or subject.published_config
+    try:
+        reference = Reference.of(llm, config)
+        return (
+            Reference.of(llm, config, library_windows(llm, config))
+            if any(reference.architecture.windows)
+            else reference
+        )
+    except NoReference as reason:
+        raise NotApplicable(str(reason)) from None
+    except InvalidConfig as contradiction:
+        raise ClauseFailure(
+            observed=str(contradiction),
+            expected="a config that describes the checkpoint's tensors",
+            mend="correct `config.json`, or the constructor that changes what was loaded",
+        ) from None
+
+
+def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
+    """A float32 model of a parsed ``config.json`` with probe weights of this seed, in ``eval()``, on the attention named."""
+    import transformers
+
+    fields = {**config, **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))}
+    with torch.random.fork_rng(devices=[]):
+        llm = model_class._from_config(  # type: ignore[attr-defined]
+            transformers.AutoConfig.for_model(**fields), attn_implementation=attention
+        )
+    llm = llm.to(torch.float32).eval()
+    parameters = dict(llm.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    drawn = probe_tensors(
+        shapes,
+        seed=str(seed),
+        vocabulary=config["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings")),
+        dtype="float32",
+    )
+    with torch.no_grad():
+        for name, tensor in drawn:
+            parameters[name].copy_(tensor)
+    return llm
+
+
+def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
+    """The subject's model class, loaded from the checkpoint in ``dtype`` the way that transformers documents."""
+    import transformers
+
+    # https://github.com/huggingface/transformers/pull/39782: `torch_dtype` became `dtype`.
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    argument = "dtype" if release >= (4, 56) else "torch_dtype"
+    model_class = type(subject.training.llm)
+    return model_class.from_pretrained(
+        subject.view.snapshot(subject.weights_hub_id), **{argument: dtype}
+    ).eval()
+
+
+@contextmanager
+def attention_of(llm: Any, implementation: str) -> Iterator[Any]:
+    """``llm`` with another attention while the body runs: built anew, with the same tensors, where a built model cannot
+    switch (before transformers 4.48)."""
+    if hasattr(llm, "set_attn_implementation"):
+        before = llm.config._attn_implementation
+        llm.set_attn_implementation(implementation)
+        try:
+            yield llm
+        finally:
+            llm.set_attn_implementation(before)
+        return
+    with torch.random.fork_rng(devices=[]):
+        other = type(llm)._from_config(llm.config, attn_implementation=implementation)
+    parameter = next(llm.parameters())
+    other = other.to(parameter.device)
+    for own in other.parameters():
+        own.data = own.data.to(parameter.dtype)
+    other.load_state_dict(llm.state_dict())
+    yield other.eval()
 
 
 def same_tensor(observed: torch.Tensor | None, expected: torch.Tensor) -> bool:

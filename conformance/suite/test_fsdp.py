@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
 from conformance.process_group import one_rank
 from conformance.subject import Subject
-from conformance.suite.models import IGNORED_LABEL, decoder_layers, probe_ids, text_config
+from conformance.suite.models import IGNORED_LABEL, decoder_layers, probe_ids, reference_of, text_config
+from conformance.suite.rounding import far_batch, rounds_alike
 
 WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]
 FULLY_SHARD_SINCE = (2, 6)
@@ -201,6 +203,37 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
         expected=f"gradients for all {len(trainable)} of their parameters",
         mend="return modules of `llm`, whole ones, so that FSDP can shard them with their neighbours frozen",
     )
+
+
+@requirement("FSDP-08", SHOULD, profile="numerics", needs=["FSDP-03", "HALF-04"], uses=WRAPPING)
+def test_far_positions_survive_mixed_precision(subject: Subject) -> None:
+    """Far-position logits survive FSDP mixed precision with bf16 buffers, Prismatic's default: judged by effect (the rounding
+    gate at positions ≥ 1024), not by a buffer's dtype; with float32 buffers it is a MUST through HALF-08."""
+    from torch.distributed.fsdp import MixedPrecision
+
+    backbone, dtype = subject.build().eval(), torch.bfloat16
+    reference = reference_of(subject, backbone.llm)
+    # Wrapping moves the parameters into flat ones; the reference keeps what they were.
+    reference = replace(
+        reference, weights={name: tensor.clone() for name, tensor in reference.weights.items()}
+    )
+    ids, far = far_batch(reference, subject.seed)
+    half = MixedPrecision(param_dtype=dtype, reduce_dtype=torch.float32, buffer_dtype=dtype)
+    with one_rank():
+        wrapped = _fsdp(
+            backbone,
+            auto_wrap_policy=backbone.get_fsdp_wrapping_policy(),
+            use_orig_params=True,
+            mixed_precision=half,
+        )
+        rounds_alike(
+            reference,
+            dtype,
+            lambda: wrapped(input_ids=ids).logits,
+            ids,
+            far,
+            mend="keep `inv_freq` in float32 whatever FSDP's `buffer_dtype` does to it, or train with float32 buffers",
+        )
 
 
 def _fsdp(module: nn.Module, **options: Any) -> nn.Module:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from conformance.assertions import require
-from conformance.catalogue import MUST, requirement
+from conformance.assertions import NotApplicable, require, tell, within
+from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.oracle import Place, Precision
+from conformance.parity.gates import (
+    GRADIENT_COSINE,
+    NEGLIGIBLE_GRADIENT,
+    ROUNDING_LENGTH,
+    rounding_ratio,
+)
+from conformance.parity.modules import error_growth
 from conformance.properties import for_all
 from conformance.strategies import sequences
 from conformance.subject import Subject
-from conformance.suite.models import IGNORED_LABEL
+from conformance.suite.models import IGNORED_LABEL, drawn_ids, loaded_in, probe_ids, reference_of
+from conformance.suite.rounding import far_batch, modules_round_alike, rounds_alike, within_rounding
 
 #: Trained models have residuals of 1e3 to 1e5; the last is beyond float16's largest number, 65,504.
 _ACTIVATION_SCALES = (1, 2**8, 2**17)
@@ -55,8 +64,8 @@ def test_half_precision_is_finite(subject: Subject, batch: list[list[int]], left
     with torch.no_grad():
         embedded = backbone.embed_input_ids(ids)
         # Activations that a family trained in float16 cannot have had prove nothing about it.
-        within = torch.finfo(getattr(torch, subject.declared.training_dtype)).max / 4
-        scale = max(1, min(scale, int(within / float(embedded.abs().max()))))
+        largest = torch.finfo(getattr(torch, subject.declared.training_dtype)).max / 4
+        scale = max(1, min(scale, int(largest / float(embedded.abs().max()))))
         embedded = embedded * scale
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
         out = backbone.forward(inputs_embeds=embedded, attention_mask=mask, labels=labels)
@@ -69,3 +78,139 @@ def test_half_precision_is_finite(subject: Subject, batch: list[list[int]], left
         expected="finite logits and loss",
         mend="use bfloat16, whose range is float32's: float16 ends at 65,504; and mask with the dtype's own minimum",
     )
+
+
+def seeds(_: Subject) -> st.SearchStrategy[int]:
+    """Each is a batch of :func:`drawn_ids`: what shrinks by its tokens would shrink to sequences too short to judge."""
+    return st.integers(0, 2**32 - 1)
+
+
+@requirement("HALF-07", MUST, profile="numerics", needs=["HALF-01", "FWD-01"], uses=["half_precision_dtype"])
+@for_all(examples=2, seed=seeds)
+def test_each_module_rounds_like_the_reference(subject: Subject, seed: int) -> None:
+    """Module gate, teacher-forced (NUMERICS.md gate 3)."""
+    backbone = subject.half_precision_parameters
+    reference = reference_of(subject, backbone.llm)
+    ids = drawn_ids(reference.vocabulary, ROUNDING_LENGTH, seed)
+    modules_round_alike(backbone.llm, reference, ids)
+
+
+@requirement("HALF-02", MUST, profile="numerics", needs=["HALF-07"], uses=["half_precision_dtype", "forward"])
+@for_all(examples=2, seed=seeds)
+def test_half_precision_rounds_like_the_reference(subject: Subject, seed: int) -> None:
+    """bf16 forward parity, rounding gate (NUMERICS.md gate 2)."""
+    backbone = subject.half_precision_parameters
+    reference = reference_of(subject, backbone.llm)
+    ids = drawn_ids(reference.vocabulary, ROUNDING_LENGTH, seed)
+    growth = error_growth(
+        backbone.llm,
+        reference,
+        lambda: backbone.forward(input_ids=ids),
+        reference.decoder().embed(ids),
+        Place.of(torch.ones_like(ids)),
+        Precision(backbone.half_precision_dtype, torch.float32),
+    )
+    tell("error growth", growth)
+    rounds_alike(
+        reference, backbone.half_precision_dtype, lambda: backbone.forward(input_ids=ids).logits, ids
+    )
+
+
+@requirement(
+    "HALF-04", SHOULD, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"]
+)
+@for_all(examples=1, seed=seeds)
+def test_far_positions_survive_the_cast(subject: Subject, seed: int) -> None:
+    """After `.to(half_precision_dtype)` far-position logits stay inside the rounding gate (unmodified HF models fail this on
+    5.x: ratio 1.40 at 512 positions, 2.2 at 1,024; the references keep their rotary buffers in float32 and pass)."""
+    backbone = subject.half_precision
+    reference = reference_of(subject, backbone.llm)
+    ids, far = far_batch(reference, seed)
+    rounds_alike(
+        reference,
+        backbone.half_precision_dtype,
+        lambda: backbone.forward(input_ids=ids).logits,
+        ids,
+        far,
+        mend="keep `inv_freq` in float32 through `.to(dtype)`: a rounded frequency is off in proportion to the position",
+    )
+
+
+@requirement("HALF-08", MUST, profile="numerics", needs=["HALF-07"], uses=["half_precision_dtype"])
+@for_all(examples=1, seed=seeds)
+def test_far_positions_survive_loading_in_half_precision(subject: Subject, seed: int) -> None:
+    """Loaded in `half_precision_dtype` by the documented path, far-position logits stay inside the rounding gate."""
+    dtype = subject.training.half_precision_dtype
+    llm = loaded_in(subject, dtype)
+    reference = reference_of(subject, llm)
+    ids, far = far_batch(reference, seed)
+    rounds_alike(
+        reference,
+        dtype,
+        lambda: llm(input_ids=ids).logits,
+        ids,
+        far,
+        mend="leave the rotary buffers float32 in `from_pretrained`, whatever dtype the weights are asked for in",
+    )
+
+
+@requirement("HALF-05", MUST, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"])
+@for_all(examples=2, seed=seeds)
+def test_autocast_rounds_no_worse(subject: Subject, seed: int) -> None:
+    """Autocast forward parity."""
+    backbone, dtype = subject.float32, subject.training.half_precision_dtype
+    ids = drawn_ids(len(subject.tokenizer), ROUNDING_LENGTH, seed)
+
+    def autocast() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=dtype):
+            return backbone.forward(input_ids=ids).logits
+
+    mend = "keep float32 islands (norms, softmax, angles) out of autocast, and cast nothing below the declared dtype"
+    try:
+        reference = reference_of(subject, backbone.llm)
+    except NotApplicable:
+        # Without a reference, the subject's own cast is the measure: autocast keeps more in float32.
+        with torch.no_grad():
+            exact = backbone.forward(input_ids=ids).logits
+            cast = subject.half_precision_parameters.forward(input_ids=ids).logits
+            ratio = rounding_ratio(autocast(), exact, cast)
+        within_rounding(ratio, f"under autocast to {dtype}", mend)
+        return
+    rounds_alike(reference, dtype, autocast, ids, mend=mend)
+
+
+@requirement("HALF-06", MUST, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"])
+def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
+    """bf16 gradients agree in direction with fp32 gradients (per parameter, calibrated)."""
+    ids = probe_ids(subject, batch=2, length=64)
+    exact = _gradients(subject, torch.float32, ids)
+    rounded = _gradients(subject, subject.training.half_precision_dtype, ids)
+    largest = max(float(gradient.norm()) for gradient in exact.values())
+    for name, gradient in exact.items():
+        if float(gradient.norm()) <= NEGLIGIBLE_GRADIENT * largest:
+            continue
+        angle = 1 - float(
+            torch.cosine_similarity(gradient.flatten(), rounded[name].flatten().double(), dim=0)
+        )
+        within(
+            "one minus cosine of gradients",
+            angle,
+            1 - GRADIENT_COSINE,
+            observed=f"the gradient of `{name}` in {subject.training.half_precision_dtype} has a cosine of {1 - angle:.4f} "
+            "with that in float32",
+            expected=f"at least {GRADIENT_COSINE}",
+            mend="look for a backward pass that rounds, clips or drops gradients in half precision",
+            module=name,
+        )
+
+
+def _gradients(subject: Subject, dtype: torch.dtype, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    backbone = subject.build().eval()
+    parameters = dict(backbone.llm.named_parameters())
+    for parameter in parameters.values():
+        parameter.data = parameter.data.to(dtype)
+        parameter.requires_grad_(True)
+    backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+    return {
+        name: parameter.grad.double() for name, parameter in parameters.items() if parameter.grad is not None
+    }

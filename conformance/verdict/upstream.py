@@ -17,7 +17,7 @@ from conformance.run_request import CannotAssess
 from conformance.toml import TOMLDecodeError, load_toml
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
-_FIELDS = ("transformers", "model", "clause", "issue", "measured")
+_FIELDS = ("transformers", "model", "clause", "issue", "measured", "shows")
 
 
 class InvalidDefects(CannotAssess):
@@ -27,13 +27,15 @@ class InvalidDefects(CannotAssess):
 @dataclass(frozen=True)
 class KnownDefect:
     """``transformers`` is a version specifier (PEP 440), ``model`` the class of the wrapped model, ``issue``
-    where the defect is described and ``measured`` what was observed."""
+    where the defect is described, ``measured`` what was observed, and ``shows`` a part of the summary that only this defect
+    has: another failure of the same clause is the subject's own."""
 
     transformers: str
     model: str
     clause: str
     issue: str
     measured: str
+    shows: str
 
     def concerns(self, environment: Mapping[str, Any]) -> bool:
         """Whether the run used a version and a model class that this entry is about."""
@@ -98,7 +100,7 @@ def _recognised(outcome: ClauseOutcome, defect: KnownDefect) -> ClauseOutcome:
         "issue": defect.issue,
         "measured": defect.measured,
     }
-    if outcome.outcome is Outcome.FAILED:
+    if outcome.outcome is Outcome.FAILED and defect.shows in outcome.summary:
         return replace(
             outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": known}
         )

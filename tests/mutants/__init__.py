@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from transformers import __version__ as transformers_version
+
+from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
 INSTRUCT = "mistral-v0.1-7b-instruct"
 PURE = "mistral-v0.1-7b-pure"
@@ -25,8 +27,7 @@ PHI = "phi-2-3b"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted defect. ``fails`` is the exact set of clauses that it fails, ``clause`` the one that names
-    it."""
+    """One planted defect. ``fails`` is the exact set of clauses that it fails, ``clause`` the one that names it."""
 
     name: str
     statement: str
@@ -36,6 +37,11 @@ class Mutant:
     defects: tuple[str, ...]
     backbone_id: str
     declared: dict[str, Any]
+    module: str
+
+    def expected(self, outcomes: Mapping[str, ClauseOutcome]) -> set[str]:
+        """The clauses that must fail in this run: a known defect of the installed library may stand before the planted one."""
+        return {clause for clause in self.fails if outcomes[clause].outcome is not Outcome.UPSTREAM}
 
 
 _PLANTED: list[Mutant] = []
@@ -51,12 +57,13 @@ def planted(
     since: str | None = None,
     before: str | None = None,
     declared: dict[str, Any] | None = None,
+    module: str = "",
 ) -> Callable[[Planted], Planted]:
     """Register a class or factory as a planted defect that ``clause`` must catch, and ``also`` too, and
     nothing else.
 
     ``since`` and ``before`` bound the transformers versions on which the defect can be planted; ``declared``
-    goes into the subject's ``[subject]`` table.
+    goes into the subject's ``[subject]`` table. ``module`` is where the defect was planted, which the report must say.
     """
 
     def register(factory: Planted) -> Planted:
@@ -73,6 +80,7 @@ def planted(
                     defects=defects,
                     backbone_id=on,
                     declared=declared or {},
+                    module=module,
                 )
             )
         return factory

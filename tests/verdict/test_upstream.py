@@ -5,12 +5,17 @@ from pathlib import Path
 import pytest
 
 from conformance.verdict.judgement import FAILED, PASSED, WARNED, judge
-from conformance.verdict.upstream import InvalidDefects, KnownDefect, known_defects, read_defects
+from conformance.verdict.upstream import InvalidDefects, KnownDefect, read_defects
 from conformance.verdict.waivers import Waiver
 from tests.verdict.samples import NOW, assessment, outcome
 
 DEFECT = KnownDefect(
-    ">=4.40,<4.41", "MistralForCausalLM", "PAD-03", "https://example.org/1", "a window of 16 sees 17"
+    ">=4.40,<4.41",
+    "MistralForCausalLM",
+    "PAD-03",
+    "https://example.org/1",
+    "a window of 16 sees 17",
+    "sees 17",
 )
 ENTRY = """
 [[defect]]
@@ -19,13 +24,19 @@ model = "MistralForCausalLM"
 clause = "PAD-03"
 issue = "https://example.org/1"
 measured = "a window of 16 sees 17"
+shows = "sees 17"
 """
 
 
 def test_a_known_defect_of_the_library_warns() -> None:
-    judged = judge(assessment(outcome("PAD-03", "failed")), defects=[DEFECT], now=NOW)
+    judged = judge(assessment(outcome("PAD-03", "failed", summary="it sees 17")), defects=[DEFECT], now=NOW)
     assert judged.result == WARNED
     assert judged.warned[0].evidence["known defect"]["measured"] == "a window of 16 sees 17"
+
+
+def test_another_failure_of_the_same_clause_is_the_subjects() -> None:
+    judged = judge(assessment(outcome("PAD-03", "failed", summary="it sees 15")), defects=[DEFECT], now=NOW)
+    assert judged.result == FAILED
 
 
 @pytest.mark.parametrize(
@@ -38,7 +49,8 @@ def test_a_known_defect_of_the_library_warns() -> None:
     ],
 )
 def test_another_version_or_model_is_not_excused(environment: dict[str, str]) -> None:
-    unexcused = assessment(outcome("PAD-03", "failed"), environment=environment)
+    shown = outcome("PAD-03", "failed", summary="it sees 17")
+    unexcused = assessment(shown, environment=environment)
     assert judge(unexcused, defects=[DEFECT], now=NOW).result == FAILED
     assert judge(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
 
@@ -57,7 +69,8 @@ def test_an_entry_says_nothing_of_a_clause_that_was_not_judged() -> None:
 
 def test_a_waiver_is_not_used_up_on_a_known_defect() -> None:
     waiver = Waiver("PAD-03", "a reason", NOW.date(), "Ada")
-    judged = judge(assessment(outcome("PAD-03", "failed")), defects=[DEFECT], waivers=[waiver], now=NOW)
+    shown = outcome("PAD-03", "failed", summary="it sees 17")
+    judged = judge(assessment(shown), defects=[DEFECT], waivers=[waiver], now=NOW)
     assert "unused: the clause is upstream" in judged.notes[0]
 
 
@@ -65,10 +78,6 @@ def test_entries_are_read(tmp_path: Path) -> None:
     path = tmp_path / "upstream.toml"
     path.write_text(ENTRY)
     assert read_defects(path) == (DEFECT,)
-
-
-def test_the_projects_own_list_is_sound() -> None:
-    assert isinstance(known_defects(), tuple)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""Holding a half-precision model to the rounding gate, as a whole and module by module, on whatever device it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from conformance.assertions import NotApplicable, within
+from conformance.oracle import Place, Precision
+from conformance.parity.gates import EXACT_POSITIONS, MODULE_RATIO, ROUNDING_RATIO, rounding_ratio
+from conformance.parity.modules import first_outside, module_errors
+from conformance.parity.reference import Reference
+from conformance.suite.models import drawn_ids
+
+
+def far_batch(reference: Reference, seed: int) -> tuple[torch.Tensor, int]:
+    """Ids that reach past position 1,024, or as far as the family goes, and where the far ones begin."""
+    far = EXACT_POSITIONS // 8
+    length = min(EXACT_POSITIONS + far, reference.architecture.positions)
+    return drawn_ids(reference.vocabulary, length, seed), length - far
+
+
+def rounds_alike(
+    reference: Reference,
+    dtype: torch.dtype,
+    run: Callable[[], torch.Tensor],
+    ids: torch.Tensor,
+    begin: int = 0,
+    *,
+    mend: str = "look for a dtype that is hard-coded, or rounded more often than the reference rounds it",
+) -> None:
+    """Hold the logits that ``run`` gives, from position ``begin`` on, to gate 2."""
+    place = Place.of(torch.ones_like(ids))
+    some = torch.arange(0, reference.vocabulary, max(1, reference.vocabulary // 2048), device=ids.device)
+    exact, rounded = (
+        decoder.logits(decoder.embed(ids), place, tokens=some)[:, begin:]
+        for decoder in (reference.decoder(), reference.decoder(Precision(dtype, torch.float32)))
+    )
+    with torch.no_grad():
+        observed = run()[:, begin:, some]
+    within_rounding(
+        rounding_ratio(observed, exact, rounded),
+        f"in {dtype}, over positions {begin} to {ids.shape[1]}",
+        mend,
+    )
+
+
+def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> None:
+    """Hold each module of ``llm``, given the reference's input, to gate 3.
+
+    Raises:
+        NotApplicable: where no module of the model has a name that the reference knows.
+    """
+    dtype = next(llm.parameters()).dtype
+    errors = module_errors(
+        llm,
+        reference,
+        lambda: llm(input_ids=ids),
+        reference.decoder().embed(ids),
+        Place.of(torch.ones_like(ids)),
+        Precision(dtype, torch.float32),
+    )
+    if not errors:
+        raise NotApplicable("none of the model's modules has the name that the reference knows")
+    outside = first_outside(errors, MODULE_RATIO)
+    path, ratio = outside or max(errors.items(), key=lambda item: item[1])
+    within(
+        "module ratio",
+        ratio,
+        MODULE_RATIO,
+        observed=f"in {dtype}, `{path}`, given the reference's input, is off by {ratio:.3g} times what rounding does to the "
+        "reference's own",
+        expected=f"at most {MODULE_RATIO} times",
+        mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
+        module=path,
+    )
+
+
+def within_rounding(ratio: float, where: str, mend: str) -> None:
+    within(
+        "rounding ratio",
+        ratio,
+        ROUNDING_RATIO,
+        observed=f"{where}, the logits are off by {ratio:.3g} times what rounding does to the reference",
+        expected=f"at most {ROUNDING_RATIO} times",
+        mend=mend,
+    )

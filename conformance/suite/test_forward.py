@@ -1,0 +1,624 @@
+"""FWD: forward semantics.
+
+All but FWD-01 ask the subject about itself and work for any family. They run in float32, where legitimate differences of
+order stay within the semantics gate.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from conformance.assertions import NotApplicable, require, within
+from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.oracle import Place
+from conformance.parity.equality import relative_rms
+from conformance.parity.gates import EXACT_POSITIONS, SEMANTICS, semantics_bound
+from conformance.parity.modules import first_outside, module_errors
+from conformance.parity.receptive_field import keys_seen, library_windows
+from conformance.parity.reference import Reference
+from conformance.properties import for_all
+from conformance.strategies import sequences
+from conformance.subject import Subject
+from conformance.suite.models import (
+    IGNORED_LABEL,
+    attention_of,
+    decoder_layers,
+    drawn_ids,
+    probe_ids,
+    reference_of,
+    untrained,
+)
+
+#: Longer than any probe's window, so that what happens at its edge is seen.
+LONG = 40
+_FORWARD = ["forward", "embed_input_ids"]
+
+
+def rows(subject: Subject, min_length: int = 2, max_length: int = LONG) -> st.SearchStrategy[list[list[int]]]:
+    return sequences(subject, min_length=min_length, max_length=max_length)
+
+
+def row(subject: Subject, min_length: int = 2, max_length: int = LONG) -> st.SearchStrategy[list[int]]:
+    return rows(subject, min_length, max_length).map(lambda batch: batch[0])
+
+
+def ids_like(subject: Subject, count: int) -> st.SearchStrategy[list[int]]:
+    """Any ids at all, special ones too."""
+    return st.lists(st.integers(0, len(subject.tokenizer) - 1), min_size=count, max_size=count)
+
+
+def _logits(backbone: Any, ids: list[list[int]] | torch.Tensor, **arguments: Any) -> torch.Tensor:
+    """(batch, sequence, vocabulary); without an attention mask all tokens are real."""
+    tokens = torch.as_tensor(ids)
+    arguments.setdefault("attention_mask", torch.ones_like(tokens))
+    with torch.no_grad():
+        return backbone.forward(input_ids=tokens, **arguments).logits
+
+
+def _same(
+    quantity: str, observed: torch.Tensor, expected: torch.Tensor, *, what: str, law: str, mend: str
+) -> None:
+    """Hold two runs of the subject to the semantics gate."""
+    error = relative_rms(observed, expected)
+    within(
+        quantity,
+        error,
+        SEMANTICS,
+        observed=f"{what} by a relative RMS of {error:.2g}",
+        expected=f"{law}: at most {SEMANTICS:g}, ten times what the order of summation does",
+        mend=mend,
+    )
+
+
+@requirement("FWD-02", MUST, profile="numerics", needs=["CON-06", "EMB-02"], uses=_FORWARD)
+@for_all(
+    examples=6,
+    tokens=row,
+    amount=lambda _: st.integers(1, 24),
+    left=lambda _: st.booleans(),
+    filler=lambda s: ids_like(s, 24),
+)
+def test_padding_changes_nothing(
+    subject: Subject, tokens: list[int], amount: int, left: bool, filler: list[int]
+) -> None:
+    """Padding, left or right, of any amount and content, changes no real position."""
+    backbone, real = subject.float32, [1] * len(tokens)
+
+    def logits(ids: list[int], mask: list[int]) -> torch.Tensor:
+        return _logits(backbone, [ids], attention_mask=torch.tensor([mask]))[0]
+
+    if left:
+        # Without positions of their own the real tokens stand farther out; whether that matters is FWD-09's to say.
+        mask = [0] * amount + real
+        other = [(token + 1) % len(subject.tokenizer) for token in filler]
+        expected = logits(other[:amount] + tokens, mask)[amount:]
+        padded, law = logits(filler[:amount] + tokens, mask)[amount:], "the logits behind any other padding"
+    else:
+        padded = logits(tokens + filler[:amount], real + [0] * amount)[: len(tokens)]
+        expected, law = logits(tokens, real), "the logits of the sequence alone"
+    _same(
+        "padding",
+        padded,
+        expected,
+        what=f"{amount} masked tokens on the {'left' if left else 'right'} change the logits of {len(tokens)} real ones",
+        law=law,
+        mend="hand `attention_mask` to the language model, and mask keys with the dtype's minimum before the softmax",
+    )
+
+
+@requirement("FWD-03", MUST, profile="numerics", needs=["CON-06", "EMB-02"], uses=_FORWARD)
+@for_all(
+    examples=6,
+    tokens=lambda s: row(s, 3),
+    where=lambda _: st.integers(1, 1000),
+    other=lambda s: ids_like(s, 1),
+)
+def test_attention_is_causal_as_declared(
+    subject: Subject, tokens: list[int], where: int, other: list[int]
+) -> None:
+    """Causality as declared: a change at t moves nothing before t."""
+    backbone, place = subject.float32, where % (len(tokens) - 1) + 1
+    if tokens[place] == other[0]:
+        return
+    changed = [*tokens[:place], other[0], *tokens[place + 1 :]]
+    before, after = _logits(backbone, [tokens])[0, :place], _logits(backbone, [changed])[0, :place]
+    if subject.declared.attention == "bidirectional":
+        require(
+            relative_rms(after, before) > 0,
+            observed=f"a change at position {place} moves nothing before it",
+            expected='earlier positions that see later ones, as `attention = "bidirectional"` declares',
+            mend="drop the declaration, or the causal mask",
+        )
+        return
+    _same(
+        "causality",
+        after,
+        before,
+        what=f"another token at position {place} moves the logits before it",
+        law="no effect on what comes before",
+        mend="mask the future: row t of the attention mask may show columns up to t",
+    )
+
+
+@requirement("FWD-07", MUST, profile="numerics", needs=["CON-06", "EMB-02"], uses=_FORWARD)
+@for_all(
+    examples=6,
+    batch=lambda s: st.integers(2, LONG).flatmap(
+        lambda length: st.lists(ids_like(s, length), min_size=2, max_size=4)
+    ),
+    rotation=lambda _: st.integers(1, 3),
+)
+def test_rows_of_a_batch_are_independent(subject: Subject, batch: list[list[int]], rotation: int) -> None:
+    """Rows of a batch do not see each other; permuting the batch permutes the logits."""
+    backbone = subject.float32
+    together = _logits(backbone, batch)
+    alone = torch.cat([_logits(backbone, [tokens]) for tokens in batch])
+    _same(
+        "rows",
+        together,
+        alone,
+        what=f"in a batch of {len(batch)} the logits differ from those of each row alone",
+        law="the same logits in any company",
+        mend="look for a reduction, a reshape or a cache that crosses the batch axis",
+    )
+    rotated = _logits(backbone, batch[-(rotation % len(batch)) :] + batch[: -(rotation % len(batch))])
+    _same(
+        "rows",
+        rotated.roll(-(rotation % len(batch)), 0),
+        together,
+        what="rotating the rows of a batch changes the logits",
+        law="the same logits, rotated",
+        mend="look for state that depends on a row's place in the batch",
+    )
+
+
+@requirement("FWD-05", MUST, profile="numerics", needs=["CON-06", "EMB-02"], uses=_FORWARD)
+@for_all(examples=6, tokens=row)
+def test_embeddings_are_the_input(subject: Subject, tokens: list[int]) -> None:
+    """`inputs_embeds=embed_input_ids(x)` equals `input_ids=x`."""
+    backbone, ids = subject.float32, torch.tensor([tokens])
+    by_ids = _logits(backbone, ids)
+    with torch.no_grad():
+        embedded = backbone.embed_input_ids(ids)
+        by_embeddings = backbone.forward(inputs_embeds=embedded, attention_mask=torch.ones_like(ids)).logits
+    _same(
+        "embeddings",
+        by_embeddings,
+        by_ids,
+        what="the same tokens by `inputs_embeds` and by `input_ids` differ in their logits",
+        law="one model, whichever way its tokens come in",
+        mend="apply what the family does to embeddings (a scale, a norm) in both paths or in `embed_input_ids` alone",
+    )
+
+
+@requirement("FWD-13", MUST, profile="numerics", needs=["FWD-05"], uses=_FORWARD)
+def test_patches_are_scaled_as_declared(subject: Subject) -> None:
+    """*Patch scale*: the first hidden state over `inputs_embeds` is the declared factor (Gemma: 8.0 at width 64 on 4.40.1,
+    1.0 on 5.23: a projector trained on one breaks on the other)."""
+    backbone = subject.float32
+    layers = decoder_layers(backbone)
+    if not layers:
+        raise NotApplicable("`llm` holds no instance of `transformer_layer_cls`: FSDP-01 says so")
+    embedded = backbone.embed_input_ids(probe_ids(subject)).detach()
+    first: list[torch.Tensor] = []
+
+    def keep(module: Any, args: Any, kwargs: Any) -> None:
+        first.append((args[0] if args else kwargs["hidden_states"]).detach())
+
+    handle = layers[0].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            backbone.forward(
+                inputs_embeds=embedded, attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long)
+            )
+    finally:
+        handle.remove()
+    scale = float((first[0].double() * embedded.double()).sum() / embedded.double().pow(2).sum())
+    declared = subject.declared.embedding_scale
+    _same(
+        "patch scale",
+        first[0],
+        declared * embedded,
+        what=f"the first layer is given `inputs_embeds` times {scale:.4g}, away from the declared factor {declared:g}",
+        law=f"`inputs_embeds` times {declared:g}",
+        mend="declare `embedding_scale` as this transformers version applies it, and train projectors under one version only",
+    )
+
+
+@requirement("FWD-04", MUST, profile="numerics", needs=["FWD-03", "FWD-10", "FSDP-01"], uses=_FORWARD)
+def test_receptive_field_is_the_window(subject: Subject) -> None:
+    """The receptive field of one layer is exactly the window that this transformers version documents for the config, per
+    layer; a version's own off-by-one is reported as the version's, once, not as the subject's."""
+    backbone, config = subject.float32, subject.published_config
+    if subject.declared.attention == "bidirectional":
+        raise NotApplicable('`attention = "bidirectional"` is declared: there is no window on the past')
+    documented = subject.declared.window or config.get("sliding_window")
+    length = max(LONG, 2 * (documented or 0))
+    seen = keys_seen(
+        lambda ids: backbone.forward(input_ids=ids, use_cache=False), decoder_layers(backbone), length
+    )
+    by_library = library_windows(backbone.llm, config)
+    for layer, (ages, library) in enumerate(zip(seen, by_library, strict=False)):
+        contiguous = ages == tuple(range(len(ages)))
+        require(
+            contiguous and len(ages) == (library or length),
+            observed=f"a query of layer {layer} sees {len(ages)} tokens"
+            + ("" if contiguous else f", with gaps: ages {list(ages)[:24]}"),
+            expected=f"{library or length}: itself and those before it, as transformers' own class does under "
+            f"`sliding_window = {config.get('sliding_window')}`",
+            mend="leave masking to the library, and the config's window as it was published",
+            layer=layer,
+            seen=len(ages),
+        )
+    off = {count - documented for count in by_library if count is not None and documented}
+    require(
+        not off - {0},
+        observed=f"transformers' own class sees {max(filter(None, by_library), default=0)} tokens under a window of {documented}",
+        expected=f"{documented} tokens",
+        mend="use a version of transformers whose window is the config's, or know that this one is off",
+        library=True,
+    )
+
+
+@requirement("FWD-06", MUST, profile="numerics", needs=["FWD-03", "FWD-07"], uses=_FORWARD)
+@for_all(
+    examples=6,
+    tokens=lambda s: row(s, 4),
+    cuts=lambda _: st.lists(st.integers(1, LONG - 1), min_size=1, max_size=4),
+    padding=lambda _: st.integers(0, 3),
+)
+def test_decoding_in_chunks_equals_one_pass(
+    subject: Subject, tokens: list[int], cuts: list[int], padding: int
+) -> None:
+    """Decoding with the cache, in any chunks, equals the full forward."""
+    backbone = subject.float32
+    ids = torch.tensor([[0] * padding + tokens])
+    mask = torch.tensor([[0] * padding + [1] * len(tokens)])
+    bounds = sorted({0, ids.shape[1], *(padding + cut for cut in cuts if cut < len(tokens))})
+    whole = _logits(backbone, ids, attention_mask=mask)[0, padding:]
+    cache, parts = None, []
+    for start, end in pairwise(bounds):
+        with torch.no_grad():
+            out = backbone.forward(
+                input_ids=ids[:, start:end],
+                attention_mask=mask[:, :end],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        cache = out.past_key_values
+        parts.append(out.logits)
+    lengths = [end - start for start, end in pairwise(bounds)]
+    _same(
+        "cache",
+        torch.cat(parts, 1)[0, padding:],
+        whole,
+        what=f"decoding in chunks of {lengths} changes the logits",
+        law="the logits of one pass",
+        mend="count positions from the cache's length, and trim the cache to the window at the same place as the mask",
+    )
+
+
+@requirement("FWD-08", MUST, profile="numerics", needs=["FWD-02", "FWD-03"], uses=["forward"])
+@for_all(examples=3, tokens=lambda s: row(s, 20), padding=lambda _: st.integers(0, 4))
+def test_attention_implementations_agree(subject: Subject, tokens: list[int], padding: int) -> None:
+    """eager = sdpa (and flash where installed) in fp32."""
+    ids = torch.tensor([[0] * padding + tokens])
+    mask = torch.tensor([[0] * padding + [1] * len(tokens)])
+    logits = {}
+    for attention in ("eager", "sdpa"):
+        with attention_of(subject.float32.llm, attention) as llm, torch.no_grad():
+            logits[attention] = llm(input_ids=ids, attention_mask=mask).logits[0, padding:]
+    _same(
+        "attention implementations",
+        logits["sdpa"],
+        logits["eager"],
+        what="eager and sdpa attention differ in their logits",
+        law="one function, however it is computed",
+        mend="build masks for every attention implementation alike, the window and the padding included",
+    )
+
+
+@requirement("FWD-09", MUST, profile="numerics", needs=["FWD-03"], uses=_FORWARD)
+@for_all(
+    examples=5,
+    # All different: over equal tokens attention gives the same, wherever they stand.
+    tokens=lambda s: st.lists(st.integers(0, len(s.tokenizer) - 1), min_size=4, max_size=LONG, unique=True),
+    shift=lambda _: st.integers(1, 900),
+    gap=lambda _: st.integers(2, 9),
+)
+def test_positions_are_relative(subject: Subject, tokens: list[int], shift: int, gap: int) -> None:
+    """Positions are relative where the family's are: a common shift changes nothing."""
+    backbone = subject.float32
+    counted = torch.arange(len(tokens))[None]
+    plain = _logits(backbone, [tokens], position_ids=counted)
+    _same(
+        "shift",
+        _logits(backbone, [tokens], position_ids=counted + shift),
+        plain,
+        what=f"positions from {shift} on change the logits",
+        law="only distances count, in a family with rotary positions",
+        mend="hand `position_ids` to the language model, and have rotary tables reach the published number of positions",
+    )
+    stretched = relative_rms(_logits(backbone, [tokens], position_ids=counted * gap), plain)
+    require(
+        stretched > SEMANTICS,
+        observed=f"positions {gap} apart give the logits of positions 1 apart (relative RMS {stretched:.2g})",
+        expected="logits that depend on the distances in `position_ids`",
+        mend="hand `position_ids` to the language model",
+    )
+
+
+@requirement("FWD-10", MUST, profile="numerics", needs=["CON-06", "EMB-02"], uses=["forward"])
+def test_every_parameter_moves_the_logits(subject: Subject) -> None:
+    """No dead parameter: every parameter tensor moves the logits (per tensor: half of Phi's key biases are inert by
+    construction)."""
+    backbone = subject.build().to(torch.float32).eval()
+    parameters = dict(backbone.llm.named_parameters())
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    ids = probe_ids(subject, batch=1, length=LONG)
+    logits = backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    weights = torch.linspace(-1, 1, logits.shape[-1]) * torch.linspace(1, 2, LONG)[:, None]
+    gradients = torch.autograd.grad((logits[0] * weights).sum(), list(parameters.values()), allow_unused=True)
+    dead = [
+        name
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is None or not bool(gradient.any())
+    ]
+    require(
+        not dead,
+        observed=f"{len(dead)} of {len(parameters)} parameters do not move the logits: {', '.join(dead[:4])}"
+        + (" …" if len(dead) > 4 else ""),
+        expected="a gradient that is not zero for every parameter tensor",
+        mend="look for a layer or branch that is skipped, detached or overwritten in the forward pass",
+        dead=dead[:32],
+    )
+
+
+@requirement("FWD-11", MUST, profile="numerics", needs=["FWD-05", "FWD-03"], uses=_FORWARD)
+@for_all(
+    examples=5,
+    tokens=lambda s: row(s, 3, 16),
+    patches=lambda s: st.integers(2, 20).flatmap(lambda count: ids_like(s, count)),
+)
+def test_spliced_patches_behave_as_a_longer_sequence(
+    subject: Subject, tokens: list[int], patches: list[int]
+) -> None:
+    """Splicing image-patch embeddings where declared behaves as a longer sequence: labels, mask and logits line up, and
+    different patches give different logits."""
+    backbone = subject.float32
+    at = {"after-bos": 1, "start": 0, "end": len(tokens)}[subject.declared.patch_position]
+    spliced = torch.tensor([tokens[:at] + patches + tokens[at:]])
+    with torch.no_grad():
+        text = backbone.embed_input_ids(torch.tensor([tokens]))
+        image = backbone.embed_input_ids(torch.tensor([patches]))
+    labels = torch.tensor([tokens[:at] + [IGNORED_LABEL] * len(patches) + tokens[at:]])
+
+    def run(patch_embeddings: torch.Tensor) -> Any:
+        embedded = torch.cat([text[:, :at], patch_embeddings, text[:, at:]], dim=1)
+        with torch.no_grad():
+            return backbone.forward(
+                inputs_embeds=embedded,
+                attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long),
+                labels=labels,
+            )
+
+    out = run(image)
+    _same(
+        "splice",
+        out.logits,
+        _logits(backbone, spliced),
+        what=f"{len(patches)} embeddings spliced in at {at} give other logits than the longer sequence",
+        law="the logits of the sequence with those tokens in it",
+        mend="hand `inputs_embeds`, mask and positions of the full length to the language model",
+    )
+    predictions, targets = out.logits[0, :-1].double(), labels[0, 1:]
+    expected = torch.nn.functional.cross_entropy(predictions, targets, ignore_index=IGNORED_LABEL)
+    if bool((targets != IGNORED_LABEL).any()):
+        _same(
+            "loss",
+            out.loss.double(),
+            expected,
+            what=f"with labels, the loss is {float(out.loss):.6g} in place of {float(expected):.6g}",
+            law="the mean cross-entropy of each next token, patches left out",
+            mend="give labels the length of `inputs_embeds`, -100 at the patches, and let the language model shift them",
+        )
+    # Two images whose numbers are no token's, as a projector's are not: what recognises tokens must not pass for sight.
+    after, one, other = slice(at + len(patches) - 1, None), -0.7 * image, 0.7 * image.flip(2)
+    seen = relative_rms(run(one).logits[:, after], run(other).logits[:, after])
+    require(
+        seen > SEMANTICS,
+        observed=f"other patches give the same logits after them (relative RMS {seen:.2g})",
+        expected="logits that depend on the image",
+        mend="look for a path that drops `inputs_embeds`, such as a test on the cache that an empty one passes",
+    )
+
+
+@requirement("FWD-12", SHOULD, profile="numerics", needs=["FWD-05"], uses=["forward"])
+def test_compiled_equals_eager(subject: Subject) -> None:
+    """`torch.compile` parity (budget `thorough` only: a cold compile takes 20 s)."""
+    if subject.budget.name != "thorough":
+        raise NotApplicable("compiling takes 20 s: only `--budget thorough` does it")
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        raise NotApplicable("torch.compile needs a C++ compiler on a CPU, and there is none")
+    backbone = subject.build().to(torch.float32).eval()
+    ids = probe_ids(subject, length=LONG)
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        plain = backbone.llm(input_ids=ids, attention_mask=mask).logits
+        compiled = torch.compile(backbone.llm)(input_ids=ids, attention_mask=mask).logits  # type: ignore[no-untyped-call]
+    _same(
+        "compile",
+        compiled,
+        plain,
+        what="compiled, the model gives other logits",
+        law="the logits of the model uncompiled",
+        mend="look for state that tracing freezes: Python counters, caches, data-dependent branches",
+    )
+
+
+@requirement(
+    "FWD-01",
+    MUST,
+    profile="numerics",
+    needs=["FWD-02", "FWD-03", "FWD-04", "FWD-07", "FWD-10", "FWD-13"],
+    uses=_FORWARD,
+)
+@for_all(
+    examples=3,
+    seed=lambda _: st.integers(0, 2**32 - 1),
+    length=lambda _: st.sampled_from((LONG, 200, EXACT_POSITIONS)),
+)
+def test_logits_are_those_of_the_reference(subject: Subject, seed: int, length: int) -> None:
+    """Semantics gate: the subject agrees with the independent float64 reference (NUMERICS.md gate 1) over drawn
+    configurations (few from disk, the rest as `type(llm)(config)`), sequences beyond the window, positions to 1,024;
+    farther, the rotary angles are held to a bound ∝ position·2⁻²⁴."""
+    reference = reference_of(subject, subject.float32.llm)
+    length = min(length, reference.architecture.positions)
+    _agrees(subject.float32.llm, reference, drawn_ids(reference.vocabulary, length, seed))
+
+
+@requirement("FWD-01", MUST, profile="numerics")
+@for_all(
+    examples=3,
+    seed=lambda _: st.integers(0, 2**32 - 1),
+    share=lambda _: st.sampled_from((1.0, 0.5, 0.1)),
+)
+def test_far_positions_are_those_of_the_reference(subject: Subject, seed: int, share: float) -> None:
+    """Far positions, up to the published number of them."""
+    reference = reference_of(subject, subject.float32.llm)
+    ids = drawn_ids(reference.vocabulary, LONG, seed)
+    start = int(share * max(0, reference.architecture.positions - LONG))
+    try:
+        _agrees(subject.float32.llm, reference, ids, start)
+    except IndexError:  # explicit positions are FWD-09's concern, which reports what refuses them
+        return
+
+
+@requirement("FWD-01", MUST, profile="numerics")
+def test_norms_are_those_of_the_reference(subject: Subject) -> None:
+    """Norms of activations as small as their epsilon, which shows nowhere else."""
+    llm = subject.float32.llm
+    reference = reference_of(subject, llm)
+    norms = reference.decoder().norms()
+    eps = reference.architecture.norm.eps
+    for path, norm in norms.items():
+        width = reference.weights[f"{path}.weight"].shape[0]
+        small = torch.randn(1, 16, width, generator=torch.Generator().manual_seed(subject.seed)) * eps**0.5
+        try:
+            module = llm.get_submodule(reference.prefix + path)
+        except AttributeError:
+            continue
+        with torch.no_grad():
+            error = relative_rms(module(small), norm(small.double()))
+        within(
+            "norms at their epsilon",
+            error,
+            SEMANTICS,
+            observed=f"`{path}`, given activations of mean square {eps:g}, is off by a relative RMS of {error:.2g}",
+            expected=f"the norm with the config's epsilon, {eps:g}",
+            mend="leave the norm's epsilon as the published config has it",
+            module=path,
+        )
+
+
+@requirement("FWD-01", MUST, profile="numerics")
+@for_all(
+    examples=3,
+    seed=lambda _: st.integers(0, 2**32 - 1),
+    theta=lambda _: st.sampled_from((1e3, 2.5e5, 1e6)),
+    eps=lambda _: st.sampled_from((1e-6, 1e-4, 1e-3)),
+    window=lambda _: st.integers(4, LONG // 2),
+)
+def test_other_published_configs_are_followed(
+    subject: Subject, seed: int, theta: float, eps: float, window: int
+) -> None:
+    """The same checkpoint under another config: what the class takes from the config, and not from habit."""
+    reference_of(subject, subject.float32.llm)  # not applicable without a reference
+    changes = {"rope_theta": theta, "rms_norm_eps": eps, "layer_norm_eps": eps, "sliding_window": window}
+    changes = {
+        key: value for key, value in changes.items() if key in subject.published_config or key == "rope_theta"
+    }
+
+    def edit(snapshot: Path) -> None:
+        file = snapshot / "config.json"
+        file.write_text(
+            json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8"
+        )
+
+    with subject.hub_variant(edit):
+        llm = subject.build().to(torch.float32).eval().llm
+    reference = reference_of(subject, llm, {**subject.published_config, **changes})
+    _agrees(llm, reference, drawn_ids(reference.vocabulary, LONG, seed), told=f" under {changes}")
+
+
+@requirement("FWD-01", MUST, profile="numerics")
+@for_all(
+    examples=6,
+    seed=lambda _: st.integers(0, 2**32 - 1),
+    heads=lambda _: st.sampled_from(((4, 4), (4, 2), (4, 1), (6, 3), (8, 2))),
+    layers=lambda _: st.integers(1, 3),
+)
+def test_other_shapes_are_followed(subject: Subject, seed: int, heads: tuple[int, int], layers: int) -> None:
+    """The model class under other shapes, grouped heads among them."""
+    own = subject.float32.llm
+    reference_of(subject, own)
+    query_heads, shared_heads = heads
+    if subject.published_config.get("num_key_value_heads") in (
+        None,
+        subject.published_config["num_attention_heads"],
+    ):
+        shared_heads = query_heads
+    shape = {
+        "num_attention_heads": query_heads, "num_key_value_heads": shared_heads, "num_hidden_layers": layers,
+        "hidden_size": 20 * query_heads, "intermediate_size": 48, "vocab_size": 96,
+    }  # fmt: skip
+    config = {**subject.published_config, **shape}
+    llm = untrained(type(own), config, own.config._attn_implementation, seed)
+    reference = reference_of(subject, llm, config)
+    _agrees(llm, reference, drawn_ids(96, LONG, seed), told=f" with {shape}")
+
+
+def _agrees(llm: Any, reference: Reference, ids: torch.Tensor, start: int = 0, told: str = "") -> None:
+    """Hold ``llm`` to gate 1 on one batch that begins at position ``start``; a failure names the first module outside."""
+    place = Place.of(torch.ones_like(ids), None if not start else start + torch.arange(ids.shape[1])[None])
+    arguments = {"attention_mask": torch.ones_like(ids)} | (
+        {"position_ids": place.positions} if start else {}
+    )
+    some = torch.arange(0, reference.vocabulary, max(1, reference.vocabulary // 1024))
+    decoder = reference.decoder()
+    embedded = decoder.embed(ids)
+    with torch.no_grad():
+        observed = llm(input_ids=ids, **arguments).logits[..., some]
+        error = relative_rms(observed, decoder.logits(embedded, place, tokens=some))
+    bound = semantics_bound(start + ids.shape[1])
+    first = None
+    if not error <= bound:
+        first = first_outside(
+            module_errors(llm, reference, lambda: llm(input_ids=ids, **arguments), embedded, place), bound
+        )
+    within(
+        "semantics" if start + ids.shape[1] <= EXACT_POSITIONS else "semantics at far positions",
+        error,
+        bound,
+        observed=f"over {ids.shape[1]} tokens from position {start}{told}, the logits differ from the float64 reference's by "
+        f"a relative RMS of {error:.2g}"
+        + (f"; first off is `{first[0]}`, by {first[1]:.2g}" if first else "")
+        + _not_finite(llm),
+        expected=f"at most {bound:.2g}",
+        mend=f"compare {f'`{first[0]}`' if first else 'embedding, head and residuals'} with the family's paper: epsilon, theta, "
+        "scale, window, order of heads",
+        module=first[0] if first else None,
+    )
+
+
+def _not_finite(llm: Any) -> str:
+    broken = [name for name, tensor in llm.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    return f"; `{broken[0]}` holds NaN or infinity" if broken else ""
