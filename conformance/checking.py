@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.catalogue import expected_clauses
 from conformance.hub import HubView
-from conformance.run_request import RunRequest
+from conformance.run_request import RunRequest, weights_for
 from conformance.target import Target, only_id_of, resolve
 from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
@@ -27,6 +27,7 @@ def check_backbone(
     *,
     profiles: Sequence[str] = ("default",),
     only: Sequence[str] | None = None,
+    weights: str | None = None,
     declarations: Mapping[str, Any] | None = None,
     budget: str = "standard",
     seed: int = 0,
@@ -36,11 +37,11 @@ def check_backbone(
     """Judge a backbone without starting a process; never fail-fast, and nothing is raised for a clause that fails.
 
     ``factory`` is a class or factory called with the seed's arguments, or a target string. ``declarations`` is what a
-    ``[subject]`` table would hold. What crashes, hangs or exits takes this process with it: ``conformance certify`` is
-    the front door that does not trust its subject.
+    ``[subject]`` table would hold, ``weights`` what profile ``scale`` streams (as ``--weights``). What crashes, hangs or
+    exits takes this process with it: ``conformance certify`` is the front door that does not trust its subject.
 
     Raises:
-        CannotAssess: if a target string cannot be resolved, or a hub id has no recipe.
+        CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or ``weights`` cannot be used.
         KeyError: for a profile that is not implemented; the argument is its name.
     """
     from conformance.judge import judge
@@ -55,8 +56,8 @@ def check_backbone(
     )
     expected = tuple(only) if only is not None else expected_clauses(profiles)
     request = RunRequest(
-        target=target.text, backbone_id=target.backbone_id, profiles=tuple(profiles), only=expected, budget=budget,
-        seed=seed, hub=hub, recipes=tuple(recipes),
+        target=target.text, backbone_id=target.backbone_id, profiles=tuple(profiles), only=expected,
+        weights=weights_for(weights, profiles), budget=budget, seed=seed, hub=hub, recipes=tuple(recipes),
     )  # fmt: skip
     with in_process_session(target, request, declarations) as session:
         session.construct()

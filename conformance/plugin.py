@@ -28,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--backbone-profile", metavar="NAMES", default="default", help="profiles, joined by commas [default]"
     )
     group.addoption(
+        "--backbone-weights",
+        metavar="full|DIR",
+        help="what profile scale streams: the published size with seeded weights [full], or a checkpoint",
+    )
+    group.addoption(
         "--backbone-budget", metavar="NAME", default="standard", help="quick, standard or thorough [standard]"
     )
     group.addoption(
@@ -99,7 +104,7 @@ _VERDICT = pytest.StashKey[Any]()
 
 def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
     from conformance.catalogue import expected_clauses
-    from conformance.run_request import CannotAssess, RunRequest
+    from conformance.run_request import CannotAssess, RunRequest, weights_for
     from conformance.runner import run
     from conformance.verdict.judgement import judge
     from conformance.verdict.upstream import known_defects
@@ -108,11 +113,16 @@ def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
     names = tuple(option.backbone_profile.split(","))
     chosen = tuple(dict.fromkeys(str(_clause_of(item)) for item in clauses))
     only = None if set(chosen) == set(expected_clauses(names)) else chosen
+    try:
+        weights = weights_for(option.backbone_weights, names)
+    except CannotAssess as refusal:
+        raise pytest.UsageError(str(refusal).replace("--", "--backbone-")) from None
     request = RunRequest(
         target=option.backbone,
         backbone_id=option.backbone_id,
         profiles=names,
         only=only,
+        weights=weights,
         budget=option.backbone_budget,
         seed=option.backbone_seed,
         jobs=option.backbone_jobs,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 BUDGETS = ("quick", "standard", "thorough")
 DEFAULT_TIMEOUT_SECONDS = 120.0
+#: The profile that runs at the published size, a layer at a time.
+STREAMING_PROFILE = "scale"
 
 #: What every construction is given as ``hf_token``: easily recognised wherever it leaks, valid nowhere.
 CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
@@ -24,7 +27,7 @@ class RunRequest:
 
     ``only`` restricts the run to a few clauses, and such a run never certifies. ``timeout`` is in seconds and bounds
     each step (resolution, construction, one clause); ``memory_limit`` is in bytes of resident memory, None for
-    three quarters of what is available.
+    three quarters of what is available. ``weights`` is what :func:`weights_for` gives.
     """
 
     target: str
@@ -62,3 +65,45 @@ class RunRequest:
             "recipes": tuple(Path(item) for item in data["recipes"]),
         }
         return cls(**{**data, **paths, **sequences})
+
+
+def weights_for(asked: str | None, profiles: Sequence[str]) -> str:
+    """``probe``, or what profile ``scale`` streams beside the probe that all others run on: ``full``, the published size
+    with seeded weights, or the directory of a real checkpoint.
+
+    Raises:
+        CannotAssess: for weights that no profile asked for uses, or a directory that holds no whole checkpoint.
+    """
+    scale = STREAMING_PROFILE in profiles
+    if asked is None:
+        return "full" if scale else "probe"
+    if asked == "probe":
+        if scale:
+            raise CannotAssess(
+                f"--weights probe is tiny, and profile {STREAMING_PROFILE} streams the published size: leave --weights "
+                "out, or give full or the directory of a checkpoint (the other profiles run on the probe in any case)"
+            )
+        return asked
+    if asked != "full" and not Path(asked).is_dir():
+        raise CannotAssess(
+            f"--weights {asked} is no directory; it takes probe, full, or the directory of a checkpoint "
+            "(config.json and safetensors files)"
+        )
+    if not scale:
+        raise CannotAssess(
+            f"--weights {asked} is for profile {STREAMING_PROFILE}, which was not asked for: "
+            f"add --profile {STREAMING_PROFILE}, or leave --weights out"
+        )
+    if asked != "full":
+        _check(Path(asked))
+    return asked
+
+
+def _check(directory: Path) -> None:
+    from conformance.checkpoint import Checkpoint, InvalidCheckpoint
+
+    try:
+        checkpoint = Checkpoint(directory)
+        _ = checkpoint.config, checkpoint.shapes
+    except InvalidCheckpoint as error:
+        raise CannotAssess(f"--weights {directory} holds no whole checkpoint: {error}") from None

@@ -301,6 +301,8 @@ def _environment(view: HubView, marker: str) -> dict[str, str]:
     environment[_RUN_MARKER] = marker
     # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.
     environment.setdefault("OMP_NUM_THREADS", "1")
+    # At the published size threads do pay, and on a busy machine those that spin while they wait double the time.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.
     environment.setdefault(
         "HYPOTHESIS_STORAGE_DIRECTORY",

@@ -68,7 +68,8 @@ class AcceptedDifference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are as published."""
+    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are as published; so is `parameters`, how
+    many numbers the checkpoint's weights are, where somebody has looked it up."""
 
     hub_id: str
     family: str
@@ -84,6 +85,7 @@ class Recipe:
     accepted_template_differences: tuple[AcceptedDifference, ...]
     subject: Mapping[str, Any]
     sources: Mapping[str, str]
+    parameters: int | None
     path: Path = field(compare=False)
 
     def probe_config(self) -> dict[str, Any]:
@@ -212,9 +214,14 @@ def read_recipe(path: Path) -> Recipe:
         ),
         subject=table.table("subject").values if "subject" in document else {},
         sources=table.table("sources").texts(),
+        parameters=(
+            published.value("parameters", int, "the number of parameters")
+            if "parameters" in published.values
+            else None
+        ),
         path=path,
     )
-    published.only_keys(("config", "generation_config"), "one of config, generation_config")
+    published.only_keys(PUBLISHED_KEYS, "one of " + ", ".join(PUBLISHED_KEYS))
     table.only_keys(TOP_LEVEL_KEYS, "one of " + ", ".join(TOP_LEVEL_KEYS))
     return recipe
 
@@ -233,6 +240,9 @@ TOP_LEVEL_KEYS = (
     "subject",
     "sources",
 )
+
+
+PUBLISHED_KEYS = ("parameters", "config", "generation_config")
 
 
 TOKENIZER_KEYS = (

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,9 +72,35 @@ def probe_tensors(
     import torch
 
     for name, shape in shapes.items():
-        generator = torch.Generator().manual_seed(_seed(seed, name))
+        generator = torch.Generator().manual_seed(seed_of(seed, name))
         values = _values(name, shape, generator, vocabulary=vocabulary, tied=tied)
         yield name, values.to(torch.bfloat16).to(torch.float16).to(getattr(torch, dtype))
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How the values of one tensor spread: ``normal`` with this standard deviation; ``rows``, the same with a part that
+    all rows have in common; or ``norm``, uniform around one."""
+
+    kind: str
+    scale: float = 1.0
+
+
+def distribution(name: str, shape: tuple[int, ...], *, vocabulary: int, tied: bool) -> Distribution:
+    """What probe weights of this name and shape are drawn from."""
+    if len(shape) == 1:
+        return Distribution("normal", BIAS_STD) if name.endswith(".bias") else Distribution("norm")
+    fan_in = shape[-1]
+    if len(shape) == 2 and shape[0] == vocabulary:
+        is_input = "embed" in name or "wte" in name
+        return Distribution("rows", 1.0 if is_input and not tied else fan_in**-0.5)
+    gain = QUERY_KEY_GAIN if _QUERY_OR_KEY.search(name) else 1.0
+    return Distribution("normal", gain * fan_in**-0.5)
+
+
+def seed_of(seed: str, name: str) -> int:
+    """A seed for the tensor ``name`` alone, 63 bits."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8], "big") >> 1
 
 
 def _values(
@@ -81,19 +108,11 @@ def _values(
 ) -> torch.Tensor:
     import torch
 
-    if len(shape) == 1 and name.endswith(".bias"):
-        return torch.randn(shape, generator=generator).mul_(BIAS_STD)
-    if len(shape) == 1:
+    drawn = distribution(name, shape, vocabulary=vocabulary, tied=tied)
+    if drawn.kind == "norm":
         return torch.rand(shape, generator=generator).mul_(2 * NORM_SPREAD).add_(1 - NORM_SPREAD)
-    fan_in = shape[-1]
-    if len(shape) == 2 and shape[0] == vocabulary:
-        shared = SHARED_ROW_SHARE**0.5 * torch.randn(fan_in, generator=generator)
+    if drawn.kind == "rows":
+        shared = SHARED_ROW_SHARE**0.5 * torch.randn(shape[-1], generator=generator)
         own = (1 - SHARED_ROW_SHARE) ** 0.5 * torch.randn(shape, generator=generator)
-        is_input = "embed" in name or "wte" in name
-        return (shared + own).mul_(1.0 if is_input and not tied else fan_in**-0.5)
-    gain = QUERY_KEY_GAIN if _QUERY_OR_KEY.search(name) else 1.0
-    return torch.randn(shape, generator=generator).mul_(gain * fan_in**-0.5)
-
-
-def _seed(seed: str, name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8], "big") >> 1
+        return (shared + own).mul_(drawn.scale)
+    return torch.randn(shape, generator=generator).mul_(drawn.scale)

@@ -1,0 +1,155 @@
+"""SCL: the published size, in the memory of one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conformance.assertions import ClauseFailure, NotApplicable, require, within
+from conformance.catalogue import MUST, requirement
+from conformance.oracle import InvalidConfig, NoReference, architecture_of
+from conformance.oracle.shapes import parameter_shapes
+from conformance.parity.gates import MODULE_RATIO, SEMANTICS
+from conformance.parity.streaming import (
+    Measured,
+    OneLayer,
+    SeededWeights,
+    all_cores,
+    full_size_parity,
+    on_meta,
+    prefix_of,
+    read_from,
+)
+from conformance.subject import Subject
+from conformance.suite.models import drawn_ids
+
+#: Tokens of the streamed run: enough to attend to, and few beside the weights that each layer reads in any case.
+LENGTH = 32
+
+
+@requirement("SCL-01", MUST, profile="scale", needs=["CON-01"])
+def test_the_published_size_is_the_family_s(subject: Subject) -> None:
+    """The published configuration's parameter count, shapes and names are what the family's table says (on the meta
+    device)."""
+    config = subject.recipe.config
+    expected = _shapes(config)
+    llm = on_meta(_model_class(subject), config, _attention(subject))
+    try:
+        prefix = prefix_of(llm, architecture_of(config))
+    except InvalidConfig as error:
+        raise ClauseFailure(str(error), "the names of the checkpoint", _MEND) from None
+    found = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in llm.named_parameters()}
+    wrong = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
+    first = wrong[0] if wrong else ""
+    require(
+        not wrong,
+        observed=f"at the published size {len(wrong)} parameters have another name or shape; `{first}` is "
+        f"{_told(found.get(first))}",
+        expected=_told(expected.get(first)),
+        mend=_MEND,
+        wrong=wrong[:32],
+    )
+    count = sum(tensor.numel() for tensor in llm.parameters())
+    published = subject.recipe.parameters
+    require(
+        published in (None, count),
+        observed=f"the model has {count:,} parameters",
+        expected=f"{published:,}, as published" if published else "",
+        mend=_MEND,
+        parameters=count,
+    )
+
+
+@requirement("SCL-02", MUST, profile="scale", needs=["SCL-01"], uses=["half_precision_dtype"])
+def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
+    """Full-size streamed parity: every layer and the head pass gates 1 and 3 at the published widths, with memory bounded
+    by one layer."""
+    checkpoint = subject.real_checkpoint
+    config = subject.recipe.config if checkpoint is None else checkpoint.config
+    shapes = _shapes(config)
+    vocabulary, tied = int(config["vocab_size"]), bool(config.get("tie_word_embeddings"))
+    seeded = SeededWeights(shapes, seed=subject.seed, vocabulary=vocabulary, tied=tied)
+    weights = OneLayer(
+        shapes,
+        seeded.write if checkpoint is None else read_from(checkpoint),
+        subject.training.half_precision_dtype,
+    )
+    with all_cores():
+        for measured in full_size_parity(
+            _model_class(subject),
+            config,
+            weights,
+            drawn_ids(vocabulary, _length(config), subject.seed),
+            attention=_attention(subject),
+            announce=lambda step: subject.announce(f"SCL-02, {step}"),
+        ):
+            _hold(measured, weights)
+
+
+_MEND = "leave sizes, biases and tying to the published `config.json`, and modules under the names of the checkpoint"
+
+
+def _hold(measured: Measured, weights: OneLayer) -> None:
+    """Hold one number to the gate that it was measured for."""
+    path, value = measured.path, measured.value
+    where = f"at the published size, the {measured.what} of `{path}`"
+    if measured.gate == "semantics":
+        within(
+            "full-size semantics",
+            value,
+            SEMANTICS,
+            observed=f"{where} differs from the float64 reference's by a relative RMS of {value:.2g}"
+            + ("" if value <= SEMANTICS else _not_finite(path, weights)),
+            expected=f"at most {SEMANTICS:g}",
+            mend=f"compare `{path}` with the family's paper: epsilon, theta, scale, order of heads, residuals",
+            module=path,
+        )
+        return
+    within(
+        "full-size module ratio",
+        value,
+        MODULE_RATIO,
+        observed=f"{where}, in {weights.dtype}, is off by {value:.3g} times what rounding does to the reference's",
+        expected=f"at most {MODULE_RATIO} times",
+        mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
+        module=path,
+    )
+
+
+def _not_finite(path: str, weights: OneLayer) -> str:
+    broken = weights.not_finite(path)
+    return f"; `{broken}` holds NaN or infinity" if broken else ""
+
+
+def _length(config: Mapping[str, Any]) -> int:
+    """Within every window: FWD-04 and FWD-01 are about their edges, where releases count differently."""
+    architecture = architecture_of(config)
+    return min(LENGTH, architecture.positions, *filter(None, architecture.windows))
+
+
+def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    try:
+        return parameter_shapes(config)
+    except NoReference as reason:
+        raise NotApplicable(str(reason)) from None
+    except InvalidConfig as contradiction:
+        raise ClauseFailure(
+            observed=str(contradiction),
+            expected="a config that a decoder can have",
+            mend="correct the published config in the recipe, or the checkpoint's `config.json`",
+        ) from None
+
+
+def _model_class(subject: Subject) -> type:
+    model_class = type(subject.training.llm)
+    if not hasattr(model_class, "_from_config"):
+        raise NotApplicable(f"`llm` is a {model_class.__name__}, which cannot be built from a config alone")
+    return model_class
+
+
+def _attention(subject: Subject) -> str:
+    return str(getattr(subject.training.llm.config, "_attn_implementation", None) or "eager")
+
+
+def _told(shape: tuple[int, ...] | None) -> str:
+    return "not there" if shape is None else f"of shape {shape}"
