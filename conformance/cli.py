@@ -15,7 +15,7 @@ import typer
 
 from conformance.catalogue import Requirement, catalogue, expected_clauses, profiles
 from conformance.report.terminal import console, prepare_streams, say
-from conformance.run_request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, CannotAssess, RunRequest
+from conformance.run_request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, CannotAssess, RunRequest, weights_for
 
 if TYPE_CHECKING:
     from conformance.hub import Recipe
@@ -74,7 +74,14 @@ def certify(
     ],
     backbone_id: Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")] = None,
     profile: Profile = None,
-    weights: Annotated[str, typer.Option(help="Which checkpoints: probe (tiny, seeded).")] = "probe",
+    weights: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="probe|full|DIR",
+            help="What profile scale streams: the published size with seeded weights (full) or a real checkpoint; "
+            "all others run on probe (tiny, seeded) [default: full with scale].",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     budget: Annotated[str, typer.Option(help=f"How many inputs to draw: {', '.join(BUDGETS)}.")] = "standard",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
@@ -129,7 +136,7 @@ def certify(
         backbone_id=backbone_id,
         profiles=names,
         only=clauses,
-        weights=_chosen("--weights", weights, ("probe",)),
+        weights=weights_for(weights, names),
         device=_chosen("--device", device, ("auto", "cpu")),
         budget=_chosen("--budget", budget, BUDGETS),
         seed=_at_least("--seed", seed, 0),
@@ -316,6 +323,55 @@ def diff(
     if not clauses:
         say("no clause has another outcome")
     raise typer.Exit(1 if clauses else 0)
+
+
+@app.command(context_settings=_SETTINGS)
+def calibrate(
+    variants: Annotated[int, typer.Option(help="Legitimate variants of the computation to run.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of their weights and orders.")] = 0,
+    out: Annotated[
+        Optional[Path], typer.Option(metavar="FILE", help="Write the result there, as JSON.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the parity gates' bounds anew, on correct models whose channels stand in another order.
+
+    Exit status: 0 if every gate admits every variant, 1 if one refuses one.
+    """
+    from rich.progress import track
+
+    from conformance.parity import calibration
+
+    families = len(calibration.FAMILIES)
+    if variants < families:
+        raise CannotAssess(f"`--variants` is {variants}, but should be at least {families}: one a family")
+    running = track(
+        calibration.variants(variants, seed),
+        description="calibrating",
+        total=variants,
+        console=console(stderr=True),
+        transient=True,
+    )
+    readings = calibration.readings(running)
+    found = calibration.as_json(readings, seed)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        say(json.dumps(found, indent=2))
+    else:
+        rows = [
+            {
+                "gate": gate,
+                "worst": f"worst {reading.worst:.4g}",
+                "bound": f"bound {reading.bound:.4g}",
+                "refused": f"{reading.refused} of {reading.variants} variants refused",
+                "rate": f"at most {100 * reading.false_alarm_bound:.2g} % in truth (95 %)",
+            }
+            for gate, reading in readings.items()
+        ]
+        _show(rows, as_json=False)
+    raise typer.Exit(1 if any(reading.refused for reading in readings.values()) else 0)
 
 
 def _scope(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from conformance.report import narrative
+from conformance.report.chart import growth_chart
 from conformance.verdict.judgement import Verdict
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -14,12 +15,14 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 def html(verdict: Verdict) -> str:
     """The report as an HTML document. Whatever comes from the subject is escaped."""
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["visible"] = narrative.visible
     environment.filters["text"] = narrative.as_text
+    environment.filters["chart"] = lambda growth: Markup(growth_chart(growth))
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
         verdict=verdict,

@@ -20,7 +20,9 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 _LEADING_EVIDENCE = {"expected": "should be", "mend": "to mend"}
 
 #: Evidence that is long and of use only to whoever digs: shown on request.
-_DEEP_EVIDENCE = ("traceback", "log")
+_DEEP_EVIDENCE = ("traceback", "log", "measured")
+#: Evidence that is drawn, where there is something to draw on.
+_DRAWN_EVIDENCE = ("error growth",)
 
 #: Beyond this many characters a piece of evidence is cut off, unless all of it was asked for.
 _EXCERPT_CHARACTERS = 600
@@ -44,13 +46,28 @@ def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple
 
     ``deep`` includes tracebacks and logs, and cuts nothing off.
     """
-    evidence = {name: value for name, value in outcome.evidence.items() if name != "observed"}
+    told_elsewhere = ("observed", *_DRAWN_EVIDENCE)
+    evidence = {name: value for name, value in outcome.evidence.items() if name not in told_elsewhere}
     for name, label in _LEADING_EVIDENCE.items():
         if name in evidence:
             yield label, excerpt(as_text(evidence.pop(name)), whole=deep)
     for name, value in evidence.items():
         if deep or name not in _DEEP_EVIDENCE:
             yield one_line(name), excerpt(as_text(value), whole=deep)
+
+
+def measurements(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
+    """Clause, quantity, and the worst value beside its bound, of everything that was measured against one."""
+    for outcome in verdict.asked:
+        measured = outcome.evidence.get("measured")
+        for quantity, found in measured.items() if isinstance(measured, Mapping) else ():
+            if isinstance(found, Mapping):
+                worst, bound, number = (as_text(found.get(key)) for key in ("worst", "bound", "measured"))
+                yield (
+                    outcome.id,
+                    str(quantity),
+                    f"{_short(worst)} of {_short(bound)} allowed, the worst of {number}",
+                )
 
 
 def counterexample_of(outcome: ClauseOutcome, *, deep: bool = False) -> str:
@@ -183,6 +200,13 @@ def visible(text: str) -> str:
         else _escaped(character)
         for character in text
     )
+
+
+def _short(number: str) -> str:
+    try:
+        return f"{float(number):.3g}"
+    except ValueError:
+        return number
 
 
 def excerpt(text: str, *, whole: bool) -> str:

@@ -143,7 +143,11 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
             "profile `numerics` is not implemented in this version; implemented: core, training",
         ),
         (["--profile", ","], "--profile is empty"),
-        (["--weights", "full"], "--weights full is not available in this version; it takes probe"),
+        (
+            ["--weights", "full"],
+            "--weights full is for profile scale, which was not asked for: add --profile scale",
+        ),
+        (["--weights", "absent"], "--weights absent is no directory; it takes probe, full, or the directory"),
         (["--device", "cuda"], "--device cuda is not available in this version; it takes auto or cpu"),
         (["--budget", "huge"], "--budget huge is not available"),
         (["--seed", "-1"], "--seed is -1, but should be 0 or more"),

@@ -247,3 +247,33 @@ def test_progress_shows_phases_and_what_failed(terminal: bool) -> None:
             on_event(event)
     assert "PAD-03 failed" in stream.getvalue()
     assert terminal or stream.getvalue().splitlines()[1:] == ["PAD-03 failed"]
+
+
+GROWTH = [
+    {"layer": "model.layers.0", "subject": 0.005, "reference": 0.004},
+    {"layer": "model.layers.1", "subject": 0.01, "reference": 0.008},
+]
+
+
+def test_what_was_measured_stands_in_the_page() -> None:
+    evidence = {
+        "measured": {"rounding ratio": {"worst": 0.9123, "bound": 1.15, "measured": 2}},
+        "error growth": GROWTH,
+    }
+    page = html(verdict(outcome("PAD-03", "passed", evidence=evidence)))
+    assert "0.912 of 1.15 allowed, the worst of 2" in page
+    assert "<svg" in page
+    # The subject's last point is the highest: it touches the top of a chart that is 12 from the edge.
+    assert 'points="64.0,69.0 424.0,12.0"' in page
+    assert "model.layers.1" not in page
+
+
+@pytest.mark.parametrize(
+    "growth",
+    [None, "<script>", [], GROWTH[:1], [*GROWTH, {"subject": "1", "reference": 1}], [*GROWTH, 3, {}],
+     [*GROWTH, {"subject": float("nan"), "reference": 1}]],
+)  # fmt: skip
+def test_a_chart_is_drawn_of_numbers_alone(growth: object) -> None:
+    page = html(verdict(outcome("PAD-03", "passed", evidence={"error growth": growth, "measured": growth})))
+    assert "<svg" not in page
+    assert "<script>" not in page

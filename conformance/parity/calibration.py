@@ -1,0 +1,207 @@
+"""How far correct computations stray: the measurements that the gates' bounds rest on.
+
+Reordering a model's residual and feed-forward channels leaves its mathematics exact and changes every rounding. Each such
+variant, run by transformers' own classes, is legitimate; what the gates read on many of them is what a bound must admit.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.hub import Recipe, fixtures_directory, known_recipes
+from conformance.oracle import BFLOAT16, Architecture, Place
+from conformance.parity.equality import relative_rms
+from conformance.parity.gates import (
+    CALIBRATION,
+    GRADIENT_COSINE,
+    MODULE_RATIO,
+    NEGLIGIBLE_GRADIENT,
+    ROUNDING_LENGTH,
+    ROUNDING_RATIO,
+    SEMANTICS,
+    rounding_ratio,
+)
+from conformance.parity.modules import module_errors
+from conformance.parity.receptive_field import library_windows
+from conformance.parity.reference import Reference
+from conformance.suite.models import drawn_ids, untrained
+
+BOUNDS = {
+    "semantics": SEMANTICS,
+    "rounding ratio": ROUNDING_RATIO,
+    "module ratio": MODULE_RATIO,
+    "one minus cosine of gradients": 1 - GRADIENT_COSINE,
+}
+#: One of each architecture among the recipes; their other ids differ in size alone.
+FAMILIES = ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "microsoft/phi-2")
+_ATTENTIONS = ("eager", "sdpa")
+#: Rows of the vocabulary: enough logits for a ratio, few enough for hundreds of variants.
+_VOCABULARY = 512
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one gate read over all variants. ``false_alarm_bound`` is the 95 % upper bound on the share of legitimate
+    variants that the gate would refuse."""
+
+    bound: float
+    worst: float
+    mean: float
+    standard_deviation: float
+    variants: int
+    refused: int
+    false_alarm_bound: float
+
+
+def variants(count: int, seed: int = 0) -> Iterator[dict[str, float]]:
+    """What each gate reads on ``count`` legitimate variants, evenly over families and attention implementations."""
+    recipes = known_recipes()
+    kinds = cycle((hub_id, attention) for attention in _ATTENTIONS for hub_id in FAMILIES)
+    for number, (hub_id, attention) in zip(range(count), kinds, strict=False):
+        yield _measure(recipes[hub_id], attention, seed * 1_000_003 + number)
+
+
+def readings(measured: Iterable[Mapping[str, float]]) -> dict[str, Reading]:
+    """Each gate's reading over what :func:`variants` measured."""
+    rows = list(measured)
+    return {gate: _reading([row[gate] for row in rows], bound) for gate, bound in BOUNDS.items()}
+
+
+def as_json(found: Mapping[str, Reading], seed: int) -> dict[str, Any]:
+    """The calibration as it is shipped, with the environment that it was measured in."""
+    import transformers
+
+    return {
+        "calibration": CALIBRATION,
+        "seed": seed,
+        "environment": {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": "cpu",
+        },
+        "gates": {gate: asdict(reading) for gate, reading in found.items()},
+    }
+
+
+def shipped_calibrations() -> dict[str, dict[str, Any]]:
+    """The calibrations that come with the project, by file name without suffix."""
+    files: list[Path] = sorted((fixtures_directory() / "calibration").glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def rate_bound(seen: int, runs: int, confidence: float = 0.95) -> float:
+    """Clopper–Pearson's one-sided upper bound on a rate of which ``seen`` in ``runs`` were observed."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        tail = sum(comb(runs, k) * middle**k * (1 - middle) ** (runs - k) for k in range(seen + 1))
+        low, high = (middle, high) if tail > 1 - confidence else (low, middle)
+    return high
+
+
+def reordered(
+    weights: Mapping[str, torch.Tensor], architecture: Architecture, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """The same model with its residual channels, and each layer's feed-forward channels, in another order."""
+    names = architecture.names
+    residual = torch.randperm(architecture.hidden, generator=generator)
+    changed = dict(weights)
+
+    def reorder(path: str, *, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None) -> None:
+        for name in (f"{path}.weight", f"{path}.bias"):
+            if name in changed:
+                tensor = changed[name] if rows is None else changed[name][rows]
+                changed[name] = tensor[:, columns] if columns is not None and tensor.dim() == 2 else tensor
+
+    for index in range(architecture.layers):
+        layer = f"{names.layers}.{index}"
+        inner = torch.randperm(
+            int(changed[f"{layer}.{names.mlp}.{names.up}.weight"].shape[0]), generator=generator
+        )
+        for projection in (names.query, names.key, names.value):
+            reorder(f"{layer}.{names.attention}.{projection}", columns=residual)
+        reorder(f"{layer}.{names.attention}.{names.output}", rows=residual)
+        for projection in filter(None, (names.gate, names.up)):
+            reorder(f"{layer}.{names.mlp}.{projection}", rows=inner, columns=residual)
+        reorder(f"{layer}.{names.mlp}.{names.down}", rows=residual, columns=inner)
+        for norm in filter(None, (names.attention_norm, names.mlp_norm)):
+            reorder(f"{layer}.{norm}", rows=residual)
+    reorder(names.final_norm, rows=residual)
+    reorder(names.embedding, columns=residual)
+    reorder(names.head, columns=residual)
+    return changed
+
+
+def _measure(recipe: Recipe, attention: str, seed: int) -> dict[str, float]:
+    import transformers
+
+    config = {**recipe.probe_config(), "vocab_size": _VOCABULARY}
+    model_class = getattr(transformers, recipe.architecture)
+    llm = untrained(model_class, config, attention, seed)
+    reference = Reference.of(llm, config)
+    if any(reference.architecture.windows):
+        reference = Reference.of(llm, config, library_windows(llm, config))
+    ids = drawn_ids(_VOCABULARY, ROUNDING_LENGTH, seed)
+    place = Place.of(torch.ones_like(ids))
+    exact, rounded = (
+        decoder.logits(decoder.embed(ids), place)
+        for decoder in (reference.decoder(), reference.decoder(BFLOAT16))
+    )
+    # The reference keeps the original order, so it must not share the tensors that are about to change.
+    weights = {name: tensor.clone() for name, tensor in llm.state_dict().items()}
+    llm.load_state_dict(reordered(weights, reference.architecture, torch.Generator().manual_seed(seed)))
+    own = Reference.of(llm, config, reference.architecture.windows)
+    gradients = _gradients(llm, ids)
+    with torch.no_grad():
+        semantics = relative_rms(llm(input_ids=ids).logits, exact)
+    for parameter in llm.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    angles = _angles(gradients, _gradients(llm, ids))
+    with torch.no_grad():
+        whole = rounding_ratio(llm(input_ids=ids).logits, exact, rounded)
+    modules = module_errors(llm, own, lambda: llm(input_ids=ids), own.decoder().embed(ids), place, BFLOAT16)
+    return {
+        "semantics": semantics,
+        "rounding ratio": whole,
+        "module ratio": max(modules.values()),
+        "one minus cosine of gradients": max(angles),
+    }
+
+
+def _gradients(llm: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    llm.zero_grad()
+    llm(input_ids=ids[:, :64], labels=ids[:, :64]).loss.backward()
+    found = {
+        name: parameter.grad.double()
+        for name, parameter in llm.named_parameters()
+        if parameter.grad is not None
+    }
+    llm.zero_grad()
+    return found
+
+
+def _angles(exact: Mapping[str, torch.Tensor], rounded: Mapping[str, torch.Tensor]) -> list[float]:
+    largest = max(float(gradient.norm()) for gradient in exact.values())
+    return [
+        1 - float(torch.cosine_similarity(gradient.flatten(), rounded[name].flatten(), dim=0))
+        for name, gradient in exact.items()
+        if float(gradient.norm()) > NEGLIGIBLE_GRADIENT * largest
+    ]
+
+
+def _reading(values: list[float], bound: float) -> Reading:
+    mean = sum(values) / len(values)
+    spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
+    refused = sum(not value <= bound for value in values)
+    return Reading(bound, max(values), mean, spread, len(values), refused, rate_bound(refused, len(values)))
