@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.catalogue import expected_clauses
 from conformance.hub import HubView
-from conformance.run_request import RunRequest, weights_for
+from conformance.run_request import RunRequest, device_for, weights_for
 from conformance.target import Target, only_id_of, resolve
 from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
@@ -57,7 +57,7 @@ def check_backbone(
     expected = tuple(only) if only is not None else expected_clauses(profiles)
     request = RunRequest(
         target=target.text, backbone_id=target.backbone_id, profiles=tuple(profiles), only=expected,
-        weights=weights_for(weights, profiles), budget=budget, seed=seed, hub=hub, recipes=tuple(recipes),
+        weights=weights_for(weights, profiles), device=device_for("auto", profiles), budget=budget, seed=seed, hub=hub, recipes=tuple(recipes),
     )  # fmt: skip
     with in_process_session(target, request, declarations) as session:
         session.construct()
@@ -73,7 +73,7 @@ def check_backbone(
         sources=facts["sources"],
         hub=facts["hub"],
         weights=request.weights,
-        device="cpu",
+        device=request.device,
         seed=seed,
         budget=budget,
         seconds=time.monotonic() - started,

@@ -15,7 +15,14 @@ import typer
 
 from conformance.catalogue import Requirement, catalogue, expected_clauses, profiles
 from conformance.report.terminal import console, prepare_streams, say
-from conformance.run_request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, CannotAssess, RunRequest, weights_for
+from conformance.run_request import (
+    BUDGETS,
+    DEFAULT_TIMEOUT_SECONDS,
+    CannotAssess,
+    RunRequest,
+    device_for,
+    weights_for,
+)
 
 if TYPE_CHECKING:
     from conformance.hub import Recipe
@@ -82,7 +89,7 @@ def certify(
             "all others run on probe (tiny, seeded) [default: full with scale].",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; profile gpu alone runs on cuda.")] = "auto",
     budget: Annotated[str, typer.Option(help=f"How many inputs to draw: {', '.join(BUDGETS)}.")] = "standard",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes to share the clauses between.")] = 1,
@@ -137,7 +144,7 @@ def certify(
         profiles=names,
         only=clauses,
         weights=weights_for(weights, names),
-        device=_chosen("--device", device, ("auto", "cpu")),
+        device=device_for(_chosen("--device", device, ("auto", "cpu", "cuda")), names),
         budget=_chosen("--budget", budget, BUDGETS),
         seed=_at_least("--seed", seed, 0),
         jobs=_at_least("--jobs", jobs, 1),

@@ -104,7 +104,7 @@ _VERDICT = pytest.StashKey[Any]()
 
 def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
     from conformance.catalogue import expected_clauses
-    from conformance.run_request import CannotAssess, RunRequest, weights_for
+    from conformance.run_request import CannotAssess, RunRequest, device_for, weights_for
     from conformance.runner import run
     from conformance.verdict.judgement import judge
     from conformance.verdict.upstream import known_defects
@@ -123,6 +123,7 @@ def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
         profiles=names,
         only=only,
         weights=weights,
+        device=device_for("auto", names),
         budget=option.backbone_budget,
         seed=option.backbone_seed,
         jobs=option.backbone_jobs,

@@ -12,6 +12,8 @@ BUDGETS = ("quick", "standard", "thorough")
 DEFAULT_TIMEOUT_SECONDS = 120.0
 #: The profile that runs at the published size, a layer at a time.
 STREAMING_PROFILE = "scale"
+#: The profile that runs on a CUDA device; all others run on the CPU.
+DEVICE_PROFILE = "gpu"
 
 #: What every construction is given as ``hf_token``: easily recognised wherever it leaks, valid nowhere.
 CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
@@ -35,7 +37,7 @@ class RunRequest:
     profiles: tuple[str, ...] = ("default",)
     only: tuple[str, ...] | None = None
     weights: str = "probe"
-    device: str = "auto"
+    device: str = "cpu"
     budget: str = "standard"
     seed: int = 0
     jobs: int = 1
@@ -97,6 +99,25 @@ def weights_for(asked: str | None, profiles: Sequence[str]) -> str:
     if asked != "full":
         _check(Path(asked))
     return asked
+
+
+def device_for(asked: str, profiles: Sequence[str]) -> str:
+    """``cuda`` where profile ``gpu`` is asked for, else ``cpu``: where clauses run is a matter of their profile.
+
+    Raises:
+        CannotAssess: for another device than the profiles run on.
+    """
+    runs_on = "cuda" if DEVICE_PROFILE in profiles else "cpu"
+    if asked not in ("auto", runs_on):
+        raise CannotAssess(
+            f"--device {asked} does not go with profile {','.join(profiles)}, which runs on {runs_on}: "
+            + (
+                "leave --device out"
+                if runs_on == "cuda"
+                else f"add --profile {DEVICE_PROFILE}, or leave --device out"
+            )
+        )
+    return runs_on
 
 
 def _check(directory: Path) -> None:

@@ -265,7 +265,7 @@ def _assessment(
         sources=facts.get("sources", {}),
         hub=facts.get("hub", {}),
         weights=request.weights,
-        device="cpu",
+        device=request.device,
         seed=request.seed,
         budget=request.budget,
         breakdown=breakdown,

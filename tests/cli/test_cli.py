@@ -148,7 +148,11 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
             "--weights full is for profile scale, which was not asked for: add --profile scale",
         ),
         (["--weights", "absent"], "--weights absent is no directory; it takes probe, full, or the directory"),
-        (["--device", "cuda"], "--device cuda is not available in this version; it takes auto or cpu"),
+        (
+            ["--device", "cuda"],
+            "--device cuda does not go with profile default, which runs on cpu: add --profile gpu",
+        ),
+        (["--device", "tpu"], "--device tpu is not available in this version; it takes auto or cpu or cuda"),
         (["--budget", "huge"], "--budget huge is not available"),
         (["--seed", "-1"], "--seed is -1, but should be 0 or more"),
         (["--seed", "x"], "Invalid value for '--seed'"),
