@@ -56,9 +56,17 @@ def check_backbone(
     )
     expected = tuple(only) if only is not None else expected_clauses(profiles)
     request = RunRequest(
-        target=target.text, backbone_id=target.backbone_id, profiles=tuple(profiles), only=expected,
-        weights=weights_for(weights, profiles), device=device_for("auto", profiles), budget=budget, seed=seed, hub=hub, recipes=tuple(recipes),
-    )  # fmt: skip
+        target=target.text,
+        backbone_id=target.backbone_id,
+        profiles=tuple(profiles),
+        only=expected,
+        weights=weights_for(weights, profiles),
+        device=device_for("auto", profiles),
+        budget=budget,
+        seed=seed,
+        hub=hub,
+        recipes=tuple(recipes),
+    )
     with in_process_session(target, request, declarations) as session:
         session.construct()
         facts = session.facts()
