@@ -85,7 +85,7 @@ class Session:
         constructed = "training" in self.subject.__dict__
         model = getattr(self.subject.training, "llm", None) if constructed else None
         return {
-            "environment": {**environment(), "model_class": None if model is None else _library_class(model)},
+            "environment": {**environment(), **_model_class(model)},
             "declarations": self.subject.declared.as_json() if constructed and self.subject.hub_ids else {},
             "hub": {hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._served},
             "sources": self.subject.source_files(),
@@ -162,12 +162,13 @@ def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:
         )
 
 
-def _library_class(model: Any) -> str:
+def _model_class(model: Any) -> dict[str, Any]:
     """The transformers class that ``model`` is, or is derived from: what known defects of the library are listed by."""
+    if model is None:
+        return {"model_class": None}
     classes = type(model).__mro__
-    return next(
-        (c.__name__ for c in classes if c.__module__.startswith("transformers.")), classes[0].__name__
-    )
+    librarys = next((c for c in classes if c.__module__.startswith("transformers.")), classes[0])
+    return {"model_class": librarys.__name__, "model_class_is_the_librarys": librarys is classes[0]}
 
 
 def _version(name: str) -> str | None:

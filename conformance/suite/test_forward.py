@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from conformance.assertions import NotApplicable, require, within
+from conformance.assertions import NotApplicable, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place
 from conformance.parity.equality import relative_rms
@@ -240,6 +240,7 @@ def test_receptive_field_is_the_window(subject: Subject) -> None:
     if subject.declared.attention == "bidirectional":
         raise NotApplicable('`attention = "bidirectional"` is declared: there is no window on the past')
     documented = subject.declared.window or config.get("sliding_window")
+    tell("window", documented)
     length = max(LONG, 2 * (documented or 0))
     seen = keys_seen(
         lambda ids: backbone.forward(input_ids=ids, use_cache=False), decoder_layers(backbone), length

@@ -18,6 +18,7 @@ from conformance.toml import TOMLDecodeError, load_toml
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
 _FIELDS = ("transformers", "model", "clause", "issue", "measured", "shows")
+_OPTIONAL_FIELDS = ("only_with",)
 
 
 class InvalidDefects(CannotAssess):
@@ -28,7 +29,8 @@ class InvalidDefects(CannotAssess):
 class KnownDefect:
     """``transformers`` is a version specifier (PEP 440), ``model`` the class of the wrapped model, ``issue``
     where the defect is described, ``measured`` what was observed, and ``shows`` a part of the summary that only this defect
-    has: another failure of the same clause is the subject's own."""
+    has: another failure of the same clause is the subject's own. ``only_with`` names a piece of the clause's evidence
+    without which the defect cannot show, such as a window."""
 
     transformers: str
     model: str
@@ -36,6 +38,7 @@ class KnownDefect:
     issue: str
     measured: str
     shows: str
+    only_with: str = ""
 
     def concerns(self, environment: Mapping[str, Any]) -> bool:
         """Whether the run used a version and a model class that this entry is about."""
@@ -87,13 +90,15 @@ def apply_defects(
 ) -> tuple[ClauseOutcome, ...]:
     """The outcomes with known defects recognised."""
     concerning = {defect.clause: defect for defect in defects if defect.concerns(environment)}
+    # A class that derives from the library's may have mended what the library got wrong.
+    must_reproduce = environment.get("model_class_is_the_librarys", True)
     return tuple(
-        _recognised(outcome, concerning[outcome.id]) if outcome.id in concerning else outcome
+        _recognised(outcome, concerning[outcome.id], must_reproduce) if outcome.id in concerning else outcome
         for outcome in outcomes
     )
 
 
-def _recognised(outcome: ClauseOutcome, defect: KnownDefect) -> ClauseOutcome:
+def _recognised(outcome: ClauseOutcome, defect: KnownDefect, must_reproduce: bool) -> ClauseOutcome:
     known = {
         "transformers": defect.transformers,
         "model": defect.model,
@@ -104,7 +109,8 @@ def _recognised(outcome: ClauseOutcome, defect: KnownDefect) -> ClauseOutcome:
         return replace(
             outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": known}
         )
-    if outcome.outcome is Outcome.PASSED:
+    could_show = not defect.only_with or bool(outcome.evidence.get(defect.only_with))
+    if outcome.outcome is Outcome.PASSED and must_reproduce and could_show:
         return replace(
             outcome,
             outcome=Outcome.ERROR,
@@ -118,9 +124,11 @@ def _recognised(outcome: ClauseOutcome, defect: KnownDefect) -> ClauseOutcome:
 def _defect(entry: Any, where: str) -> KnownDefect:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    if not isinstance(entry, dict) or set(entry) != set(_FIELDS):
-        raise InvalidDefects(f"{where} should have exactly {', '.join(_FIELDS)}")
-    for name in _FIELDS:
+    if not isinstance(entry, dict) or set(entry) - set(_OPTIONAL_FIELDS) != set(_FIELDS):
+        raise InvalidDefects(
+            f"{where} should have exactly {', '.join(_FIELDS)}, and may have {', '.join(_OPTIONAL_FIELDS)}"
+        )
+    for name in entry:
         if not isinstance(entry[name], str) or not entry[name].strip():
             raise InvalidDefects(
                 f"`{name}` of {where} is {entry[name]!r}, but should be a text that is not empty"

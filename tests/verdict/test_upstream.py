@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,18 @@ def test_a_known_defect_of_the_library_warns() -> None:
 def test_another_failure_of_the_same_clause_is_the_subjects() -> None:
     judged = judge(assessment(outcome("PAD-03", "failed", summary="it sees 15")), defects=[DEFECT], now=NOW)
     assert judged.result == FAILED
+
+
+def test_what_cannot_show_need_not_reproduce() -> None:
+    of_windows = replace(DEFECT, only_with="window")
+    for window, result in ((None, PASSED), (16, FAILED)):
+        passed = outcome("PAD-03", "passed", evidence={"window": window})
+        assert judge(assessment(passed), defects=[of_windows], now=NOW).result == result
+
+
+def test_a_derived_class_may_have_mended_it() -> None:
+    environment = {**assessment().environment, "model_class_is_the_librarys": False}
+    assert judge(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
 
 
 @pytest.mark.parametrize(
