@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -50,20 +51,23 @@ def within(
     how many were measured.
     """
     told = _told.get()
+    # JSON has no word for NaN and infinity.
+    shown = value if math.isfinite(value) else str(value)
     if told is not None:
         worst = told.setdefault("measured", {}).setdefault(
-            quantity, {"worst": value, "bound": bound, "measured": 0}
+            quantity, {"worst": shown, "bound": bound, "measured": 0}
         )
         worst["measured"] += 1
-        if not value / bound <= worst["worst"] / worst["bound"]:
-            worst.update(worst=value, bound=bound)
+        finite = isinstance(worst["worst"], (int, float))
+        if finite and not value / bound <= worst["worst"] / worst["bound"]:
+            worst.update(worst=shown, bound=bound)
     require(
         value <= bound,
         observed=observed,
         expected=expected,
         mend=mend,
         quantity=quantity,
-        value=value,
+        value=shown,
         bound=bound,
         **found,
     )

@@ -23,6 +23,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "bos": ("auto", "prompt", "none"),
     "bos_per_prompt": ("one", "per-turn", "none"),
     "attention": ("causal", "bidirectional"),
+    "positions": ("rotary", "absolute", "alibi"),
     "patch_position": ("after-bos", "start", "end"),
     "action_scheme": ("tail", "id", "none"),
     "normalisation": ("identity", "metaspace"),
@@ -65,8 +66,12 @@ class Declarations:
     normalisation: str = "identity"
     master_dtype: str = "float32"
     training_dtype: str = "bfloat16"
+    #: What `embed_input_ids` multiplies the embedding's rows by.
     embedding_scale: float = 1.0
+    #: What the model multiplies `inputs_embeds` by before its first layer.
+    patch_scale: float = 1.0
     attention: str = "causal"
+    positions: str = "rotary"
     window: int | None = None
     image_patches: int = 256
     patch_position: str = "after-bos"

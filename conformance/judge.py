@@ -86,19 +86,21 @@ def _stands_in_the_way(need: ClauseOutcome) -> bool:
 
 
 def _run_tests(subject: Subject, clause: Requirement) -> tuple[Outcome, str, dict[str, Any], Any]:
-    found: tuple[Outcome, str, dict[str, Any], Any] = (Outcome.PASSED, "", {}, None)
-    for test in clause_tests()[clause.id]:
+    tests, reasons = clause_tests()[clause.id], []
+    for test in tests:
         try:
             test(subject)
         except NotApplicable as reason:
-            found = (Outcome.NOT_APPLICABLE, str(reason), {}, None)
+            reasons.append(str(reason))
         except NotRun as lack:
             return Outcome.NOT_RUN, str(lack), {}, None
         except (KeyboardInterrupt, Blocked):
             raise
         except BaseException as error:
             return _judged_exception(error)
-    return found
+    if len(reasons) == len(tests):
+        return Outcome.NOT_APPLICABLE, reasons[0], {}, None
+    return Outcome.PASSED, "", {}, None
 
 
 def _judged_exception(error: BaseException) -> tuple[Outcome, str, dict[str, Any], Any]:

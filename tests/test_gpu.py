@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,24 @@ class CoarseInBatches(MistralLLMBackbone):
 def test_a_planted_defect_dies(factory: Callable[..., Any], clause: str, tmp_path: Path) -> None:
     found = outcomes(factory, [clause], tmp_path)
     assert found[clause].outcome is Outcome.FAILED, found[clause].summary
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_published_size_is_built_and_holds(
+    tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the probe's sizes in place of the published ones."""
+    monkeypatch.setattr(test_gpu, "device", lambda: torch.device("cpu"))
+    target = Target("it", MistralLLMBackbone, PURE)
+    with open_session(
+        target, RunRequest(target="it"), tmp_path / "hf", lambda phase, detail: None, {}
+    ) as session:
+        session.construct()
+        subject = session.subject
+        small = {**subject.recipe.probe_config(), "tie_word_embeddings": tied}
+        monkeypatch.setitem(subject.__dict__, "recipe", replace(subject.recipe, config=small))
+        (outcome,) = (item for item in judge(subject, ["GPU-02"]) if isinstance(item, ClauseOutcome))
+    assert outcome.outcome is Outcome.PASSED, outcome.summary
 
 
 def test_the_analytic_memory_is_what_is_counted_by_hand(tmp_path: Path) -> None:

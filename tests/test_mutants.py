@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from conformance.catalogue import expected_clauses
+from conformance.verdict.outcomes import Outcome
 from tests.kill_matrix import DOCUMENT, document, run_mutants
 from tests.matrix import failed
 from tests.mutants import Mutant, all_mutants
@@ -46,6 +47,8 @@ def test_the_planted_defect_dies_by_its_clauses(mutant: Mutant) -> None:
     assert found == mutant.expected(outcomes), "\n".join(
         f"{clause} {outcomes[clause].outcome}: {outcomes[clause].summary}" for clause in sorted(found)
     )
+    # A check that breaks on a defect has not found it.
+    assert not [clause for clause in found if outcomes[clause].outcome is Outcome.ERROR]
     if mutant.module:
         assert outcomes[mutant.clause].evidence["module"] == mutant.module
 

@@ -31,8 +31,9 @@ def architecture_of(config: Config) -> Architecture:
         raise NoReference(
             f"no reference decoder for model type {model_type!r}; there are some for {', '.join(sorted(_FAMILIES))}"
         )
+    given = {key: value for key, value in config.items() if value is not None or key in _NULL_MEANS_NONE}
     try:
-        return _FAMILIES[model_type](config)
+        return _FAMILIES[model_type]({**_DEFAULTS[model_type], **given})
     except KeyError as missing:
         raise InvalidConfig(f"the config of model type {model_type!r} has no {missing}") from None
 
@@ -72,8 +73,8 @@ def _phi(config: Config) -> Architecture:
     """Phi-1.5 and Phi-2 (https://arxiv.org/abs/2309.05463): one LayerNorm feeds attention and MLP in parallel, part of
     each head is rotated, everything has a bias."""
     if config.get("qk_layernorm"):
-        raise InvalidConfig(
-            "`qk_layernorm` is true: no published Phi uses it, and the reference does not compute it"
+        raise NoReference(
+            "`qk_layernorm` is true: no published Phi has it, and the reference does not compute it"
         )
     _, head_dimension = _heads(config)
     share = float(_rope(config).get("partial_rotary_factor", config.get("partial_rotary_factor", 0.5)))
@@ -88,6 +89,20 @@ def _phi(config: Config) -> Architecture:
 
 
 _FAMILIES: dict[str, Callable[[Config], Architecture]] = {"llama": _llama, "mistral": _mistral, "phi": _phi}
+
+#: What transformers takes where a published config is silent (its configuration classes' signatures).
+_DEFAULTS: dict[str, Config] = {
+    "llama": {"hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
+    "mistral": {
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 131_072, "num_key_value_heads": 8,
+        "sliding_window": 4096,
+    },
+    "phi": {
+        "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "partial_rotary_factor": 0.5,
+    },
+}  # fmt: skip
+#: Fields whose null is an answer, and not a silence.
+_NULL_MEANS_NONE = frozenset({"sliding_window"})
 
 _ACTIVATION_NAMES = {
     "silu": "silu",

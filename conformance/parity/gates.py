@@ -34,7 +34,7 @@ ROUNDING_LENGTH = 512
 def semantics_bound(position: int) -> float:
     """Gate 1's bound for a sequence that ends at ``position``.
 
-    An angle of p radians is off by up to p · 2⁻²⁴ in float32; of that, up to 0.12 was seen in the logits of correct code.
+    An angle of p radians is off by up to p · 2⁻²⁴ in float32; how much of that shows in the logits is calibrated.
     """
     return SEMANTICS if position <= EXACT_POSITIONS else SEMANTICS + ANGLE_SENSITIVITY * position * 2.0**-24
 

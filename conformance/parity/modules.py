@@ -16,9 +16,6 @@ from conformance.oracle import FLOAT64, Place, Precision
 from conformance.parity.gates import rms, rounding_ratio
 from conformance.parity.reference import Reference
 
-#: What library code calls the argument that holds hidden states.
-_HIDDEN_ARGUMENTS = ("hidden_states", "x", "input")
-
 
 @torch.no_grad()
 def module_errors(
@@ -130,10 +127,7 @@ def forced(
 
     def give(path: str) -> Callable[..., Any]:
         def replace_input(module: Any, args: Any, kwargs: Any) -> Any:
-            if args:
-                return (given[path], *args[1:]), kwargs
-            name = next(name for name in _HIDDEN_ARGUMENTS if name in kwargs)
-            return args, {**kwargs, name: given[path]}
+            return with_hidden(args, kwargs, given[path])
 
         return replace_input
 
@@ -146,6 +140,21 @@ def forced(
             ):
                 hooks.callback(handle.remove)
         yield
+
+
+def hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """The hidden states that a module is called with: its first tensor, by place or by whatever name."""
+    return next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+
+
+def with_hidden(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: torch.Tensor
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with other hidden states, which stand first among what is handed by place."""
+    if args:
+        return (hidden, *args[1:]), dict(kwargs)
+    name = next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor))
+    return args, {**kwargs, name: hidden}
 
 
 _NO_TOKENS = torch.empty(0, dtype=torch.long)

@@ -10,17 +10,20 @@ from typing import Any
 
 import torch
 
+from conformance.parity.modules import hidden_in, with_hidden
+
 #: The library's way of counting is measured with this window, in a sequence of this length.
 _WINDOW = 16
 _LENGTH = 48
+_WIDEST = 512
 
 
 def keys_seen(
-    run: Callable[[torch.Tensor], Any], layers: Sequence[torch.nn.Module], length: int
+    run: Callable[[torch.Tensor], Any], layers: Sequence[torch.nn.Module], ids: torch.Tensor
 ) -> tuple[tuple[int, ...], ...]:
-    """For each of ``layers``, how many positions of its input the last position of its output depends on, and on which.
+    """For each of ``layers``, on which positions of its input the last position of its output depends.
 
-    ``run`` calls the model on ids of shape (1, ``length``). An entry lists the ages of the positions seen: 0 is the last
+    ``run`` calls the model on ``ids``, of shape (1, sequence). An entry lists the ages of the positions seen: 0 is the last
     position itself. A share of attention that is masked is exactly zero, and so is its gradient.
     """
     inputs: dict[int, torch.Tensor] = {}
@@ -28,13 +31,8 @@ def keys_seen(
 
     def hook(index: int, layer: torch.nn.Module) -> list[Any]:
         def detach(module: Any, args: Any, kwargs: Any) -> Any:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            inputs[index] = hidden.detach().requires_grad_()
-            return (
-                ((inputs[index], *args[1:]), kwargs)
-                if args
-                else (args, {**kwargs, "hidden_states": inputs[index]})
-            )
+            inputs[index] = hidden_in(args, kwargs).detach().requires_grad_()
+            return with_hidden(args, kwargs, inputs[index])
 
         def keep(module: Any, args: Any, output: Any) -> None:
             outputs[index] = output[0] if isinstance(output, tuple) else output
@@ -45,35 +43,60 @@ def keys_seen(
         for index, layer in enumerate(layers):
             for handle in hook(index, layer):
                 hooks.callback(handle.remove)
-        run(torch.arange(length)[None] + 1)
+        run(ids)
         return tuple(_ages(inputs[index], outputs[index]) for index in range(len(layers)))
 
 
-def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ...]:
+def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ...] | None:
     """How many keys a query of each layer sees at most, in transformers' own class under this config; None for all.
 
-    It is measured, on an untrained model with the attention of ``llm``: releases differ by one in how they count.
+    It is measured, on an untrained model with the attention of ``llm``: releases differ by one in how they count. None in
+    place of the whole where transformers has no class of its own for the config.
     """
-    layers = int(config["num_hidden_layers"])
-    window = config.get("sliding_window")
-    if not window:
-        return (None,) * layers
-    attention = getattr(llm.config, "_attn_implementation", "eager")
-    seen = _keys_seen_in_library(json.dumps({**config, "sliding_window": _WINDOW}), attention)
+    config = config.get("text_config", config)
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    attention = getattr(llm.config, "_attn_implementation", None) or "eager"
+    if (
+        config.get("hidden_size", 0) > _WIDEST
+    ):  # widths do not matter here, and a published one takes gigabytes
+        heads = int(config["num_attention_heads"])
+        config = {**config, "hidden_size": 20 * heads, "head_dim": 20, "intermediate_size": 32}
+    seen = _keys_seen_in_library(
+        json.dumps({**config, **({"sliding_window": _WINDOW} if window else {})}), attention
+    )
+    if seen is None or not window:
+        return seen
     return tuple(None if count is None else window + count - _WINDOW for count in seen)
 
 
 @cache
-def _keys_seen_in_library(config: str, attention: str) -> tuple[int | None, ...]:
+def _keys_seen_in_library(config: str, attention: str) -> tuple[int | None, ...] | None:
     import transformers
 
     fields = json.loads(config)
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         fields[token] = None
-    model_config = transformers.AutoConfig.for_model(**{**fields, "vocab_size": 2 * _LENGTH})
-    with torch.random.fork_rng(devices=[]):
-        model = transformers.AutoModelForCausalLM.from_config(model_config, attn_implementation=attention)
-    ages = keys_seen(model.eval(), model.base_model.layers, _LENGTH)
+    try:
+        model_config = transformers.AutoConfig.for_model(**{**fields, "vocab_size": 2 * _LENGTH})
+        with torch.random.fork_rng(devices=[]):
+            model = transformers.AutoModelForCausalLM.from_config(model_config, attn_implementation=attention)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # a model type of somebody's own, or an attention that it has not
+        return None
+    layers = next(
+        (
+            list(module)
+            for module in model.modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == model_config.num_hidden_layers
+        ),
+        None,
+    )
+    if layers is None:
+        return None
+    ages = keys_seen(model.eval(), layers, torch.arange(_LENGTH)[None])
     return tuple(None if len(seen) == _LENGTH else len(seen) for seen in ages)
 
 

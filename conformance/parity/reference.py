@@ -35,14 +35,8 @@ class Reference:
         architecture = architecture_of(config)
         if windows is not None:
             architecture = replace(architecture, windows=windows)
-        state = llm.state_dict()
-        embedding = f"{architecture.names.embedding}.weight"
-        prefixes = [name.removesuffix(embedding) for name in state if name.endswith(embedding)]
-        if len(prefixes) != 1:
-            raise InvalidConfig(
-                f"{len(prefixes)} tensors of the model are named like `{embedding}`, but should be one"
-            )
-        reference = cls(architecture, _Prefixed(state, prefixes[0]), prefixes[0])
+        prefix = prefix_of(llm, architecture)
+        reference = cls(architecture, _Prefixed(llm.state_dict(), prefix), prefix)
         reference._check_shapes()
         return reference
 
@@ -73,6 +67,21 @@ class Reference:
                     f"the config asks for a tensor `{name}` of shape {shape}, and the model has "
                     + ("none of that name" if found is None else f"one of shape {found}")
                 )
+
+
+def prefix_of(llm: Any, architecture: Architecture) -> str:
+    """What stands before the checkpoint's names in the model's own.
+
+    Raises:
+        InvalidConfig: if the model has no tensor, or several, named like the checkpoint's embedding.
+    """
+    embedding = f"{architecture.names.embedding}.weight"
+    found = [name.removesuffix(embedding) for name, _ in llm.named_parameters() if name.endswith(embedding)]
+    if len(found) != 1:
+        raise InvalidConfig(
+            f"{len(found)} parameters of the model are named like `{embedding}`, but should be one"
+        )
+    return found[0]
 
 
 class _Prefixed(Mapping[str, torch.Tensor]):

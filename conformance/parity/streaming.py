@@ -25,7 +25,6 @@ from conformance.oracle import (
     FLOAT64,
     Architecture,
     Decoder,
-    InvalidConfig,
     Place,
     Precision,
     architecture_of,
@@ -33,7 +32,8 @@ from conformance.oracle import (
 from conformance.oracle.architecture import Names
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import rounding_ratio
-from conformance.parity.modules import forced
+from conformance.parity.modules import forced, hidden_in
+from conformance.parity.reference import prefix_of
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -164,21 +164,6 @@ def on_meta(model_class: Any, config: Config, attention: str) -> Any:
     llm.tie_weights()
     _give_back_freed_memory()
     return llm
-
-
-def prefix_of(llm: Any, architecture: Architecture) -> str:
-    """What stands before the checkpoint's names in the model's own.
-
-    Raises:
-        InvalidConfig: if the model has no tensor, or several, named like the checkpoint's embedding.
-    """
-    embedding = f"{architecture.names.embedding}.weight"
-    found = [name.removesuffix(embedding) for name, _ in llm.named_parameters() if name.endswith(embedding)]
-    if len(found) != 1:
-        raise InvalidConfig(
-            f"{len(found)} parameters of the model are named like `{embedding}`, but should be one"
-        )
-    return found[0]
 
 
 @dataclass(frozen=True)
@@ -346,7 +331,7 @@ class _Subject:
         def pass_over(*args: Any, **kwargs: Any) -> Any:
             self._calls.append((args, kwargs))
             # Older releases unpack a layer's output, newer ones hand it on, to where its place is taken by what is given.
-            return (_hidden_in(*self._calls[0]),)
+            return (hidden_in(*self._calls[0]),)
 
         with ExitStack() as stack:
             for layer in self._model.layers:
@@ -354,7 +339,7 @@ class _Subject:
                 layer.forward = pass_over
             stack.enter_context(forced(llm, self._model.prefix, self._own(given), trace.made))
             logits = llm(input_ids=ids, use_cache=False).logits
-        trace.made |= {self._names.embedding: _hidden_in(*self._calls[0]), self._names.head: logits}
+        trace.made |= {self._names.embedding: hidden_in(*self._calls[0]), self._names.head: logits}
         return trace
 
     def layer(self, index: int, given: Mapping[str, torch.Tensor]) -> _Trace:
@@ -365,7 +350,7 @@ class _Subject:
         args, kwargs = self._calls[index]
 
         def keep(path: str) -> Callable[..., None]:
-            return lambda module, args, kwargs: trace.arrived.update({path: _hidden_in(args, kwargs)})
+            return lambda module, args, kwargs: trace.arrived.update({path: hidden_in(args, kwargs)})
 
         with ExitStack() as hooks:
             for path in own.keys() - {f"{self._names.layers}.{index}"}:
@@ -493,10 +478,6 @@ def _home_of(name: str) -> str:
     parts = name.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), -1)
     return ".".join(parts[: number + 1])
-
-
-def _hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
-    return next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
 
 
 def _put_back(module: Any, forward: Any) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from conformance.assertions import ClauseFailure, NotApplicable
-from conformance.hub.weights import probe_tensors
 from conformance.oracle import InvalidConfig, NoReference
+from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.receptive_field import library_windows
 from conformance.parity.reference import Reference
 from conformance.subject import Subject
@@ -31,9 +30,31 @@ def probe_ids(subject: Subject, batch: int = 2, length: int = 8) -> torch.Tensor
     return torch.tensor([[next(ordinary) for _ in range(length)] for _ in range(batch)])
 
 
-def drawn_ids(vocabulary: int, length: int, seed: int) -> torch.Tensor:
-    """Ids over the whole vocabulary, ``(1, length)``."""
-    return torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(seed))
+def positions_of(llm: Any) -> int:
+    """The published number of positions; 2,048 where the config does not say."""
+    return int(getattr(text_config(llm), "max_position_embeddings", None) or 2048)
+
+
+def is_routed(llm: Any) -> bool:
+    """Whether tokens are routed to experts: rounding may then send one elsewhere, which no gate on errors allows for."""
+    config = text_config(llm)
+    return any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits that a forward returned.
+
+    Raises:
+        ClauseFailure: where it returned something without ``logits``.
+    """
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor):
+        raise ClauseFailure(
+            observed=f"`forward` returned a {type(output).__name__} without `logits`",
+            expected="what the language model returns, with `logits` of shape (batch, sequence, vocabulary)",
+            mend="return the language model's output as it is",
+        )
+    return logits
 
 
 def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = None) -> Reference:
@@ -43,6 +64,10 @@ def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = 
         NotApplicable: for a family without a reference.
         ClauseFailure: for a config that contradicts itself or the tensors.
     """
+    if subject.declared.attention != "causal":
+        raise NotApplicable(
+            f'`attention = "{subject.declared.attention}"` is declared; the reference is causal'
+        )
     config = config or subject.published_config
     try:
         reference = Reference.of(llm, config)
@@ -61,29 +86,35 @@ def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = 
         ) from None
 
 
-def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
-    """A float32 model of a parsed ``config.json`` with probe weights of this seed, in ``eval()``, on the attention named."""
-    import transformers
+def published_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every parameter that a published config stands for, by the family's table.
 
-    fields = {**config, **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))}
-    with torch.random.fork_rng(devices=[]):
-        llm = model_class._from_config(  # type: ignore[attr-defined]
-            transformers.AutoConfig.for_model(**fields), attn_implementation=attention
-        )
-    llm = llm.to(torch.float32).eval()
-    parameters = dict(llm.named_parameters())
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    drawn = probe_tensors(
-        shapes,
-        seed=str(seed),
-        vocabulary=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings")),
-        dtype="float32",
-    )
-    with torch.no_grad():
-        for name, tensor in drawn:
-            parameters[name].copy_(tensor)
-    return llm
+    Raises:
+        NotApplicable: for a family without a reference.
+        ClauseFailure: for a config that no decoder can have.
+    """
+    try:
+        return parameter_shapes(config)
+    except NoReference as reason:
+        raise NotApplicable(str(reason)) from None
+    except InvalidConfig as contradiction:
+        raise ClauseFailure(
+            observed=str(contradiction),
+            expected="a config that a decoder can have",
+            mend="correct the published config in the recipe, or the checkpoint's `config.json`",
+        ) from None
+
+
+def configurable_class(subject: Subject) -> type:
+    """The class of ``llm``.
+
+    Raises:
+        NotApplicable: where it cannot be built from a config alone.
+    """
+    model_class = type(subject.training.llm)
+    if not hasattr(model_class, "_from_config"):
+        raise NotApplicable(f"`llm` is a {model_class.__name__}, which cannot be built from a config alone")
+    return model_class
 
 
 def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
@@ -94,31 +125,11 @@ def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
     release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     argument = "dtype" if release >= (4, 56) else "torch_dtype"
     model_class = type(subject.training.llm)
+    if not hasattr(model_class, "from_pretrained"):
+        raise NotApplicable(f"a {model_class.__name__} has no `from_pretrained`")
     return model_class.from_pretrained(
         subject.view.snapshot(subject.weights_hub_id), **{argument: dtype}
     ).eval()
-
-
-@contextmanager
-def attention_of(llm: Any, implementation: str) -> Iterator[Any]:
-    """``llm`` with another attention while the body runs: built anew, with the same tensors, where a built model cannot
-    switch (before transformers 4.48)."""
-    if hasattr(llm, "set_attn_implementation"):
-        before = llm.config._attn_implementation
-        llm.set_attn_implementation(implementation)
-        try:
-            yield llm
-        finally:
-            llm.set_attn_implementation(before)
-        return
-    with torch.random.fork_rng(devices=[]):
-        other = type(llm)._from_config(llm.config, attn_implementation=implementation)
-    parameter = next(llm.parameters())
-    other = other.to(parameter.device)
-    for own in other.parameters():
-        own.data = own.data.to(parameter.dtype)
-    other.load_state_dict(llm.state_dict())
-    yield other.eval()
 
 
 def same_tensor(observed: torch.Tensor | None, expected: torch.Tensor) -> bool:

@@ -9,10 +9,17 @@ import torch
 
 from conformance.assertions import NotApplicable, within
 from conformance.oracle import Place, Precision
-from conformance.parity.gates import EXACT_POSITIONS, MODULE_RATIO, ROUNDING_RATIO, rounding_ratio
+from conformance.parity.gates import (
+    EXACT_POSITIONS,
+    MODULE_RATIO,
+    ROUNDING_LENGTH,
+    ROUNDING_RATIO,
+    rounding_ratio,
+)
 from conformance.parity.modules import first_outside, module_errors
+from conformance.parity.probes import drawn_ids
 from conformance.parity.reference import Reference
-from conformance.suite.models import drawn_ids
+from conformance.suite.models import positions_of
 
 
 def far_batch(reference: Reference, seed: int) -> tuple[torch.Tensor, int]:
@@ -20,6 +27,11 @@ def far_batch(reference: Reference, seed: int) -> tuple[torch.Tensor, int]:
     far = EXACT_POSITIONS // 8
     length = min(EXACT_POSITIONS + far, reference.architecture.positions)
     return drawn_ids(reference.vocabulary, length, seed), length - far
+
+
+def rounding_batch(llm: Any, vocabulary: int, seed: int) -> torch.Tensor:
+    """Ids of the length at which the gates are calibrated, or as far as the family goes."""
+    return drawn_ids(vocabulary, min(ROUNDING_LENGTH, positions_of(llm)), seed)
 
 
 def rounds_alike(

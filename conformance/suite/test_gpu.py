@@ -14,15 +14,15 @@ import torch
 
 from conformance.assertions import NotRun, require, within
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.oracle import Place
-from conformance.oracle.shapes import parameter_shapes
+from conformance.oracle import Place, architecture_of
 from conformance.parity.equality import relative_rms
-from conformance.parity.gates import MEMORY_RATIO, ROUNDING_LENGTH, ROUNDING_RATIO, SEMANTICS, rounding_ratio
-from conformance.parity.reference import Reference
+from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, rounding_ratio
+from conformance.parity.probes import attention_of, attentions_of, drawn_ids
+from conformance.parity.reference import Reference, prefix_of
 from conformance.parity.streaming import SeededWeights, on_meta
 from conformance.subject import Subject
-from conformance.suite.models import attention_of, drawn_ids, reference_of
-from conformance.suite.rounding import modules_round_alike, rounds_alike
+from conformance.suite.models import configurable_class, logits_of, published_shapes, reference_of
+from conformance.suite.rounding import modules_round_alike, rounding_batch, rounds_alike
 
 #: Rows of the batch that GPU-05 puts a row into: kernels choose other tiles for it.
 _BATCH = 8
@@ -37,7 +37,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 def test_half_precision_holds_on_the_device(subject: Subject) -> None:
     """HALF-02 and HALF-07 on CUDA, for eager and sdpa (and flash-attn where installed)."""
     llm = _half_precision_on(subject, device())
-    for attention in attentions():
+    for attention in attentions_of(llm):
         with attention_of(llm, attention) as model:
             _holds_the_gates(model, reference_of(subject, model), subject.seed)
 
@@ -47,7 +47,7 @@ def test_half_precision_holds_at_the_published_size(subject: Subject) -> None:
     """The same at the published full size, whole model on the device or streamed."""
     on = device()
     llm, reference = _full_size(subject, on)
-    for attention in attentions():
+    for attention in attentions_of(llm):
         with attention_of(llm, attention) as model:
             _holds_the_gates(model, reference, subject.seed)
 
@@ -55,7 +55,7 @@ def test_half_precision_holds_at_the_published_size(subject: Subject) -> None:
 @requirement("GPU-03", MUST, profile="gpu", needs=["CON-06"], uses=["forward"])
 def test_the_device_computes_what_the_cpu_does(subject: Subject) -> None:
     """CPU fp32 and CUDA fp32 (TF32 off) agree."""
-    ids = drawn_ids(len(subject.tokenizer), ROUNDING_LENGTH, subject.seed)
+    ids = rounding_batch(subject.float32.llm, len(subject.tokenizer), subject.seed)
     with torch.no_grad():
         on_cpu = subject.float32.forward(input_ids=ids).logits
     moved = subject.build().to(torch.float32).to(device()).eval()
@@ -76,8 +76,8 @@ def test_the_device_computes_what_the_cpu_does(subject: Subject) -> None:
 def test_the_same_input_gives_the_same_bits(subject: Subject) -> None:
     """The same input twice on one device gives the same bits in the modes documented as deterministic."""
     llm = _half_precision_on(subject, device())
-    ids = drawn_ids(len(subject.tokenizer), ROUNDING_LENGTH, subject.seed).to(device())
-    for attention in attentions():
+    ids = rounding_batch(llm, len(subject.tokenizer), subject.seed).to(device())
+    for attention in attentions_of(llm):
         with attention_of(llm, attention) as model, deterministic(), torch.no_grad():
             first, second = (model(input_ids=ids).logits for _ in range(2))
         require(
@@ -94,9 +94,7 @@ def test_the_size_of_the_batch_costs_no_precision(subject: Subject) -> None:
     """Batch-size invariance in bf16 within the calibrated gate."""
     llm = _half_precision_on(subject, device())
     reference = reference_of(subject, llm)
-    rows = torch.cat(
-        [drawn_ids(reference.vocabulary, ROUNDING_LENGTH, subject.seed + row) for row in range(_BATCH)]
-    )
+    rows = torch.cat([rounding_batch(llm, reference.vocabulary, subject.seed + row) for row in range(_BATCH)])
     rows = rows.to(device())
     decoder = reference.decoder()
     exact = decoder.logits(decoder.embed(rows[:1]), Place.of(torch.ones_like(rows[:1])))
@@ -123,7 +121,7 @@ def test_a_forward_takes_the_memory_it_must(subject: Subject) -> None:
     ids = drawn_ids(reference.vocabulary, length, subject.seed).to(on)
     torch.cuda.reset_peak_memory_stats(on)
     with torch.no_grad():
-        logits = llm(input_ids=ids, use_cache=False).logits
+        logits = logits_of(llm(input_ids=ids, use_cache=False))
     measured = torch.cuda.max_memory_allocated(on) - before
     expected = analytic_bytes(llm, reference, length, logits.element_size())
     ratio = measured / expected
@@ -148,13 +146,6 @@ def device() -> torch.device:
             f"there is no CUDA device for profile gpu (torch {torch.__version__}): run it on a machine that has one"
         )
     return torch.device("cuda", torch.cuda.current_device())
-
-
-def attentions() -> tuple[str, ...]:
-    """The attention implementations to judge: eager and sdpa, and flash-attn where it is installed."""
-    from transformers.utils.import_utils import is_flash_attn_2_available
-
-    return ("eager", "sdpa", *(("flash_attention_2",) if is_flash_attn_2_available() else ()))
 
 
 @contextmanager
@@ -190,13 +181,16 @@ def analytic_bytes(llm: Any, reference: Reference, length: int, logit_bytes: int
     up = f"{names.layers}.0.{names.mlp}.{names.up}.weight"
     inner = length * int(reference.weights[up].shape[0]) * parameter.element_size()
     in_mlp = 2 * residual + (3 if names.gate else 2) * inner
-    in_head = residual + length * reference.vocabulary * logit_bytes
+    logits = length * reference.vocabulary
+    # Releases that hand on float32 logits hold the model's own beside them for a moment.
+    own = parameter.element_size() if logit_bytes != parameter.element_size() else 0
+    in_head = residual + logits * (logit_bytes + own)
     return held + max(in_mlp, in_head)
 
 
 def _holds_the_gates(llm: Any, reference: Reference, seed: int) -> None:
     dtype = next(llm.parameters()).dtype
-    ids = drawn_ids(reference.vocabulary, ROUNDING_LENGTH, seed).to(device())
+    ids = rounding_batch(llm, reference.vocabulary, seed).to(device())
     with torch.no_grad(), without_tf32():
         modules_round_alike(llm, reference, ids)
         rounds_alike(reference, dtype, lambda: llm(input_ids=ids).logits, ids)
@@ -213,18 +207,22 @@ def _half_precision_on(subject: Subject, on: torch.device) -> Any:
 def _full_size(subject: Subject, on: torch.device) -> tuple[Any, Reference]:
     """The model class at the published size with seeded weights, in half precision on the device, and its reference."""
     config, dtype = subject.recipe.config, subject.training.half_precision_dtype
-    llm = on_meta(type(subject.training.llm), config, "sdpa")
-    shapes = parameter_shapes(config)
+    shapes = published_shapes(config)
+    llm = on_meta(configurable_class(subject), config, "sdpa")
+    prefix = prefix_of(llm, architecture_of(config))
     weights = SeededWeights(
         shapes,
         seed=subject.seed,
         vocabulary=int(config["vocab_size"]),
         tied=bool(config.get("tie_word_embeddings")),
     )
-    for name in dict(llm.named_parameters()):
-        tensor = torch.empty(shapes[name], dtype=dtype)
+    for name, shape in shapes.items():
+        tensor = torch.empty(shape, dtype=dtype)
         weights.write(name, tensor)
-        owner = llm.get_submodule(name.rpartition(".")[0])
-        setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(tensor.to(on), requires_grad=False))
+        path, _, parameter = (prefix + name).rpartition(".")
+        llm.get_submodule(path).register_parameter(
+            parameter, torch.nn.Parameter(tensor.to(on), requires_grad=False)
+        )
+    llm.tie_weights()
     llm = llm.to(on).eval()
     return llm, reference_of(subject, llm, config)

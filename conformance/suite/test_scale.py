@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.assertions import ClauseFailure, NotApplicable, require, within
+from conformance.assertions import ClauseFailure, require, within
 from conformance.catalogue import MUST, requirement
-from conformance.oracle import InvalidConfig, NoReference, architecture_of
-from conformance.oracle.shapes import parameter_shapes
+from conformance.oracle import InvalidConfig, architecture_of
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS
+from conformance.parity.probes import drawn_ids
+from conformance.parity.reference import prefix_of
 from conformance.parity.streaming import (
     Measured,
     OneLayer,
@@ -17,11 +18,10 @@ from conformance.parity.streaming import (
     all_cores,
     full_size_parity,
     on_meta,
-    prefix_of,
     read_from,
 )
 from conformance.subject import Subject
-from conformance.suite.models import drawn_ids
+from conformance.suite.models import configurable_class, published_shapes
 
 #: Tokens of the streamed run: enough to attend to, and few beside the weights that each layer reads in any case.
 LENGTH = 32
@@ -32,8 +32,8 @@ def test_the_published_size_is_the_family_s(subject: Subject) -> None:
     """The published configuration's parameter count, shapes and names are what the family's table says (on the meta
     device)."""
     config = subject.recipe.config
-    expected = _shapes(config)
-    llm = on_meta(_model_class(subject), config, _attention(subject))
+    expected = published_shapes(config)
+    llm = on_meta(configurable_class(subject), config, _attention(subject))
     try:
         prefix = prefix_of(llm, architecture_of(config))
     except InvalidConfig as error:
@@ -66,7 +66,7 @@ def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
     by one layer."""
     checkpoint = subject.real_checkpoint
     config = subject.recipe.config if checkpoint is None else checkpoint.config
-    shapes = _shapes(config)
+    shapes = published_shapes(config)
     vocabulary, tied = int(config["vocab_size"]), bool(config.get("tie_word_embeddings"))
     seeded = SeededWeights(shapes, seed=subject.seed, vocabulary=vocabulary, tied=tied)
     weights = OneLayer(
@@ -76,7 +76,7 @@ def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
     )
     with all_cores():
         for measured in full_size_parity(
-            _model_class(subject),
+            configurable_class(subject),
             config,
             weights,
             drawn_ids(vocabulary, _length(config), subject.seed),
@@ -125,26 +125,6 @@ def _length(config: Mapping[str, Any]) -> int:
     """Within every window: FWD-04 and FWD-01 are about their edges, where releases count differently."""
     architecture = architecture_of(config)
     return min(LENGTH, architecture.positions, *filter(None, architecture.windows))
-
-
-def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    try:
-        return parameter_shapes(config)
-    except NoReference as reason:
-        raise NotApplicable(str(reason)) from None
-    except InvalidConfig as contradiction:
-        raise ClauseFailure(
-            observed=str(contradiction),
-            expected="a config that a decoder can have",
-            mend="correct the published config in the recipe, or the checkpoint's `config.json`",
-        ) from None
-
-
-def _model_class(subject: Subject) -> type:
-    model_class = type(subject.training.llm)
-    if not hasattr(model_class, "_from_config"):
-        raise NotApplicable(f"`llm` is a {model_class.__name__}, which cannot be built from a config alone")
-    return model_class
 
 
 def _attention(subject: Subject) -> str:

@@ -40,6 +40,15 @@ class KnownDefect:
     shows: str
     only_with: str = ""
 
+    def as_json(self) -> dict[str, str]:
+        """What a report tells of it."""
+        return {
+            "transformers": self.transformers,
+            "model": self.model,
+            "issue": self.issue,
+            "measured": self.measured,
+        }
+
     def concerns(self, environment: Mapping[str, Any]) -> bool:
         """Whether the run used a version and a model class that this entry is about."""
         from packaging.specifiers import SpecifierSet
@@ -89,7 +98,10 @@ def apply_defects(
     outcomes: Iterable[ClauseOutcome], defects: Sequence[KnownDefect], environment: Mapping[str, Any]
 ) -> tuple[ClauseOutcome, ...]:
     """The outcomes with known defects recognised."""
-    concerning = {defect.clause: defect for defect in defects if defect.concerns(environment)}
+    concerning: dict[str, list[KnownDefect]] = {}
+    for defect in defects:
+        if defect.concerns(environment):
+            concerning.setdefault(defect.clause, []).append(defect)
     # A class that derives from the library's may have mended what the library got wrong.
     must_reproduce = environment.get("model_class_is_the_librarys", True)
     return tuple(
@@ -98,25 +110,22 @@ def apply_defects(
     )
 
 
-def _recognised(outcome: ClauseOutcome, defect: KnownDefect, must_reproduce: bool) -> ClauseOutcome:
-    known = {
-        "transformers": defect.transformers,
-        "model": defect.model,
-        "issue": defect.issue,
-        "measured": defect.measured,
-    }
-    if outcome.outcome is Outcome.FAILED and defect.shows in outcome.summary:
+def _recognised(outcome: ClauseOutcome, known: Sequence[KnownDefect], must_reproduce: bool) -> ClauseOutcome:
+    shown = next((defect for defect in known if defect.shows in outcome.summary), None)
+    if outcome.outcome is Outcome.FAILED and shown is not None:
         return replace(
-            outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": known}
+            outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": shown.as_json()}
         )
-    could_show = not defect.only_with or bool(outcome.evidence.get(defect.only_with))
-    if outcome.outcome is Outcome.PASSED and must_reproduce and could_show:
+    stale = next(
+        (defect for defect in known if not defect.only_with or outcome.evidence.get(defect.only_with)), None
+    )
+    if outcome.outcome is Outcome.PASSED and must_reproduce and stale is not None:
         return replace(
             outcome,
             outcome=Outcome.ERROR,
             summary=f"the entry for {outcome.id} in fixtures/upstream.toml no longer reproduces: remove it, "
-            f"or narrow its versions (`{defect.transformers}`) to those that show {defect.issue}",
-            evidence={**outcome.evidence, "known defect": known},
+            f"or narrow its versions (`{stale.transformers}`) to those that show {stale.issue}",
+            evidence={**outcome.evidence, "known defect": stale.as_json()},
         )
     return outcome
 

@@ -12,7 +12,7 @@ from conformance.hub import known_recipes
 from conformance.oracle import Decoder, InvalidConfig, NoReference, Place, architecture_of
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS
-from conformance.suite.models import drawn_ids, untrained
+from conformance.parity.probes import drawn_ids, untrained
 
 TINY = {
     "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 64,
@@ -65,6 +65,7 @@ def test_theta_is_read_where_it_stands(settings: dict[str, Any]) -> None:
             {"model_type": "mamba"},
             "no reference decoder for model type 'mamba'; there are some for llama, mistral, phi",
         ),
+        ({**PHI, "qk_layernorm": True}, "`qk_layernorm` is true"),
         ({"hidden_act": "relu6"}, "`hidden_act` is 'relu6'; the reference computes"),
         (
             {"rope_scaling": {"type": "yarn", "factor": 2.0}},
@@ -98,8 +99,20 @@ def test_impossible_configs_are_told(changes: dict[str, Any], message: str) -> N
 
 
 def test_missing_fields_are_named() -> None:
-    with pytest.raises(InvalidConfig, match="'llama' has no 'rms_norm_eps'"):
-        architecture_of({key: value for key, value in LLAMA.items() if key != "rms_norm_eps"})
+    with pytest.raises(InvalidConfig, match="'llama' has no 'hidden_size'"):
+        architecture_of({key: value for key, value in LLAMA.items() if key != "hidden_size"})
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "phi"])
+def test_a_silent_config_means_what_transformers_takes(model_type: str) -> None:
+    library = transformers.AutoConfig.for_model(model_type)
+    shape = {"hidden_size": 256, "num_attention_heads": 32, "num_hidden_layers": 1}
+    architecture = architecture_of({"model_type": model_type, **shape})
+    assert architecture.positions == library.max_position_embeddings
+    assert architecture.key_value_heads == (library.num_key_value_heads or 32)
+    assert architecture.windows == (getattr(library, "sliding_window", None),)
+    eps = library.layer_norm_eps if model_type == "phi" else library.rms_norm_eps
+    assert architecture.norm.eps == eps
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from conformance.parity.calibration import (
 )
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import CALIBRATION
+from conformance.parity.probes import drawn_ids
 from conformance.parity.reference import Reference
-from conformance.suite.models import drawn_ids
 from tests.oracle.test_families import LLAMA, PHI
 from tests.parity.test_modules import model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -56,7 +57,10 @@ def test_what_is_outside_fails_and_is_told(value: float) -> None:
         judged(value)
     assert found["measured"]["a thing"]["measured"] == 1
     assert failure.value.evidence["bound"] == 1.0
-    assert str(failure.value.evidence["value"]) == str(value)
+    assert json.loads(json.dumps(failure.value.evidence, allow_nan=False))["value"] == (
+        value if math.isfinite(value) else str(value)
+    )
+    json.dumps(found, allow_nan=False)
 
 
 def test_nothing_is_kept_outside_a_clause() -> None:

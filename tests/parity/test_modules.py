@@ -12,9 +12,9 @@ import transformers
 from conformance.oracle import BFLOAT16, InvalidConfig, Place
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS
 from conformance.parity.modules import first_outside, module_errors
+from conformance.parity.probes import drawn_ids, untrained
 from conformance.parity.receptive_field import keys_seen
 from conformance.parity.reference import Reference
-from conformance.suite.models import drawn_ids, untrained
 from tests.oracle.test_families import LLAMA, PHI
 
 IDS = drawn_ids(64, 48, seed=1)
@@ -113,4 +113,4 @@ class Shift(torch.nn.Module):
 def test_the_receptive_field_is_found_by_its_gradient() -> None:
     layer = Shift()
     table = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    assert keys_seen(lambda ids: layer(hidden_states=table[ids]), [layer], 8) == ((0, 2),)
+    assert keys_seen(lambda ids: layer(hidden_states=table[ids]), [layer], torch.arange(8)[None]) == ((0, 2),)

@@ -1,0 +1,78 @@
+"""Models and inputs that parity is measured on: drawn, seeded, and the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from conformance.hub.weights import probe_tensors
+
+
+def drawn_ids(vocabulary: int, length: int, seed: int) -> torch.Tensor:
+    """Ids over the whole vocabulary, ``(1, length)``."""
+    return torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
+    """A float32 model of a parsed ``config.json`` with probe weights of this seed, in ``eval()``, on the attention named."""
+    import transformers
+
+    fields = {**config, **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))}
+    with torch.random.fork_rng(devices=[]):
+        llm = model_class._from_config(  # type: ignore[attr-defined]
+            transformers.AutoConfig.for_model(**fields), attn_implementation=attention
+        )
+    llm = llm.to(torch.float32).eval()
+    parameters = dict(llm.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    drawn = probe_tensors(
+        shapes,
+        seed=str(seed),
+        vocabulary=config["vocab_size"],
+        tied=bool(config.get("tie_word_embeddings")),
+        dtype="float32",
+    )
+    with torch.no_grad():
+        for name, tensor in drawn:
+            parameters[name].copy_(tensor)
+    return llm
+
+
+def attentions_of(llm: Any) -> tuple[str, ...]:
+    """The attention implementations that the model's class has and the machine can run, the installed flash-attn included."""
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    has_sdpa = getattr(type(llm), "_supports_sdpa", True)
+    has_flash = getattr(
+        type(llm), "_supports_flash_attn", getattr(type(llm), "_supports_flash_attn_2", False)
+    )
+    return (
+        "eager",
+        *(("sdpa",) if has_sdpa else ()),
+        *(("flash_attention_2",) if has_flash and is_flash_attn_2_available() else ()),
+    )
+
+
+@contextmanager
+def attention_of(llm: Any, implementation: str) -> Iterator[Any]:
+    """``llm`` with another attention while the body runs: built anew, with the same tensors, where a built model cannot
+    switch (before transformers 4.48)."""
+    if hasattr(llm, "set_attn_implementation"):
+        before = llm.config._attn_implementation
+        llm.set_attn_implementation(implementation)
+        try:
+            yield llm
+        finally:
+            llm.set_attn_implementation(before)
+        return
+    with torch.random.fork_rng(devices=[]):
+        other = type(llm)._from_config(llm.config, attn_implementation=implementation)
+    parameter = next(llm.parameters())
+    other = other.to(parameter.device)
+    for own in other.parameters():
+        own.data = own.data.to(parameter.dtype)
+    other.load_state_dict(llm.state_dict())
+    yield other.eval()
