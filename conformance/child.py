@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -70,8 +71,13 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     stream.phase("resolving", request.target)
     target = resolve(request.target, request.backbone_id)
     stream.phase("loading", "torch and transformers")
-    from conformance.judge import judge
+    from conformance.judge import clause_tests, judge
     from conformance.session import open_session
+
+    clause_tests()
+    # What the libraries made on import stays; transformers 4.40 has the collector look through all of it at every load, which
+    # took half a second each time.
+    gc.freeze()
 
     with open_session(target, request, home, stream.phase) as session:
         clauses = list(request.only or ())

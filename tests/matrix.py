@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -47,6 +48,7 @@ def judge_in_forks(
 
     torch.set_num_threads(1)  # threads do not survive a fork, and probe models are too small for them
     conformance.judge.clause_tests()  # imports torch, transformers and the suite once, before the first fork
+    gc.freeze()  # as the child of `conformance certify` does, and forks share what nobody looks through
     waiting, running = list(cases), {}
     with tempfile.TemporaryDirectory(prefix="conformance-matrix-") as scratch:
         try:

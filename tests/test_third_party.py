@@ -28,9 +28,11 @@ def certify(target: str, *options: str, cwd: Path, out: Path) -> tuple[int, dict
     return done.returncode, json.loads((out / "certificate.json").read_text())["predicate"]
 
 
-@pytest.mark.parametrize("target", ["own_mistral:AcmeMistral", "own_mistral.py:AcmeMistral"])
-def test_a_class_of_ones_own_is_certified(target: str, tmp_path: Path) -> None:
-    status, predicate = certify(target, cwd=HERE, out=tmp_path)
+@pytest.mark.parametrize(
+    ("target", "budget"), [("own_mistral:AcmeMistral", "standard"), ("own_mistral.py:AcmeMistral", "quick")]
+)
+def test_a_class_of_ones_own_is_certified(target: str, budget: str, tmp_path: Path) -> None:
+    status, predicate = certify(target, "--budget", budget, cwd=HERE, out=tmp_path)
     assert status == 0, predicate["failedTests"]
     assert predicate["backboneId"] == "acme-mistral-7b-instruct"
     assert predicate["subjectDeclarations"]["prompt_rule"] == [

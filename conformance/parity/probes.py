@@ -58,8 +58,11 @@ def attentions_of(llm: Any) -> tuple[str, ...]:
 
 @contextmanager
 def attention_of(llm: Any, implementation: str) -> Iterator[Any]:
-    """``llm`` with another attention while the body runs: built anew, with the same tensors, where a built model cannot
-    switch (before transformers 4.48)."""
+    """``llm`` with this attention while the body runs: itself where it has it already, else switched, else built anew with
+    the same tensors, where a built model cannot switch (before transformers 4.48)."""
+    if llm.config._attn_implementation == implementation:
+        yield llm
+        return
     if hasattr(llm, "set_attn_implementation"):
         before = llm.config._attn_implementation
         llm.set_attn_implementation(implementation)

@@ -123,7 +123,7 @@ def test_a_silent_config_means_what_transformers_takes(model_type: str) -> None:
         ("LlamaForCausalLM", {**LLAMA, "rope_theta": 1e6, "rms_norm_eps": 0.1}),
         (
             "LlamaForCausalLM",
-            {**LLAMA, "rope_scaling": {"type": "linear", "rope_type": "linear", "factor": 3.0}},
+            {**LLAMA, "rope_scaling": {"type": "linear", "factor": 3.0}},
         ),
         ("MistralForCausalLM", MISTRAL),
         ("PhiForCausalLM", PHI),
