@@ -67,7 +67,9 @@ def garbles_stdout(*args, **kwargs):
 
 
 def leaves_a_process_behind(*args, **kwargs):
-    subprocess.Popen([sys.executable, "-c", SLEEPER, "conformance-left-behind"], start_new_session=True)
+    subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, "conformance-left-behind", __file__], start_new_session=True
+    )
     return
 
 
