@@ -57,19 +57,23 @@ def attentions_of(llm: Any) -> tuple[str, ...]:
 
 
 @contextmanager
-def attention_of(llm: Any, implementation: str) -> Iterator[Any]:
-    """``llm`` with this attention while the body runs: itself where it has it already, else switched, else built anew with
-    the same tensors, where a built model cannot switch (before transformers 4.48)."""
-    if llm.config._attn_implementation == implementation:
-        yield llm
-        return
-    if hasattr(llm, "set_attn_implementation"):
-        before = llm.config._attn_implementation
-        llm.set_attn_implementation(implementation)
+def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> Iterator[Any]:
+    """``llm`` with this attention while the body runs: itself where it has it or can switch, else (before transformers 4.48)
+    built anew with the same tensors.
+
+    What is built anew lacks what was done to ``llm`` after it was built; with ``comparable`` either all implementations are
+    had by switching, or all are built anew.
+    """
+    before = llm.config._attn_implementation
+    switches = hasattr(llm, "set_attn_implementation")
+    if switches or (before == implementation and not comparable):
+        if before != implementation:
+            llm.set_attn_implementation(implementation)
         try:
             yield llm
         finally:
-            llm.set_attn_implementation(before)
+            if before != implementation:
+                llm.set_attn_implementation(before)
         return
     with torch.random.fork_rng(devices=[]):
         other = type(llm)._from_config(llm.config, attn_implementation=implementation)

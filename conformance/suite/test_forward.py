@@ -338,7 +338,7 @@ def test_attention_implementations_agree(subject: Subject, tokens: list[int], pa
         raise NotApplicable(f"{type(llm).__name__} offers {' and '.join(offered)} attention alone in float32")
     logits = {}
     for attention in offered:
-        with attention_of(llm, attention) as model, torch.no_grad():
+        with attention_of(llm, attention, comparable=True) as model, torch.no_grad():
             logits[attention] = model(input_ids=ids, attention_mask=mask).logits[0, padding:]
     _same(
         "attention implementations",
