@@ -14,14 +14,8 @@ from tests.matrix import Case, judge_in_forks
 IMPOSSIBLE: dict[str, str] = {}
 
 
-#: One of each class and prompt format; tox's `certify` judges all nine.
-ONE_OF_EACH = (
-    "llama2-7b-chat",
-    "vicuna-v15-7b",
-    "mistral-v0.1-7b-pure",
-    "mistral-v0.1-7b-instruct",
-    "phi-2-3b",
-)
+#: One of each class; tox's `certify` judges all nine.
+ONE_OF_EACH = ("llama2-7b-chat", "mistral-v0.1-7b-instruct", "phi-2-3b")
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

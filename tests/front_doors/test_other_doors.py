@@ -91,7 +91,7 @@ def test_check_backbone_is_never_fail_fast() -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no")
 
-    verdict = check_backbone(broken, INSTRUCT)
+    verdict = check_backbone(broken, INSTRUCT, profiles=["core"])
     assert not verdict.certified
     assert [cause.outcome.id for cause in verdict.root_causes][:1] == ["CON-01"]
     with pytest.raises(AssertionError, match="CON-01"):
@@ -107,7 +107,17 @@ def test_a_counterexample_shows_its_failure_again(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PAD_IS_EOS)
     out = tmp_path / "out"
     python(
-        "-m", "conformance", "certify", "mine.py:PadIsEos", "--id", INSTRUCT, "--out", str(out), cwd=tmp_path
+        "-m",
+        "conformance",
+        "certify",
+        "mine.py:PadIsEos",
+        "--id",
+        INSTRUCT,
+        "--profile",
+        "core",
+        "--out",
+        str(out),
+        cwd=tmp_path,
     )
     script = out / "counterexamples" / "PAD-03.py"
     shown = python(str(script), cwd=tmp_path)
