@@ -508,7 +508,7 @@ def test_compiled_equals_eager(subject: Subject) -> None:
     length=lambda _: st.sampled_from((LONG, 200, EXACT_POSITIONS)),
 )
 def test_logits_are_those_of_the_reference(subject: Subject, seed: int, length: int) -> None:
-    """Semantics gate: the subject agrees with the independent float64 reference (NUMERICS.md gate 1) over drawn
+    """Semantics gate: the subject agrees with the independent float64 reference (docs/numerics.md gate 1) over drawn
     configurations (few from disk, the rest as `type(llm)(config)`), sequences beyond the window, positions to 1,024;
     farther, the rotary angles are held to a bound ∝ position·2⁻²⁴."""
     reference = reference_of(subject, subject.float32.llm)

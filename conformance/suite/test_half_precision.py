@@ -93,7 +93,7 @@ def seeds(_: Subject) -> st.SearchStrategy[int]:
 @requirement("HALF-07", MUST, profile="numerics", needs=["HALF-01", "FWD-01"], uses=["half_precision_dtype"])
 @for_all(examples=2, seed=seeds)
 def test_each_module_rounds_like_the_reference(subject: Subject, seed: int) -> None:
-    """Module gate, teacher-forced (NUMERICS.md gate 3)."""
+    """Module gate, teacher-forced (docs/numerics.md gate 3)."""
     backbone = subject.half_precision_parameters
     reference = reference_of(subject, backbone.llm)
     ids = rounding_batch(backbone.llm, reference.vocabulary, seed)
@@ -103,7 +103,7 @@ def test_each_module_rounds_like_the_reference(subject: Subject, seed: int) -> N
 @requirement("HALF-02", MUST, profile="numerics", needs=["HALF-07"], uses=["half_precision_dtype", "forward"])
 @for_all(examples=2, seed=seeds)
 def test_half_precision_rounds_like_the_reference(subject: Subject, seed: int) -> None:
-    """bf16 forward parity, rounding gate (NUMERICS.md gate 2)."""
+    """bf16 forward parity, rounding gate (docs/numerics.md gate 2)."""
     backbone = subject.half_precision_parameters
     reference = reference_of(subject, backbone.llm)
     ids = rounding_batch(backbone.llm, reference.vocabulary, seed)
