@@ -141,9 +141,10 @@ class Subject:
         Buffers stay as built, as under FSDP's mixed precision with float32 buffers: what `.to()` does to rotary frequencies
         is a matter of its own.
         """
+        from conformance.parity.probes import cast_parameters
+
         backbone = self.build()
-        for parameter in backbone.parameters():
-            parameter.data = parameter.data.to(backbone.half_precision_dtype)
+        cast_parameters(backbone, backbone.half_precision_dtype)
         return backbone.eval()
 
     @cached_property

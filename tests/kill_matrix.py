@@ -47,7 +47,7 @@ def document(mutants: Sequence[Mutant]) -> str:
         "",
         f"{len(mutants)} planted defects, {len(expected_clauses(['default']))} clauses of the default profile. "
         "The tests judge a defect by the profile of",
-        "the clause that names it; this document was written after a run in which the default profile judged them all.",
+        "the clause that names it and what else it is recorded to fail; `python -m tests.kill_matrix` by the default profile.",
         "",
         "| clause | level | planted defect | known as | also fails |",
         "|---|---|---|---|---|",

@@ -2,7 +2,6 @@
 
 from conformance.oracle.architecture import Architecture as Architecture
 from conformance.oracle.decoder import BFLOAT16 as BFLOAT16
-from conformance.oracle.decoder import FLOAT16 as FLOAT16
 from conformance.oracle.decoder import FLOAT64 as FLOAT64
 from conformance.oracle.decoder import Decoder as Decoder
 from conformance.oracle.decoder import Place as Place

@@ -30,7 +30,6 @@ class Precision:
 
 FLOAT64 = Precision(torch.float64, torch.float64)
 BFLOAT16 = Precision(torch.bfloat16, torch.float32)
-FLOAT16 = Precision(torch.float16, torch.float32)
 
 
 #: Queries whose attention is computed together: bounds the memory that scores take.

@@ -19,21 +19,20 @@ import torch
 
 from conformance.hub import Recipe, fixtures_directory, known_recipes
 from conformance.oracle import BFLOAT16, Architecture, Place
-from conformance.parity.equality import relative_rms
+from conformance.parity.equality import gradient_angles, gradients_of, relative_rms
 from conformance.parity.gates import (
     ANGLE_SENSITIVITY,
     CALIBRATION,
     GRADIENT_COSINE,
     MODULE_RATIO,
-    NEGLIGIBLE_GRADIENT,
     ROUNDING_LENGTH,
     ROUNDING_RATIO,
     SEMANTICS,
     rounding_ratio,
 )
 from conformance.parity.modules import module_errors
-from conformance.parity.probes import drawn_ids, untrained
-from conformance.parity.receptive_field import library_windows
+from conformance.parity.probes import cast_parameters, drawn_ids, untrained
+from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 
 BOUNDS = {
@@ -153,35 +152,33 @@ def _measure(recipe: Recipe, attention: str, seed: int) -> dict[str, float]:
     config = {**recipe.probe_config(), "vocab_size": _VOCABULARY}
     model_class = getattr(transformers, recipe.architecture)
     llm = untrained(model_class, config, attention, seed)
-    reference = Reference.of(llm, config)
-    if any(reference.architecture.windows):
-        reference = Reference.of(llm, config, library_windows(llm, config))
+    reference = reference_as_installed(llm, config)
     ids = drawn_ids(_VOCABULARY, ROUNDING_LENGTH, seed)
     place = Place.of(torch.ones_like(ids))
     exact, rounded = (
         decoder.logits(decoder.embed(ids), place)
         for decoder in (reference.decoder(), reference.decoder(BFLOAT16))
     )
-    # The reference keeps the original order, so it must not share the tensors that are about to change.
-    weights = {name: tensor.clone() for name, tensor in llm.state_dict().items()}
-    llm.load_state_dict(reordered(weights, reference.architecture, torch.Generator().manual_seed(seed)))
-    own = Reference.of(llm, config, reference.architecture.windows)
+    # In place, so that from here on the reference has the other order too.
+    llm.load_state_dict(
+        reordered(llm.state_dict(), reference.architecture, torch.Generator().manual_seed(seed))
+    )
     gradients = _gradients(llm, ids)
     with torch.no_grad():
         semantics = relative_rms(llm(input_ids=ids).logits, exact)
-    far = _far_share(llm, own, seed)
-    for parameter in llm.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    angles = _angles(gradients, _gradients(llm, ids))
+    far = _far_share(llm, reference, seed)
+    cast_parameters(llm, torch.bfloat16)
+    angles = gradient_angles(_gradients(llm, ids), gradients)
     with torch.no_grad():
         whole = rounding_ratio(llm(input_ids=ids).logits, exact, rounded)
-    modules = module_errors(llm, own, lambda: llm(input_ids=ids), own.decoder().embed(ids), place, BFLOAT16)
+    embedded = reference.decoder().embed(ids)
+    modules = module_errors(llm, reference, lambda: llm(input_ids=ids), embedded, place, BFLOAT16)
     return {
         "semantics": semantics,
         **far,
         "rounding ratio": whole,
         "module ratio": max(modules.values()),
-        "one minus cosine of gradients": max(angles),
+        "one minus cosine of gradients": max(angles.values()),
     }
 
 
@@ -204,22 +201,9 @@ def _far_share(llm: Any, reference: Reference, seed: int) -> dict[str, float]:
 def _gradients(llm: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     llm.zero_grad()
     llm(input_ids=ids[:, :64], labels=ids[:, :64]).loss.backward()
-    found = {
-        name: parameter.grad.double()
-        for name, parameter in llm.named_parameters()
-        if parameter.grad is not None
-    }
+    found = gradients_of(llm)
     llm.zero_grad()
     return found
-
-
-def _angles(exact: Mapping[str, torch.Tensor], rounded: Mapping[str, torch.Tensor]) -> list[float]:
-    largest = max(float(gradient.norm()) for gradient in exact.values())
-    return [
-        1 - float(torch.cosine_similarity(gradient.flatten(), rounded[name].flatten(), dim=0))
-        for name, gradient in exact.items()
-        if float(gradient.norm()) > NEGLIGIBLE_GRADIENT * largest
-    ]
 
 
 def _reading(values: list[float], bound: float) -> Reading:

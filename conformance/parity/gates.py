@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-#: Counts the changes to a bound, or to what it is measured on; certificates name it.
+#: Counts the changes to a bound, or to what it is measured on; the shipped data names it.
 CALIBRATION = 1
 #: Gate 1, semantics: relative RMS of a float64 or float32 subject against the float64 reference. Correct Hugging Face code
 #: stays below 3.2e-6, as its norms and angles are float32 in any case; a rotary theta off by one per cent is at 9.8e-5.

@@ -80,11 +80,12 @@ def error_growth(
         _layer_outputs(reference, FLOAT64, embedded, place),
         _layer_outputs(reference, precision, embedded, place),
     )
-    paths = [path for path in exact if reference.prefix + path in dict(llm.named_modules())]
+    own_modules = dict(llm.named_modules())
+    paths = [path for path in exact if reference.prefix + path in own_modules]
     made: dict[str, torch.Tensor] = {}
     with ExitStack() as hooks:
         for path in paths:
-            handle = llm.get_submodule(reference.prefix + path).register_forward_hook(_keep(made, path))
+            handle = own_modules[reference.prefix + path].register_forward_hook(_keep(made, path))
             hooks.callback(handle.remove)
         run()
 

@@ -16,14 +16,25 @@ def drawn_ids(vocabulary: int, length: int, seed: int) -> torch.Tensor:
     return torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(seed))
 
 
-def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
-    """A float32 model of a parsed ``config.json`` with probe weights of this seed, in ``eval()``, on the attention named."""
+def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
+    """The transformers config object of a parsed ``config.json``, without token ids that a smaller vocabulary has not."""
     import transformers
 
-    fields = {**config, **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))}
+    no_tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    return transformers.AutoConfig.for_model(**{**config, **no_tokens, **changes})
+
+
+def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast the parameters alone, as FSDP's mixed precision with float32 buffers does; `.to()` would cast buffers too."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
+    """A float32 model of a parsed ``config.json`` with probe weights of this seed, in ``eval()``, on the attention named."""
     with torch.random.fork_rng(devices=[]):
         llm = model_class._from_config(  # type: ignore[attr-defined]
-            transformers.AutoConfig.for_model(**fields), attn_implementation=attention
+            library_config(config), attn_implementation=attention
         )
     llm = llm.to(torch.float32).eval()
     parameters = dict(llm.named_parameters())
@@ -79,7 +90,6 @@ def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> 
         other = type(llm)._from_config(llm.config, attn_implementation=implementation)
     parameter = next(llm.parameters())
     other = other.to(parameter.device)
-    for own in other.parameters():
-        own.data = own.data.to(parameter.dtype)
+    cast_parameters(other, parameter.dtype)
     other.load_state_dict(llm.state_dict())
     yield other.eval()

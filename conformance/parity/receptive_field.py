@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import torch
 
 from conformance.parity.modules import hidden_in, with_hidden
+from conformance.parity.probes import library_config
+from conformance.parity.reference import Reference
 
 #: The library's way of counting is measured with this window, in a sequence of this length.
 _WINDOW = 16
@@ -56,9 +59,8 @@ def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ..
     config = config.get("text_config", config)
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     attention = getattr(llm.config, "_attn_implementation", None) or "eager"
-    if (
-        config.get("hidden_size", 0) > _WIDEST
-    ):  # widths do not matter here, and a published one takes gigabytes
+    # Widths do not matter here, and a published one takes gigabytes.
+    if config.get("hidden_size", 0) > _WIDEST:
         heads = int(config["num_attention_heads"])
         config = {**config, "hidden_size": 20 * heads, "head_dim": 20, "intermediate_size": 32}
     seen = _keys_seen_in_library(
@@ -69,22 +71,29 @@ def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ..
     return tuple(None if count is None else window + count - _WINDOW for count in seen)
 
 
+def reference_as_installed(llm: Any, config: Mapping[str, Any]) -> Reference:
+    """The reference for ``llm``, with windows as the installed library counts them.
+
+    Raises:
+        NoReference, InvalidConfig: as :meth:`Reference.of`.
+    """
+    reference = Reference.of(llm, config)
+    if not any(reference.architecture.windows):
+        return reference
+    windows = library_windows(llm, config) or reference.architecture.windows
+    return replace(reference, architecture=replace(reference.architecture, windows=windows))
+
+
 @cache
 def _keys_seen_in_library(config: str, attention: str) -> tuple[int | None, ...] | None:
     import transformers
 
-    fields = json.loads(config)
-    for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        fields[token] = None
     try:
-        model_config = transformers.AutoConfig.for_model(**{**fields, "vocab_size": 2 * _LENGTH})
+        model_config = library_config(json.loads(config), vocab_size=2 * _LENGTH)
         with torch.random.fork_rng(devices=[]):
             model = transformers.AutoModelForCausalLM.from_config(model_config, attn_implementation=attention)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # a model type of somebody's own, or an attention that it has not
+    # A model type of somebody's own, or an attention that it has not.
+    except (ValueError, KeyError, TypeError):
         return None
     layers = next(
         (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,20 +21,14 @@ class Reference:
     prefix: str = ""
 
     @classmethod
-    def of(
-        cls, llm: Any, config: Mapping[str, Any], windows: tuple[int | None, ...] | None = None
-    ) -> Reference:
+    def of(cls, llm: Any, config: Mapping[str, Any]) -> Reference:
         """The reference for ``llm`` as ``config``, a parsed ``config.json``, describes it.
-
-        ``windows`` replaces the config's, where the installed library counts them otherwise.
 
         Raises:
             NoReference: for a model type without one.
             InvalidConfig: for a config that contradicts itself or the model's tensors.
         """
         architecture = architecture_of(config)
-        if windows is not None:
-            architecture = replace(architecture, windows=windows)
         prefix = prefix_of(llm, architecture)
         reference = cls(architecture, _Prefixed(llm.state_dict(), prefix), prefix)
         reference._check_shapes()

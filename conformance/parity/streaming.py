@@ -33,6 +33,7 @@ from conformance.oracle.architecture import Names
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import rounding_ratio
 from conformance.parity.modules import forced, hidden_in
+from conformance.parity.probes import cast_parameters, library_config
 from conformance.parity.reference import prefix_of
 
 Config = Mapping[str, Any]
@@ -146,19 +147,17 @@ class OneLayer(Mapping[str, torch.Tensor]):
 
 def on_meta(model_class: Any, config: Config, attention: str) -> Any:
     """A model of a parsed ``config.json`` whose parameters are on the meta device; its buffers are real, and float32."""
-    import transformers
     from accelerate import init_empty_weights
 
     # Older releases compute rotary tables in the dtype that the config names.
     dtypes = {"torch_dtype": "float32", "dtype": "float32"}
     fields = {key: value for key, value in config.items() if key not in dtypes}
-    fields |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     with (
         torch.random.fork_rng(devices=[]),
         _equal_buffers_shared(),
         init_empty_weights(include_buffers=False),
     ):
-        model_config = transformers.AutoConfig.for_model(**fields, torch_dtype="float32")
+        model_config = library_config(fields, torch_dtype="float32")
         llm = model_class._from_config(model_config, attn_implementation=attention).eval()
     # Each parameter was replaced by one on the meta device, a tied head by one of its own.
     llm.tie_weights()
@@ -309,8 +308,7 @@ class _Streamed:
     def cast(self, dtype: torch.dtype) -> None:
         """From now on compute in ``dtype``; buffers stay float32, as under FSDP's mixed precision."""
         self._weights.dtype = dtype
-        for parameter in self.llm.parameters():
-            parameter.data = parameter.data.to(dtype)
+        cast_parameters(self.llm, dtype)
 
 
 class _Subject:

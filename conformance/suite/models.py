@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from conformance.assertions import ClauseFailure, NotApplicable
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
-from conformance.parity.receptive_field import library_windows
+from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject import Subject
 
@@ -68,22 +69,23 @@ def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = 
         raise NotApplicable(
             f'`attention = "{subject.declared.attention}"` is declared; the reference is causal'
         )
-    config = config or subject.published_config
+    with judging_config(
+        expected="a config that describes the checkpoint's tensors",
+        mend="correct `config.json`, or the constructor that changes what was loaded",
+    ):
+        return reference_as_installed(llm, config or subject.published_config)
+
+
+@contextmanager
+def judging_config(*, expected: str, mend: str) -> Iterator[None]:
+    """What the oracle says of a config in the body, as a clause says it: no reference is not applicable, a contradiction
+    fails."""
     try:
-        reference = Reference.of(llm, config)
-        return (
-            Reference.of(llm, config, library_windows(llm, config))
-            if any(reference.architecture.windows)
-            else reference
-        )
+        yield
     except NoReference as reason:
         raise NotApplicable(str(reason)) from None
     except InvalidConfig as contradiction:
-        raise ClauseFailure(
-            observed=str(contradiction),
-            expected="a config that describes the checkpoint's tensors",
-            mend="correct `config.json`, or the constructor that changes what was loaded",
-        ) from None
+        raise ClauseFailure(str(contradiction), expected, mend) from None
 
 
 def published_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -93,16 +95,11 @@ def published_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         NotApplicable: for a family without a reference.
         ClauseFailure: for a config that no decoder can have.
     """
-    try:
+    with judging_config(
+        expected="a config that a decoder can have",
+        mend="correct the published config in the recipe, or the checkpoint's `config.json`",
+    ):
         return parameter_shapes(config)
-    except NoReference as reason:
-        raise NotApplicable(str(reason)) from None
-    except InvalidConfig as contradiction:
-        raise ClauseFailure(
-            observed=str(contradiction),
-            expected="a config that a decoder can have",
-            mend="correct the published config in the recipe, or the checkpoint's `config.json`",
-        ) from None
 
 
 def configurable_class(subject: Subject) -> type:

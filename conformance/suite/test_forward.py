@@ -44,12 +44,8 @@ _LONGEST = 1024
 _FORWARD = ["forward", "embed_input_ids"]
 
 
-def rows(subject: Subject, min_length: int = 2, max_length: int = LONG) -> st.SearchStrategy[list[list[int]]]:
-    return sequences(subject, min_length=min_length, max_length=max_length)
-
-
 def row(subject: Subject, min_length: int = 2, max_length: int = LONG) -> st.SearchStrategy[list[int]]:
-    return rows(subject, min_length, max_length).map(lambda batch: batch[0])
+    return sequences(subject, min_length=min_length, max_length=max_length).map(lambda batch: batch[0])
 
 
 def ids_like(subject: Subject, count: int) -> st.SearchStrategy[list[int]]:

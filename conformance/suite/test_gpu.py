@@ -17,7 +17,7 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place, architecture_of
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, rounding_ratio
-from conformance.parity.probes import attention_of, attentions_of, drawn_ids
+from conformance.parity.probes import attention_of, attentions_of, cast_parameters, drawn_ids
 from conformance.parity.reference import Reference, prefix_of
 from conformance.parity.streaming import SeededWeights, on_meta
 from conformance.subject import Subject
@@ -199,8 +199,7 @@ def _holds_the_gates(llm: Any, reference: Reference, seed: int) -> None:
 def _half_precision_on(subject: Subject, on: torch.device) -> Any:
     """A model whose parameters are half precision on the device, buffers as built."""
     backbone = subject.build()
-    for parameter in backbone.parameters():
-        parameter.data = parameter.data.to(backbone.half_precision_dtype)
+    cast_parameters(backbone, backbone.half_precision_dtype)
     return backbone.to(on).eval().llm
 
 

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from conformance.assertions import NotApplicable, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place, Precision
+from conformance.parity.equality import gradient_angles, gradients_of
 from conformance.parity.gates import (
     GRADIENT_COSINE,
-    NEGLIGIBLE_GRADIENT,
     rounding_ratio,
 )
 from conformance.parity.modules import error_growth
+from conformance.parity.probes import cast_parameters
 from conformance.properties import for_all
 from conformance.strategies import sequences
 from conformance.subject import Subject
@@ -193,15 +194,7 @@ def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
     ids = probe_ids(subject, batch=2, length=64)
     exact = _gradients(subject, torch.float32, ids)
     rounded = _gradients(subject, subject.training.half_precision_dtype, ids)
-    largest = max(float(gradient.norm()) for gradient in exact.values())
-    for name, gradient in exact.items():
-        if float(gradient.norm()) <= NEGLIGIBLE_GRADIENT * largest:
-            continue
-        angle = 1 - float(
-            torch.cosine_similarity(
-                gradient.flatten(), rounded.get(name, torch.zeros_like(gradient)).flatten(), dim=0
-            )
-        )
+    for name, angle in gradient_angles(rounded, exact).items():
         within(
             "one minus cosine of gradients",
             angle,
@@ -221,11 +214,7 @@ def _not_routed(subject: Subject) -> None:
 
 def _gradients(subject: Subject, dtype: torch.dtype, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     backbone = subject.build().eval()
-    parameters = dict(backbone.llm.named_parameters())
-    for parameter in parameters.values():
-        parameter.data = parameter.data.to(dtype)
-        parameter.requires_grad_(True)
+    cast_parameters(backbone.llm, dtype)
+    backbone.llm.requires_grad_(True)
     backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
-    return {
-        name: parameter.grad.double() for name, parameter in parameters.items() if parameter.grad is not None
-    }
+    return gradients_of(backbone.llm)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.assertions import ClauseFailure, require, within
+from conformance.assertions import require, within
 from conformance.catalogue import MUST, requirement
-from conformance.oracle import InvalidConfig, architecture_of
+from conformance.oracle import architecture_of
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS
 from conformance.parity.probes import drawn_ids
 from conformance.parity.reference import prefix_of
@@ -21,7 +21,7 @@ from conformance.parity.streaming import (
     read_from,
 )
 from conformance.subject import Subject
-from conformance.suite.models import configurable_class, published_shapes
+from conformance.suite.models import configurable_class, judging_config, published_shapes
 
 #: Tokens of the streamed run: enough to attend to, and few beside the weights that each layer reads in any case.
 LENGTH = 32
@@ -34,10 +34,8 @@ def test_the_published_size_is_the_family_s(subject: Subject) -> None:
     config = subject.recipe.config
     expected = published_shapes(config)
     llm = on_meta(configurable_class(subject), config, _attention(subject))
-    try:
+    with judging_config(expected="the names of the checkpoint", mend=_MEND):
         prefix = prefix_of(llm, architecture_of(config))
-    except InvalidConfig as error:
-        raise ClauseFailure(str(error), "the names of the checkpoint", _MEND) from None
     found = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in llm.named_parameters()}
     wrong = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     first = wrong[0] if wrong else ""

@@ -12,7 +12,7 @@ import transformers
 from conformance.oracle import BFLOAT16, InvalidConfig, Place
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS
 from conformance.parity.modules import first_outside, module_errors
-from conformance.parity.probes import drawn_ids, untrained
+from conformance.parity.probes import cast_parameters, drawn_ids, untrained
 from conformance.parity.receptive_field import keys_seen
 from conformance.parity.reference import Reference
 from tests.oracle.test_families import LLAMA, PHI
@@ -46,8 +46,7 @@ def test_a_sound_model_is_within_everywhere(config: dict[str, Any]) -> None:
     exact = errors(llm, config)
     assert len(exact) == 2 * (5 if config is LLAMA else 4) + 1
     assert first_outside(exact, SEMANTICS) is None
-    for parameter in llm.parameters():  # not the rotary frequencies, whose rounding the gate sees
-        parameter.data = parameter.data.to(torch.bfloat16)
+    cast_parameters(llm, torch.bfloat16)  # not the rotary frequencies, whose rounding the gate sees
     assert first_outside(errors(llm, config, BFLOAT16), MODULE_RATIO) is None
 
 
