@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 #: What the clause being judged has told of itself so far; None outside of clauses.
@@ -43,12 +44,20 @@ def require(holds: bool, *, observed: str, expected: str, mend: str, **measured:
 
 
 def within(
-    quantity: str, value: float, bound: float, *, observed: str, expected: str, mend: str, **found: Any
+    quantity: str,
+    value: float,
+    bound: float,
+    *,
+    observed: str,
+    expected: str,
+    mend: str,
+    conditions: Mapping[str, Any] = MappingProxyType({}),
+    **found: Any,
 ) -> None:
     """Fail the clause unless ``value`` is at most ``bound``; NaN never is.
 
-    Passing or not, the clause's evidence tells under ``measured`` the largest value of each ``quantity`` for its bound, and
-    how many were measured.
+    Passing or not, the clause's evidence tells under ``measured`` the largest value of each ``quantity`` for its bound, how
+    many were measured, and the ``conditions`` (JSON values) of the last.
     """
     told = _told.get()
     # JSON has no word for NaN and infinity.
@@ -57,7 +66,7 @@ def within(
         worst = told.setdefault("measured", {}).setdefault(
             quantity, {"worst": shown, "bound": bound, "measured": 0}
         )
-        worst["measured"] += 1
+        worst.update(conditions, measured=worst["measured"] + 1)
         finite = isinstance(worst["worst"], (int, float))
         if finite and not value / bound <= worst["worst"] / worst["bound"]:
             worst.update(worst=shown, bound=bound)

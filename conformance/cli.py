@@ -244,8 +244,7 @@ def hub_build(
     as_json: Json = False,
 ) -> None:
     """Build checkpoints from recipes, those that are not there yet."""
-    from conformance.hub import Hub, UnknownRecipe, recipe_for
-    from conformance.hub.vocabulary import VocabularyUnavailable
+    from conformance.hub import CannotBuild, Hub, UnknownRecipe, recipe_for
 
     known = _recipes_by_hub_id(recipes)
     try:
@@ -257,8 +256,8 @@ def hub_build(
     for recipe in chosen:
         try:
             path = store.build(recipe, on_progress=lambda line: say(line, sys.stderr))
-        except (VocabularyUnavailable, OSError, ValueError) as error:
-            raise CannotAssess(f"{recipe.hub_id} could not be built in `{store.root}`: {error}") from error
+        except CannotBuild as error:
+            raise CannotAssess(str(error)) from error
         built.append({"hub": recipe.hub_id, "digest": recipe.digest(), "path": str(path)})
     _show(built, as_json)
 

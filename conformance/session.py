@@ -15,7 +15,16 @@ from typing import Any
 from conformance.budget import Budget
 from conformance.checkpoint import Checkpoint
 from conformance.declarations import declarations_in
-from conformance.hub import Hub, HubTap, HubView, Recipe, UnknownRecipe, known_recipes, recipe_for
+from conformance.hub import (
+    CannotBuild,
+    Hub,
+    HubTap,
+    HubView,
+    Recipe,
+    UnknownRecipe,
+    known_recipes,
+    recipe_for,
+)
 from conformance.run_request import CannotAssess, RunRequest
 from conformance.subject import Subject
 from conformance.target import Target
@@ -44,8 +53,8 @@ class Session:
         self._recipes = known_recipes(request.recipes)
         self._announce = announce
         self._served: list[str] = []
-        #: The refusal of a hub id that has no recipe; constructors may swallow the exception, so it is kept here.
-        self.unknown_recipe: UnknownRecipe | None = None
+        #: Why a hub id could not be served; constructors may swallow the exception, so it is kept here.
+        self._unserved: UnknownRecipe | CannotBuild | None = None
         self.tap = HubTap(self._view, on_missing=self._build)
         overrides, source = (
             (declarations, "declarations") if declarations is not None else declarations_in(request.config)
@@ -70,13 +79,13 @@ class Session:
         A constructor that raises is left for CON-01 to report.
 
         Raises:
-            CannotAssess: if the constructor asks for a hub id that has no recipe, or the user's checkpoint is of another
-                model.
+            CannotAssess: if the constructor asks for a hub id that has no recipe or cannot be built here, or the user's
+                checkpoint is of another model.
         """
         with suppress(Exception, SystemExit):
             _ = self.subject.training
-        if self.unknown_recipe is not None:
-            raise CannotAssess(str(self.unknown_recipe))
+        if self._unserved is not None:
+            raise CannotAssess(str(self._unserved))
         if self.subject.real_checkpoint is not None and "training" in self.subject.__dict__:
             _check_is_of(self.subject.recipe, self.subject.real_checkpoint)
 
@@ -93,15 +102,13 @@ class Session:
         }
 
     def _build(self, hub_id: str) -> None:
-        recipe = self._recipes.get(hub_id)
-        if recipe is None:
-            try:
-                recipe = recipe_for(hub_id, self._extra_recipes)
-            except UnknownRecipe as error:
-                self.unknown_recipe = error
-                raise
         self._announce("building hub", hub_id)
-        snapshot = self._hub.build(recipe)
+        try:
+            recipe = self._recipes.get(hub_id) or recipe_for(hub_id, self._extra_recipes)
+            snapshot = self._hub.build(recipe)
+        except (UnknownRecipe, CannotBuild) as error:
+            self._unserved = error
+            raise
         self._view.mount(hub_id, snapshot)
         self._served.append(hub_id)
         self._announce("constructing", self.subject.backbone_id)

@@ -97,18 +97,22 @@ class Subject:
     ) -> Any:
         """A fresh backbone; what the constructor raises passes through.
 
-        ``llm_max_length=None`` leaves the length to the constructor's default.
+        ``llm_max_length=None`` leaves the length to the constructor's default. The process is put back as it was, also where
+        the constructor raises: transformers then leaves the default dtype at that of loading, for one.
 
         Raises:
             ClauseFailure: if the factory returns something that is no backbone.
         """
-        built = self.factory(
-            self.backbone_id if backbone_id is None else backbone_id,
-            **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
-            hf_token=CANARY_TOKEN,
-            inference_mode=inference_mode,
-            use_flash_attention_2=use_flash_attention_2,
-        )
+        from conformance.process_state import restored
+
+        with restored() as self._changed_by_building:
+            built = self.factory(
+                self.backbone_id if backbone_id is None else backbone_id,
+                **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
+                hf_token=CANARY_TOKEN,
+                inference_mode=inference_mode,
+                use_flash_attention_2=use_flash_attention_2,
+            )
         backbone = built[0] if isinstance(built, tuple) and built else built
         if backbone is None or isinstance(backbone, (bool, int, float, str, bytes, tuple, list, dict)):
             raise ClauseFailure(
@@ -117,6 +121,22 @@ class Subject:
                 mend="return the constructed backbone from the factory",
             )
         return backbone
+
+    def build_float32(self) -> Any:
+        """A fresh training-mode backbone, in float32 throughout and in ``eval()``."""
+        import torch
+
+        from conformance.parity.probes import unround_buffers
+
+        backbone = self.build()
+        unround_buffers(backbone.llm)
+        return backbone.to(torch.float32).eval()
+
+    def changes_by_building(self, *, inference_mode: bool) -> Mapping[str, str]:
+        """What building a backbone changed about the process before it was put back: each thing's name, and from what to
+        what."""
+        self.build(inference_mode=inference_mode)
+        return self._changed_by_building
 
     @cached_property
     def training(self) -> Any:
@@ -153,7 +173,7 @@ class Subject:
         import torch
 
         dtypes = {parameter.dtype for parameter in self.training.llm.parameters()}
-        return self.training if dtypes == {torch.float32} else self.build().to(torch.float32).eval()
+        return self.training if dtypes == {torch.float32} else self.build_float32()
 
     # What the constructor asked the hub for ---------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import pytest
 from conformance.target import BUILT_IN_TARGETS, resolve
 from conformance.verdict.outcomes import Outcome
 from tests.matrix import Case, judge_in_forks
+from tests.mutants.construction import MasterWeightsAsPublished
 
 #: SHOULDs that an installed library makes impossible, with the reason. None is known.
 IMPOSSIBLE: dict[str, str] = {}
@@ -20,7 +21,18 @@ ONE_OF_EACH = ("llama2-7b-chat", "mistral-v0.1-7b-instruct", "phi-2-3b")
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_the_reference_meets_every_clause(name: str) -> None:
-    ((_, outcomes),) = judge_in_forks([Case(name, resolve(name).factory, name, {})], None)
+    _meets_every_clause(Case(name, resolve(name).factory, name, {}))
+
+
+def test_half_precision_master_weights_are_no_defect_where_they_are_declared() -> None:
+    """Before transformers 4.48 rotary tables are then rounded too, and loading that fails leaves bfloat16 the default dtype."""
+    _meets_every_clause(
+        Case("declared", MasterWeightsAsPublished, "mistral-v0.1-7b-instruct", {"master_dtype": "bfloat16"})
+    )
+
+
+def _meets_every_clause(case: Case) -> None:
+    ((_, outcomes),) = judge_in_forks([case], None)
     unmet = {
         clause: f"{found.outcome}: {found.summary} {found.counterexample or ''}"
         for clause, found in outcomes.items()

@@ -15,12 +15,13 @@ from conformance.hub.recipes import (
     known_recipes,
     recipe_for,
 )
-from conformance.hub.store import Hub, HubEntry
+from conformance.hub.store import CannotBuild, Hub, HubEntry
 from conformance.hub.tap import HubCall, HubTap
 from conformance.hub.view import HubView
 
 __all__ = [
     "AcceptedDifference",
+    "CannotBuild",
     "Hub",
     "HubCall",
     "HubEntry",

@@ -188,6 +188,7 @@ def read_recipe(path: Path) -> Recipe:
     _check_config(published, config, architecture)
     probe = table.table("probe")
     probe.only_keys(config, "a field of the published config")
+    _check_heads(probe, {**config, **probe.values})
     template = table.optional_text("chat_template")
     if tokenizer.ships_chat_template and template is None:
         table.wrong(
@@ -293,6 +294,14 @@ def _check_config(published: _Table, config: Mapping[str, Any], architecture: st
             "config",
             f"lists the architectures {config['architectures']!r}",
             f"a list with the recipe's own architecture, {architecture!r}",
+        )
+
+
+def _check_heads(probe: _Table, config: Mapping[str, Any]) -> None:
+    heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
+        probe.wrong(
+            "num_key_value_heads", f"is {shared} for {heads} attention heads", f"a divisor of {heads}"
         )
 
 

@@ -31,6 +31,10 @@ SHARDS = 2
 Progress = Callable[[str], None]
 
 
+class CannotBuild(RuntimeError):
+    """A recipe's snapshot cannot be built on this machine. The message names the recipe, where, and why."""
+
+
 @dataclass(frozen=True)
 class HubEntry:
     """One built snapshot: its hub id, the digest of its recipe, its size in bytes, and its directory."""
@@ -55,9 +59,9 @@ class Hub:
         library.
 
         Raises:
-            ValueError: `weights` cannot be built here, or transformers does not know the architecture.
-            VocabularyUnavailable: what the tokenizer is made from is not installed.
-            OSError: the root cannot be written to.
+            ValueError: `weights` cannot be built here.
+            CannotBuild: what the tokenizer is made from is not installed, the installed transformers refuses the
+                architecture or its config, or the root cannot be written to.
         """
         if weights != "probe":
             raise ValueError(f"weights={weights!r} cannot be built here; right would be 'probe'")
@@ -65,11 +69,19 @@ class Hub:
         entry = home / recipe.digest()
         if _is_whole(entry):
             return entry / "snapshot"
-        home.mkdir(parents=True, exist_ok=True)
-        with _locked(home):
-            if not _is_whole(entry):
-                _remove_abandoned(home)
-                _build_entry(recipe, entry, on_progress or (lambda line: None))
+        from conformance.hub.vocabulary import VocabularyUnavailable
+
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            with _locked(home):
+                if not _is_whole(entry):
+                    _remove_abandoned(home)
+                    _build_entry(recipe, entry, on_progress or (lambda line: None))
+        except (VocabularyUnavailable, OSError, ValueError) as error:
+            source = f" (recipe {recipe.path})" if recipe.path else ""
+            raise CannotBuild(
+                f"{recipe.hub_id}{source} could not be built in `{self.root}`: {error}"
+            ) from error
         return entry / "snapshot"
 
     def entries(self) -> list[HubEntry]:

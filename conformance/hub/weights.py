@@ -33,7 +33,7 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
     A tied head and rotary buffers are left out, as published checkpoints leave them out.
 
     Raises:
-        ValueError: the installed transformers does not know the architecture or the model type.
+        ValueError: the installed transformers does not know the architecture or the model type, or refuses the config.
     """
     import torch
     import transformers
@@ -45,8 +45,14 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
             f"has, or correct `architecture` in the recipe"
         )
     fields = {key: value for key, value in config.items() if key != "model_type"}
-    with torch.device("meta"):
-        model = model_class(transformers.AutoConfig.for_model(config["model_type"], **fields))
+    try:
+        with torch.device("meta"):
+            model = model_class(transformers.AutoConfig.for_model(config["model_type"], **fields))
+    except Exception as error:
+        raise ValueError(
+            f"transformers {transformers.__version__} builds no {architecture} of the config with the recipe's [probe] "
+            f"sizes: {error}"
+        ) from error
     shapes = {
         name: tuple(tensor.shape)
         for name, tensor in model.state_dict().items()

@@ -6,6 +6,8 @@ runs it again; the data lies in ``fixtures/calibration``).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 #: Counts the changes to a bound, or to what it is measured on; the shipped data names it.
@@ -37,6 +39,17 @@ def semantics_bound(position: int) -> float:
     An angle of p radians is off by up to p · 2⁻²⁴ in float32; how much of that shows in the logits is calibrated.
     """
     return SEMANTICS if position <= EXACT_POSITIONS else SEMANTICS + ANGLE_SENSITIVITY * position * 2.0**-24
+
+
+def conditions(observed: torch.Tensor | torch.nn.Module) -> dict[str, Any]:
+    """What a gate's reading was taken under, for the record: the calibration of its bound, and the dtype and device of
+    ``observed`` (of a module's parameters)."""
+    tensor = observed if isinstance(observed, torch.Tensor) else next(observed.parameters())
+    return {
+        "calibration": CALIBRATION,
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+        "device": tensor.device.type,
+    }
 
 
 def rms(tensor: torch.Tensor) -> float:

@@ -24,10 +24,41 @@ def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
     return transformers.AutoConfig.for_model(**{**config, **no_tokens, **changes})
 
 
+def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The argument by which the installed transformers is told the dtype to load or build a model in."""
+    import transformers
+
+    # https://github.com/huggingface/transformers/pull/39782: `torch_dtype` became `dtype`.
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return {"dtype" if release >= (4, 56) else "torch_dtype": dtype}
+
+
 def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Cast the parameters alone, as FSDP's mixed precision with float32 buffers does; `.to()` would cast buffers too."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def unround_buffers(llm: Any) -> None:
+    """Give rotary tables that were rounded because the model was loaded in half precision their digits back.
+
+    Before transformers 4.48 some are made in the dtype of loading, and `.to(float32)` keeps what rounding left. A buffer is
+    exchanged only for one that its class makes in float32 and that rounds to the very same bits, so that a wrong one stays.
+    """
+    half = {
+        name: buffer
+        for name, buffer in llm.named_buffers()
+        if name not in llm.state_dict() and buffer.dtype.is_floating_point and buffer.dtype.itemsize == 2
+    }
+    if not half or not hasattr(type(llm), "_from_config"):
+        return
+    with torch.random.fork_rng(devices=[]):
+        full = dict(type(llm)._from_config(llm.config, **in_dtype(torch.float32)).named_buffers())
+    for name, buffer in half.items():
+        exact = full.get(name)
+        if exact is not None and torch.equal(exact.to(buffer.dtype), buffer):
+            parent, _, leaf = name.rpartition(".")
+            setattr(llm.get_submodule(parent), leaf, exact.to(buffer.device))
 
 
 def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:

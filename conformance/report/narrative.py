@@ -63,10 +63,11 @@ def measurements(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
         for quantity, found in measured.items() if isinstance(measured, Mapping) else ():
             if isinstance(found, Mapping):
                 worst, bound, number = (as_text(found.get(key)) for key in ("worst", "bound", "measured"))
+                where = f", in {found['dtype']} on {found.get('device')}" if "dtype" in found else ""
                 yield (
                     outcome.id,
                     str(quantity),
-                    f"{_short(worst)} of {_short(bound)} allowed, the worst of {number}",
+                    f"{_short(worst)} of {_short(bound)} allowed, the worst of {number}{where}",
                 )
 
 

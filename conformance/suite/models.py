@@ -12,6 +12,7 @@ import torch
 from conformance.assertions import ClauseFailure, NotApplicable
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
+from conformance.parity.probes import in_dtype
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject import Subject
@@ -116,16 +117,11 @@ def configurable_class(subject: Subject) -> type:
 
 def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
     """The subject's model class, loaded from the checkpoint in ``dtype`` the way that transformers documents."""
-    import transformers
-
-    # https://github.com/huggingface/transformers/pull/39782: `torch_dtype` became `dtype`.
-    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    argument = "dtype" if release >= (4, 56) else "torch_dtype"
     model_class = type(subject.training.llm)
     if not hasattr(model_class, "from_pretrained"):
         raise NotApplicable(f"a {model_class.__name__} has no `from_pretrained`")
     return model_class.from_pretrained(
-        subject.view.snapshot(subject.weights_hub_id), **{argument: dtype}
+        subject.view.snapshot(subject.weights_hub_id), **in_dtype(dtype)
     ).eval()
 
 

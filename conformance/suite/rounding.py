@@ -14,6 +14,7 @@ from conformance.parity.gates import (
     MODULE_RATIO,
     ROUNDING_LENGTH,
     ROUNDING_RATIO,
+    conditions,
     rounding_ratio,
 )
 from conformance.parity.modules import first_outside, module_errors
@@ -56,6 +57,7 @@ def rounds_alike(
         rounding_ratio(observed, exact, rounded),
         f"in {dtype}, over positions {begin} to {ids.shape[1]}",
         mend,
+        observed,
     )
 
 
@@ -86,11 +88,13 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
         "reference's own",
         expected=f"at most {MODULE_RATIO} times",
         mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
+        conditions=conditions(llm),
         module=path,
     )
 
 
-def within_rounding(ratio: float, where: str, mend: str) -> None:
+def within_rounding(ratio: float, where: str, mend: str, observed: torch.Tensor) -> None:
+    """Hold the ratio that the logits ``observed`` have to gate 2."""
     within(
         "rounding ratio",
         ratio,
@@ -98,4 +102,5 @@ def within_rounding(ratio: float, where: str, mend: str) -> None:
         observed=f"{where}, the logits are off by {ratio:.3g} times what rounding does to the reference",
         expected=f"at most {ROUNDING_RATIO} times",
         mend=mend,
+        conditions=conditions(observed),
     )

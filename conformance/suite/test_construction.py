@@ -7,11 +7,8 @@ import importlib.util
 import inspect
 import io
 import logging
-import os
 import random
-import signal
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -342,19 +339,8 @@ def test_construction_leaves_the_process_alone(subject: Subject) -> None:
     directory, signal handlers."""
     changed: dict[str, str] = {}
     for mode in ("training", "inference"):
-        with _unusual_process():
-            before = _process_state()
-            subject.build(inference_mode=mode == "inference")
-            after = _process_state()
-        for name in {**before, **after}:
-            if before.get(name) != after.get(name):
-                # Variables may hold secrets: their names will do.
-                told = (
-                    ""
-                    if "variable" in name
-                    else f" from {_named(before.get(name))} to {_named(after.get(name))}"
-                )
-                changed.setdefault(name, f"{name}{told} in {mode} mode")
+        for name, told in subject.changes_by_building(inference_mode=mode == "inference").items():
+            changed.setdefault(name, f"{told} in {mode} mode")
     require(
         not changed,
         observed=f"construction changed {'; '.join(changed.values())}",
@@ -661,69 +647,3 @@ def _rng_restored() -> Iterator[None]:
             yield
         finally:
             random.setstate(state)
-
-
-#: Signals that a Python process may handle as it likes; the others belong to the interpreter or to the runner.
-_SIGNALS = tuple(
-    name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR2") if hasattr(signal, name)
-)
-
-
-def _process_state() -> dict[str, Any]:
-    return {
-        "the default dtype": torch.get_default_dtype(),
-        "grad mode": torch.is_grad_enabled(),
-        "the default device": str(torch.get_default_device())
-        if hasattr(torch, "get_default_device")
-        else "cpu",
-        "the working directory": os.getcwd(),
-        **{
-            f"the standard {name}": _open_file(number)
-            for number, name in enumerate(("input", "output", "error"))
-        },
-        **{f"the environment variable {name}": value for name, value in os.environ.items()},
-        **{f"the handler of {name}": signal.getsignal(getattr(signal, name)) for name in _SIGNALS},
-    }
-
-
-def _open_file(descriptor: int) -> str:
-    try:
-        opened = os.fstat(descriptor)
-    except OSError:
-        return "closed"
-    return f"file {opened.st_ino} on device {opened.st_dev}"
-
-
-@contextmanager
-def _unusual_process() -> Iterator[None]:
-    """A process in a state that no constructor would choose; as it was before, once the body has run.
-
-    A constructor that has run already in this process may have changed it; were it left like that, running it again
-    would change nothing.
-    """
-    before, environment = _process_state(), dict(os.environ)
-    # Python lets the main thread alone set handlers.
-    handled = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
-    try:
-        torch.set_default_dtype(torch.float32)
-        torch.set_grad_enabled(True)
-        for name in handled:
-            signal.signal(getattr(signal, name), _handler_of_this_check)
-        yield
-    finally:
-        torch.set_default_dtype(before["the default dtype"])
-        torch.set_grad_enabled(before["grad mode"])
-        if hasattr(torch, "get_default_device"):
-            torch.set_default_device(
-                None if before["the default device"] == "cpu" else before["the default device"]
-            )
-        os.chdir(before["the working directory"])
-        os.environ.clear()
-        os.environ.update(environment)
-        for name in handled:
-            # None: a handler that was not set from Python, and cannot be.
-            signal.signal(getattr(signal, name), before[f"the handler of {name}"] or signal.SIG_DFL)
-
-
-def _handler_of_this_check(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from conformance.assertions import NotApplicable, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place
 from conformance.parity.equality import relative_rms
-from conformance.parity.gates import EXACT_POSITIONS, SEMANTICS, semantics_bound
+from conformance.parity.gates import EXACT_POSITIONS, SEMANTICS, conditions, semantics_bound
 from conformance.parity.modules import first_outside, hidden_in, module_errors
 from conformance.parity.probes import attention_of, attentions_of, drawn_ids, untrained
 from conformance.parity.receptive_field import keys_seen, library_windows
@@ -74,6 +74,7 @@ def _same(
         observed=f"{what} {told}",
         expected=f"{law}: at most {SEMANTICS:g}, ten times what the order of summation does",
         mend=mend,
+        conditions=conditions(observed),
     )
 
 
@@ -384,7 +385,7 @@ def test_positions_are_relative(subject: Subject, tokens: list[int], shift: int,
 def test_every_parameter_moves_the_logits(subject: Subject) -> None:
     """No dead parameter: every parameter tensor moves the logits (per tensor: half of Phi's key biases are inert by
     construction)."""
-    backbone = subject.build().to(torch.float32).eval()
+    backbone = subject.build_float32()
     parameters = dict(backbone.llm.named_parameters())
     for parameter in parameters.values():
         parameter.requires_grad_(True)
@@ -475,7 +476,7 @@ def test_compiled_equals_eager(subject: Subject) -> None:
         raise NotApplicable("compiling takes 20 s: only `--budget thorough` does it")
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         raise NotApplicable("torch.compile needs a C++ compiler on a CPU, and there is none")
-    backbone = subject.build().to(torch.float32).eval()
+    backbone = subject.build_float32()
     ids = probe_ids(subject, length=LONG)
     mask = torch.ones_like(ids)
     with torch.no_grad():
@@ -563,6 +564,7 @@ def test_norms_are_those_of_the_reference(subject: Subject) -> None:
             observed=f"`{path}`, given activations of mean square {eps:g}, is off by a relative RMS of {error:.2g}",
             expected=f"the norm with the config's epsilon, {eps:g}",
             mend="leave the norm's epsilon as the published config has it",
+            conditions=conditions(module),
             module=path,
         )
 
@@ -592,7 +594,7 @@ def test_other_published_configs_are_followed(
         )
 
     with subject.hub_variant(edit):
-        llm = subject.build().to(torch.float32).eval().llm
+        llm = subject.build_float32().llm
     reference = reference_of(subject, llm, {**subject.published_config, **changes})
     _agrees(llm, reference, drawn_ids(reference.vocabulary, LONG, seed), told=f" under {changes}")
 
@@ -655,6 +657,7 @@ def _agrees(llm: Any, reference: Reference, ids: torch.Tensor, start: int = 0, t
         expected=f"at most {bound:.2g}",
         mend=f"compare {f'`{first[0]}`' if first else 'embedding, head and residuals'} with the family's paper: epsilon, theta, "
         "scale, window, order of heads",
+        conditions=conditions(observed),
         module=first[0] if first else None,
     )
 

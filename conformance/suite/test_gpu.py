@@ -16,7 +16,7 @@ from conformance.assertions import NotRun, require, within
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place, architecture_of
 from conformance.parity.equality import relative_rms
-from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, rounding_ratio
+from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, conditions, rounding_ratio
 from conformance.parity.probes import attention_of, attentions_of, cast_parameters, drawn_ids
 from conformance.parity.reference import Reference, prefix_of
 from conformance.parity.streaming import SeededWeights, on_meta
@@ -58,10 +58,10 @@ def test_the_device_computes_what_the_cpu_does(subject: Subject) -> None:
     ids = rounding_batch(subject.float32.llm, len(subject.tokenizer), subject.seed)
     with torch.no_grad():
         on_cpu = subject.float32.forward(input_ids=ids).logits
-    moved = subject.build().to(torch.float32).to(device()).eval()
+    moved = subject.build_float32().to(device())
     with torch.no_grad(), without_tf32():
-        on_device = moved.forward(input_ids=ids.to(device())).logits.cpu()
-    error = relative_rms(on_device, on_cpu)
+        on_device = moved.forward(input_ids=ids.to(device())).logits
+    error = relative_rms(on_device.cpu(), on_cpu)
     within(
         "CPU and device",
         error,
@@ -69,6 +69,7 @@ def test_the_device_computes_what_the_cpu_does(subject: Subject) -> None:
         observed=f"the float32 logits on the device differ from the CPU's by a relative RMS of {error:.2g}",
         expected=f"at most {SEMANTICS:g}, with TF32 off",
         mend="look for buffers made on the wrong device or in another dtype, and for kernels that round inputs",
+        conditions=conditions(on_device),
     )
 
 
@@ -108,6 +109,7 @@ def test_the_size_of_the_batch_costs_no_precision(subject: Subject) -> None:
         observed=f"in a batch of {_BATCH}, a row's logits are off by {ratio:.3g} times what they are off by alone",
         expected=f"at most {ROUNDING_RATIO} times",
         mend="look for a kernel that accumulates in half precision for larger batches",
+        conditions=conditions(together),
     )
 
 

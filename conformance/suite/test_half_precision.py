@@ -9,10 +9,7 @@ from conformance.assertions import NotApplicable, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place, Precision
 from conformance.parity.equality import gradient_angles, gradients_of
-from conformance.parity.gates import (
-    GRADIENT_COSINE,
-    rounding_ratio,
-)
+from conformance.parity.gates import GRADIENT_COSINE, conditions, rounding_ratio
 from conformance.parity.modules import error_growth
 from conformance.parity.probes import cast_parameters
 from conformance.properties import for_all
@@ -181,8 +178,9 @@ def test_autocast_rounds_no_worse(subject: Subject, seed: int) -> None:
         with torch.no_grad():
             exact = backbone.forward(input_ids=ids).logits
             cast = subject.half_precision_parameters.forward(input_ids=ids).logits
-            ratio = rounding_ratio(autocast(), exact, cast)
-        within_rounding(ratio, f"under autocast to {dtype}", mend)
+            observed = autocast()
+        ratio = rounding_ratio(observed, exact, cast)
+        within_rounding(ratio, f"under autocast to {dtype}", mend, observed)
         return
     rounds_alike(reference, dtype, autocast, ids, mend=mend)
 
@@ -203,6 +201,7 @@ def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
             "with that in float32",
             expected=f"at least {GRADIENT_COSINE}",
             mend="look for a backward pass that rounds, clips or drops gradients in half precision",
+            conditions=conditions(rounded[name]),
             module=name,
         )
 

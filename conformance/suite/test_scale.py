@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from conformance.assertions import require, within
 from conformance.catalogue import MUST, requirement
 from conformance.oracle import architecture_of
-from conformance.parity.gates import MODULE_RATIO, SEMANTICS
+from conformance.parity.gates import MODULE_RATIO, SEMANTICS, conditions
 from conformance.parity.probes import drawn_ids
 from conformance.parity.reference import prefix_of
 from conformance.parity.streaming import (
@@ -100,6 +102,7 @@ def _hold(measured: Measured, weights: OneLayer) -> None:
             + ("" if value <= SEMANTICS else _not_finite(path, weights)),
             expected=f"at most {SEMANTICS:g}",
             mend=f"compare `{path}` with the family's paper: epsilon, theta, scale, order of heads, residuals",
+            conditions=conditions(torch.empty(0, dtype=torch.float32)),
             module=path,
         )
         return
@@ -110,6 +113,7 @@ def _hold(measured: Measured, weights: OneLayer) -> None:
         observed=f"{where}, in {weights.dtype}, is off by {value:.3g} times what rounding does to the reference's",
         expected=f"at most {MODULE_RATIO} times",
         mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
+        conditions=conditions(torch.empty(0, dtype=weights.dtype)),
         module=path,
     )
 

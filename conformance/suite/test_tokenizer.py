@@ -140,7 +140,9 @@ def test_text_and_patches_fit_the_positions(subject: Subject) -> None:
         length + patches <= positions,
         observed=f"{length} text tokens and {patches} image patches make {length + patches}",
         expected=f"at most the model's {positions} positions",
-        mend=f"default `llm_max_length` to {positions - patches} for this family",
+        mend=f"default `llm_max_length` to {positions - patches} for this family"
+        if positions > patches
+        else "declare fewer `image_patches`, or take a model with more positions",
     )
 
 

@@ -157,6 +157,7 @@ def test_the_digest_follows_what_shapes_the_files_and_nothing_else(tmp_path: Pat
         ("sha256 = ", "sha265 = ", "tokenizer.sha256"),
         ('sha256 = "da', 'sha256 = "xx', "tokenizer.sha256"),
         ("hidden_size = 64", "hiden_size = 64", "probe.hiden_size"),
+        ("num_key_value_heads = 2", "num_key_value_heads = 3", "probe.num_key_value_heads"),
         ('"vocab_size": 32000\n', '"vocab_size": 32000,\n', "published.config"),
         ('"vocab_size": 32000\n', '"rows": 32000\n', "published.config"),
         ('"architectures": ["MistralForCausalLM"]', '"architectures": ["Other"]', "published.config"),

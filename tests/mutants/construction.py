@@ -269,7 +269,7 @@ class NewRowsLeftToTransformers(MistralInSteps):
         super().resize()
 
 
-@planted("CON-11", since="4.56")
+@planted("CON-11")
 class DefaultDtypeLeftBehind(MistralLLMBackbone):
     """The default dtype is changed to save memory and not changed back: every later tensor of the host is bfloat16."""
 

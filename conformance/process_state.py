@@ -1,0 +1,92 @@
+"""What a constructor may not change for good: dtype, grad mode, device, environment, working directory, signal handlers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+#: Signals that a Python process may handle as it likes; the others belong to the interpreter or to the runner.
+_SIGNALS = tuple(
+    name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR2") if hasattr(signal, name)
+)
+_VARIABLE = "the environment variable "
+_HANDLER = "the handler of "
+
+
+@contextmanager
+def restored() -> Iterator[dict[str, str]]:
+    """Run the body, and put the process back as it was, whether it raises or not.
+
+    What is yielded is filled at the end with each thing that the body changed: its name, and a phrase that tells from what
+    to what. Standard streams are told of, but not put back.
+    """
+    before, changes = _state(), dict[str, str]()
+    try:
+        yield changes
+    finally:
+        after = _state()
+        for name in {**before, **after}:
+            if before.get(name) != after.get(name):
+                # Variables may hold secrets: their names will do.
+                told = name.startswith(_VARIABLE)
+                changes[name] = name if told else f"{name} from {_told(before[name])} to {_told(after[name])}"
+        _put_back(before, changes)
+
+
+def _state() -> dict[str, Any]:
+    import torch
+
+    return {
+        "the default dtype": torch.get_default_dtype(),
+        "grad mode": torch.is_grad_enabled(),
+        "the default device": str(torch.get_default_device())
+        if hasattr(torch, "get_default_device")
+        else "cpu",
+        "the working directory": os.getcwd(),
+        **{
+            f"the standard {name}": _open_file(number)
+            for number, name in enumerate(("input", "output", "error"))
+        },
+        **{_VARIABLE + name: value for name, value in os.environ.items()},
+        **{_HANDLER + name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS},
+    }
+
+
+def _open_file(descriptor: int) -> str:
+    try:
+        opened = os.fstat(descriptor)
+    except OSError:
+        return "closed"
+    return f"file {opened.st_ino} on device {opened.st_dev}"
+
+
+def _put_back(before: Mapping[str, Any], changes: Mapping[str, str]) -> None:
+    import torch
+
+    for name in changes:
+        value: Any = before.get(name)
+        if name == "the default dtype":
+            torch.set_default_dtype(value)
+        elif name == "grad mode":
+            torch.set_grad_enabled(value)
+        elif name == "the default device":
+            torch.set_default_device(None if value == "cpu" else value)
+        elif name == "the working directory":
+            os.chdir(value)
+        elif name.startswith(_VARIABLE):
+            variable = name.removeprefix(_VARIABLE)
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
+        # Python lets the main thread alone set handlers; None is one that was not set from Python, and cannot be.
+        elif name.startswith(_HANDLER) and threading.current_thread() is threading.main_thread():
+            signal.signal(getattr(signal, name.removeprefix(_HANDLER)), value or signal.SIG_DFL)
+
+
+def _told(value: Any) -> str:
+    return getattr(value, "__qualname__", None) or str(value)
