@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
+from conformance.bench.cli import bench_app
 from conformance.catalogue import Requirement, catalogue, expected_clauses, profiles
 from conformance.report.terminal import console, prepare_streams, say
 from conformance.run_request import (
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 hub_app = typer.Typer(help="Build or list the offline checkpoints.", rich_markup_mode=None)
 app.add_typer(hub_app, name="hub")
+app.add_typer(bench_app, name="bench")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 Recipes = Annotated[
@@ -69,7 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         usage: Callable[[], str] | None = getattr(error, "format_message", None)
         status = _refuse(f"{usage()} (see --help)" if usage else _internal_error(error), given)
     if status == INTERRUPTED:
-        say("interrupted; no certificate was written", sys.stderr)
+        kept = (
+            "what was measured before stays where --out put it"
+            if given[:1] == ["bench"]
+            else "no certificate was written"
+        )
+        say(f"interrupted; {kept}", sys.stderr)
     sys.exit(status)
 
 

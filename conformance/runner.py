@@ -110,7 +110,7 @@ class _Child:
                     json.dumps(own.as_json()),
                     str(home / "hf"),
                 ],
-                env=_environment(view, marker),
+                env=environment_of_child(view, marker),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -285,7 +285,8 @@ def _not_run(requirement: Requirement, why: str, log: str = "") -> ClauseOutcome
     )
 
 
-def _environment(view: HubView, marker: str) -> dict[str, str]:
+def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
+    """The environment in which a child finds this checkout, its own hub, and nothing that reaches for a network."""
     environment = dict(os.environ)
     for name, value in view.environment().items():
         if value is None:

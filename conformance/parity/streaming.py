@@ -165,6 +165,33 @@ def on_meta(model_class: Any, config: Config, attention: str) -> Any:
     return llm
 
 
+def seeded_model(
+    model_class: Any,
+    config: Config,
+    shapes: Shapes,
+    dtype: torch.dtype,
+    on: torch.device,
+    *,
+    seed: int,
+    attention: str = "sdpa",
+) -> Any:
+    """A whole model of ``shapes``, seeded in ``dtype`` on the device ``on``, in ``eval()``; one tensor at a time is made
+    elsewhere, so that the device needs no more than the model."""
+    llm = on_meta(model_class, config, attention)
+    prefix = prefix_of(llm, architecture_of(config))
+    tied = bool(config.get("tie_word_embeddings"))
+    weights = SeededWeights(shapes, seed=seed, vocabulary=int(config["vocab_size"]), tied=tied)
+    for name, shape in shapes.items():
+        tensor = torch.empty(shape, dtype=dtype)
+        weights.write(name, tensor)
+        path, _, parameter = (prefix + name).rpartition(".")
+        llm.get_submodule(path).register_parameter(
+            parameter, torch.nn.Parameter(tensor.to(on), requires_grad=False)
+        )
+    llm.tie_weights()
+    return llm.to(on).eval()
+
+
 @dataclass(frozen=True)
 class Measured:
     """One number. ``gate`` is ``semantics`` (relative RMS, float32) or ``ratio`` (rounding ratio, half precision); ``path`` is

@@ -14,12 +14,12 @@ import torch
 
 from conformance.assertions import NotRun, require, within
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.oracle import Place, architecture_of
+from conformance.oracle import Place
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, conditions, rounding_ratio
 from conformance.parity.probes import attention_of, attentions_of, cast_parameters, drawn_ids
-from conformance.parity.reference import Reference, prefix_of
-from conformance.parity.streaming import SeededWeights, on_meta
+from conformance.parity.reference import Reference
+from conformance.parity.streaming import seeded_model
 from conformance.subject import Subject
 from conformance.suite.models import configurable_class, logits_of, published_shapes, reference_of
 from conformance.suite.rounding import modules_round_alike, rounding_batch, rounds_alike
@@ -208,22 +208,7 @@ def _half_precision_on(subject: Subject, on: torch.device) -> Any:
 def _full_size(subject: Subject, on: torch.device) -> tuple[Any, Reference]:
     """The model class at the published size with seeded weights, in half precision on the device, and its reference."""
     config, dtype = subject.recipe.config, subject.training.half_precision_dtype
-    shapes = published_shapes(config)
-    llm = on_meta(configurable_class(subject), config, "sdpa")
-    prefix = prefix_of(llm, architecture_of(config))
-    weights = SeededWeights(
-        shapes,
-        seed=subject.seed,
-        vocabulary=int(config["vocab_size"]),
-        tied=bool(config.get("tie_word_embeddings")),
+    llm = seeded_model(
+        configurable_class(subject), config, published_shapes(config), dtype, on, seed=subject.seed
     )
-    for name, shape in shapes.items():
-        tensor = torch.empty(shape, dtype=dtype)
-        weights.write(name, tensor)
-        path, _, parameter = (prefix + name).rpartition(".")
-        llm.get_submodule(path).register_parameter(
-            parameter, torch.nn.Parameter(tensor.to(on), requires_grad=False)
-        )
-    llm.tie_weights()
-    llm = llm.to(on).eval()
     return llm, reference_of(subject, llm, config)

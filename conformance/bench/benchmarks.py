@@ -1,0 +1,9 @@
+"""The benchmarks that pytest collects: one for each point of the request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def test_point(benchmark: Any, measuring: Any, point: Any) -> None:
+    measuring.measure(benchmark, point)

@@ -1,0 +1,86 @@
+"""The process in which benchmarks run: pytest with pytest-benchmark's fixture, on the points of one request.
+
+Requests arrive on standard input, a JSON object a line, with the file that the results go to; for each, one line goes to the
+pipe whose number is the first argument. Each request is measured in a fork of this process, which has imported everything
+and measured nothing; or in this process itself, which then ends (``"fork": false``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from conformance.bench.request import BenchRequest
+
+
+def main() -> None:
+    answers = int(sys.argv[1])
+    code = sys.argv[2] if len(sys.argv) > 2 else None
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    _put_first(code)
+    import torch
+    import transformers
+
+    from conformance.bench import measuring
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)  # threads do not survive a fork, and probe models are too small for them
+    transformers.logging.set_verbosity_error()
+    gc.freeze()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        request, out = BenchRequest.from_json(asked["request"]), Path(asked["out"])
+        if not asked["fork"]:
+            _answer(answers, _measure(measuring.measure, request, out))
+            os._exit(0)
+        pid = os.fork()
+        if not pid:
+            _answer(answers, _measure(measuring.measure, request, out))
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            _answer(
+                answers,
+                {"error": f"the process that measured ended with status {os.waitstatus_to_exitcode(status)}"},
+            )
+
+
+def _put_first(code: str | None) -> None:
+    """Let the targets' code come from the directory ``code``, and the harness from where it is: all of it is imported by way
+    of its package, which knows its own place."""
+    if code is None:
+        return
+    import conformance
+
+    home = str(Path(conformance.__file__).parents[1])
+    sys.path[:] = [code, *(place for place in sys.path if place not in ("", code, home)), home]
+    os.chdir(code)
+
+
+def _measure(measure: Any, request: BenchRequest, out: Path) -> dict[str, Any]:
+    from conformance.run_request import CannotAssess
+
+    try:
+        measure(request, out)
+    except CannotAssess as refusal:
+        return {"refused": str(refusal)}
+    except BaseException as error:
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    return {"out": str(out)}
+
+
+def _answer(pipe: int, answer: dict[str, Any]) -> None:
+    os.write(pipe, (json.dumps(answer) + "\n").encode("ascii"))
+
+
+if __name__ == "__main__":
+    main()

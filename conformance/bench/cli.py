@@ -1,0 +1,314 @@
+"""``conformance bench``: nothing heavy is imported until a command needs it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from conformance.bench.request import ROUNDS, SIZES, WORKLOADS, BenchRequest
+from conformance.report.terminal import console, say
+from conformance.run_request import CannotAssess
+
+if TYPE_CHECKING:
+    from conformance.bench.results import Recording
+
+#: Twelve pairs find two per cent where runs stray by half of one (docs/benchmarks.md).
+PAIRS = 12
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+bench_app = typer.Typer(help="Time backbones, and compare two versions of them.", rich_markup_mode=None)
+
+Targets = Annotated[
+    Optional[list[str]],
+    typer.Argument(metavar="[TARGET]...", help="Ids, `package.module:Class` or `path/to/file.py:Class`."),
+]
+BackboneId = Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")]
+Size = Annotated[str, typer.Option(help="probe (tiny, seeded) or full (the published size, seeded).")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Attention = Annotated[
+    Optional[str],
+    typer.Option(
+        help="eager, sdpa, flash_attention_2, joined by commas, or all [default: the backbone's own]."
+    ),
+]
+Workload = Annotated[
+    Optional[str], typer.Option(help=f"Of {', '.join(WORKLOADS)}, joined by commas [default: all].")
+]
+Compiled = Annotated[bool, typer.Option("--compile", help="Time compiled models beside the others.")]
+Rounds = Annotated[int, typer.Option(help="Rounds of each benchmark in each process.")]
+Processes = Annotated[
+    str, typer.Option(help="fresh: a new process each time; forked: of one that has imported everything.")
+]
+Timeout = Annotated[float, typer.Option(help="Seconds for each process.")]
+HubRoot = Annotated[
+    Optional[Path], typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB].")
+]
+Recipes = Annotated[
+    Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")
+]
+Config = Annotated[
+    Optional[Path], typer.Option(help="TOML file with a [subject] table [default: conformance.toml].")
+]
+Seed = Annotated[int, typer.Option(help="Seed of weights and tokens.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+
+
+@bench_app.command(context_settings=_SETTINGS)
+def run(
+    targets: Targets = None,
+    backbone_id: BackboneId = None,
+    size: Size = "probe",
+    device: Device = "auto",
+    attention: Attention = None,
+    workload: Workload = None,
+    compiled: Compiled = False,
+    rounds: Rounds = ROUNDS,
+    runs: Annotated[int, typer.Option(help="Processes; two or more can be compared later.")] = 1,
+    processes: Processes = "fresh",
+    timeout: Timeout = 1800.0,
+    seed: Seed = 0,
+    hub: HubRoot = None,
+    recipes: Recipes = None,
+    config: Config = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the results, one file a process.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time backbones: prefill, decode and a training step.
+
+    Exit status: 0 measured, 2 something could not be measured, 130 interrupted.
+    """
+    from conformance.bench.report import write_measured
+    from conformance.bench.running import record
+
+    request = _request(
+        targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
+    )
+    with _folder(out) as folder, _progress() as announce:
+        recording = _measured(
+            lambda: record(
+                request, _positive("--runs", runs), folder,
+                processes=_one_of("--processes", processes, ("fresh", "forked")), timeout=timeout, announce=announce,
+            )
+        )  # fmt: skip
+    if as_json:
+        say(json.dumps(_measured_as_json(recording), indent=2))
+    else:
+        write_measured(console(stderr=False), recording)
+        say(f"  results: {out}" if out else "  results: add --out DIR to keep them")
+    troubled = [name for name in recording.names if not any(recording.seconds(name))]
+    raise typer.Exit(
+        2 if any(not (recording.trouble(n) or "").startswith("not-applicable") for n in troubled) else 0
+    )
+
+
+@bench_app.command(context_settings=_SETTINGS)
+def compare(
+    targets: Targets = None,
+    base: Annotated[str, typer.Option(help="A git ref, or a file or folder of stored results.")] = "",
+    head: Annotated[
+        Optional[str],
+        typer.Option(help="The same [default: the working tree, uncommitted changes included]."),
+    ] = None,
+    pairs: Annotated[int, typer.Option(help="Processes of each side, made in turn.")] = PAIRS,
+    detect: Annotated[
+        float, typer.Option(help="Per cent of slow-down that must be excluded for a pass.")
+    ] = 3.0,
+    backbone_id: BackboneId = None,
+    size: Size = "probe",
+    device: Device = "auto",
+    attention: Attention = None,
+    workload: Workload = None,
+    compiled: Compiled = False,
+    rounds: Rounds = ROUNDS,
+    processes: Processes = "fresh",
+    timeout: Timeout = 1800.0,
+    seed: Seed = 0,
+    hub: HubRoot = None,
+    recipes: Recipes = None,
+    config: Config = None,
+    allow_environment_change: Annotated[
+        bool,
+        typer.Option("--allow-environment-change", help="Compare although torch or another package changed."),
+    ] = False,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for verdict.json, summary.md, report.html and the runs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two versions: two git refs, measured in turn, or two stored results.
+
+    Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable, 130 interrupted.
+    """
+    from conformance.bench.comparison import compare as decide
+    from conformance.bench.report import write_all, write_comparison
+    from conformance.bench.results import read, why_not_comparable
+    from conformance.bench.running import record_pairs, sides
+
+    if not base:
+        raise CannotAssess(
+            "--base is missing: name a git ref (main, say), or a file or folder of stored results"
+        )
+    detectable = math.log1p(_above_zero("--detect", detect, "per cent") / 100)
+    stored = Path(base).exists()
+    if stored != (head is not None and Path(head).exists()):
+        raise CannotAssess(
+            f"--base {base} and --head {head or '(the working tree)'} are not of one kind: compare two git refs, or two stored "
+            "results"
+        )
+    request = None if stored else _request(
+        targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
+    )  # fmt: skip
+    if request is None:
+        recordings = read(Path(base)), read(Path(str(head)))
+    else:
+        with (
+            _folder(out and out / "runs") as folder,
+            sides(base, head, Path.cwd()) as (one, other),
+            _progress() as announce,
+        ):
+            asked = request
+            recordings = _measured(
+                lambda: record_pairs(
+                    asked, one, other, _at_least_two("--pairs", pairs), folder,
+                    processes=_one_of("--processes", processes, ("fresh", "forked")), timeout=timeout, announce=announce,
+                )
+            )  # fmt: skip
+    refusal = why_not_comparable(*recordings, allow_environment_change=allow_environment_change)
+    comparison = decide(*recordings, paired=not stored, detectable=detectable, refusal=refusal)
+    if out is not None:
+        write_all(comparison, *recordings, out)
+    if as_json:
+        say(json.dumps(comparison.as_json(), indent=2))
+    else:
+        write_comparison(console(stderr=False), comparison)
+        say(
+            f"  files: {out / 'verdict.json'}, summary.md, report.html beside it"
+            if out
+            else "  files: add --out DIR"
+        )
+    raise typer.Exit(comparison.exit_status)
+
+
+def _request(
+    targets: list[str] | None,
+    backbone_id: str | None,
+    size: str,
+    device: str,
+    attention: str | None,
+    workload: str | None,
+    compiled: bool,
+    rounds: int,
+    seed: int,
+    hub: Path | None,
+    recipes: list[Path] | None,
+    config: Path | None,
+) -> BenchRequest:
+    from conformance.target import registered_targets
+
+    return BenchRequest(
+        targets=tuple(targets or registered_targets()),
+        backbone_id=backbone_id,
+        size=_one_of("--size", size, SIZES),
+        device=_device(device),
+        attentions=tuple(attention.split(",")) if attention else (),
+        workloads=tuple(_one_of("--workload", name, WORKLOADS) for name in workload.split(","))
+        if workload
+        else (),
+        compiled=compiled,
+        rounds=_positive("--rounds", rounds),
+        seed=seed,
+        hub=None if hub is None else str(hub.resolve()),
+        recipes=tuple(str(path.resolve()) for path in recipes or ()),
+        config=None if config is None else str(config.resolve()),
+    )
+
+
+def _device(asked: str) -> str:
+    if _one_of("--device", asked, ("auto", "cpu", "cuda")) != "auto":
+        return asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _measured(make: Any) -> Any:
+    from conformance.bench.processes import RunFailed
+
+    try:
+        return make()
+    except RunFailed as failure:
+        raise CannotAssess(f"nothing could be measured: {failure}") from failure
+
+
+@contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.glob("*.json")):
+            raise CannotAssess(
+                f"{out} holds results already, which would be lost: name another folder, or remove it"
+            )
+        yield out
+        return
+    with tempfile.TemporaryDirectory(prefix="conformance-bench-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    """Tells of each process as it starts: a line that is written over on a terminal, lines elsewhere."""
+    screen = console(stderr=True)
+    if not screen.is_terminal:
+        yield lambda what, number, total: say(f"{number}/{total} {what}", sys.stderr)
+        return
+    with screen.status("starting") as status:
+        yield lambda what, number, total: status.update(f"{number}/{total} {what}")
+
+
+def _measured_as_json(recording: Recording) -> dict[str, Any]:
+    return {
+        "environment": recording.runs[0].environment,
+        "ceilings": recording.runs[0].ceilings,
+        "benchmarks": [
+            {
+                "name": name,
+                "seconds": recording.seconds(name),
+                "peakMemoryBytes": recording.peak_memory(name),
+                "trouble": recording.trouble(name),
+            }
+            for name in recording.names
+        ],
+    }
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise CannotAssess(f"{option} is {value!r}, but should be one of {', '.join(choices)}")
+    return value
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise CannotAssess(f"{option} is {value}, but should be 1 or more")
+    return value
+
+
+def _at_least_two(option: str, value: int) -> int:
+    if value < 2:
+        raise CannotAssess(
+            f"{option} is {value}, but should be 2 or more: one pair says nothing of how far runs stray"
+        )
+    return value
+
+
+def _above_zero(option: str, value: float, unit: str) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise CannotAssess(f"{option} is {value:g}, but should be above zero ({unit})")
+    return value

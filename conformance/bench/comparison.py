@@ -1,0 +1,226 @@
+"""Is head slower, or hungrier, than base? One verdict for each benchmark, and one for all.
+
+Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable. What is not known is never a pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from conformance.bench.results import Recording
+from conformance.bench.statistics import (
+    DETECTABLE,
+    FALSE_ALARMS,
+    Slowdown,
+    holm,
+    pairs_needed,
+    slowdown,
+    unpaired_slowdown,
+)
+
+NO_REGRESSION, REGRESSION, INCONCLUSIVE = 0, 1, 2
+#: Memory is counted, not sampled: more than this share above base's is more.
+MEMORY_SLACK = 0.001
+
+
+class Finding(str, Enum):
+    """What a comparison says of one benchmark."""
+
+    SAME = "no regression"
+    FASTER = "faster"
+    SLOWER = "slower"
+    HUNGRIER = "more memory"
+    MISSING = "missing"
+    BROKEN = "not measured in head"
+    NEW = "new"
+    INCONCLUSIVE = "inconclusive"
+
+    __str__ = str.__str__
+
+    @property
+    def exit_status(self) -> int:
+        if self in {Finding.SLOWER, Finding.HUNGRIER, Finding.MISSING, Finding.BROKEN}:
+            return REGRESSION
+        return INCONCLUSIVE if self is Finding.INCONCLUSIVE else NO_REGRESSION
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One benchmark: the finding, why in words, and the numbers behind it (ratios of head over base, bytes)."""
+
+    name: str
+    finding: Finding
+    why: str
+    ratio: float | None = None
+    at_most: float | None = None
+    deviation: float | None = None
+    probability: float | None = None
+    pairs: int | None = None
+    base_bytes: int | None = None
+    head_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The verdict on all benchmarks of two recordings."""
+
+    base: str
+    head: str
+    benchmarks: tuple[Compared, ...]
+    detectable: float
+    level: float
+    refusal: str | None = None
+
+    @property
+    def exit_status(self) -> int:
+        found = {compared.finding.exit_status for compared in self.benchmarks}
+        if REGRESSION in found:
+            return REGRESSION
+        nothing_compared = not any(compared.ratio is not None for compared in self.benchmarks)
+        return INCONCLUSIVE if self.refusal or INCONCLUSIVE in found or nothing_compared else NO_REGRESSION
+
+    @property
+    def result(self) -> str:
+        return {NO_REGRESSION: "NO REGRESSION", REGRESSION: "REGRESSION", INCONCLUSIVE: "INCONCLUSIVE"}[
+            self.exit_status
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "result": self.result,
+            "base": self.base,
+            "head": self.head,
+            "detectable": math.exp(self.detectable) - 1,
+            "falseAlarms": self.level,
+            "refusal": self.refusal,
+            "benchmarks": [asdict(compared) for compared in self.benchmarks],
+        }
+
+
+def compare(
+    base: Recording,
+    head: Recording,
+    *,
+    paired: bool,
+    detectable: float = DETECTABLE,
+    level: float = FALSE_ALARMS,
+    refusal: str | None = None,
+) -> Comparison:
+    """Hold ``head`` against ``base``, run by run where they were made in turn (``paired``).
+
+    ``detectable`` is the logarithm of the ratio that must be excluded before a benchmark counts as unchanged; ``level`` bounds
+    the probability of a false alarm over all benchmarks together.
+    """
+    if refusal:
+        return Comparison(base.label, head.label, (), detectable, level, refusal)
+    names = list(dict.fromkeys([*base.names, *head.names]))
+    tests = {name: test for name in names if (test := _tested(base, head, name, paired)) is not None}
+    slower = holm({name: test.probability for name, test in tests.items()}, level)
+    return Comparison(
+        base.label,
+        head.label,
+        tuple(_judge(name, base, head, tests, slower, detectable, level) for name in names),
+        detectable,
+        level,
+    )
+
+
+def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Slowdown | None:
+    times = [recording.seconds(name) for recording in (base, head)]
+    if paired:
+        logarithms = [
+            math.log(after / before) for before, after in zip(*times, strict=True) if before and after
+        ]
+        return slowdown(logarithms) if len(logarithms) > 1 else None
+    before, after = ([math.log(value) for value in side if value] for side in times)
+    return unpaired_slowdown(before, after) if min(len(before), len(after)) > 1 else None
+
+
+def _judge(
+    name: str,
+    base: Recording,
+    head: Recording,
+    tests: dict[str, Slowdown],
+    slower: set[str],
+    detectable: float,
+    level: float,
+) -> Compared:
+    had, has = (any(recording.seconds(name)) for recording in (base, head))
+    if had and name not in head.names:
+        return Compared(
+            name, Finding.MISSING, f"{base.label} has it, {head.label} has not: renamed or removed"
+        )
+    if had and not has:
+        return Compared(
+            name, Finding.BROKEN, f"measured in {base.label}, but in {head.label} {head.trouble(name)}"
+        )
+    if has and not had:
+        return Compared(
+            name,
+            Finding.NEW,
+            f"nothing to compare it with: {base.trouble(name) or f'{base.label} has it not'}",
+        )
+    if not has:
+        why = head.trouble(name) or base.trouble(name) or ""
+        absent = why.startswith("not-applicable")
+        return Compared(name, Finding.SAME if absent else Finding.INCONCLUSIVE, why)
+
+    before, after = base.peak_memory(name), head.peak_memory(name)
+    test = tests.get(name)
+    numbers: dict[str, Any] = {"base_bytes": before, "head_bytes": after}
+    if test is not None:
+        numbers |= {
+            "ratio": math.exp(test.estimate),
+            "at_most": math.exp(test.at_most),
+            "deviation": test.deviation,
+            "probability": test.probability,
+            "pairs": test.pairs,
+        }
+    if name in slower and test is not None:
+        return Compared(
+            name, Finding.SLOWER, f"{_percent(test.estimate)} slower (p = {test.probability:.2g})", **numbers
+        )
+    if before is not None and after is not None and after > before * (1 + MEMORY_SLACK):
+        return Compared(
+            name,
+            Finding.HUNGRIER,
+            f"{after - before:,} bytes more at the peak: {after:,}, and {before:,} before",
+            **numbers,
+        )
+    trouble = base.trouble(name) or head.trouble(name)
+    if trouble:
+        return Compared(name, Finding.INCONCLUSIVE, f"disturbed: {trouble}", **numbers)
+    if test is None:
+        return Compared(
+            name,
+            Finding.INCONCLUSIVE,
+            "one run of each says nothing of how far runs stray: record several (--runs)",
+            **numbers,
+        )
+    if test.at_most > detectable:
+        needed = pairs_needed(test.deviation, len(tests), detectable=detectable, level=level)
+        return Compared(
+            name,
+            Finding.INCONCLUSIVE,
+            f"up to {_percent(test.at_most)} slower cannot be excluded; about {needed} pairs would tell (--pairs)",
+            **numbers,
+        )
+    if test.at_most < 0:
+        return Compared(name, Finding.FASTER, f"{_percent(-test.estimate)} faster", **numbers)
+    return Compared(name, Finding.SAME, f"at most {_percent(max(test.at_most, 0.0))} slower", **numbers)
+
+
+def _percent(logarithm: float) -> str:
+    return f"{100 * math.expm1(logarithm):.1f} %"
+
+
+def slowest_first(comparison: Comparison) -> Iterator[Compared]:
+    """What fails first, then what is not known, then the rest, the slowest of each first."""
+    order = {REGRESSION: 0, INCONCLUSIVE: 1, NO_REGRESSION: 2}
+    yield from sorted(
+        comparison.benchmarks, key=lambda one: (order[one.finding.exit_status], -(one.ratio or 0.0))
+    )

@@ -1,0 +1,208 @@
+"""What a benchmark ran on: which device, how fast it can be at best, and whether it was disturbed."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from conformance.bench.timers import timer_for
+
+#: Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them.
+DENSE_PEAKS = {
+    "NVIDIA A100": 312e12,  # nvidia-a100-datasheet
+    "NVIDIA H100": 989e12,  # h100-datasheet, SXM
+    "NVIDIA H200": 989e12,  # h200-datasheet, SXM: the same processor
+}
+#: What `nvidia-smi` is asked for; the older name of the last one is tried where a driver does not know it.
+_ASKED = (
+    "driver_version",
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "temperature.gpu",
+    "power.draw",
+    "mig.mode.current",
+)
+_REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
+#: Bits of the clocks' event reasons that slow the card: power cap, hardware slow-down, sync boost, thermal, power brake.
+#: Idle (1), applications' clocks (2) and display settings (0x100) are none of a benchmark's business.
+_THROTTLED = {
+    0x4: "power cap",
+    0x8: "hardware slow-down",
+    0x20: "thermal (software)",
+    0x40: "thermal (hardware)",
+    0x80: "power brake",
+}
+_SECONDS_TO_ANSWER = 10.0
+#: Sides of the matrices, and bytes of the copy, by which ceilings are measured: beyond every cache, within a second.
+_MATRIX = {"cuda": 8192, "cpu": 1024}
+_COPIED = {"cuda": 2 << 30, "cpu": 64 << 20}
+_REPEATS = 9
+
+
+def device_facts(device: str) -> dict[str, Any]:
+    """Name and size of the device: results of two devices are never compared. JSON values."""
+    import torch
+
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        told = _nvidia_smi()
+        return {
+            "kind": "cuda",
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
+            "multiprocessors": properties.multi_processor_count,
+            "mig": told.get("mig.mode.current") == "Enabled" or " MIG " in properties.name,
+            "driver": told.get("driver_version"),
+        }
+    return {
+        "kind": "cpu",
+        "name": _processor(),
+        "threads": torch.get_num_threads(),
+        "mig": False,
+        "driver": None,
+    }
+
+
+def state(device: str) -> dict[str, Any]:
+    """Clocks, temperature and what slows the device at this moment, and who else is on it."""
+    if device != "cuda":
+        return {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
+    told = _nvidia_smi()
+    reasons = int(told.get("reasons") or "0", 16)
+    return {
+        "sm_clock_mhz": _number(told.get("clocks.sm")),
+        "memory_clock_mhz": _number(told.get("clocks.mem")),
+        "max_sm_clock_mhz": _number(told.get("clocks.max.sm")),
+        "temperature_celsius": _number(told.get("temperature.gpu")),
+        "power_watts": _number(told.get("power.draw")),
+        "throttled": [name for bit, name in _THROTTLED.items() if reasons & bit],
+        "other_processes": _other_processes(),
+    }
+
+
+def disturbances(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What between two :func:`state` readings makes a measurement doubtful, in words; empty if nothing does."""
+    told = [
+        f"throttled: {reason}"
+        for reason in dict.fromkeys([*before.get("throttled", ()), *after.get("throttled", ())])
+    ]
+    others = max(before.get("other_processes") or 0, after.get("other_processes") or 0)
+    if others:
+        told.append(f"{others} other processes on the device")
+    return told
+
+
+def ceilings(device: str) -> dict[str, float]:
+    """What the device reaches at best, measured on random data: ``flops`` of a half-precision matrix product and
+    ``bytes_per_second`` of a copy, reading and writing counted."""
+    import torch
+
+    timer, on = timer_for(device), torch.device(device)
+    side = _MATRIX[device]
+    left, right = (torch.randn(side, side, device=on).to(torch.bfloat16) for _ in range(2))
+    source = torch.randint(0, 255, (_COPIED[device],), dtype=torch.uint8, device=on)
+    target = torch.empty_like(source)
+    return {
+        "flops": 2 * side**3 / _median_seconds(lambda: left @ right, timer),
+        "bytes_per_second": 2 * source.numel() / _median_seconds(lambda: target.copy_(source), timer),
+    }
+
+
+def dense_peak(name: str) -> float | None:
+    """The datasheet's dense half-precision peak in FLOP/s; None for a device without an entry."""
+    return next((peak for known, peak in DENSE_PEAKS.items() if name.startswith(known)), None)
+
+
+def peak_memory(device: str, work: Callable[[], Any]) -> int:
+    """Bytes that ``work`` has allocated at its worst moment beyond what was there before, as the allocator counts them.
+
+    On a CPU torch's profiler counts every allocation of its own allocator: the same number each time.
+    """
+    import torch
+
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        work()
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_allocated()) - before
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording:
+        work()
+    held = peak = 0
+    events = [event for event in recording.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=_start):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def _start(event: Any) -> int:
+    # Before torch 2.4 in microseconds.
+    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
+
+
+def _median_seconds(work: Callable[[], Any], timer: Callable[[], Any]) -> float:
+    work()
+    seconds = []
+    for _ in range(_REPEATS):
+        begun = timer()
+        work()
+        seconds.append(timer() - begun)
+    return statistics.median(seconds)
+
+
+def _processor() -> str:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+def _nvidia_smi() -> dict[str, str]:
+    """What `nvidia-smi` says of the current device; empty where it is not installed or does not answer."""
+    import torch
+
+    # By its own name: an index counts among the visible devices only.
+    current = torch.cuda.current_device()
+    uuid = getattr(torch.cuda.get_device_properties(current), "uuid", None)
+    device = current if uuid is None else f"GPU-{uuid}"
+    for reasons in _REASONS:
+        answer = _ask(f"--query-gpu={','.join((*_ASKED, reasons))}", f"--id={device}")
+        values = [value.strip() for value in answer.split(",")]
+        if len(values) == len(_ASKED) + 1:
+            return dict(zip((*_ASKED, "reasons"), values, strict=True))
+    return {}
+
+
+def _other_processes() -> int | None:
+    answer = _ask("--query-compute-apps=pid")
+    pids = {int(line) for line in answer.split() if line.isdigit()}
+    return len(pids - {os.getpid()}) if pids else None
+
+
+def _ask(*question: str) -> str:
+    try:
+        return subprocess.run(
+            ["nvidia-smi", "--format=csv,noheader,nounits", *question],
+            capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None

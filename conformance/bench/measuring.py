@@ -1,0 +1,283 @@
+"""Measuring one request in this process: a session for each target, pytest-benchmark's fixture for each point."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conformance.bench import benchmarks
+from conformance.bench.injection import slowed
+from conformance.bench.machine import ceilings, dense_peak, device_facts, disturbances, peak_memory, state
+from conformance.bench.request import BenchRequest
+from conformance.bench.results import SCHEMA
+from conformance.bench.statistics import ROUNDS, steady_from
+from conformance.bench.workloads import Point, Work, points, work_of
+from conformance.oracle.shapes import parameter_shapes
+from conformance.parity.probes import attention_of, attentions_of, cast_parameters
+from conformance.parity.streaming import seeded_model
+from conformance.run_request import CannotAssess, RunRequest
+from conformance.session import environment, open_session
+from conformance.target import resolve
+
+
+def measure(request: BenchRequest, out: Path) -> None:
+    """Measure every point of ``request`` and write pytest-benchmark's JSON, with what we add to it, to ``out``.
+
+    Raises:
+        CannotAssess: for a target or a device that cannot be had.
+    """
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise CannotAssess(
+            f"there is no CUDA device (torch {torch.__version__}): leave --device out, or run it on a machine that has one"
+        )
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-bench-")))
+        measuring = _Measuring(request, scratch)
+        stack.callback(measuring.close)
+        grid = [point for target in request.targets for point in measuring.grid(target)]
+        raw = scratch / "benchmark.json"
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+        # In a fork of its own nothing else wants the terminal; what pytest prints is the log.
+        status = pytest.main(
+            [
+                str(Path(benchmarks.__file__)), "-q", "--no-header", "--noconftest", "-c", os.devnull, "--rootdir", str(scratch),
+                "-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider", "--benchmark-disable-gc",
+                "--benchmark-json", str(raw), "--benchmark-timer", _timer(request.device), "--benchmark-quiet",
+            ],
+            plugins=[_Plugin(measuring, grid)],
+        )  # fmt: skip
+        if not measuring.told:
+            raise RuntimeError(f"pytest ended with status {int(status)} and measured nothing")
+        document = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {"benchmarks": []}
+        document["conformance"] = {
+            "schema": SCHEMA,
+            "recorded": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "request": request.as_json(),
+            "environment": _comparable(request.device),
+            "ceilings": measuring.ceilings,
+            "points": measuring.told,
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_suffix(".partial")
+        partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        os.replace(partial, out)
+
+
+class _Measuring:
+    """The sessions and models of one request, and what has been told of its points."""
+
+    def __init__(self, request: BenchRequest, scratch: Path) -> None:
+        self.request = request
+        self.told: list[dict[str, Any]] = []
+        self.ceilings = ceilings(request.device) if request.memory else {}
+        self._scratch = scratch
+        self._open = ExitStack()
+        self._target = ""
+        self._backbone: Any = None
+
+    def close(self) -> None:
+        self._backbone = None
+        self._open.close()
+
+    def grid(self, target: str) -> list[Point]:
+        """The points of one target: on the attention that it was built with, all that it has, or those asked for."""
+        backbone = self._backbone_of(target)
+        own = backbone.llm
+        asked = self.request.attentions or (own.config._attn_implementation or "eager",)
+        if "all" in asked:
+            asked = attentions_of(own)
+        return points(
+            target, self.request.size, asked, compiled=self.request.compiled, workloads=self.request.workloads
+        )
+
+    def measure(self, benchmark: Any, point: Point) -> None:
+        """Time one point with pytest-benchmark's fixture; what cannot be timed is told, and costs no other point."""
+        benchmark.name = benchmark.fullname = point.name
+        benchmark.group = point.workload
+        try:
+            self._measure(benchmark, point)
+        except torch.cuda.OutOfMemoryError as error:
+            benchmark.skipped = benchmark.has_error = True
+            self._tell(point, "out-of-memory", str(error).split(". ")[0])
+            torch.cuda.empty_cache()
+        except Exception as error:
+            benchmark.skipped = benchmark.has_error = True
+            self._tell(point, "failed", f"{type(error).__name__}: {error}")
+
+    def _measure(self, benchmark: Any, point: Point) -> None:
+        request = self.request
+        backbone = self._backbone_of(point.target)
+        own = backbone.llm
+        if point.attention not in attentions_of(own):
+            self._tell(
+                point,
+                "not-applicable",
+                f"{type(own).__name__} has no {point.attention} attention on this machine",
+            )
+            benchmark.skipped = True
+            return
+        with attention_of(own, point.attention) as llm:
+            backbone.llm = llm
+            try:
+                llm.train(point.workload == "train")
+                work = work_of(backbone, llm, point, request.seed)
+                run = slowed(
+                    work.run, request.device, request.injected.get(point.name, 0), request.injected_bytes
+                )
+                before = state(request.device)
+                benchmark.pedantic(
+                    run,
+                    setup=lambda: ((work.prepare(),), {}),
+                    rounds=request.rounds,
+                    warmup_rounds=1,
+                    iterations=1,
+                )
+                after = state(request.device)
+                seconds = benchmark.stats.stats.data
+                left_out = min(steady_from(seconds), max(0, len(seconds) - ROUNDS))
+                del seconds[:left_out]
+                memory = peak_memory(request.device, _once(run, work)) if request.memory else None
+                benchmark.extra_info.update(
+                    {
+                        **point.as_json(),
+                        **self._rates(work, benchmark.stats.stats.median),
+                        "rounds_left_out": left_out,
+                        "peak_memory_bytes": memory,
+                        "before": before,
+                        "after": after,
+                    }
+                )
+                self._tell(point, "measured", "; ".join(disturbances(before, after)))
+            finally:
+                backbone.llm = own
+                llm.zero_grad(set_to_none=True)
+
+    def _rates(self, work: Work, seconds: float) -> dict[str, Any]:
+        achieved, read = work.flops / seconds, work.bytes_read / seconds
+        peak = (
+            dense_peak(device_facts(self.request.device)["name"]) if self.request.device == "cuda" else None
+        )
+        return {
+            "tokens_per_second": work.tokens / seconds,
+            "flops": work.flops,
+            "flops_per_second": achieved,
+            "dense_peak_flops": peak,
+            "mfu": achieved / peak if peak else None,
+            "bytes_read": work.bytes_read,
+            "bytes_per_second": read,
+            **(
+                {
+                    "share_of_measured_flops": achieved / self.ceilings["flops"],
+                    "share_of_measured_bandwidth": read / self.ceilings["bytes_per_second"],
+                }
+                if self.ceilings
+                else {}
+            ),
+        }
+
+    def _tell(self, point: Point, status: str, why: str) -> None:
+        self.told.append({"name": point.name, "status": status, "why": why})
+
+    def _backbone_of(self, target: str) -> Any:
+        """The target's backbone in half precision on the device, at the size asked for; one at a time is held."""
+        if self._target != target:
+            self.close()
+            run = RunRequest(
+                target=target,
+                backbone_id=self.request.backbone_id,
+                seed=self.request.seed,
+                **self.request.paths(),
+            )
+            resolved = resolve(target, self.request.backbone_id)
+            home = self._scratch / f"hf-{len(self.told)}"
+            session = self._open.enter_context(open_session(resolved, run, home, lambda phase, detail: None))
+            session.construct()
+            _check_place(resolved.factory, self.request.code)
+            self._backbone = _half_precision(session.subject, self.request)
+            self._target = target
+        return self._backbone
+
+
+def _half_precision(subject: Any, request: BenchRequest) -> Any:
+    backbone = subject.build()
+    dtype, on = backbone.half_precision_dtype, torch.device(request.device)
+    if request.size == "full":
+        config = subject.recipe.config
+        backbone.llm = None
+        backbone.llm = seeded_model(
+            type(subject.training.llm), config, parameter_shapes(config), dtype, on, seed=request.seed
+        )
+    else:
+        cast_parameters(backbone, dtype)
+    backbone = backbone.to(on)
+    backbone.llm.requires_grad_(True)
+    return backbone
+
+
+def _check_place(factory: Any, code: str | None) -> None:
+    """Nothing is more misleading than two measurements of the same code."""
+    place = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
+    if (
+        code is not None
+        and place is not None
+        and not Path(place).resolve().is_relative_to(Path(code).resolve())
+    ):
+        raise CannotAssess(
+            f"the target's code came from {place} and not from the checkout {code}: run it where the target's package is on "
+            "the path of the repository, or name the target by its file"
+        )
+
+
+def _once(run: Any, work: Work) -> Any:
+    prepared = work.prepare()
+    return lambda: run(prepared)
+
+
+def _timer(device: str) -> str:
+    return "conformance.bench.timers.DeviceInstant" if device == "cuda" else "time.perf_counter"
+
+
+def _comparable(device: str) -> dict[str, Any]:
+    """What must be the same where two results are compared: the device first, then the software."""
+    told = environment()
+    return {
+        "device": device_facts(device),
+        "python": told["python"],
+        "platform": told["platform"],
+        "packages": told["packages"],
+    }
+
+
+class _Plugin:
+    """Gives the benchmarks their points, and whom to ask for a measurement."""
+
+    def __init__(self, measuring: _Measuring, grid: list[Point]) -> None:
+        self._measuring = measuring
+        self._grid = grid
+
+    @pytest.fixture
+    def measuring(self) -> Iterator[_Measuring]:
+        yield self._measuring
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        metafunc.parametrize("point", self._grid, ids=[point.name for point in self._grid])
+
+    def pytest_benchmark_update_machine_info(self, config: Any, machine_info: dict[str, Any]) -> None:
+        machine_info["device"] = device_facts(self._measuring.request.device)
+
+    def pytest_benchmark_update_commit_info(self, config: Any, commit_info: dict[str, Any]) -> None:
+        commit_info.update(_commit(self._measuring.request))
+
+
+def _commit(request: BenchRequest) -> Mapping[str, Any]:
+    return {"code": request.code} if request.code else {}

@@ -1,0 +1,146 @@
+"""What a benchmark run and a comparison look like: on the terminal, in a pull request, and as a page of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conformance.bench.comparison import Comparison, slowest_first
+from conformance.bench.results import Recording
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def write_measured(console: Console, recording: Recording) -> None:
+    """A line for each benchmark: time, throughput, how near it comes to what the device can do, memory."""
+    environment = recording.runs[0].environment
+    console.print(
+        f"{device_line(environment)}; {len(recording.runs)} process{'es' if len(recording.runs) > 1 else ''}"
+    )
+    console.print(table(("benchmark", "median", "tokens/s", "of peak", "memory"), measured_rows(recording)))
+
+
+def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
+    """Cells of :func:`write_measured`, of the first process that measured each benchmark."""
+    rows = []
+    for name in recording.names:
+        found = next((run.benchmarks[name] for run in recording.runs if name in run.benchmarks), None)
+        if found is None:
+            rows.append((name, recording.trouble(name) or "not measured", "", "", ""))
+            continue
+        facts = found.facts
+        rows.append(
+            (
+                name,
+                seconds(found.seconds),
+                f"{facts['tokens_per_second']:,.0f}",
+                _of_peak(facts),
+                "" if found.peak_memory is None else size(found.peak_memory),
+            )
+        )
+    return rows
+
+
+def write_comparison(console: Console, comparison: Comparison) -> None:
+    """The verdict, and a line for each benchmark, what fails first."""
+    console.print(f"{comparison.result} {comparison.head} against {comparison.base}")
+    if comparison.refusal:
+        console.print(f"  not compared: {comparison.refusal}")
+        return
+    console.print(table(("benchmark", "finding", "head / base", ""), compared_rows(comparison)))
+
+
+def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    return [
+        (one.name, str(one.finding), "" if one.ratio is None else f"{one.ratio:.3f}", one.why)
+        for one in slowest_first(comparison)
+    ]
+
+
+def summary(comparison: Comparison) -> str:
+    """Markdown for a pull request or a CI job's summary."""
+    lines = [
+        f"## {comparison.result.capitalize()}",
+        "",
+        f"`{comparison.head}` against `{comparison.base}`.",
+        "",
+    ]
+    if comparison.refusal:
+        return "\n".join([*lines, f"Not compared: {comparison.refusal}.", ""])
+    lines += ["| benchmark | finding | head / base | pairs | |", "|---|---|---|---|---|"]
+    for one in slowest_first(comparison):
+        ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
+        cells = (f"`{one.name}`", str(one.finding), ratio, str(one.pairs or ""), one.why)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([*lines, "", method(comparison), ""])
+
+
+def method(comparison: Comparison) -> str:
+    """How the verdict was come to, in two sentences."""
+    detectable = comparison.as_json()["detectable"]
+    return (
+        f"Slower: a one-sided t test on the logarithms of paired medians refuses a slow-down of half a per cent or less, with at "
+        f"most {100 * comparison.level:g} % of false alarms over all benchmarks together (Holm). No regression: a slow-down of "
+        f"{100 * detectable:.3g} % is excluded at 95 %; what is neither is inconclusive."
+    )
+
+
+def write_all(comparison: Comparison, base: Recording, head: Recording, out: Path) -> None:
+    """``verdict.json``, ``summary.md`` and ``report.html`` in ``out``."""
+    from conformance.bench.page import comparison_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    verdict = {**comparison.as_json(), "environment": head.runs[0].environment}
+    (out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
+    (out / "summary.md").write_text(summary(comparison), encoding="utf-8")
+    (out / "report.html").write_text(comparison_page(comparison, base, head), encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A borderless table for the terminal; long names fold, numbers do not."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for column in head:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def device_line(environment: Any) -> str:
+    """Device and the software that decides about speed, in a line."""
+    device, packages = environment.get("device", {}), environment.get("packages", {})
+    software = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages)
+    return f"{device.get('name')}, {software}"
+
+
+def seconds(value: float) -> str:
+    """Three digits with the unit that fits."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e9:.3g} ns"
+
+
+def size(count: int) -> str:
+    """Bytes with a decimal unit."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count} bytes"
+
+
+def _of_peak(facts: Any) -> str:
+    """Prefill and training are bound by arithmetic, decoding by bandwidth."""
+    if facts["workload"] == "decode":
+        share = facts.get("share_of_measured_bandwidth")
+        return "" if share is None else f"{100 * share:.0f} % bandwidth"
+    share = facts.get("mfu")
+    if share is not None:
+        return f"{100 * share:.0f} % MFU"
+    share = facts.get("share_of_measured_flops")
+    return "" if share is None else f"{100 * share:.0f} % FLOP/s"

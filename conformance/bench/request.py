@@ -1,0 +1,57 @@
+"""What one process of a benchmark run was asked to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SIZES = ("probe", "full")
+WORKLOADS = ("prefill", "decode", "train")
+#: More than a median needs: the first are left out until a benchmark runs steadily.
+ROUNDS = 40
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """One process: which targets, at which size, on which device.
+
+    ``code`` is the directory whose packages are the targets' code (a checkout of another commit, say), None for what is
+    installed. ``injected`` slows a benchmark down on purpose, by its name: how much extra work is in each round (see
+    :mod:`conformance.bench.injection`); ``injected_bytes`` are allocated beside it.
+    """
+
+    targets: tuple[str, ...]
+    backbone_id: str | None = None
+    size: str = "probe"
+    device: str = "cpu"
+    attentions: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()
+    compiled: bool = False
+    rounds: int = ROUNDS
+    memory: bool = True
+    seed: int = 0
+    hub: str | None = None
+    recipes: tuple[str, ...] = ()
+    config: str | None = None
+    code: str | None = None
+    injected: Mapping[str, int] = field(default_factory=dict)
+    injected_bytes: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object from which :meth:`from_json` makes an equal request."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> BenchRequest:
+        lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+        return cls(**{**data, **lists})
+
+    def paths(self) -> dict[str, Any]:
+        """What a :class:`conformance.run_request.RunRequest` takes of it."""
+        return {
+            "hub": Path(self.hub) if self.hub else None,
+            "recipes": tuple(map(Path, self.recipes)),
+            "config": Path(self.config) if self.config else None,
+        }

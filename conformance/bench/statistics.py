@@ -1,0 +1,193 @@
+"""The statistics behind a verdict on speed: bounds on rates, Student's t, the steady state, and the paired comparison.
+
+Knows no torch: it decides over numbers that were recorded somewhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+#: Slow-downs up to this are not told from none: half a per cent, as the logarithm of a ratio.
+NEGLIGIBLE = math.log(1.005)
+#: A verdict without a regression says that nothing slower than this is there: three per cent, likewise.
+DETECTABLE = math.log(1.03)
+#: How often a comparison of the same code may be called a regression, over all its benchmarks together.
+FALSE_ALARMS = 0.001
+#: How often a slow-down of ``DETECTABLE`` may be taken for none, for each benchmark.
+MISSES = 0.05
+#: Fewer rounds than this have no median to speak of.
+ROUNDS = 30
+
+
+def rate_bounds(seen: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's one-sided bounds, lower and upper, each at ``confidence``, on a rate of which ``seen`` in
+    ``runs`` were observed (Biometrika 26, 1934)."""
+    if not 0 <= seen <= runs or runs < 1:
+        raise ValueError(f"{seen} in {runs} is no observed rate")
+    miss = 1 - confidence
+    lower = 0.0 if seen == 0 else _beta_quantile(miss, seen, runs - seen + 1)
+    upper = 1.0 if seen == runs else _beta_quantile(1 - miss, seen + 1, runs - seen)
+    return lower, upper
+
+
+def student_tail(t: float, degrees: float) -> float:
+    """The probability that Student's t with ``degrees`` of freedom exceeds ``t``."""
+    if math.isinf(t):
+        return 0.0 if t > 0 else 1.0
+    half = 0.5 * _beta(degrees / 2, 0.5, degrees / (degrees + t * t))
+    return half if t > 0 else 1 - half
+
+
+@lru_cache(maxsize=256)
+def student_quantile(probability: float, degrees: float) -> float:
+    """The ``t`` that Student's t with ``degrees`` of freedom stays below with ``probability``."""
+    if not 0 < probability < 1:
+        raise ValueError(f"a probability is between 0 and 1, not {probability}")
+    low, high = -1e3, 1e3
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_tail(middle, degrees) > 1 - probability else (low, middle)
+    return (low + high) / 2
+
+
+def steady_from(seconds: Sequence[float]) -> int:
+    """The round from which a benchmark runs steadily: what is before it (warm-up, caches filling) is to be left out.
+
+    White's marginal standard error rule (MSER, Simulation 69, 1997): leave out as many as make the standard error of the
+    rest smallest, at most half. Rounds that the machine interrupted are cut to twice the median first; one of them
+    would otherwise decide.
+    """
+    if len(seconds) < 4:
+        return 0
+    cap = 2 * statistics.median(seconds)
+    cut = [min(value, cap) for value in seconds]
+
+    def squared_error(start: int) -> float:
+        rest = cut[start:]
+        return statistics.pvariance(rest) / len(rest)
+
+    return min(range(len(cut) // 2 + 1), key=squared_error)
+
+
+@dataclass(frozen=True)
+class Slowdown:
+    """What pairs of runs say about the logarithm of head's time over base's.
+
+    ``estimate`` is the mean over ``pairs``, ``deviation`` the standard deviation of one pair; ``at_least`` and ``at_most``
+    are one-sided bounds: it is a regression if ``at_least`` exceeds what is negligible, and excludes one if ``at_most``
+    does not exceed what was to be detected. ``probability`` is the p-value of a time that is at most negligibly longer.
+    """
+
+    pairs: int
+    estimate: float
+    deviation: float
+    probability: float
+    at_most: float
+
+
+def slowdown(logarithms: Sequence[float], negligible: float = NEGLIGIBLE, misses: float = MISSES) -> Slowdown:
+    """Student's paired test on the logarithms of head over base, one a pair.
+
+    Raises:
+        ValueError: for fewer than two pairs, which have no deviation.
+    """
+    pairs = len(logarithms)
+    if pairs < 2:
+        raise ValueError(f"{pairs} pairs of runs have no deviation: at least two are needed")
+    return _tested(
+        statistics.fmean(logarithms), statistics.stdev(logarithms), pairs, pairs - 1, negligible, misses
+    )
+
+
+def unpaired_slowdown(
+    base: Sequence[float], head: Sequence[float], negligible: float = NEGLIGIBLE, misses: float = MISSES
+) -> Slowdown:
+    """Welch's test on logarithms of times of runs that were not taken in pairs (Biometrika 34, 1947).
+
+    Raises:
+        ValueError: for fewer than two runs of either.
+    """
+    if min(len(base), len(head)) < 2:
+        raise ValueError(
+            f"{len(base)} and {len(head)} runs cannot be compared: at least two of each tell how far runs stray"
+        )
+    variances = [statistics.variance(side) / len(side) for side in (base, head)]
+    error = sum(variances)
+    degrees = (
+        error**2
+        / sum(variance**2 / (len(side) - 1) for variance, side in zip(variances, (base, head), strict=True))
+        if error
+        else 1.0
+    )
+    pairs = min(len(base), len(head))
+    return _tested(
+        statistics.fmean(head) - statistics.fmean(base),
+        math.sqrt(error * pairs),
+        pairs,
+        degrees,
+        negligible,
+        misses,
+    )
+
+
+def holm(probabilities: Mapping[str, float], level: float = FALSE_ALARMS) -> set[str]:
+    """The hypotheses that are refused when all of them together may be refused wrongly with probability ``level`` (Holm's
+    step-down rule, Scandinavian Journal of Statistics 6, 1979)."""
+    refused: set[str] = set()
+    ordered = sorted(probabilities, key=lambda name: probabilities[name])
+    for index, name in enumerate(ordered):
+        if probabilities[name] > level / (len(ordered) - index):
+            break
+        refused.add(name)
+    return refused
+
+
+def pairs_needed(
+    deviation: float,
+    benchmarks: int = 1,
+    *,
+    negligible: float = NEGLIGIBLE,
+    detectable: float = DETECTABLE,
+    level: float = FALSE_ALARMS,
+    misses: float = MISSES,
+) -> int:
+    """How many pairs find a slow-down of ``detectable``, given the deviation of one pair."""
+    for pairs in range(3, 1000):
+        t = student_quantile(1 - level / benchmarks, pairs - 1) + student_quantile(1 - misses, pairs - 1)
+        if t * deviation / math.sqrt(pairs) <= detectable - negligible:
+            return pairs
+    return 1000
+
+
+def _tested(
+    estimate: float, deviation: float, pairs: int, degrees: float, negligible: float, misses: float
+) -> Slowdown:
+    error = deviation / math.sqrt(pairs)
+    if error == 0:
+        return Slowdown(pairs, estimate, 0.0, 0.0 if estimate > negligible else 1.0, estimate)
+    return Slowdown(
+        pairs,
+        estimate,
+        deviation,
+        student_tail((estimate - negligible) / error, degrees),
+        estimate + student_quantile(1 - misses, degrees) * error,
+    )
+
+
+def _beta(a: float, b: float, x: float) -> float:
+    """The regularised incomplete beta function. mpmath comes with torch, which needs sympy, which needs it."""
+    import mpmath
+
+    return float(mpmath.betainc(a, b, 0, x, regularized=True))
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _beta(a, b, middle) < probability else (low, middle)
+    return (low + high) / 2

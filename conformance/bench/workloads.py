@@ -1,0 +1,170 @@
+"""What is timed: prefill, decode and a training step of a backbone, and what each must cost in FLOPs and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from conformance.parity.probes import drawn_ids
+
+#: Tokens that one round of decoding makes, by size: one alone is over too soon for a clock.
+DECODED = {"probe": 2, "full": 16}
+#: Batch and length of each workload by size: enough work for a clock, little enough for many rounds.
+GRIDS = {
+    "probe": {"prefill": ((1, 32),), "decode": ((1, 32),), "train": ((1, 16),)},
+    "full": {"prefill": ((1, 2048), (8, 512)), "decode": ((1, 2048), (8, 2048)), "train": ((1, 1024),)},
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One benchmark: a workload of a target, at a size, on an attention implementation, over (batch, tokens)."""
+
+    target: str
+    size: str
+    workload: str
+    attention: str
+    batch: int
+    tokens: int
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """By which results of different runs are matched."""
+        how = f"{self.attention}-compiled" if self.compiled else self.attention
+        return f"{self.workload}[{self.target}-{self.size}-{how}-b{self.batch}-s{self.tokens}]"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def points(
+    target: str,
+    size: str,
+    attentions: Sequence[str],
+    *,
+    compiled: bool = False,
+    workloads: Sequence[str] = (),
+) -> list[Point]:
+    """The grid of one target; compiled models are timed beside the others where asked for."""
+    return [
+        Point(target, size, workload, attention, batch, tokens, how)
+        for workload, shapes in GRIDS[size].items()
+        if not workloads or workload in workloads
+        for attention in attentions
+        for how in ((False, True) if compiled and workload != "decode" else (False,))
+        for batch, tokens in shapes
+    ]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A workload ready to run: ``run`` is timed, on what ``prepare`` returns, which is not."""
+
+    run: Callable[[Any], Any]
+    prepare: Callable[[], Any]
+    tokens: int
+    flops: float
+    bytes_read: float
+
+
+def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
+    """``point``'s workload on ``backbone``, whose language model is ``llm``: half precision, on its device."""
+    vocabulary = int(llm.get_input_embeddings().weight.shape[0])
+    on = next(llm.parameters()).device
+    rows = [drawn_ids(vocabulary, point.tokens, seed + row) for row in range(point.batch)]
+    ids = torch.cat(rows).to(on)
+    mask = torch.ones_like(ids)
+    forward = torch.compile(backbone.forward) if point.compiled else backbone.forward
+    per_token, cache = flops_per_token(llm), cache_bytes(llm, point.batch, point.tokens)
+    weights, decoded = read_weights(llm), DECODED[point.size]
+
+    if point.workload == "prefill":
+
+        def prefill(_: Any) -> Any:
+            with torch.no_grad():
+                return forward(input_ids=ids, attention_mask=mask, use_cache=True)
+
+        flops = per_token * ids.numel() + attention_flops(llm, point.batch, 0, point.tokens)
+        return Work(prefill, lambda: None, ids.numel(), flops, weights)
+
+    if point.workload == "train":
+        parameters = [parameter for parameter in llm.parameters() if parameter.requires_grad]
+
+        def train(_: Any) -> Any:
+            for parameter in parameters:
+                parameter.grad = None
+            loss = forward(input_ids=ids, attention_mask=mask, labels=ids).loss
+            loss.backward()
+            return loss
+
+        flops = 3 * (per_token * ids.numel() + attention_flops(llm, point.batch, 0, point.tokens))
+        return Work(train, lambda: None, ids.numel(), flops, 2 * weights)
+
+    def filled() -> Any:
+        with torch.no_grad():
+            return backbone.forward(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
+
+    def decode(past: Any) -> Any:
+        token, seen = ids[:, :1], mask
+        with torch.no_grad():
+            for _ in range(decoded):
+                seen = torch.cat([seen, seen[:, :1]], dim=1)
+                out = backbone.forward(
+                    input_ids=token, attention_mask=seen, past_key_values=past, use_cache=True
+                )
+                past, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
+        return token
+
+    made = decoded * point.batch
+    flops = per_token * made + attention_flops(llm, point.batch, point.tokens, point.tokens + decoded)
+    return Work(decode, filled, made, flops, decoded * (weights + cache))
+
+
+def flops_per_token(llm: Any) -> float:
+    """Two for each weight that a token is multiplied with: every matrix but the input embedding, the head included
+    (PaLM, appendix B, https://arxiv.org/abs/2204.02311)."""
+    return 2.0 * sum(weight.numel() for weight in _matrices(llm))
+
+
+def read_weights(llm: Any) -> float:
+    """Bytes of weights that any forward must read: every matrix but the input embedding, once."""
+    return float(sum(weight.numel() * weight.element_size() for weight in _matrices(llm)))
+
+
+def attention_flops(llm: Any, batch: int, begin: int, end: int) -> float:
+    """Of scores and their weighted sum, for queries at positions ``begin`` to ``end``, each over the keys it may see."""
+    config = _text_config(llm)
+    window = getattr(config, "sliding_window", None) or end
+    keys = sum(min(position + 1, window) for position in range(begin, end))
+    width = config.num_attention_heads * _head_dim(config)
+    return 4.0 * batch * config.num_hidden_layers * width * keys
+
+
+def cache_bytes(llm: Any, batch: int, tokens: int) -> float:
+    """Of the keys and values of all layers that one decoded token must read."""
+    config = _text_config(llm)
+    tokens = min(tokens, getattr(config, "sliding_window", None) or tokens)
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = next(llm.parameters()).element_size()
+    return 2.0 * batch * tokens * config.num_hidden_layers * heads * _head_dim(config) * size
+
+
+def _matrices(llm: Any) -> list[Any]:
+    embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings()
+    matrices = [
+        parameter for parameter in llm.parameters() if parameter.dim() == 2 and parameter is not embedding
+    ]
+    # A tied head is the embedding, and is multiplied with all the same.
+    return matrices + ([embedding] if head is not None and head.weight is embedding else [])
+
+
+def _text_config(llm: Any) -> Any:
+    return getattr(llm.config, "text_config", None) or llm.config
+
+
+def _head_dim(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
