@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
@@ -266,8 +266,8 @@ class _Plugin:
         self._grid = grid
 
     @pytest.fixture
-    def measuring(self) -> Iterator[_Measuring]:
-        yield self._measuring
+    def measuring(self) -> _Measuring:
+        return self._measuring
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("point", self._grid, ids=[point.name for point in self._grid])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from conformance.bench.request import BenchRequest
 from conformance.hub import HubView
@@ -107,8 +107,14 @@ class Worker:
         return "".join(f"\n    {line}" for line in lines)
 
 
+class Start(Protocol):
+    """Starts a worker for the code in a directory (None: what is installed)."""
+
+    def __call__(self, code: Path | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Worker: ...
+
+
 @contextmanager
-def workers(folder: Path | None = None) -> Iterator[Any]:
+def workers(folder: Path | None = None) -> Iterator[Start]:
     """A function that starts a :class:`Worker`; all of them are gone when the body ends, however it ends."""
     with ExitStack() as stack:
         scratch = Path(

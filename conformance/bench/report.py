@@ -25,7 +25,7 @@ def write_measured(console: Console, recording: Recording) -> None:
 
 def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
     """Cells of :func:`write_measured`, of the first process that measured each benchmark."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in recording.names:
         found = next((run.benchmarks[name] for run in recording.runs if name in run.benchmarks), None)
         if found is None:

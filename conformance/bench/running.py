@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.processes import Worker, checkout, repository_of, workers
+from conformance.bench.processes import RunFailed, Start, Worker, checkout, repository_of, workers
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, labelled
 from conformance.run_request import CannotAssess
@@ -108,8 +108,9 @@ def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, 
 class _Measurer:
     """Measures one side, with one process for each measurement or one for all of them to be forked from."""
 
-    def __init__(self, start: Callable[..., Worker], side: Side, processes: str, timeout: float) -> None:
-        self._start = lambda: start(side.code, timeout)
+    def __init__(self, start: Start, side: Side, processes: str, timeout: float) -> None:
+        self._label = side.label
+        self._start: Callable[[], Worker] = lambda: start(side.code, timeout)
         self._code = side.code
         self._forks = processes == "forked"
         self._warmed: Worker | None = None
@@ -117,14 +118,16 @@ class _Measurer:
     def measure(self, request: BenchRequest, place: Path) -> dict[str, Any]:
         place.parent.mkdir(parents=True, exist_ok=True)
         asked = replace(request, code=str(self._code) if self._code else None)
-        if self._forks:
-            self._warmed = self._warmed or self._start()
-            return self._warmed.measure(asked, place.resolve(), fork=True)
-        worker = self._start()
+        worker = self._warmed or self._start()
         try:
-            return worker.measure(asked, place.resolve())
+            return worker.measure(asked, place.resolve(), fork=self._forks)
+        except RunFailed as failure:
+            raise RunFailed(f"{self._label}: {failure}") from failure
         finally:
-            worker.close()
+            if self._forks:
+                self._warmed = worker
+            else:
+                worker.close()
 
 
 def store(place: Path, value: Any) -> None:

@@ -19,7 +19,7 @@ class DeviceInstant:
     def __init__(self) -> None:
         import torch
 
-        self._event: Any = torch.cuda.Event(enable_timing=True)
+        self._event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         self._event.record()
 
     def __sub__(self, earlier: DeviceInstant) -> float:

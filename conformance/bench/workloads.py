@@ -13,7 +13,7 @@ from conformance.parity.probes import drawn_ids
 #: Tokens that one round of decoding makes, by size: one alone is over too soon for a clock.
 DECODED = {"probe": 2, "full": 16}
 #: Batch and length of each workload by size: enough work for a clock, little enough for many rounds.
-GRIDS = {
+GRIDS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
     "probe": {"prefill": ((1, 32),), "decode": ((1, 32),), "train": ((1, 16),)},
     "full": {"prefill": ((1, 2048), (8, 512)), "decode": ((1, 2048), (8, 2048)), "train": ((1, 1024),)},
 }

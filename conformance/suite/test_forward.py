@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,40 @@ def test_padding_changes_nothing(
         what=f"{amount} masked tokens on the {'left' if left else 'right'} change the logits of {len(tokens)} real ones",
         law=law,
         mend="hand `attention_mask` to the language model, and mask keys with the dtype's minimum before the softmax",
+    )
+
+
+@requirement("FWD-02", MUST, profile="numerics")
+@for_all(
+    examples=2,
+    tokens=row,
+    amount=lambda _: st.integers(1, 24),
+    filler=lambda s: ids_like(s, 24),
+)
+def test_padding_changes_nothing_in_generation(
+    subject: Subject, tokens: list[int], amount: int, filler: list[int]
+) -> None:
+    """A prompt is continued as it is alone, whatever is masked on its left."""
+    llm = subject.float32.llm
+    if not hasattr(llm, "generate"):
+        raise NotApplicable(f"a {type(llm).__name__} does not generate")
+
+    def first(ids: list[int], mask: list[int]) -> torch.Tensor:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return llm.generate(
+                input_ids=torch.tensor([ids]), attention_mask=torch.tensor([mask]), max_new_tokens=1,
+                return_dict_in_generate=True, output_logits=True, pad_token_id=subject.tokenizer.pad_token_id,
+            ).logits[0]  # fmt: skip
+
+    real = [1] * len(tokens)
+    _same(
+        "padding in generation",
+        first(filler[:amount] + tokens, [0] * amount + real),
+        first(tokens, real),
+        what=f"{amount} masked tokens on the left change the logits by which {len(tokens)} real ones are continued",
+        law="the logits behind the prompt alone",
+        mend="generate from left-padded prompts, with the attention mask, and positions counted from it",
     )
 
 

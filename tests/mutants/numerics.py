@@ -136,6 +136,24 @@ class PaddingMaskIgnored(MistralLLMBackbone):
         return super().forward(input_ids, None, *args, **kwargs)
 
 
+@planted("FWD-02", defects=("D36",))
+class RightPaddedGeneration(EditedMistral):
+    """Generation moves padding to the right, as in training: it continues the padding and not the prompt."""
+
+    def edit(self, llm: Any) -> None:
+        generate = llm.generate
+
+        def right_padded(input_ids: Any, attention_mask: Any, **options: Any) -> Any:
+            order = (attention_mask == 0).int().argsort(dim=1, stable=True)
+            return generate(
+                input_ids=input_ids.gather(1, order),
+                attention_mask=attention_mask.gather(1, order),
+                **options,
+            )
+
+        llm.generate = right_padded
+
+
 @planted("FWD-03", defects=("D58",))
 class CausalMaskLeaksOneToken(EditedMistral):
     """The first layer's mask is one diagonal too wide: every token sees the one that it is to predict."""

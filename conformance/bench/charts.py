@@ -1,0 +1,157 @@
+"""Charts that a person would put into a pull request, drawn by matplotlib; each is an SVG that stands in a page."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from conformance.bench.comparison import Compared, Comparison, Finding
+from conformance.bench.results import Recording
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BASE, _HEAD, _BAD, _FAINT = "#64748b", "#2563eb", "#c2410c", "#94a3b8"
+_ROW = 0.42
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an ``<svg>`` element whose text stays text."""
+    import matplotlib
+
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "conformance"}):
+        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def ratios(comparison: Comparison) -> Figure | None:
+    """Head over base for each benchmark, with the bound below which the truth lies, beside what counts as slower."""
+    compared = [one for one in comparison.benchmarks if one.ratio is not None]
+    if not compared:
+        return None
+    figure, axes = _figure(7.5, 1.0 + _ROW * len(compared))
+    for row, one in enumerate(reversed(compared)):
+        ratio, at_most = _percent(one.ratio), _percent(one.at_most)
+        colour = _BAD if one.finding.exit_status else _HEAD
+        axes.plot([ratio - (at_most - ratio), at_most], [row, row], color=colour, linewidth=2)
+        axes.plot([ratio], [row], "o", color=colour, markersize=5)
+    axes.axvline(0, color=_FAINT, linewidth=1)
+    axes.axvline(100 * math.expm1(comparison.detectable), color=_BAD, linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(compared)), [_short(one) for one in reversed(compared)], fontsize=8)
+    axes.set_xlabel("head's time over base's, %; lines end at the 95 % bounds, dots: what must be excluded")
+    axes.set_ylim(-0.6, len(compared) - 0.4)
+    return figure
+
+
+def distributions(name: str, base: Recording, head: Recording) -> Figure | None:
+    """The median of each process, pair by pair, and the rounds of all of them."""
+    sides = [(recording, colour) for recording, colour in ((base, _BASE), (head, _HEAD))]
+    if not all(any(recording.seconds(name)) for recording, _ in sides):
+        return None
+    figure, (pairs, rounds) = _figure(7.5, 1.9, columns=2)
+    for recording, colour in sides:
+        medians = [1e3 * value if value else math.nan for value in recording.seconds(name)]
+        pairs.plot(range(1, len(medians) + 1), medians, "o-", color=colour, markersize=3, linewidth=1)
+        every = sorted(
+            1e3 * value
+            for run in recording.runs
+            if name in run.benchmarks
+            for value in run.benchmarks[name].rounds
+        )
+        # A round that the machine interrupted would leave the others no room.
+        shown = every[: max(1, int(0.99 * len(every)))]
+        rounds.hist(shown, bins=40, histtype="step", color=colour, density=True)
+    pairs.set_xlabel("process", fontsize=8)
+    pairs.set_ylabel("median, ms", fontsize=8)
+    rounds.set_xlabel("rounds, ms", fontsize=8)
+    rounds.set_yticks([])
+    return figure
+
+
+def roofline(recording: Recording) -> Figure | None:
+    """What each benchmark achieves beside what the device was measured to be capable of."""
+    ceilings = next((run.ceilings for run in recording.runs if run.ceilings), None)
+    found = {name: run.benchmarks[name] for run in recording.runs for name in run.benchmarks}
+    if not ceilings or not found:
+        return None
+    figure, axes = _figure(7.5, 3.6)
+    peak, bandwidth = ceilings["flops"], ceilings["bytes_per_second"]
+    intensities = [one.facts["flops"] / one.facts["bytes_read"] for one in found.values()]
+    ends = min(*intensities, peak / bandwidth) / 4, max(*intensities, peak / bandwidth) * 4
+    axes.plot(
+        [ends[0], peak / bandwidth, ends[1]], [ends[0] * bandwidth, peak, peak], color=_BASE, linewidth=1.5
+    )
+    for (name, one), intensity in zip(found.items(), intensities, strict=True):
+        axes.plot([intensity], [one.facts["flops_per_second"]], "o", color=_HEAD, markersize=5)
+        axes.annotate(
+            f"{one.facts['workload']} b{one.facts['batch']} s{one.facts['tokens']} {name.split('[')[1].split('-')[0]}",
+            (intensity, one.facts["flops_per_second"]), textcoords="offset points", xytext=(5, -9), fontsize=7,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("FLOPs for each byte of weights and cache read")
+    axes.set_ylabel("FLOP/s")
+    return figure
+
+
+def history(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Figure:
+    """One benchmark over time: the median of each recording, and where it stepped."""
+    figure, axes = _figure(7.5, 1.9)
+    medians = [1e3 * row["seconds"] for row in rows]
+    axes.plot(range(len(medians)), medians, "o-", color=_HEAD, markersize=3, linewidth=1)
+    for step in steps:
+        axes.axvline(step - 0.5, color=_BAD, linewidth=1, linestyle=":")
+    axes.set_xticks(range(len(medians)), [row["label"] for row in rows], fontsize=7, rotation=30, ha="right")
+    axes.set_ylabel("median, ms", fontsize=8)
+    return figure
+
+
+def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
+    """How often slow-downs of each size are found, with Clopper and Pearson's bounds."""
+    figure, axes = _figure(6.0, 3.2)
+    for benchmark in dict.fromkeys(row["benchmark"] for row in rates):
+        own = sorted((row for row in rates if row["benchmark"] == benchmark), key=lambda row: row["slowdown"])
+        x, y = ([100 * row[key] for row in own] for key in ("slowdown", "found"))
+        bounds = [
+            [100 * (row["found"] - row["at_least"]) for row in own],
+            [100 * (row["at_most"] - row["found"]) for row in own],
+        ]
+        axes.errorbar(
+            x,
+            y,
+            yerr=bounds,
+            marker="o",
+            markersize=4,
+            capsize=3,
+            linewidth=1.2,
+            label=benchmark.split("[")[0],
+        )
+    axes.axhline(95, color=_FAINT, linewidth=1, linestyle=":")
+    axes.set_xlabel("slow-down, %")
+    axes.set_ylabel("comparisons that find it, %")
+    axes.set_ylim(-3, 103)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, columns)
+    for one in axes if columns > 1 else [axes]:
+        one.spines[["top", "right"]].set_visible(False)
+        one.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _short(one: Compared) -> str:
+    return one.name if one.finding is Finding.SAME else f"{one.name}: {one.finding}"
+
+
+def _percent(ratio: float | None) -> float:
+    return 100 * ((ratio or 1.0) - 1)
