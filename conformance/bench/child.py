@@ -1,7 +1,8 @@
 """The process in which benchmarks run: pytest with pytest-benchmark's fixture, on the points of one request.
 
 Requests arrive on standard input, a JSON object a line, with the file that the results go to; for each, one line goes to the
-pipe whose number is the first argument. Each request is measured in a fork of this process, which has imported everything
+pipe whose number is the first argument. The next two arguments are the pipes that carry the turn from and to the process
+that it takes turns with, -1 without one. Each request is measured in a fork of this process, which has imported everything
 and measured nothing; or in this process itself, which then ends (``"fork": false``).
 """
 
@@ -18,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from conformance.bench.request import BenchRequest
+from conformance.bench.turns import Turns
 
 
 def main() -> None:
-    answers = int(sys.argv[1])
-    code = sys.argv[2] if len(sys.argv) > 2 else None
+    answers, from_other, to_other = map(int, sys.argv[1:4])
+    code = sys.argv[4] if len(sys.argv) > 4 else None
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -39,12 +41,14 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         request, out = BenchRequest.from_json(asked["request"]), Path(asked["out"])
-        if not asked["fork"]:
-            _answer(answers, _measure(measuring.measure, request, out))
-            os._exit(0)
-        pid = os.fork()
+        pid = os.fork() if asked["fork"] else 0
         if not pid:
-            _answer(answers, _measure(measuring.measure, request, out))
+            turns = (
+                None
+                if request.first is None
+                else Turns(request.first, from_other, to_other, asked["patience"])
+            )
+            _answer(answers, _measure(measuring.measure, request, out, turns))
             os._exit(0)
         _, status = os.waitpid(pid, 0)
         if status:
@@ -66,11 +70,13 @@ def _put_first(code: str | None) -> None:
     os.chdir(code)
 
 
-def _measure(measure: Any, request: BenchRequest, out: Path) -> dict[str, Any]:
+def _measure(measure: Any, request: BenchRequest, out: Path, turns: Turns | None) -> dict[str, Any]:
     from conformance.run_request import CannotAssess
 
     try:
-        measure(request, out)
+        if request.processor is not None and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {request.processor})
+        measure(request, out, turns)
     except CannotAssess as refusal:
         return {"refused": str(refusal)}
     except BaseException as error:

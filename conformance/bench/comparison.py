@@ -6,12 +6,13 @@ Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable. Wh
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
-from conformance.bench.results import Recording
+from conformance.bench.results import Benchmark, Recording
 from conformance.bench.statistics import (
     DETECTABLE,
     FALSE_ALARMS,
@@ -130,14 +131,24 @@ def compare(
 
 
 def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Slowdown | None:
-    times = [recording.seconds(name) for recording in (base, head)]
     if paired:
         logarithms = [
-            math.log(after / before) for before, after in zip(*times, strict=True) if before and after
+            _logarithm(before.benchmarks[name], after.benchmarks[name])
+            for before, after in zip(base.runs, head.runs, strict=True)
+            if name in before.benchmarks and name in after.benchmarks
         ]
         return slowdown(logarithms) if len(logarithms) > 1 else None
-    before, after = ([math.log(value) for value in side if value] for side in times)
+    before, after = ([math.log(value) for value in side.seconds(name) if value] for side in (base, head))
     return unpaired_slowdown(before, after) if min(len(before), len(after)) > 1 else None
+
+
+def _logarithm(base: Benchmark, head: Benchmark) -> float:
+    """Of head's time over base's: round by round where they took turns, so that what slowed both cancels."""
+    skipped = max(base.left_out, head.left_out)
+    pairs = list(zip(base.rounds, head.rounds, strict=False))[skipped:]
+    if base.in_turns and head.in_turns and pairs:
+        return statistics.median(math.log(after / before) for before, after in pairs)
+    return math.log(head.seconds / base.seconds)
 
 
 def _judge(
@@ -149,20 +160,20 @@ def _judge(
     detectable: float,
     level: float,
 ) -> Compared:
-    had, has = (any(recording.seconds(name)) for recording in (base, head))
-    if had and name not in head.names:
+    if name not in head.names:
         return Compared(
             name, Finding.MISSING, f"{base.label} has it, {head.label} has not: renamed or removed"
         )
+    if name not in base.names:
+        return Compared(name, Finding.NEW, f"nothing to compare it with: {base.label} has it not")
+    had, has = (any(recording.seconds(name)) for recording in (base, head))
     if had and not has:
         return Compared(
             name, Finding.BROKEN, f"measured in {base.label}, but in {head.label} {head.trouble(name)}"
         )
     if has and not had:
         return Compared(
-            name,
-            Finding.NEW,
-            f"nothing to compare it with: {base.trouble(name) or f'{base.label} has it not'}",
+            name, Finding.NEW, f"nothing to compare it with: in {base.label} {base.trouble(name)}"
         )
     if not has:
         why = head.trouble(name) or base.trouble(name) or ""

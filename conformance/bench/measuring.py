@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from conformance.bench.machine import ceilings, dense_peak, device_facts, distur
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import SCHEMA
 from conformance.bench.statistics import ROUNDS, steady_from
+from conformance.bench.turns import Turns
 from conformance.bench.workloads import Point, Work, points, work_of
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.probes import attention_of, attentions_of, cast_parameters
@@ -29,8 +31,11 @@ from conformance.run_request import CannotAssess, RunRequest
 from conformance.session import environment, open_session
 from conformance.target import resolve
 
+#: Rounds before the first that counts: what is compiled, cached or allocated once is then there.
+_WARM_UP = 3
 
-def measure(request: BenchRequest, out: Path) -> None:
+
+def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> None:
     """Measure every point of ``request`` and write pytest-benchmark's JSON, with what we add to it, to ``out``.
 
     Raises:
@@ -42,9 +47,9 @@ def measure(request: BenchRequest, out: Path) -> None:
         )
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-bench-")))
-        measuring = _Measuring(request, scratch)
+        measuring = _Measuring(request, scratch, turns)
         stack.callback(measuring.close)
-        grid = [point for target in request.targets for point in measuring.grid(target)]
+        grid = measuring.agreed([point for target in request.targets for point in measuring.grid(target)])
         raw = scratch / "benchmark.json"
         os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         # In a fork of its own nothing else wants the terminal; what pytest prints is the log.
@@ -76,8 +81,9 @@ def measure(request: BenchRequest, out: Path) -> None:
 class _Measuring:
     """The sessions and models of one request, and what has been told of its points."""
 
-    def __init__(self, request: BenchRequest, scratch: Path) -> None:
+    def __init__(self, request: BenchRequest, scratch: Path, turns: Turns | None) -> None:
         self.request = request
+        self._turns = turns
         self.told: list[dict[str, Any]] = []
         self.ceilings = ceilings(request.device) if request.memory else {}
         self._scratch = scratch
@@ -100,57 +106,72 @@ class _Measuring:
             target, self.request.size, asked, compiled=self.request.compiled, workloads=self.request.workloads
         )
 
+    def agreed(self, grid: list[Point]) -> list[Point]:
+        """The points that the process with which this one takes turns has too; of the others it is told that they are alone."""
+        if self._turns is None:
+            return grid
+        common = self._turns.agree([point.name for point in grid])
+        for point in grid:
+            if point.name not in common:
+                self._tell(point, "alone", "the other version has no such benchmark")
+        return [point for point in grid if point.name in common]
+
     def measure(self, benchmark: Any, point: Point) -> None:
         """Time one point with pytest-benchmark's fixture; what cannot be timed is told, and costs no other point."""
         benchmark.name = benchmark.fullname = point.name
         benchmark.group = point.workload
+        turn = _Turn(self._turns, self.request.rounds)
         try:
-            self._measure(benchmark, point)
-        except torch.cuda.OutOfMemoryError as error:
-            benchmark.skipped = benchmark.has_error = True
-            self._tell(point, "out-of-memory", str(error).split(". ")[0])
-            torch.cuda.empty_cache()
+            self._measure(benchmark, point, turn)
         except Exception as error:
             benchmark.skipped = benchmark.has_error = True
-            self._tell(point, "failed", f"{type(error).__name__}: {error}")
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                self._tell(point, "out-of-memory", str(error).split(". ")[0])
+                torch.cuda.empty_cache()
+            else:
+                self._tell(point, "failed", f"{type(error).__name__}: {error}")
+        finally:
+            turn.give_up()
 
-    def _measure(self, benchmark: Any, point: Point) -> None:
+    def _measure(self, benchmark: Any, point: Point, turn: _Turn) -> None:
         request = self.request
         backbone = self._backbone_of(point.target)
         own = backbone.llm
         if point.attention not in attentions_of(own):
-            self._tell(
-                point,
-                "not-applicable",
-                f"{type(own).__name__} has no {point.attention} attention on this machine",
-            )
             benchmark.skipped = True
+            why = f"{type(own).__name__} has no {point.attention} attention on this machine"
+            self._tell(point, "not-applicable", why)
             return
         with attention_of(own, point.attention) as llm:
             backbone.llm = llm
             try:
                 llm.train(point.workload == "train")
-                work = work_of(backbone, llm, point, request.seed)
-                run = slowed(
-                    work.run, request.device, request.injected.get(point.name, 0), request.injected_bytes
-                )
-                before = state(request.device)
-                benchmark.pedantic(
-                    run,
-                    setup=lambda: ((work.prepare(),), {}),
-                    rounds=request.rounds,
-                    warmup_rounds=1,
-                    iterations=1,
-                )
+                with turn.preparing():
+                    work = work_of(backbone, llm, point, request.seed)
+                    run = slowed(
+                        work.run, request.device, request.injected.get(point.name, 0), request.injected_bytes
+                    )
+                    for _ in range(_WARM_UP):
+                        run(work.prepare())
+                    memory = peak_memory(request.device, _once(run, work)) if request.memory else None
+                    before = state(request.device)
+
+                def set_up() -> tuple[tuple[Any], dict[str, Any]]:
+                    turn.next()
+                    return (work.prepare(),), {}
+
+                benchmark.pedantic(run, setup=set_up, rounds=request.rounds, iterations=1)
+                turn.over()
                 after = state(request.device)
                 seconds = benchmark.stats.stats.data
                 left_out = min(steady_from(seconds), max(0, len(seconds) - ROUNDS))
-                del seconds[:left_out]
-                memory = peak_memory(request.device, _once(run, work)) if request.memory else None
+                if self._turns is None:
+                    del seconds[:left_out]
                 benchmark.extra_info.update(
                     {
                         **point.as_json(),
-                        **self._rates(work, benchmark.stats.stats.median),
+                        **self._rates(work, statistics.median(seconds)),
+                        "in_turns": self._turns is not None,
                         "rounds_left_out": left_out,
                         "peak_memory_bytes": memory,
                         "before": before,
@@ -206,6 +227,54 @@ class _Measuring:
             self._backbone = _half_precision(session.subject, self.request)
             self._target = target
         return self._backbone
+
+
+class _Turn:
+    """The turns of one point. Whatever happens, the other process is given all of its own."""
+
+    def __init__(self, turns: Turns | None, rounds: int) -> None:
+        self._turns = turns
+        self._rounds = rounds
+        self._round = 0
+        self._prepared = False
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """What is not timed, but would disturb the other."""
+        if self._turns is not None:
+            self._turns.begin_preparing()
+        try:
+            yield
+        finally:
+            if self._turns is not None:
+                self._turns.end_preparing()
+            self._prepared = True
+
+    def next(self) -> None:
+        """End the round before, if there was one, and wait for the turn."""
+        if self._turns is not None:
+            if self._round:
+                self._turns.end(self._round - 1)
+            self._turns.begin(self._round)
+        self._round += 1
+
+    def over(self) -> None:
+        """End the last round."""
+        if self._turns is not None:
+            self._turns.end(self._round - 1)
+        self._turns = None
+
+    def give_up(self) -> None:
+        """Let the other have its turns, where this process could not use its own."""
+        if self._turns is None:
+            return
+        if not self._prepared:
+            with self.preparing():
+                pass
+        if self._round:
+            self._turns.end(self._round - 1)
+        self._turns.forfeit(self._round, self._rounds)
+        self._turns = None
 
 
 def _half_precision(subject: Any, request: BenchRequest) -> Any:

@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from conformance.bench.request import BenchRequest
 from conformance.hub import HubView
@@ -22,7 +22,6 @@ from conformance.runner import environment_of_child
 
 _LAUNCH = "import sys; sys.path[:] = [place for place in sys.path if place]; from conformance.bench.child import main; main()"
 _LOG_TAIL_LINES = 12
-DEFAULT_TIMEOUT_SECONDS = 1800.0
 
 
 class RunFailed(Exception):
@@ -30,16 +29,20 @@ class RunFailed(Exception):
 
 
 class Worker:
-    """A process that measures requests for one version of the code, each in a fork of its own or, once, in itself."""
+    """A process that measures requests for one version of the code, each in a fork of its own or, once, in itself.
+
+    ``turns`` are the ends of two pipes that carry the turn from and to the process that it takes turns with.
+    """
 
     def __init__(
-        self, home: Path, code: Path | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS
+        self, home: Path, code: Path | None, timeout: float, turns: tuple[int, int] | None = None
     ) -> None:
         home.mkdir(parents=True)
         self._log = home / "log"
-        self._timeout = timeout
-        self._answers, writing_end = os.pipe()
-        arguments = [sys.executable, "-c", _LAUNCH, str(writing_end), *([str(code)] if code else [])]
+        self.timeout = timeout
+        self.answers, writing_end = os.pipe()
+        pipes = [writing_end, *(turns or (-1, -1))]
+        arguments = [sys.executable, "-c", _LAUNCH, *map(str, pipes), *([str(code)] if code else [])]
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 arguments,
@@ -47,32 +50,25 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                pass_fds=(writing_end,),
+                pass_fds=[pipe for pipe in pipes if pipe >= 0],
                 start_new_session=True,
             )
         os.close(writing_end)
 
-    def measure(self, request: BenchRequest, out: Path, *, fork: bool = False) -> dict[str, Any]:
-        """The results of one process, as they were written to ``out``.
+    def ask(self, request: BenchRequest, out: Path, *, fork: bool) -> None:
+        """Let it begin to measure; :func:`answers` waits for the end.
 
         Raises:
-            CannotAssess: if the request cannot be met.
-            RunFailed: if the process crashed, hung or raised.
+            RunFailed: if the process is gone.
         """
-        asked = json.dumps({"request": request.as_json(), "out": str(out), "fork": fork})
+        asked = {"request": request.as_json(), "out": str(out), "fork": fork, "patience": self.timeout}
         stdin = self._process.stdin
         assert stdin is not None
         try:
-            stdin.write(asked.encode() + b"\n")
+            stdin.write(json.dumps(asked).encode() + b"\n")
             stdin.flush()
         except BrokenPipeError:
-            raise RunFailed(f"the process ended before it was asked{self._last_words()}") from None
-        answer = self._answer()
-        if "refused" in answer:
-            raise CannotAssess(answer["refused"])
-        if "error" in answer:
-            raise RunFailed(f"{answer['error']}{self._last_words()}")
-        return json.loads(out.read_text(encoding="utf-8"))
+            raise RunFailed(f"the process ended before it was asked{self.last_words()}") from None
 
     def close(self) -> None:
         """End the process and whatever it started."""
@@ -83,53 +79,89 @@ class Worker:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
         with suppress(OSError):
-            os.close(self._answers)
+            os.close(self.answers)
 
-    def _answer(self) -> dict[str, Any]:
-        deadline, said = time.monotonic() + self._timeout, b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._answers, selectors.EVENT_READ)
-            while not said.endswith(b"\n"):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise RunFailed(
-                        f"nothing was measured within {self._timeout:g} s (raise --timeout){self._last_words()}"
-                    )
-                if selector.select(left):
-                    data = os.read(self._answers, 1 << 16)
-                    if not data:
-                        raise RunFailed(f"the process that was to measure ended{self._last_words()}")
-                    said += data
-        return json.loads(said)
-
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
+        """The end of what it wrote to its standard output and error."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return "".join(f"\n    {line}" for line in lines)
 
 
-class Start(Protocol):
-    """Starts a worker for the code in a directory (None: what is installed)."""
+def answers(asked: Sequence[Worker]) -> list[dict[str, Any]]:
+    """What each of the workers measured, once all of them have; the first that fails ends the waiting.
 
-    def __call__(self, code: Path | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Worker: ...
+    Raises:
+        CannotAssess: if a request cannot be met.
+        RunFailed: if a process crashed, hung or raised.
+    """
+    said = {worker.answers: b"" for worker in asked}
+    by_pipe = {worker.answers: worker for worker in asked}
+    deadline = time.monotonic() + max(worker.timeout for worker in asked)
+    with selectors.DefaultSelector() as selector:
+        for pipe in said:
+            selector.register(pipe, selectors.EVENT_READ)
+        while waiting := selector.get_map():
+            ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if not ready:
+                slow = by_pipe[next(iter(waiting))]
+                raise RunFailed(
+                    f"nothing was measured within {slow.timeout:g} s (raise --timeout){slow.last_words()}"
+                )
+            for key, _ in ready:
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    raise RunFailed(f"the process that was to measure ended{by_pipe[key.fd].last_words()}")
+                said[key.fd] += data
+                if said[key.fd].endswith(b"\n"):
+                    selector.unregister(key.fd)
+                    _check(json.loads(said[key.fd]), by_pipe[key.fd])
+    places = [Path(json.loads(said[worker.answers])["out"]) for worker in asked]
+    return [json.loads(place.read_text(encoding="utf-8")) for place in places]
 
 
-@contextmanager
-def workers(folder: Path | None = None) -> Iterator[Start]:
-    """A function that starts a :class:`Worker`; all of them are gone when the body ends, however it ends."""
-    with ExitStack() as stack:
-        scratch = Path(
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-bench-", dir=folder))
-        )
-        count = 0
+def _check(answer: dict[str, Any], worker: Worker) -> None:
+    if "refused" in answer:
+        raise CannotAssess(answer["refused"])
+    if "error" in answer:
+        raise RunFailed(f"{answer['error']}{worker.last_words()}")
 
-        def start(code: Path | None = None, timeout: float = DEFAULT_TIMEOUT_SECONDS) -> Worker:
-            nonlocal count
-            count += 1
-            worker = Worker(scratch / str(count), code, timeout)
-            stack.callback(worker.close)
-            return worker
 
-        yield start
+class Workers:
+    """Starts workers; all of them are gone when the ``with`` block ends, however it ends."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._count = 0
+
+    def __enter__(self) -> Workers:
+        scratch = tempfile.TemporaryDirectory(prefix="conformance-bench-", ignore_cleanup_errors=True)
+        self._scratch = Path(self._stack.enter_context(scratch))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def one(self, code: Path | None, timeout: float) -> Worker:
+        """A worker that measures alone."""
+        return self._start(code, timeout, None)
+
+    def pair(self, first: Path | None, second: Path | None, timeout: float) -> tuple[Worker, Worker]:
+        """Two workers that take turns, for two versions of the code."""
+        (from_first, to_second), (from_second, to_first) = os.pipe(), os.pipe()
+        try:
+            return (
+                self._start(first, timeout, (from_second, to_second)),
+                self._start(second, timeout, (from_first, to_first)),
+            )
+        finally:
+            for pipe in (from_first, to_second, from_second, to_first):
+                os.close(pipe)
+
+    def _start(self, code: Path | None, timeout: float, turns: tuple[int, int] | None) -> Worker:
+        self._count += 1
+        worker = Worker(self._scratch / str(self._count), code, timeout, turns)
+        self._stack.callback(worker.close)
+        return worker
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 SIZES = ("probe", "full")
 WORKLOADS = ("prefill", "decode", "train")
 #: More than a median needs: the first are left out until a benchmark runs steadily.
-ROUNDS = 40
+ROUNDS = 60
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class BenchRequest:
 
     ``code`` is the directory whose packages are the targets' code (a checkout of another commit, say), None for what is
     installed. ``injected`` slows a benchmark down on purpose, by its name: how much extra work is in each round (see
-    :mod:`conformance.bench.injection`); ``injected_bytes`` are allocated beside it.
+    :mod:`conformance.bench.injection`); ``injected_bytes`` are allocated beside it. ``first`` says which of two processes that
+    take turns begins, None that this one runs alone; ``processor`` is the one that both keep to.
     """
 
     targets: tuple[str, ...]
@@ -38,6 +39,8 @@ class BenchRequest:
     code: str | None = None
     injected: Mapping[str, int] = field(default_factory=dict)
     injected_bytes: int = 0
+    first: bool | None = None
+    processor: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object from which :meth:`from_json` makes an equal request."""

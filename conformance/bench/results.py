@@ -35,8 +35,18 @@ class Benchmark:
 
     @property
     def rounds(self) -> list[float]:
-        """Seconds of every round that counted."""
+        """Seconds of every round: those that counted, or of a process that took turns all of them."""
         return [float(value) for value in self.entry.get("stats", {}).get("data", [])]
+
+    @property
+    def in_turns(self) -> bool:
+        """Whether each round was timed next to the same round of another process."""
+        return bool(self.facts.get("in_turns"))
+
+    @property
+    def left_out(self) -> int:
+        """How many rounds passed before the benchmark ran steadily."""
+        return int(self.facts.get("rounds_left_out", 0))
 
 
 @dataclass(frozen=True)

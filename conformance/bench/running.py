@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.processes import RunFailed, Start, Worker, checkout, repository_of, workers
+from conformance.bench.processes import Worker, Workers, answers, checkout, repository_of
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, labelled
 from conformance.run_request import CannotAssess
@@ -39,12 +40,16 @@ def record(
 ) -> Recording:
     """``runs`` processes of what is installed, stored as ``run-001.json`` and so on in ``out``."""
     documents = []
-    with workers() as start:
-        measurer = _Measurer(start, Side("installed", None), processes, timeout)
+    with Workers() as start:
+        warmed = start.one(None, timeout) if processes == "forked" else None
         for number in range(runs):
             announce("measuring", number + 1, runs)
-            place = out / f"run-{number + 1:03d}.json"
-            documents.append((measurer.measure(replace(request, memory=number == 0), place), str(place)))
+            place = _place(out, f"run-{number + 1:03d}.json")
+            worker = warmed or start.one(None, timeout)
+            worker.ask(replace(request, memory=number == 0), place, fork=warmed is not None)
+            documents += [(document, str(place)) for document in answers([worker])]
+            if warmed is None:
+                worker.close()
     return labelled(str(out), documents)
 
 
@@ -59,22 +64,45 @@ def record_pairs(
     timeout: float,
     announce: Announce = lambda what, number, total: None,
 ) -> tuple[Recording, Recording]:
-    """``pairs`` of processes of two versions in the order ABBA, so that a machine that slows down slows both alike."""
+    """``pairs`` of processes of two versions, the two of a pair at the same time and taking turns; each begins every other."""
     documents: dict[str, list[Any]] = {"base": [], "head": []}
-    with workers() as start:
-        measurers = {
-            name: _Measurer(start, side, processes, timeout)
-            for name, side in (("base", base), ("head", head))
-        }
-        done = 0
-        for pair in range(pairs):
-            for name in ("base", "head") if pair % 2 == 0 else ("head", "base"):
-                done += 1
-                announce(f"{name}, pair {pair + 1} of {pairs}", done, 2 * pairs)
-                place = out / f"{name}-{pair + 1:03d}.json"
-                asked = replace(request, memory=pair == 0)
-                documents[name].append((measurers[name].measure(asked, place), str(place)))
+    codes = {"base": base.code, "head": head.code}
+    with Workers() as start:
+        warmed: dict[str, tuple[Worker, Worker]] = {}
+        for number in range(pairs):
+            announce("pair", number + 1, pairs)
+            names = ("base", "head") if number % 2 == 0 else ("head", "base")
+            two = warmed.get(names[0]) or start.pair(codes[names[0]], codes[names[1]], timeout)
+            places = [_place(out, f"{name}-{number + 1:03d}.json") for name in names]
+            for first, worker, name, place in zip((True, False), two, names, places, strict=True):
+                asked = replace(
+                    request,
+                    memory=number == 0,
+                    code=str(codes[name]) if codes[name] else None,
+                    first=first,
+                    processor=_processor(request.device),
+                )
+                worker.ask(asked, place, fork=processes == "forked")
+            for name, place, document in zip(names, places, answers(two), strict=True):
+                documents[name].append((document, str(place)))
+            if processes == "forked":
+                warmed[names[0]] = two
+            else:
+                for worker in two:
+                    worker.close()
     return labelled(base.label, documents["base"]), labelled(head.label, documents["head"])
+
+
+def _processor(device: str) -> int | None:
+    """The one that both processes of a pair keep to: two cores are as different as two moments."""
+    if device != "cpu" or not hasattr(os, "sched_getaffinity"):
+        return None
+    return max(os.sched_getaffinity(0))
+
+
+def _place(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder / name).resolve()
 
 
 @contextmanager
@@ -103,31 +131,6 @@ def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, 
             )
 
         yield side(base), side(head)
-
-
-class _Measurer:
-    """Measures one side, with one process for each measurement or one for all of them to be forked from."""
-
-    def __init__(self, start: Start, side: Side, processes: str, timeout: float) -> None:
-        self._label = side.label
-        self._start: Callable[[], Worker] = lambda: start(side.code, timeout)
-        self._code = side.code
-        self._forks = processes == "forked"
-        self._warmed: Worker | None = None
-
-    def measure(self, request: BenchRequest, place: Path) -> dict[str, Any]:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        asked = replace(request, code=str(self._code) if self._code else None)
-        worker = self._warmed or self._start()
-        try:
-            return worker.measure(asked, place.resolve(), fork=self._forks)
-        except RunFailed as failure:
-            raise RunFailed(f"{self._label}: {failure}") from failure
-        finally:
-            if self._forks:
-                self._warmed = worker
-            else:
-                worker.close()
 
 
 def store(place: Path, value: Any) -> None:
