@@ -20,8 +20,8 @@ from conformance.run_request import CannotAssess
 if TYPE_CHECKING:
     from conformance.bench.results import Recording
 
-#: Twelve pairs find two per cent where runs stray by half of one (docs/benchmarks.md).
-PAIRS = 12
+#: What three per cent took on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
+PAIRS = 20
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 bench_app = typer.Typer(help="Time backbones, and compare two versions of them.", rich_markup_mode=None)
 
@@ -194,6 +194,108 @@ def compare(
             else "  files: add --out DIR"
         )
     raise typer.Exit(comparison.exit_status)
+
+
+@bench_app.command(context_settings=_SETTINGS)
+def history(
+    places: Annotated[
+        list[Path], typer.Argument(metavar="PLACE...", help="Files or folders of stored results.")
+    ],
+    out: Annotated[Optional[Path], typer.Option(help="Folder for history.html.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show benchmarks over time, and where they stepped.
+
+    Exit status: 0 shown, 2 a file is no result.
+    """
+    from conformance.bench.history import history as over_time
+    from conformance.bench.page import history_page
+    from conformance.bench.report import history_rows, shortened, table
+
+    found = over_time(places)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        page = history_page(found.rows, found.steps, found.recordings[-1])
+        (out / "history.html").write_text(page, encoding="utf-8")
+    if as_json:
+        say(json.dumps({"rows": found.rows, "steps": found.steps}, indent=2))
+        return
+    console(stderr=False).print(
+        table(("benchmark", "recordings", "first", "last", "steps at"), shortened(history_rows(found)))
+    )
+    if out is not None:
+        say(f"  files: {out / 'history.html'}")
+
+
+@bench_app.command(context_settings=_SETTINGS)
+def power(
+    targets: Targets = None,
+    pairs: Annotated[int, typer.Option(help="Pairs that a comparison takes.")] = PAIRS,
+    recorded: Annotated[int, typer.Option(help="Pairs to record of each slow-down.")] = 40,
+    draws: Annotated[int, typer.Option(help="Comparisons to draw from the recording.")] = 1000,
+    recording: Annotated[
+        Optional[Path], typer.Option(help="Folder of an earlier run: draw from it, and record nothing.")
+    ] = None,
+    backbone_id: BackboneId = None,
+    size: Size = "probe",
+    device: Device = "auto",
+    attention: Attention = None,
+    workload: Workload = None,
+    rounds: Rounds = ROUNDS,
+    processes: Processes = "forked",
+    timeout: Timeout = 1800.0,
+    seed: Seed = 0,
+    hub: HubRoot = None,
+    recipes: Recipes = None,
+    config: Config = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for power.json, power.svg and the runs.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how often comparisons cry wolf on this machine, and how large a slow-down they find.
+
+    Exit status: 0 measured, 2 something could not be measured, 130 interrupted.
+    """
+    from conformance.bench.charts import as_svg, power_curve
+    from conformance.bench.power import rates, read_recording, record_slowdowns
+    from conformance.bench.report import power_rows, shortened, table
+
+    _at_least_two("--pairs", pairs)
+    if recording is None:
+        request = _request(
+            targets, backbone_id, size, device, attention, workload, False, rounds, seed, hub, recipes, config
+        )
+        if recorded < pairs:
+            raise CannotAssess(
+                f"--recorded is {recorded}, but should be {pairs} or more, which a comparison takes (--pairs)"
+            )
+        with _folder(out and out / "runs") as folder, _progress() as announce:
+            recordings = _measured(
+                lambda: record_slowdowns(
+                    request, recorded, folder,
+                    processes=_one_of("--processes", processes, ("fresh", "forked")), timeout=timeout, announce=announce,
+                )
+            )  # fmt: skip
+    else:
+        recordings = read_recording(recording)
+    found = list(rates(recordings, pairs, draws=_positive("--draws", draws), seed=seed))
+    environment = next(iter(recordings.values()))[0].runs[0].environment
+    told = {"pairs": pairs, "environment": environment, "rates": [rate.as_json() for rate in found]}
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "power.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (out / "power.svg").write_text(as_svg(power_curve(told["rates"])), encoding="utf-8")
+    if as_json:
+        say(json.dumps(told, indent=2))
+        return
+    console(stderr=False).print(
+        table(
+            ("benchmark", "slowed by", "as measured", "one pair strays", "found", "95 % bounds"),
+            shortened(power_rows(found)),
+        )
+    )
+    say(f"  files: {out / 'power.json'}, power.svg and runs beside it" if out else "  files: add --out DIR")
 
 
 def _request(

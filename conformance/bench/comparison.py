@@ -132,14 +132,19 @@ def compare(
 
 def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Slowdown | None:
     if paired:
-        logarithms = [
-            _logarithm(before.benchmarks[name], after.benchmarks[name])
-            for before, after in zip(base.runs, head.runs, strict=True)
-            if name in before.benchmarks and name in after.benchmarks
-        ]
-        return slowdown(logarithms) if len(logarithms) > 1 else None
+        ratios = logarithms(base, head, name)
+        return slowdown(ratios) if len(ratios) > 1 else None
     before, after = ([math.log(value) for value in side.seconds(name) if value] for side in (base, head))
     return unpaired_slowdown(before, after) if min(len(before), len(after)) > 1 else None
+
+
+def logarithms(base: Recording, head: Recording, name: str) -> list[float]:
+    """Of head's time over base's, for each pair of runs that both measured the benchmark."""
+    return [
+        _logarithm(before.benchmarks[name], after.benchmarks[name])
+        for before, after in zip(base.runs, head.runs, strict=True)
+        if name in before.benchmarks and name in after.benchmarks
+    ]
 
 
 def _logarithm(base: Benchmark, head: Benchmark) -> float:
@@ -195,7 +200,7 @@ def _judge(
         return Compared(
             name, Finding.SLOWER, f"{_percent(test.estimate)} slower (p = {test.probability:.2g})", **numbers
         )
-    if before is not None and after is not None and after > before * (1 + MEMORY_SLACK):
+    if before is not None and after is not None and after - before > before * MEMORY_SLACK:
         return Compared(
             name,
             Finding.HUNGRIER,

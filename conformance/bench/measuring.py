@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from conformance.bench import benchmarks
-from conformance.bench.injection import slowed
+from conformance.bench.injection import seconds_per_unit, slowed
 from conformance.bench.machine import ceilings, dense_peak, device_facts, disturbances, peak_memory, state
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import SCHEMA
@@ -85,7 +85,11 @@ class _Measuring:
         self.request = request
         self._turns = turns
         self.told: list[dict[str, Any]] = []
-        self.ceilings = ceilings(request.device) if request.memory else {}
+        self.ceilings = (
+            {**ceilings(request.device), "seconds_per_unit": seconds_per_unit(request.device)}
+            if request.memory
+            else {}
+        )
         self._scratch = scratch
         self._open = ExitStack()
         self._target = ""

@@ -13,14 +13,18 @@ from conformance.bench.results import Recording
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from conformance.bench.history import History
+    from conformance.bench.power import Rate
+
 
 def write_measured(console: Console, recording: Recording) -> None:
     """A line for each benchmark: time, throughput, how near it comes to what the device can do, memory."""
-    environment = recording.runs[0].environment
     console.print(
-        f"{device_line(environment)}; {len(recording.runs)} process{'es' if len(recording.runs) > 1 else ''}"
+        " on ".join(filter(None, [common(recording.names), device_line(recording.runs[0].environment)]))
     )
-    console.print(table(("benchmark", "median", "tokens/s", "of peak", "memory"), measured_rows(recording)))
+    console.print(
+        table(("benchmark", "median", "tokens/s", "of peak", "memory"), shortened(measured_rows(recording)))
+    )
 
 
 def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
@@ -50,7 +54,11 @@ def write_comparison(console: Console, comparison: Comparison) -> None:
     if comparison.refusal:
         console.print(f"  not compared: {comparison.refusal}")
         return
-    console.print(table(("benchmark", "finding", "head / base", ""), compared_rows(comparison)))
+    rows = compared_rows(comparison)
+    told = common([row[0] for row in rows])
+    if told:
+        console.print(f"  {told}")
+    console.print(table(("benchmark", "finding", "head / base", ""), shortened(rows)))
 
 
 def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -88,6 +96,35 @@ def method(comparison: Comparison) -> str:
     )
 
 
+def history_rows(history: History) -> list[tuple[str, ...]]:
+    """First and last level of each benchmark, and where it stepped between them."""
+    return [
+        (
+            name,
+            str(len(rows)),
+            seconds(rows[0]["seconds"]),
+            seconds(rows[-1]["seconds"]),
+            ", ".join(rows[step]["label"] for step in history.steps[name]) or "none",
+        )
+        for name, rows in history.rows.items()
+    ]
+
+
+def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
+    """How often each slow-down was found; in the first row, how often there was none to find."""
+    return [
+        (
+            rate.benchmark,
+            f"{100 * rate.slowdown:g} %",
+            f"{100 * rate.measured:.1f} %",
+            f"{100 * rate.deviation:.1f} %",
+            f"{100 * rate.found:.1f} % of {rate.draws}",
+            f"{100 * rate.at_least:.1f} to {100 * rate.at_most:.1f} %",
+        )
+        for rate in rates
+    ]
+
+
 def write_all(comparison: Comparison, base: Recording, head: Recording, out: Path) -> None:
     """``verdict.json``, ``summary.md`` and ``report.html`` in ``out``."""
     from conformance.bench.page import comparison_page
@@ -109,6 +146,30 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Rows of a table whose first cell is a benchmark, with its short name."""
+    short = labels([row[0] for row in rows])
+    return [(short[row[0]], *row[1:]) for row in rows]
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """A short form of each name, where all of them are of one target at one size on one attention: without these."""
+    split = {name: name.partition("[") for name in names if "[" in name}
+    if len({rest.rsplit("-", 2)[0] for _, _, rest in split.values()}) != 1:
+        return {name: name for name in names}
+    short = {
+        name: " ".join([workload, *rest.rstrip("]").rsplit("-", 2)[1:]])
+        for name, (workload, _, rest) in split.items()
+    }
+    return {name: short.get(name, name) for name in names}
+
+
+def common(names: Sequence[str]) -> str:
+    """What :func:`labels` leave out."""
+    short = labels(names)
+    return next((name.partition("[")[2].rsplit("-", 2)[0] for name in names if short[name] != name), "")
 
 
 def device_line(environment: Any) -> str:

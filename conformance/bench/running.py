@@ -53,6 +53,55 @@ def record(
     return labelled(str(out), documents)
 
 
+class Pairs:
+    """Makes pairs of processes of two versions: the two of a pair measure at the same time, and take turns.
+
+    Each version begins every other pair. With ``forked`` processes, the four that they are forked from stay warm.
+    """
+
+    def __init__(self, base: Side, head: Side, *, processes: str = "fresh", timeout: float) -> None:
+        self._codes = {"base": base.code, "head": head.code}
+        self._forks = processes == "forked"
+        self._timeout = timeout
+        self._workers = Workers()
+        self._warmed: dict[str, tuple[Worker, Worker]] = {}
+
+    def __enter__(self) -> Pairs:
+        self._workers.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._workers.__exit__(*exception)
+
+    def measure(
+        self, base: BenchRequest, head: BenchRequest, number: int, out: Path
+    ) -> dict[str, tuple[Any, str]]:
+        """Pair ``number``, counted from 0: by ``base`` and ``head``, the document and the file in ``out`` that holds it."""
+        requests = {"base": base, "head": head}
+        order = ("base", "head") if number % 2 == 0 else ("head", "base")
+        two = self._warmed.get(order[0]) or self._workers.pair(
+            self._codes[order[0]], self._codes[order[1]], self._timeout
+        )
+        places = {name: _place(out, f"{name}-{number + 1:03d}.json") for name in order}
+        for name, worker in zip(order, two, strict=True):
+            code = self._codes[name]
+            asked = replace(
+                requests[name],
+                memory=number == 0,
+                code=str(code) if code else None,
+                first=name == order[0],
+                processor=_processor(base.device),
+            )
+            worker.ask(asked, places[name], fork=self._forks)
+        measured = dict(zip(order, answers(two), strict=True))
+        if self._forks:
+            self._warmed[order[0]] = two
+        else:
+            for worker in two:
+                worker.close()
+        return {name: (measured[name], str(places[name])) for name in requests}
+
+
 def record_pairs(
     request: BenchRequest,
     base: Side,
@@ -64,33 +113,16 @@ def record_pairs(
     timeout: float,
     announce: Announce = lambda what, number, total: None,
 ) -> tuple[Recording, Recording]:
-    """``pairs`` of processes of two versions, the two of a pair at the same time and taking turns; each begins every other."""
-    documents: dict[str, list[Any]] = {"base": [], "head": []}
-    codes = {"base": base.code, "head": head.code}
-    with Workers() as start:
-        warmed: dict[str, tuple[Worker, Worker]] = {}
+    """``pairs`` of processes of two versions, stored as ``base-001.json``, ``head-001.json`` and so on in ``out``."""
+    made = []
+    with Pairs(base, head, processes=processes, timeout=timeout) as measuring:
         for number in range(pairs):
             announce("pair", number + 1, pairs)
-            names = ("base", "head") if number % 2 == 0 else ("head", "base")
-            two = warmed.get(names[0]) or start.pair(codes[names[0]], codes[names[1]], timeout)
-            places = [_place(out, f"{name}-{number + 1:03d}.json") for name in names]
-            for first, worker, name, place in zip((True, False), two, names, places, strict=True):
-                asked = replace(
-                    request,
-                    memory=number == 0,
-                    code=str(codes[name]) if codes[name] else None,
-                    first=first,
-                    processor=_processor(request.device),
-                )
-                worker.ask(asked, place, fork=processes == "forked")
-            for name, place, document in zip(names, places, answers(two), strict=True):
-                documents[name].append((document, str(place)))
-            if processes == "forked":
-                warmed[names[0]] = two
-            else:
-                for worker in two:
-                    worker.close()
-    return labelled(base.label, documents["base"]), labelled(head.label, documents["head"])
+            made.append(measuring.measure(request, request, number, out))
+    return (
+        labelled(base.label, [pair["base"] for pair in made]),
+        labelled(head.label, [pair["head"] for pair in made]),
+    )
 
 
 def _processor(device: str) -> int | None:

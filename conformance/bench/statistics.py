@@ -19,6 +19,20 @@ DETECTABLE = math.log(1.03)
 FALSE_ALARMS = 0.001
 #: How often a slow-down of ``DETECTABLE`` may be taken for none, for each benchmark.
 MISSES = 0.05
+#: Numbers of pairs that are worth naming: a tenth more each time.
+_PAIRS = (
+    *range(3, 10),
+    *range(10, 30, 2),
+    *range(30, 60, 5),
+    *range(60, 100, 10),
+    100,
+    120,
+    150,
+    200,
+    300,
+    500,
+    1000,
+)
 #: Fewer rounds than this have no median to speak of.
 ROUNDS = 30
 
@@ -156,11 +170,12 @@ def pairs_needed(
     misses: float = MISSES,
 ) -> int:
     """How many pairs find a slow-down of ``detectable``, given the deviation of one pair."""
-    for pairs in range(3, 1000):
+
+    def enough(pairs: int) -> bool:
         t = student_quantile(1 - level / benchmarks, pairs - 1) + student_quantile(1 - misses, pairs - 1)
-        if t * deviation / math.sqrt(pairs) <= detectable - negligible:
-            return pairs
-    return 1000
+        return t * deviation / math.sqrt(pairs) <= detectable - negligible
+
+    return next((pairs for pairs in _PAIRS if enough(pairs)), _PAIRS[-1])
 
 
 def _tested(

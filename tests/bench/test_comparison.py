@@ -1,0 +1,165 @@
+"""Each finding from numbers that leave no other."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from conformance.bench.comparison import Comparison, Finding, compare
+from conformance.bench.page import comparison_page
+from conformance.bench.report import summary
+from conformance.bench.results import Recording, why_not_comparable
+from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry, recording, runs
+
+STEADY = [1.0, 1.001, 0.999, 1.0, 1.002, 0.998]
+
+
+def only(comparison: Comparison) -> Finding:
+    (one,) = comparison.benchmarks
+    return one.finding
+
+
+@pytest.mark.parametrize(
+    ("head", "finding", "status"),
+    [
+        ([1.0005, 1.0, 1.0, 1.001, 1.0, 1.0], Finding.SAME, 0),
+        ([1.05 * value for value in STEADY], Finding.SLOWER, 1),
+        ([0.9 * value for value in STEADY], Finding.FASTER, 0),
+        ([1.3, 0.8, 1.2, 0.7, 1.25, 0.9], Finding.INCONCLUSIVE, 2),
+        # Three per cent, but it strays: neither a regression nor the absence of one.
+        ([1.06, 1.0, 1.07, 1.01, 1.05, 0.99], Finding.INCONCLUSIVE, 2),
+    ],
+)
+def test_times(head: list[float], finding: Finding, status: int) -> None:
+    comparison = compare(runs("base", STEADY), runs("head", head), paired=True)
+    assert (only(comparison), comparison.exit_status) == (finding, status)
+
+
+def test_what_slows_both_of_a_pair_cancels() -> None:
+    """Round by round: the machine ran at half its speed for every other round, and head is slower by a tenth."""
+    drift = [1.0, 2.0] * 10
+    base = recording("base", *(document(entry(PREFILL, drift)) for _ in range(4)))
+    head = recording(
+        "head",
+        *(
+            document(entry(PREFILL, [value * (1.1 + tiny) for value in drift]))
+            for tiny in (0, 1e-3, 2e-3, 1e-3)
+        ),
+    )
+    comparison = compare(base, head, paired=True)
+    assert only(comparison) is Finding.SLOWER
+    assert comparison.benchmarks[0].ratio == pytest.approx(1.101, abs=1e-3)
+
+
+def test_rounds_before_either_ran_steadily_do_not_count() -> None:
+    base = recording("base", *(document(entry(PREFILL, [1.0] * 9)) for _ in range(3)))
+    late = [9.0, 9.0, 9.0, 9.0, 9.0, 1.0, 1.0, 1.0, 1.0]
+    head = recording("head", *(document(entry(PREFILL, late, rounds_left_out=5)) for _ in range(3)))
+    assert only(compare(base, head, paired=True)) is Finding.SAME
+
+
+@pytest.mark.parametrize(("more", "finding"), [(0, Finding.SAME), (1, Finding.SAME), (2, Finding.HUNGRIER)])
+def test_memory_is_gated_nearly_exactly(more: int, finding: Finding) -> None:
+    base, head = runs("base", STEADY, memory=1000), runs("head", STEADY, memory=1000 + more)
+    comparison = compare(base, head, paired=True)
+    assert only(comparison) is finding
+    assert comparison.exit_status == (1 if finding is Finding.HUNGRIER else 0)
+
+
+def test_a_renamed_benchmark_fails_and_a_new_one_does_not() -> None:
+    both = [document(entry(PREFILL, [value])) for value in STEADY]
+    more = [document(entry(PREFILL, [value]), entry(DECODE, [value])) for value in STEADY]
+    gone = compare(recording("base", *more), recording("head", *both), paired=True)
+    assert {one.name: one.finding for one in gone.benchmarks} == {
+        PREFILL: Finding.SAME,
+        DECODE: Finding.MISSING,
+    }
+    assert gone.exit_status == 1
+    new = compare(recording("base", *both), recording("head", *more), paired=True)
+    assert {one.name: one.finding for one in new.benchmarks} == {PREFILL: Finding.SAME, DECODE: Finding.NEW}
+    assert new.exit_status == 0
+
+
+@pytest.mark.parametrize(
+    ("base", "head", "finding"),
+    [
+        ("measured", "out-of-memory", Finding.BROKEN),
+        ("out-of-memory", "measured", Finding.NEW),
+        ("out-of-memory", "out-of-memory", Finding.INCONCLUSIVE),
+        ("not-applicable", "not-applicable", Finding.SAME),
+    ],
+)
+def test_a_point_that_could_not_be_measured(base: str, head: str, finding: Finding) -> None:
+    def side(label: str, status: str) -> Recording:
+        measured = [document(entry(PREFILL, [1.0]), entry(DECODE, [1.0])) for _ in range(3)]
+        failed = [document(entry(PREFILL, [1.0]), points=[(DECODE, status, "no room")]) for _ in range(3)]
+        return recording(label, *(measured if status == "measured" else failed))
+
+    comparison = compare(side("base", base), side("head", head), paired=True)
+    findings = {one.name: one.finding for one in comparison.benchmarks}
+    assert findings == {PREFILL: Finding.SAME, DECODE: finding}, "the other results are kept"
+
+
+def test_a_disturbed_run_is_no_evidence() -> None:
+    base = runs("base", STEADY)
+    disturbed = [
+        document(entry(PREFILL, [value]), points=[(PREFILL, "measured", "throttled: power cap")])
+        for value in STEADY
+    ]
+    comparison = compare(base, recording("head", *disturbed), paired=True)
+    assert (only(comparison), comparison.exit_status) == (Finding.INCONCLUSIVE, 2)
+    assert "power cap" in comparison.benchmarks[0].why
+
+
+def test_single_stored_runs_are_inconclusive_and_several_are_compared() -> None:
+    one = compare(runs("base", [1.0]), runs("head", [1.0]), paired=False)
+    assert (only(one), one.exit_status) == (Finding.INCONCLUSIVE, 2)
+    assert "--runs" in one.benchmarks[0].why
+    several = compare(runs("base", STEADY), runs("head", [1.1 * value for value in STEADY]), paired=False)
+    assert only(several) is Finding.SLOWER
+
+
+def test_nothing_compared_is_no_pass() -> None:
+    assert compare(recording("base", document()), recording("head", document()), paired=True).exit_status == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"device": {**DEVICE, "name": "another"}}, "different devices (name a processor and another)"),
+        ({"device": {**DEVICE, "threads": 2}}, "different devices"),
+        ({"packages": {"torch": "2.14.0"}}, "torch 2.13.0 and 2.14.0"),
+        ({"python": "3.12"}, "python 3.11 and 3.12"),
+    ],
+)
+def test_other_conditions_are_not_compared(changed: dict[str, Any], told: str) -> None:
+    base = recording("base", document(entry(PREFILL, [1.0])))
+    environment = {**base.runs[0].environment, **changed}
+    head = recording("head", document(entry(PREFILL, [1.0]), environment=environment))
+    refusal = why_not_comparable(base, head)
+    assert refusal is not None
+    assert told in refusal
+    assert compare(base, head, paired=True, refusal=refusal).exit_status == 2
+    allowed = why_not_comparable(base, head, allow_environment_change=True)
+    assert (allowed is None) == ("device" not in changed)
+
+
+def test_slices_of_a_device_are_not_compared() -> None:
+    environment = {"device": {**DEVICE, "mig": True}}
+    slices = recording("base", document(entry(PREFILL, [1.0]), environment=environment))
+    assert "MIG" in str(why_not_comparable(slices, slices))
+
+
+def test_reports_say_what_was_found() -> None:
+    base, head = runs("base", STEADY), runs("<head>", [1.05 * value for value in STEADY])
+    comparison = compare(base, head, paired=True)
+    text, page = summary(comparison), comparison_page(comparison, base, head)
+    assert text.startswith("## Regression\n")
+    assert f"| `{PREFILL}` | slower | 1.050 | 6 |" in text
+    assert "&lt;head&gt;" in page
+    assert "<head>" not in page.split("</head>")[1]
+    assert not re.search(r"""(src|href|url)\W{1,3}http""", page), "a page stands alone"
+    assert json.loads(json.dumps(comparison.as_json()))["result"] == "REGRESSION"

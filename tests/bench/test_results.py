@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from conformance.bench.history import history, steps
+from conformance.bench.results import InvalidResults, read
+from tests.bench.samples import PREFILL, document, entry
+
+
+def write(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_a_folder_is_read_in_the_order_of_time(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", document(entry(PREFILL, [2.0]), recorded="2026-01-02T00:00:00+00:00"))
+    write(tmp_path / "b.json", document(entry(PREFILL, [1.0]), recorded="2026-01-01T00:00:00+00:00"))
+    write(tmp_path / "verdict.json", {"result": "REGRESSION"})
+    assert read(tmp_path).seconds(PREFILL) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"benchmarks": []}, "without the environment"),
+        ([], "no result of pytest-benchmark"),
+        ({**document(), "conformance": {"schema": 0}}, "schema 0, and this release reads 1: record it again"),
+        (
+            {**document(), "conformance": {"schema": 99}},
+            "schema 99, and this release reads 1: use a newer release",
+        ),
+        (document({**entry(PREFILL, [1.0]), "stats": {"median": 0}}), "a median of 0.0 s"),
+    ],
+)
+def test_what_is_no_result_is_refused_by_name(tmp_path: Path, value: object, told: str) -> None:
+    place = write(tmp_path / "x.json", value)
+    with pytest.raises(InvalidResults) as refusal:
+        read(place)
+    assert str(place) in str(refusal.value)
+    assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+def test_what_is_no_json_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InvalidResults, match=r"x\.json is no"):
+        read(tmp_path / "x.json")
+
+
+def test_an_empty_folder_says_what_writes_results(tmp_path: Path) -> None:
+    with pytest.raises(InvalidResults, match="bench run --out"):
+        read(tmp_path)
+
+
+def test_whatever_happens_to_a_result_it_is_read_or_refused(tmp_path: Path) -> None:
+    whole = json.dumps(document(entry(PREFILL, [1.0, 2.0]))).encode()
+    source, path, refused = random.Random(0), tmp_path / "x.json", 0
+    for _ in range(400):
+        broken = bytearray(whole)
+        for _ in range(source.randint(1, 3)):
+            at = source.randrange(len(broken))
+            broken[at : at + source.randint(0, 30)] = source.choice(
+                [b"", b"null", b"[]", b'"x"', b"1e999", b"{}"]
+            )
+        path.write_bytes(broken)
+        with contextlib.suppress(InvalidResults):
+            read(path)
+            continue
+        refused += 1
+    assert refused > 100
+
+
+def test_steps_are_found_where_they_are_and_not_in_noise() -> None:
+    source = random.Random(3)
+    noise = [source.gauss(0, 0.01) for _ in range(30)]
+    assert steps(noise) == []
+    up = [value + (0.05 if place >= 12 else 0) for place, value in enumerate(noise)]
+    assert steps(up) == [12]
+    back = [value + (0.05 if 8 <= place < 20 else 0) for place, value in enumerate(noise)]
+    assert steps(back) == [8, 20]
+    assert steps([0.0, 0.0, 1.0, 1.0]) == [], "two recordings have no level"
+
+
+def test_history_orders_recordings_by_time(tmp_path: Path) -> None:
+    for day, seconds in ((2, 4.0), (1, 2.0)):
+        recorded = f"2026-01-0{day}T00:00:00+00:00"
+        write(tmp_path / f"day-{day}.json", document(entry(PREFILL, [seconds]), recorded=recorded))
+    found = history(sorted(tmp_path.glob("*.json"), reverse=True))
+    assert [(row["label"], row["seconds"]) for row in found.rows[PREFILL]] == [
+        ("day-1", pytest.approx(2.0)),
+        ("day-2", pytest.approx(4.0)),
+    ]
