@@ -124,7 +124,10 @@ def compare(
     return Comparison(
         base.label,
         head.label,
-        tuple(_judge(name, base, head, tests, slower, detectable, level) for name in names),
+        tuple(
+            _judge(name, base, head, tests, slower, detectable, level, "pairs" if paired else "runs")
+            for name in names
+        ),
         detectable,
         level,
     )
@@ -164,6 +167,7 @@ def _judge(
     slower: set[str],
     detectable: float,
     level: float,
+    unit: str,
 ) -> Compared:
     if name not in head.names:
         return Compared(
@@ -222,7 +226,7 @@ def _judge(
         return Compared(
             name,
             Finding.INCONCLUSIVE,
-            f"up to {_percent(test.at_most)} slower cannot be excluded; about {needed} pairs would tell (--pairs)",
+            f"up to {_percent(test.at_most)} slower cannot be excluded; about {needed} {unit} would tell (--{unit})",
             **numbers,
         )
     if test.at_most < 0:

@@ -1,0 +1,139 @@
+"""``conformance bench`` as users run it: real processes, a real repository, real worktrees."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conformance.cli import main
+from tests.bench.samples import PREFILL, document, entry
+
+CLEAN = """
+from backbones.mistral import MistralLLMBackbone
+
+
+class Mine(MistralLLMBackbone):
+    pass
+"""
+SLOW = """
+from backbones.mistral import MistralLLMBackbone
+
+
+class Mine(MistralLLMBackbone):
+    def forward(self, *args, **kwargs):
+        super().forward(*args, **kwargs)
+        return super().forward(*args, **kwargs)
+"""
+TARGET = ["mine.py:Mine", "--id", "mistral-v0.1-7b-instruct"]
+QUICK = ["--workload", "prefill", "--rounds", "30", "--processes", "forked", "--device", "cpu"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "repository"
+    (place / "robots").mkdir(parents=True)
+
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+        subprocess.run(["git", *who, "-C", str(place), *arguments], check=True, capture_output=True)
+
+    git("init", "--initial-branch", "main")
+    (place / "robots" / "mine.py").write_text(CLEAN)
+    git("add", ".")
+    git("commit", "-m", "clean")
+    git("tag", "clean")
+    (place / "robots" / "mine.py").write_text("raise RuntimeError('half of a commit')\n")
+    git("commit", "-am", "broken")
+    git("tag", "broken")
+    (place / "robots" / "mine.py").write_text(SLOW)
+    monkeypatch.chdir(place / "robots")
+    return place
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit:
+        main(["bench", *arguments])
+    return int(exit.value.code or 0)
+
+
+def test_a_forward_that_runs_twice_is_found(repository: Path, tmp_path: Path) -> None:
+    """The working tree against a commit: the base's code is the commit's, although both have the same name."""
+    out = tmp_path / "out"
+    assert run("compare", *TARGET, "--base", "clean", "--pairs", "4", *QUICK, "--out", str(out)) == 1
+    verdict = json.loads((out / "verdict.json").read_text())
+    (found,) = verdict["benchmarks"]
+    assert (verdict["result"], found["finding"]) == ("REGRESSION", "slower")
+    assert found["ratio"] == pytest.approx(2, rel=0.35)
+    assert found["base_bytes"] <= found["head_bytes"]
+    assert len(list((out / "runs").glob("base-*.json"))) == 4
+    assert "slower" in (out / "summary.md").read_text()
+    trees = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines()
+    assert len(trees) == 1, "no worktree is left behind"
+    assert run("compare", "--base", str(out / "runs"), "--head", str(out / "runs")) in (0, 2)
+
+
+def test_a_base_that_does_not_build_is_told(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", *TARGET, "--base", "broken", "--pairs", "2", *QUICK) == 2
+    told = capsys.readouterr().err
+    assert "half of a commit" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["compare"], "--base is missing"),
+        (["compare", "--base", "no-such-ref"], "neither a stored result nor a commit"),
+        (["compare", "--base", "clean", "--pairs", "1"], "--pairs is 1"),
+        (["compare", "--base", "clean", "--detect", "0"], "--detect is 0"),
+        (["compare", "--base", "clean", "--size", "tiny"], "--size is 'tiny'"),
+        (["compare", "--base", "clean", "--workload", "prefill,sleep"], "--workload is 'sleep'"),
+        (["compare", "--base", "clean", "--head", "mine.py"], "are not of one kind"),
+        (["compare", "--base", "mine.py", "--head", "mine.py"], "mine.py is no JSON"),
+        (["run", "--runs", "0"], "--runs is 0"),
+        (["run", "--device", "tpu"], "--device is 'tpu'"),
+        (["run", "--processes", "some"], "--processes is 'some'"),
+        (["power", "--recorded", "3"], "--recorded is 3"),
+        (["history", "nowhere.json"], "nowhere.json cannot be read"),
+    ],
+)
+def test_bad_input_is_told_before_anything_runs(
+    repository: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert run(*arguments) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_without_a_device_nothing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a device")
+    assert run("run", "phi-2-3b", "--device", "cuda", "--size", "full") == 2
+    assert "there is no CUDA device" in capsys.readouterr().err
+
+
+def test_results_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run-001.json").write_text("{}")
+    assert run("run", "phi-2-3b", "--out", str(tmp_path)) == 2
+    assert "holds results already" in capsys.readouterr().err
+
+
+def test_history_of_stored_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for day in range(1, 17):
+        seconds = 1.0 if day < 9 else 1.5
+        stored = document(entry(PREFILL, [seconds]), recorded=f"2026-01-{day:02d}T00:00:00+00:00")
+        (tmp_path / f"day-{day}.json").write_text(json.dumps(stored))
+    places = [str(path) for path in tmp_path.glob("day-*.json")]
+    with pytest.raises(SystemExit):
+        main(["bench", "history", *places, "--out", str(tmp_path)])
+    assert "day-9" in capsys.readouterr().out
+    page = (tmp_path / "history.html").read_text()
+    assert page.count("<svg") == 2
+
+
+def test_the_commands_are_listed_without_torch() -> None:
+    code = "import sys; from conformance.cli import app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

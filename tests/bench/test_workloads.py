@@ -1,0 +1,157 @@
+"""Counts against figures computed by hand, and against torch's own counter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from conformance.bench.machine import disturbances, peak_memory, state
+from conformance.bench.timers import DeviceInstant
+from conformance.bench.workloads import (
+    Point,
+    attention_flops,
+    cache_bytes,
+    flops_per_token,
+    points,
+    read_weights,
+    work_of,
+)
+
+#: Per layer 4 · 8·8 for q and o (8), k and v (4 each), and 3 · 8 · 16; two layers, and a head of 8 · 32.
+MATRICES = 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16) + 8 * 32
+
+
+def tiny(**changes: Any) -> Any:
+    shape = {
+        "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 32,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        return LlamaForCausalLM._from_config(
+            LlamaConfig(**{**shape, **changes}), attn_implementation="eager"
+        ).eval()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_matrices_are_counted_once_and_the_head_always(tied: bool) -> None:
+    llm = tiny(tie_word_embeddings=tied)
+    assert flops_per_token(llm) == 2 * MATRICES
+    assert read_weights(llm) == 4 * MATRICES
+
+
+def test_attention_and_cache_by_hand() -> None:
+    """Queries at 2 and 3 see three and four keys: 4 · two layers · width 8 · 7; the cache of five tokens holds two key-value
+    heads of width 2 in two layers, keys and values, of four bytes, for two rows."""
+    llm = tiny()
+    assert attention_flops(llm, 1, 2, 4) == 4 * 2 * 8 * 7
+    assert cache_bytes(llm, 2, 5) == 2 * 2 * 5 * 2 * (2 * 2) * 4
+    llm.config.sliding_window = 3
+    assert attention_flops(llm, 1, 2, 4) == 4 * 2 * 8 * 6
+    assert cache_bytes(llm, 2, 5) == 2 * 2 * 3 * 2 * (2 * 2) * 4
+
+
+@pytest.mark.parametrize(("workload", "times"), [("prefill", 1), ("train", 3)])
+def test_flops_are_those_that_torch_counts(workload: str, times: int) -> None:
+    """But for attention, of which torch counts the masked half too."""
+    llm = tiny()
+    work = work_of(llm, llm, Point("x", "probe", workload, "eager", 2, 6), 0)
+    with FlopCounterMode(display=False) as counted:
+        work.run(work.prepare())
+    full = 2 * 4 * 2 * 8 * 6 * 6
+    expected = counted.get_total_flops() - times * (full - attention_flops(llm, 2, 0, 6))
+    # Before transformers 4.48 rotary angles are a matrix product: 12 FLOPs a layer here.
+    assert work.flops == pytest.approx(expected, abs=times * 24)
+
+
+def test_decoding_decodes() -> None:
+    llm = tiny()
+    work = work_of(llm, llm, Point("x", "probe", "decode", "eager", 2, 6), 0)
+    assert work.run(work.prepare()).shape == (2, 1)
+    assert work.tokens == 4
+    assert work.bytes_read == 2 * (read_weights(llm) + cache_bytes(llm, 2, 6))
+
+
+def test_names_are_stable_and_distinct() -> None:
+    grid = points("mistral", "full", ["eager", "sdpa"], compiled=True)
+    assert len({point.name for point in grid}) == len(grid)
+    assert "prefill[mistral-full-sdpa-compiled-b8-s512]" in {point.name for point in grid}
+    assert {point.workload for point in points("m", "probe", ["sdpa"], workloads=["decode"])} == {"decode"}
+
+
+def test_peak_memory_counts_what_lives_at_once() -> None:
+    def work() -> None:
+        first = torch.empty(1000, dtype=torch.uint8)
+        second = torch.empty(2000, dtype=torch.uint8)
+        del first
+        third = torch.empty(500, dtype=torch.uint8)
+        del second, third
+
+    # The allocator hands out whole blocks of 64 bytes.
+    assert peak_memory("cpu", work) == pytest.approx(3000, abs=128)
+
+
+class Event:
+    """Stands in for `torch.cuda.Event`: the device is `done` three milliseconds after it was given work."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.at = self.synchronised = 0.0
+
+    def record(self) -> None:
+        Event.now += 3.0
+        self.at = Event.now
+
+    def synchronize(self) -> None:
+        self.synchronised = True
+
+    def elapsed_time(self, later: Event) -> float:
+        assert later.synchronised, "asked before the device was done"
+        return later.at - self.at
+
+
+def test_the_timer_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    start = DeviceInstant()
+    assert DeviceInstant() - start == pytest.approx(3e-3)
+
+
+SMI = """#!/bin/sh
+case "$*" in
+*query-compute-apps*) printf '4000001\\n4000002\\n' ;;
+*clocks_event_reasons*) echo 'Field "clocks_event_reasons.active" is not a valid field to query.' >&2; exit 2 ;;
+*) echo '570.1, 1980, 3201, 1980, 41, 301.5, Disabled, 0x0000000000000024' ;;
+esac
+"""
+
+
+def test_throttling_and_neighbours_are_read_from_the_driver(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: object())
+    found = state("cuda")
+    assert (found["sm_clock_mhz"], found["power_watts"]) == (1980.0, 301.5)
+    assert found["throttled"] == ["power cap", "thermal (software)"]
+    assert disturbances({}, found) == [
+        "throttled: power cap",
+        "throttled: thermal (software)",
+        "2 other processes on the device",
+    ]
+    assert disturbances(state("cpu"), state("cpu")) == []
+
+
+def test_a_driver_that_does_not_answer_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: object())
+    assert state("cuda")["throttled"] == []
