@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from conformance.bench.charts import as_svg, power_curve
+from conformance.bench.power import rates
+from conformance.bench.report import labels
+from conformance.bench.results import Recording
+from conformance.run_request import CannotAssess
+from tests.bench.samples import DECODE, PREFILL, document, entry, recording
+
+
+def pairs_slowed(share: float, stray: float = 0.01, recorded: int = 30) -> tuple[Recording, Recording]:
+    source = random.Random(int(1000 * share))
+
+    def side(label: str, factor: float) -> Recording:
+        return recording(
+            label,
+            *(
+                document(
+                    *(entry(name, [factor * (1 + source.gauss(0, stray))] * 3) for name in (PREFILL, DECODE))
+                )
+                for _ in range(recorded)
+            ),
+        )
+
+    return side("base", 1.0), side("slowed", 1 + share)
+
+
+def test_what_is_far_beyond_the_noise_is_found_and_nothing_else() -> None:
+    found = {
+        (rate.benchmark, rate.slowdown): rate
+        for rate in rates({share: pairs_slowed(share) for share in (0.0, 0.1)}, 12, draws=60)
+    }
+    assert set(found) == {("any", 0.0), (PREFILL, 0.1), (DECODE, 0.1)}
+    assert found["any", 0.0].found == 0
+    assert found["any", 0.0].at_most == pytest.approx(0.0487, abs=1e-4)  # 1 - 0.05 ** (1 / 60)
+    assert found[PREFILL, 0.1].found == 1
+    assert found[PREFILL, 0.1].measured == pytest.approx(0.1, abs=0.01)
+    assert found[PREFILL, 0.1].deviation == pytest.approx(0.014, rel=0.3)
+    assert "<svg" in as_svg(power_curve([rate.as_json() for rate in found.values()]))
+
+
+def test_noise_hides_a_small_slowdown() -> None:
+    (prefill, decode) = rates({0.005: pairs_slowed(0.005, stray=0.05)}, 12, draws=60)
+    assert max(prefill.found, decode.found) < 0.1
+
+
+def test_fewer_pairs_than_a_comparison_takes_are_refused() -> None:
+    with pytest.raises(CannotAssess, match="5 pairs were recorded, and a comparison takes 12"):
+        list(rates({0.0: pairs_slowed(0.0, recorded=5)}, 12))
+
+
+def test_short_names_are_used_where_they_are_enough() -> None:
+    assert labels([PREFILL, DECODE]) == {PREFILL: "prefill b1 s32", DECODE: "decode b1 s32"}
+    other = "train[phi-2-probe-eager-b1-s16]"
+    assert labels([PREFILL, other]) == {PREFILL: PREFILL, other: other}
+    assert labels([PREFILL, "any"]) == {PREFILL: "prefill b1 s32", "any": "any"}
