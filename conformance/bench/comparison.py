@@ -121,16 +121,26 @@ def compare(
     names = list(dict.fromkeys([*base.names, *head.names]))
     tests = {name: test for name in names if (test := _tested(base, head, name, paired)) is not None}
     slower = holm({name: test.probability for name, test in tests.items()}, level)
-    return Comparison(
-        base.label,
-        head.label,
-        tuple(
-            _judge(name, base, head, tests, slower, detectable, level, "pairs" if paired else "runs")
-            for name in names
-        ),
-        detectable,
-        level,
-    )
+    unit = "pairs" if paired else "runs"
+
+    def judged(name: str) -> Compared:
+        test = tests.get(name)
+        needed = (
+            0
+            if test is None
+            else pairs_needed(test.deviation, len(tests), detectable=detectable, level=level)
+        )
+        return _unmeasured(name, base, head) or _measured(
+            name,
+            base,
+            head,
+            test,
+            slower=name in slower,
+            detectable=detectable,
+            hint=f"about {needed} {unit} would tell (--{unit})",
+        )
+
+    return Comparison(base.label, head.label, tuple(map(judged, names)), detectable, level)
 
 
 def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Slowdown | None:
@@ -159,38 +169,40 @@ def _logarithm(base: Benchmark, head: Benchmark) -> float:
     return math.log(head.seconds / base.seconds)
 
 
-def _judge(
-    name: str,
-    base: Recording,
-    head: Recording,
-    tests: dict[str, Slowdown],
-    slower: set[str],
-    detectable: float,
-    level: float,
-    unit: str,
-) -> Compared:
+def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
+    """What is to be said of a benchmark that one of the two did not measure; None where both did."""
     if name not in head.names:
-        return Compared(
-            name, Finding.MISSING, f"{base.label} has it, {head.label} has not: renamed or removed"
-        )
+        why = f"{base.label} has it, {head.label} has not: renamed or removed"
+        return Compared(name, Finding.MISSING, why)
     if name not in base.names:
         return Compared(name, Finding.NEW, f"nothing to compare it with: {base.label} has it not")
     had, has = (any(recording.seconds(name)) for recording in (base, head))
-    if had and not has:
+    if had and has:
+        return None
+    if had:
         return Compared(
             name, Finding.BROKEN, f"measured in {base.label}, but in {head.label} {head.trouble(name)}"
         )
-    if has and not had:
+    if has:
         return Compared(
             name, Finding.NEW, f"nothing to compare it with: in {base.label} {base.trouble(name)}"
         )
-    if not has:
-        why = head.trouble(name) or base.trouble(name) or ""
-        absent = why.startswith("not-applicable")
-        return Compared(name, Finding.SAME if absent else Finding.INCONCLUSIVE, why)
+    why = head.trouble(name) or base.trouble(name) or ""
+    return Compared(name, Finding.SAME if why.startswith("not-applicable") else Finding.INCONCLUSIVE, why)
 
+
+def _measured(
+    name: str,
+    base: Recording,
+    head: Recording,
+    test: Slowdown | None,
+    *,
+    slower: bool,
+    detectable: float,
+    hint: str,
+) -> Compared:
+    """The finding on a benchmark that both measured; ``hint`` says what would make an inconclusive one conclusive."""
     before, after = base.peak_memory(name), head.peak_memory(name)
-    test = tests.get(name)
     numbers: dict[str, Any] = {"base_bytes": before, "head_bytes": after}
     if test is not None:
         numbers |= {
@@ -200,38 +212,30 @@ def _judge(
             "probability": test.probability,
             "pairs": test.pairs,
         }
-    if name in slower and test is not None:
-        return Compared(
-            name, Finding.SLOWER, f"{_percent(test.estimate)} slower (p = {test.probability:.2g})", **numbers
-        )
+
+    def found(finding: Finding, why: str) -> Compared:
+        return Compared(name, finding, why, **numbers)
+
+    if slower and test is not None:
+        return found(Finding.SLOWER, f"{_percent(test.estimate)} slower (p = {test.probability:.2g})")
     if before is not None and after is not None and after - before > before * MEMORY_SLACK:
-        return Compared(
-            name,
-            Finding.HUNGRIER,
-            f"{after - before:,} bytes more at the peak: {after:,}, and {before:,} before",
-            **numbers,
-        )
+        more = f"{after - before:,} bytes more at the peak: {after:,}, and {before:,} before"
+        return found(Finding.HUNGRIER, more)
     trouble = base.trouble(name) or head.trouble(name)
     if trouble:
-        return Compared(name, Finding.INCONCLUSIVE, f"disturbed: {trouble}", **numbers)
+        return found(Finding.INCONCLUSIVE, f"disturbed: {trouble}")
     if test is None:
-        return Compared(
-            name,
+        return found(
             Finding.INCONCLUSIVE,
             "one run of each says nothing of how far runs stray: record several (--runs)",
-            **numbers,
         )
     if test.at_most > detectable:
-        needed = pairs_needed(test.deviation, len(tests), detectable=detectable, level=level)
-        return Compared(
-            name,
-            Finding.INCONCLUSIVE,
-            f"up to {_percent(test.at_most)} slower cannot be excluded; about {needed} {unit} would tell (--{unit})",
-            **numbers,
+        return found(
+            Finding.INCONCLUSIVE, f"up to {_percent(test.at_most)} slower cannot be excluded; {hint}"
         )
     if test.at_most < 0:
-        return Compared(name, Finding.FASTER, f"{_percent(-test.estimate)} faster", **numbers)
-    return Compared(name, Finding.SAME, f"at most {_percent(max(test.at_most, 0.0))} slower", **numbers)
+        return found(Finding.FASTER, f"{_percent(-test.estimate)} faster")
+    return found(Finding.SAME, f"at most {_percent(max(test.at_most, 0.0))} slower")
 
 
 def _percent(logarithm: float) -> str:

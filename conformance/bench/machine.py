@@ -82,18 +82,21 @@ def state(device: str) -> dict[str, Any]:
         "temperature_celsius": _number(told.get("temperature.gpu")),
         "power_watts": _number(told.get("power.draw")),
         "throttled": [name for bit, name in _THROTTLED.items() if reasons & bit],
-        "other_processes": _other_processes(),
+        "processes": _processes(),
     }
 
 
-def disturbances(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What between two :func:`state` readings makes a measurement doubtful, in words; empty if nothing does."""
+def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int = 1) -> list[str]:
+    """What between two :func:`state` readings makes a measurement doubtful, in words; empty if nothing does.
+
+    ``own`` is how many processes of ours are on the device: two where they take turns.
+    """
     told = [
         f"throttled: {reason}"
         for reason in dict.fromkeys([*before.get("throttled", ()), *after.get("throttled", ())])
     ]
-    others = max(before.get("other_processes") or 0, after.get("other_processes") or 0)
-    if others:
+    others = max(before.get("processes") or 0, after.get("processes") or 0) - own
+    if others > 0:
         told.append(f"{others} other processes on the device")
     return told
 
@@ -185,10 +188,11 @@ def _nvidia_smi() -> dict[str, str]:
     return {}
 
 
-def _other_processes() -> int | None:
-    answer = _ask("--query-compute-apps=pid")
-    pids = {int(line) for line in answer.split() if line.isdigit()}
-    return len(pids - {os.getpid()}) if pids else None
+def _processes() -> int | None:
+    """How many processes compute on the device, this one included; None where the driver does not tell."""
+    # Counted, not named: inside a container the driver may know processes by other numbers.
+    pids = {line for line in _ask("--query-compute-apps=pid").split() if line.isdigit()}
+    return len(pids) or None
 
 
 def _ask(*question: str) -> str:

@@ -182,7 +182,11 @@ class _Measuring:
                         "after": after,
                     }
                 )
-                self._tell(point, "measured", "; ".join(disturbances(before, after)))
+                self._tell(
+                    point,
+                    "measured",
+                    "; ".join(disturbances(before, after, own=1 if self._turns is None else 2)),
+                )
             finally:
                 backbone.llm = own
                 llm.zero_grad(set_to_none=True)

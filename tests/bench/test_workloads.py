@@ -145,8 +145,11 @@ def test_throttling_and_neighbours_are_read_from_the_driver(
     assert disturbances({}, found) == [
         "throttled: power cap",
         "throttled: thermal (software)",
-        "2 other processes on the device",
+        "1 other processes on the device",
     ]
+    assert disturbances({}, {**found, "throttled": []}, own=2) == [], (
+        "a pair that takes turns is no disturbance"
+    )
     assert disturbances(state("cpu"), state("cpu")) == []
 
 
