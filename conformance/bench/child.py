@@ -24,18 +24,13 @@ from conformance.bench.turns import Turns
 
 def main() -> None:
     answers, from_other, to_other = map(int, sys.argv[1:4])
-    code = sys.argv[4] if len(sys.argv) > 4 else None
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    _put_first(code)
-    import torch
+    places = sys.argv[4:]
+    _die_with_parent()
+    _put_first(places)
     import transformers
 
     from conformance.bench import measuring
 
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)  # threads do not survive a fork, and probe models are too small for them
     transformers.logging.set_verbosity_error()
     gc.freeze()
     for line in sys.stdin:
@@ -43,6 +38,7 @@ def main() -> None:
         request, out = BenchRequest.from_json(asked["request"]), Path(asked["out"])
         pid = os.fork() if asked["fork"] else 0
         if not pid:
+            _die_with_parent()
             turns = (
                 None
                 if request.first is None
@@ -58,29 +54,44 @@ def main() -> None:
             )
 
 
-def _put_first(code: str | None) -> None:
-    """Let the targets' code come from the directory ``code``, and the harness from where it is: all of it is imported by way
-    of its package, which knows its own place."""
-    if code is None:
+def _die_with_parent() -> None:
+    """Forks do not inherit it."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _put_first(places: list[str]) -> None:
+    """Let the targets' code come from the first of ``places``, or the others, and the harness from where it is: all of it is
+    imported by way of its package, which knows its own place."""
+    if not places:
         return
     import conformance
 
     home = str(Path(conformance.__file__).parents[1])
-    sys.path[:] = [code, *(place for place in sys.path if place not in ("", code, home)), home]
-    os.chdir(code)
+    sys.path[:] = [*places, *(place for place in sys.path if place not in ("", home, *places)), home]
+    os.chdir(places[0])
 
 
 def _measure(measure: Any, request: BenchRequest, out: Path, turns: Turns | None) -> dict[str, Any]:
     from conformance.run_request import CannotAssess
 
     try:
+        if request.device == "cpu":
+            import torch
+
+            torch.set_num_threads(
+                1
+            )  # probe models are too small for more, and two processes would share a processor
         if request.processor is not None and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {request.processor})
         measure(request, out, turns)
     except CannotAssess as refusal:
         return {"refused": str(refusal)}
     except BaseException as error:
-        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+        traceback.print_exc()
+        sys.stderr.flush()
+        return {"error": f"{type(error).__name__}: {error}"}
     return {"out": str(out)}
 
 

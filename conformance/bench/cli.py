@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from conformance.bench.request import ROUNDS, SIZES, WORKLOADS, BenchRequest
+from conformance.bench.statistics import ROUNDS as ROUNDS_NEEDED
 from conformance.report.terminal import console, say
 from conformance.run_request import CannotAssess
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: What three per cent took on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
 PAIRS = 20
+#: A fresh process each time meets the machine as a user would; forks of a warmed one start sooner.
+PROCESSES = ("fresh", "forked")
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "all")
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 bench_app = typer.Typer(help="Time backbones, and compare two versions of them.", rich_markup_mode=None)
 
@@ -93,8 +97,8 @@ def run(
     with _folder(out) as folder, _progress() as announce:
         recording = _measured(
             lambda: record(
-                request, _positive("--runs", runs), folder,
-                processes=_one_of("--processes", processes, ("fresh", "forked")), timeout=timeout, announce=announce,
+                request, _at_least("--runs", runs, 1), folder,
+                processes=_one_of("--processes", processes, PROCESSES), timeout=_seconds(timeout), announce=announce,
             )
         )  # fmt: skip
     if as_json:
@@ -102,10 +106,8 @@ def run(
     else:
         write_measured(console(stderr=False), recording)
         say(f"  results: {out}" if out else "  results: add --out DIR to keep them")
-    troubled = [name for name in recording.names if not any(recording.seconds(name))]
-    raise typer.Exit(
-        2 if any(not (recording.trouble(n) or "").startswith("not-applicable") for n in troubled) else 0
-    )
+    troubled = any(not any(recording.seconds(name)) for name in recording.names)
+    raise typer.Exit(2 if troubled else 0)
 
 
 @bench_app.command(context_settings=_SETTINGS)
@@ -147,15 +149,21 @@ def compare(
     Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable, 130 interrupted.
     """
     from conformance.bench.comparison import compare as decide
+    from conformance.bench.comparison import head_failed
     from conformance.bench.report import write_all, write_comparison
     from conformance.bench.results import read, why_not_comparable
-    from conformance.bench.running import record_pairs, sides
+    from conformance.bench.running import SideFailed, record_pairs, sides
+    from conformance.bench.statistics import NEGLIGIBLE
 
     if not base:
         raise CannotAssess(
             "--base is missing: name a git ref (main, say), or a file or folder of stored results"
         )
-    detectable = math.log1p(_above_zero("--detect", detect, "per cent") / 100)
+    if not detect > 100 * math.expm1(NEGLIGIBLE):
+        raise CannotAssess(
+            f"--detect is {detect:g}, but should be more than the half per cent that counts as none"
+        )
+    detectable = math.log1p(detect / 100)
     stored = Path(base).exists()
     if stored != (head is not None and Path(head).exists()):
         raise CannotAssess(
@@ -165,6 +173,7 @@ def compare(
     request = None if stored else _request(
         targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
     )  # fmt: skip
+    recordings: tuple[Recording, Recording] | None
     if request is None:
         recordings = read(Path(base)), read(Path(str(head)))
     else:
@@ -173,17 +182,22 @@ def compare(
             sides(base, head, Path.cwd()) as (one, other),
             _progress() as announce,
         ):
-            asked = request
-            recordings = _measured(
-                lambda: record_pairs(
-                    asked, one, other, _at_least_two("--pairs", pairs), folder,
-                    processes=_one_of("--processes", processes, ("fresh", "forked")), timeout=timeout, announce=announce,
-                )
-            )  # fmt: skip
-    refusal = why_not_comparable(*recordings, allow_environment_change=allow_environment_change)
-    comparison = decide(*recordings, paired=not stored, detectable=detectable, refusal=refusal)
+            try:
+                recordings = record_pairs(
+                    request, one, other, _at_least("--pairs", pairs, 2), folder,
+                    processes=_one_of("--processes", processes, PROCESSES), timeout=_seconds(timeout), announce=announce,
+                )  # fmt: skip
+            except SideFailed as failure:
+                if failure.side == "base":
+                    raise CannotAssess(f"nothing could be compared: {failure}") from failure
+                recordings, broken = None, head_failed(one.label, other.label, str(failure))
+    if recordings is None:
+        comparison = broken
+    else:
+        refusal = why_not_comparable(*recordings, allow_environment_change=allow_environment_change)
+        comparison = decide(*recordings, paired=not stored, detectable=detectable, refusal=refusal)
     if out is not None:
-        write_all(comparison, *recordings, out)
+        write_all(comparison, recordings, out)
     if as_json:
         say(json.dumps(comparison.as_json(), indent=2))
     else:
@@ -261,7 +275,7 @@ def power(
     from conformance.bench.power import rates, read_recording, record_slowdowns
     from conformance.bench.report import power_rows, shortened, table
 
-    _at_least_two("--pairs", pairs)
+    _at_least("--pairs", pairs, 2)
     if recording is None:
         request = _request(
             targets, backbone_id, size, device, attention, workload, False, rounds, seed, hub, recipes, config
@@ -274,12 +288,12 @@ def power(
             recordings = _measured(
                 lambda: record_slowdowns(
                     request, recorded, folder,
-                    processes=_one_of("--processes", processes, ("fresh", "forked")), timeout=timeout, announce=announce,
+                    processes=_one_of("--processes", processes, PROCESSES), timeout=_seconds(timeout), announce=announce,
                 )
             )  # fmt: skip
     else:
         recordings = read_recording(recording)
-    found = list(rates(recordings, pairs, draws=_positive("--draws", draws), seed=seed))
+    found = list(rates(recordings, pairs, draws=_at_least("--draws", draws, 1), seed=seed))
     environment = next(iter(recordings.values()))[0].runs[0].environment
     told = {"pairs": pairs, "environment": environment, "rates": [rate.as_json() for rate in found]}
     if out is not None:
@@ -319,12 +333,14 @@ def _request(
         backbone_id=backbone_id,
         size=_one_of("--size", size, SIZES),
         device=_device(device),
-        attentions=tuple(attention.split(",")) if attention else (),
-        workloads=tuple(_one_of("--workload", name, WORKLOADS) for name in workload.split(","))
+        attentions=tuple(_one_of("--attention", name.strip(), ATTENTIONS) for name in attention.split(","))
+        if attention
+        else (),
+        workloads=tuple(_one_of("--workload", name.strip(), WORKLOADS) for name in workload.split(","))
         if workload
         else (),
         compiled=compiled,
-        rounds=_positive("--rounds", rounds),
+        rounds=_at_least("--rounds", rounds, ROUNDS_NEEDED),
         seed=seed,
         hub=None if hub is None else str(hub.resolve()),
         recipes=tuple(str(path.resolve()) for path in recipes or ()),
@@ -353,7 +369,7 @@ def _measured(make: Any) -> Any:
 def _folder(out: Path | None) -> Iterator[Path]:
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.glob("*.json")):
+        if any(out.rglob("*.json")):
             raise CannotAssess(
                 f"{out} holds results already, which would be lost: name another folder, or remove it"
             )
@@ -396,21 +412,13 @@ def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _positive(option: str, value: int) -> int:
-    if value < 1:
-        raise CannotAssess(f"{option} is {value}, but should be 1 or more")
+def _at_least(option: str, value: int, least: int) -> int:
+    if value < least:
+        raise CannotAssess(f"{option} is {value}, but should be {least} or more")
     return value
 
 
-def _at_least_two(option: str, value: int) -> int:
-    if value < 2:
-        raise CannotAssess(
-            f"{option} is {value}, but should be 2 or more: one pair says nothing of how far runs stray"
-        )
-    return value
-
-
-def _above_zero(option: str, value: float, unit: str) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise CannotAssess(f"{option} is {value:g}, but should be above zero ({unit})")
-    return value
+def _seconds(timeout: float) -> float:
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise CannotAssess(f"--timeout is {timeout:g}, but should be a number of seconds above zero")
+    return timeout

@@ -75,6 +75,7 @@ class Comparison:
     detectable: float
     level: float
     refusal: str | None = None
+    paired: bool = True
 
     @property
     def exit_status(self) -> int:
@@ -98,6 +99,7 @@ class Comparison:
             "detectable": math.exp(self.detectable) - 1,
             "falseAlarms": self.level,
             "refusal": self.refusal,
+            "inTurns": self.paired,
             "benchmarks": [asdict(compared) for compared in self.benchmarks],
         }
 
@@ -117,7 +119,7 @@ def compare(
     the probability of a false alarm over all benchmarks together.
     """
     if refusal:
-        return Comparison(base.label, head.label, (), detectable, level, refusal)
+        return Comparison(base.label, head.label, (), detectable, level, refusal, paired)
     names = list(dict.fromkeys([*base.names, *head.names]))
     tests = {name: test for name in names if (test := _tested(base, head, name, paired)) is not None}
     slower = holm({name: test.probability for name, test in tests.items()}, level)
@@ -140,7 +142,7 @@ def compare(
             hint=f"about {needed} {unit} would tell (--{unit})",
         )
 
-    return Comparison(base.label, head.label, tuple(map(judged, names)), detectable, level)
+    return Comparison(base.label, head.label, tuple(map(judged, names)), detectable, level, None, paired)
 
 
 def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Slowdown | None:
@@ -171,24 +173,21 @@ def _logarithm(base: Benchmark, head: Benchmark) -> float:
 
 def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
     """What is to be said of a benchmark that one of the two did not measure; None where both did."""
-    if name not in head.names:
-        why = f"{base.label} has it, {head.label} has not: renamed or removed"
-        return Compared(name, Finding.MISSING, why)
-    if name not in base.names:
-        return Compared(name, Finding.NEW, f"nothing to compare it with: {base.label} has it not")
     had, has = (any(recording.seconds(name)) for recording in (base, head))
     if had and has:
         return None
-    if had:
-        return Compared(
-            name, Finding.BROKEN, f"measured in {base.label}, but in {head.label} {head.trouble(name)}"
-        )
-    if has:
-        return Compared(
-            name, Finding.NEW, f"nothing to compare it with: in {base.label} {base.trouble(name)}"
-        )
-    why = head.trouble(name) or base.trouble(name) or ""
-    return Compared(name, Finding.SAME if why.startswith("not-applicable") else Finding.INCONCLUSIVE, why)
+    before, after = base.trouble(name), head.trouble(name)
+    if has or (after or "").startswith("alone"):
+        why = f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
+        return Compared(name, Finding.NEW, why)
+    if name not in head.names:
+        if had or (before or "").startswith("alone"):
+            why = f"{base.label} has it, {head.label} has not: renamed or removed"
+            return Compared(name, Finding.MISSING, why)
+        return Compared(name, Finding.INCONCLUSIVE, f"in {base.label} {before}")
+    if had or name not in base.names:
+        return Compared(name, Finding.BROKEN, f"in {head.label} {after}")
+    return Compared(name, Finding.INCONCLUSIVE, f"in both {after}")
 
 
 def _measured(
@@ -216,14 +215,17 @@ def _measured(
     def found(finding: Finding, why: str) -> Compared:
         return Compared(name, finding, why, **numbers)
 
+    trouble = base.trouble(name) or head.trouble(name)
+    if trouble:
+        return found(Finding.INCONCLUSIVE, f"disturbed: {trouble}")
     if slower and test is not None:
         return found(Finding.SLOWER, f"{_percent(test.estimate)} slower (p = {test.probability:.2g})")
     if before is not None and after is not None and after - before > before * MEMORY_SLACK:
         more = f"{after - before:,} bytes more at the peak: {after:,}, and {before:,} before"
         return found(Finding.HUNGRIER, more)
-    trouble = base.trouble(name) or head.trouble(name)
-    if trouble:
-        return found(Finding.INCONCLUSIVE, f"disturbed: {trouble}")
+    if (before is None) != (after is None):
+        only = head.label if before is None else base.label
+        return found(Finding.INCONCLUSIVE, f"memory was recorded in {only} alone")
     if test is None:
         return found(
             Finding.INCONCLUSIVE,
@@ -240,6 +242,11 @@ def _measured(
 
 def _percent(logarithm: float) -> str:
     return f"{100 * math.expm1(logarithm):.1f} %"
+
+
+def head_failed(base: str, head: str, why: str) -> Comparison:
+    """The verdict where head's process did not live to measure anything."""
+    return Comparison(base, head, (Compared("head", Finding.BROKEN, why),), DETECTABLE, FALSE_ALARMS)
 
 
 def slowest_first(comparison: Comparison) -> Iterator[Compared]:

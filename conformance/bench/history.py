@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.bench.results import Recording, read
+from conformance.bench.results import InvalidResults, Recording, read, why_not_comparable
 
 #: A step is told where chance alone would make one as clear in one of a thousand series.
 _CHANCE = 0.001
@@ -36,7 +36,15 @@ def history(places: Sequence[Path]) -> History:
     Raises:
         InvalidResults: naming what is no result of ours.
     """
-    recordings = sorted((read(place, place.stem) for place in places), key=lambda one: one.runs[0].recorded)
+    labels = {place: place.stem if place.suffix == ".json" else place.name for place in places}
+    recordings = sorted(
+        (read(place, labels[place]) for place in places), key=lambda one: one.runs[0].recorded
+    )
+    first = recordings[0]
+    for other in recordings[1:]:
+        refusal = why_not_comparable(first, other, allow_environment_change=True)
+        if refusal:
+            raise InvalidResults(f"{other.label} and {first.label} make no history: {refusal}")
     names = dict.fromkeys(name for recording in recordings for name in recording.names)
     rows = {name: _rows(recordings, name) for name in names}
     rows = {name: found for name, found in rows.items() if found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from conformance.bench.timers import timer_for
 
 #: Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them.
 DENSE_PEAKS = {
-    "NVIDIA A100": 312e12,  # nvidia-a100-datasheet
-    "NVIDIA H100": 989e12,  # h100-datasheet, SXM
+    "NVIDIA A100-SXM4-40GB": 312e12,  # nvidia-a100-datasheet
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,  # h100-datasheet, SXM; the PCIe card has another name and a lower peak
     "NVIDIA H200": 989e12,  # h200-datasheet, SXM: the same processor
 }
 #: What `nvidia-smi` is asked for; the older name of the last one is tried where a driver does not know it.
@@ -31,8 +34,9 @@ _ASKED = (
 _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 #: Bits of the clocks' event reasons that slow the card: power cap, hardware slow-down, sync boost, thermal, power brake.
 #: Idle (1), applications' clocks (2) and display settings (0x100) are none of a benchmark's business.
+_POWER_CAP = "power cap"
 _THROTTLED = {
-    0x4: "power cap",
+    0x4: _POWER_CAP,
     0x8: "hardware slow-down",
     0x20: "thermal (software)",
     0x40: "thermal (hardware)",
@@ -74,7 +78,7 @@ def state(device: str) -> dict[str, Any]:
     if device != "cuda":
         return {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
     told = _nvidia_smi()
-    reasons = int(told.get("reasons") or "0", 16)
+    reasons = _bits(told.get("reasons"))
     return {
         "sm_clock_mhz": _number(told.get("clocks.sm")),
         "memory_clock_mhz": _number(told.get("clocks.mem")),
@@ -91,10 +95,9 @@ def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int =
 
     ``own`` is how many processes of ours are on the device: two where they take turns.
     """
-    told = [
-        f"throttled: {reason}"
-        for reason in dict.fromkeys([*before.get("throttled", ()), *after.get("throttled", ())])
-    ]
+    reasons = dict.fromkeys([*before.get("throttled", ()), *after.get("throttled", ())])
+    # At its power cap a card is as fast as it can be for long, and two that take turns meet it alike.
+    told = [f"throttled: {reason}" for reason in reasons if reason != _POWER_CAP]
     others = max(before.get("processes") or 0, after.get("processes") or 0) - own
     if others > 0:
         told.append(f"{others} other processes on the device")
@@ -119,13 +122,23 @@ def ceilings(device: str) -> dict[str, float]:
 
 def dense_peak(name: str) -> float | None:
     """The datasheet's dense half-precision peak in FLOP/s; None for a device without an entry."""
-    return next((peak for known, peak in DENSE_PEAKS.items() if name.startswith(known)), None)
+    return DENSE_PEAKS.get(name)
+
+
+def held_memory(device: str, llm: Any) -> int:
+    """Bytes that stay between forwards: all that is allocated on CUDA, on a CPU the model's parameters and buffers."""
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.memory_allocated())
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*llm.parameters(), *llm.buffers()))
 
 
 def peak_memory(device: str, work: Callable[[], Any]) -> int:
     """Bytes that ``work`` has allocated at its worst moment beyond what was there before, as the allocator counts them.
 
-    On a CPU torch's profiler counts every allocation of its own allocator: the same number each time.
+    On a CPU torch's profiler tells every allocation of its own allocator: the same number each time. What was allocated before
+    and is freed meanwhile does not count against it.
     """
     import torch
 
@@ -140,17 +153,28 @@ def peak_memory(device: str, work: Callable[[], Any]) -> int:
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording:
         work()
+    live: dict[int, int] = {}
     held = peak = 0
-    events = [event for event in recording.profiler.kineto_results.events() if event.name() == "[memory]"]
-    for event in sorted(events, key=_start):
-        held += event.nbytes()
+    for _, address, size in sorted(_allocations(recording), key=lambda event: event[0]):
+        if size > 0:
+            live[address] = size
+            held += size
+        else:
+            held -= live.pop(address, 0)
         peak = max(peak, held)
     return peak
 
 
-def _start(event: Any) -> int:
-    # Before torch 2.4 in microseconds.
-    return event.start_ns() if hasattr(event, "start_ns") else event.start_us()
+def _allocations(recording: Any) -> Iterator[tuple[int, int, int]]:
+    """Time, address and size (negative: freed) of each allocation that torch's profiler saw."""
+    from torch._C._profiler import _EventType
+
+    waiting = list(recording.profiler.kineto_results.experimental_event_tree())
+    while waiting:
+        event = waiting.pop()
+        waiting.extend(event.children)
+        if event.tag == _EventType.Allocation:
+            yield event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size
 
 
 def _median_seconds(work: Callable[[], Any], timer: Callable[[], Any]) -> float:
@@ -174,14 +198,8 @@ def _processor() -> str:
 
 def _nvidia_smi() -> dict[str, str]:
     """What `nvidia-smi` says of the current device; empty where it is not installed or does not answer."""
-    import torch
-
-    # By its own name: an index counts among the visible devices only.
-    current = torch.cuda.current_device()
-    uuid = getattr(torch.cuda.get_device_properties(current), "uuid", None)
-    device = current if uuid is None else f"GPU-{uuid}"
     for reasons in _REASONS:
-        answer = _ask(f"--query-gpu={','.join((*_ASKED, reasons))}", f"--id={device}")
+        answer = _ask(f"--query-gpu={','.join((*_ASKED, reasons))}")
         values = [value.strip() for value in answer.split(",")]
         if len(values) == len(_ASKED) + 1:
             return dict(zip((*_ASKED, "reasons"), values, strict=True))
@@ -195,14 +213,28 @@ def _processes() -> int | None:
     return len(pids) or None
 
 
-def _ask(*question: str) -> str:
+def _ask(question: str) -> str:
+    import torch
+
+    # By its own name: an index counts among the visible devices only.
+    current = torch.cuda.current_device()
+    uuid = getattr(torch.cuda.get_device_properties(current), "uuid", None)
+    device = current if uuid is None else f"GPU-{uuid}"
     try:
         return subprocess.run(
-            ["nvidia-smi", "--format=csv,noheader,nounits", *question],
+            ["nvidia-smi", "--format=csv,noheader,nounits", f"--id={device}", question],
             capture_output=True, text=True, timeout=_SECONDS_TO_ANSWER, check=True,
         ).stdout.strip()  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def _bits(text: str | None) -> int:
+    """Zero where the card does not report its reasons."""
+    try:
+        return int(text or "0", 16)
+    except ValueError:
+        return 0
 
 
 def _number(text: str | None) -> float | None:

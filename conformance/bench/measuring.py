@@ -18,7 +18,15 @@ import torch
 
 from conformance.bench import benchmarks
 from conformance.bench.injection import seconds_per_unit, slowed
-from conformance.bench.machine import ceilings, dense_peak, device_facts, disturbances, peak_memory, state
+from conformance.bench.machine import (
+    ceilings,
+    dense_peak,
+    device_facts,
+    disturbances,
+    held_memory,
+    peak_memory,
+    state,
+)
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import SCHEMA
 from conformance.bench.statistics import ROUNDS, steady_from
@@ -50,8 +58,8 @@ def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> Non
         measuring = _Measuring(request, scratch, turns)
         stack.callback(measuring.close)
         grid = measuring.agreed([point for target in request.targets for point in measuring.grid(target)])
+        measuring.measure_ceilings()
         raw = scratch / "benchmark.json"
-        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
         # In a fork of its own nothing else wants the terminal; what pytest prints is the log.
         status = pytest.main(
             [
@@ -61,8 +69,12 @@ def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> Non
             ],
             plugins=[_Plugin(measuring, grid)],
         )  # fmt: skip
-        if not measuring.told:
-            raise RuntimeError(f"pytest ended with status {int(status)} and measured nothing")
+        forgotten = {point.name for point in grid} - {told["name"] for told in measuring.told}
+        if forgotten:
+            raise RuntimeError(
+                f"pytest ended with status {int(status)} and did not run {', '.join(sorted(forgotten))}"
+            )
+        _check_modules(request)
         document = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {"benchmarks": []}
         document["conformance"] = {
             "schema": SCHEMA,
@@ -85,30 +97,43 @@ class _Measuring:
         self.request = request
         self._turns = turns
         self.told: list[dict[str, Any]] = []
-        self.ceilings = (
-            {**ceilings(request.device), "seconds_per_unit": seconds_per_unit(request.device)}
-            if request.memory
-            else {}
-        )
+        self.ceilings: dict[str, float] = {}
         self._scratch = scratch
         self._open = ExitStack()
         self._target = ""
         self._backbone: Any = None
 
     def close(self) -> None:
-        self._backbone = None
+        self._backbone, self._target = None, ""
         self._open.close()
 
     def grid(self, target: str) -> list[Point]:
-        """The points of one target: on the attention that it was built with, all that it has, or those asked for."""
-        backbone = self._backbone_of(target)
-        own = backbone.llm
-        asked = self.request.attentions or (own.config._attn_implementation or "eager",)
+        """The points of one target: on the attention that it was built with, all that it has, or those asked for.
+
+        None where it cannot be built: that is told, and costs no other target.
+        """
+        try:
+            own = self._backbone_of(target).llm
+        except Exception as error:
+            self._note(f"build[{target}]", "failed", _in_words(error))
+            return []
+        asked = self.request.attentions or (_attention_of(own),)
         if "all" in asked:
             asked = attentions_of(own)
         return points(
             target, self.request.size, asked, compiled=self.request.compiled, workloads=self.request.workloads
         )
+
+    def measure_ceilings(self) -> None:
+        """What the device can do at best, and how long a unit of extra work takes, in a turn of its own."""
+        turn = _Turn(self._turns, 0)
+        if self.request.memory:
+            with turn.preparing():
+                self.ceilings = {
+                    **ceilings(self.request.device),
+                    "seconds_per_unit": seconds_per_unit(self.request.device),
+                }
+                _give_back_memory()
 
     def agreed(self, grid: list[Point]) -> list[Point]:
         """The points that the process with which this one takes turns has too; of the others it is told that they are alone."""
@@ -125,23 +150,24 @@ class _Measuring:
         benchmark.name = benchmark.fullname = point.name
         benchmark.group = point.workload
         turn = _Turn(self._turns, self.request.rounds)
+        failure = None
         try:
             self._measure(benchmark, point, turn)
         except Exception as error:
             benchmark.skipped = benchmark.has_error = True
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                self._tell(point, "out-of-memory", str(error).split(". ")[0])
-                torch.cuda.empty_cache()
-            else:
-                self._tell(point, "failed", f"{type(error).__name__}: {error}")
+            out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
+            failure = "out-of-memory" if out_of_memory else "failed", _in_words(error)
         finally:
             turn.give_up()
+        if failure:
+            self._tell(point, *failure)
+        # Not before the exception is gone, which holds on to what it saw.
+        _give_back_memory()
 
     def _measure(self, benchmark: Any, point: Point, turn: _Turn) -> None:
-        request = self.request
         backbone = self._backbone_of(point.target)
         own = backbone.llm
-        if point.attention not in attentions_of(own):
+        if point.attention not in (*attentions_of(own), _attention_of(own)):
             benchmark.skipped = True
             why = f"{type(own).__name__} has no {point.attention} attention on this machine"
             self._tell(point, "not-applicable", why)
@@ -150,46 +176,53 @@ class _Measuring:
             backbone.llm = llm
             try:
                 llm.train(point.workload == "train")
-                with turn.preparing():
-                    work = work_of(backbone, llm, point, request.seed)
-                    run = slowed(
-                        work.run, request.device, request.injected.get(point.name, 0), request.injected_bytes
-                    )
-                    for _ in range(_WARM_UP):
-                        run(work.prepare())
-                    memory = peak_memory(request.device, _once(run, work)) if request.memory else None
-                    before = state(request.device)
-
-                def set_up() -> tuple[tuple[Any], dict[str, Any]]:
-                    turn.next()
-                    return (work.prepare(),), {}
-
-                benchmark.pedantic(run, setup=set_up, rounds=request.rounds, iterations=1)
-                turn.over()
-                after = state(request.device)
-                seconds = benchmark.stats.stats.data
-                left_out = min(steady_from(seconds), max(0, len(seconds) - ROUNDS))
-                if self._turns is None:
-                    del seconds[:left_out]
-                benchmark.extra_info.update(
-                    {
-                        **point.as_json(),
-                        **self._rates(work, statistics.median(seconds)),
-                        "in_turns": self._turns is not None,
-                        "rounds_left_out": left_out,
-                        "peak_memory_bytes": memory,
-                        "before": before,
-                        "after": after,
-                    }
-                )
-                self._tell(
-                    point,
-                    "measured",
-                    "; ".join(disturbances(before, after, own=1 if self._turns is None else 2)),
-                )
+                self._time(benchmark, backbone, point, turn)
             finally:
                 backbone.llm = own
                 llm.zero_grad(set_to_none=True)
+
+    def _time(self, benchmark: Any, backbone: Any, point: Point, turn: _Turn) -> None:
+        request = self.request
+        with turn.preparing():
+            work = work_of(backbone, backbone.llm, point, request.seed)
+            run = slowed(
+                work.run, request.device, request.injected.get(point.name, 0), request.injected_bytes
+            )
+            for _ in range(_WARM_UP):
+                run(work.prepare())
+            memory = None
+            if request.memory:
+                once = _once(run, work)
+                memory = held_memory(request.device, backbone.llm) + peak_memory(request.device, once)
+            before = _state_at_work(request.device, run, work)
+
+        def set_up() -> tuple[tuple[Any], dict[str, Any]]:
+            turn.next()
+            prepared = work.prepare()
+            if request.device == "cuda":
+                torch.cuda.synchronize()  # what is prepared must not hide what is timed
+            return (prepared,), {}
+
+        benchmark.pedantic(run, setup=set_up, rounds=request.rounds, iterations=1)
+        after = _state_at_work(request.device, run, work)
+        turn.over()
+        seconds = benchmark.stats.stats.data
+        left_out = min(steady_from(seconds), max(0, len(seconds) - ROUNDS))
+        if self._turns is None:
+            del seconds[:left_out]
+        benchmark.extra_info.update(
+            {
+                **point.as_json(),
+                **self._rates(work, statistics.median(seconds)),
+                "in_turns": self._turns is not None,
+                "rounds_left_out": left_out,
+                "peak_memory_bytes": memory,
+                "before": before,
+                "after": after,
+            }
+        )
+        disturbed = disturbances(before, after, own=1 if self._turns is None else 2)
+        self._tell(point, "measured", "; ".join(disturbed))
 
     def _rates(self, work: Work, seconds: float) -> dict[str, Any]:
         achieved, read = work.flops / seconds, work.bytes_read / seconds
@@ -215,7 +248,10 @@ class _Measuring:
         }
 
     def _tell(self, point: Point, status: str, why: str) -> None:
-        self.told.append({"name": point.name, "status": status, "why": why})
+        self._note(point.name, status, why)
+
+    def _note(self, name: str, status: str, why: str) -> None:
+        self.told.append({"name": name, "status": status, "why": why})
 
     def _backbone_of(self, target: str) -> Any:
         """The target's backbone in half precision on the device, at the size asked for; one at a time is held."""
@@ -292,8 +328,9 @@ def _half_precision(subject: Any, request: BenchRequest) -> Any:
         config = subject.recipe.config
         backbone.llm = None
         backbone.llm = seeded_model(
-            type(subject.training.llm), config, parameter_shapes(config), dtype, on, seed=request.seed
-        )
+            type(subject.training.llm), config, parameter_shapes(config), dtype, on,
+            seed=request.seed, attention=_attention_of(subject.training.llm),
+        )  # fmt: skip
     else:
         cast_parameters(backbone, dtype)
     backbone = backbone.to(on)
@@ -303,16 +340,63 @@ def _half_precision(subject: Any, request: BenchRequest) -> Any:
 
 def _check_place(factory: Any, code: str | None) -> None:
     """Nothing is more misleading than two measurements of the same code."""
-    place = getattr(sys.modules.get(getattr(factory, "__module__", "")), "__file__", None)
+    module = sys.modules.get(getattr(getattr(factory, "func", factory), "__module__", None) or "")
+    place = getattr(module, "__file__", None)
     if (
         code is not None
         and place is not None
         and not Path(place).resolve().is_relative_to(Path(code).resolve())
     ):
         raise CannotAssess(
-            f"the target's code came from {place} and not from the checkout {code}: run it where the target's package is on "
-            "the path of the repository, or name the target by its file"
+            f"the target's code came from {place} and not from the checkout {code}: run it from the folder of the repository "
+            "that holds its package"
         )
+
+
+def _check_modules(request: BenchRequest) -> None:
+    """Nor may what the target imports come from the working tree, where a commit was to be measured."""
+    if request.code is None or request.repository is None or request.code == request.repository:
+        return
+    root, repository = Path(request.code).resolve(), Path(request.repository).resolve()
+    for name, module in sorted(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if name.partition(".")[0] == "conformance" or not place:
+            continue
+        path = Path(place).resolve()
+        if (
+            path.is_relative_to(repository)
+            and not path.is_relative_to(root)
+            and "site-packages" not in path.parts
+        ):
+            raise CannotAssess(
+                f"{name} came from {place}, the working tree, and not from the checkout {root}: an editable installation is "
+                "found before it; run it where the package is not installed, or compare stored results (bench run --out)"
+            )
+
+
+def _attention_of(llm: Any) -> str:
+    return getattr(llm.config, "_attn_implementation", None) or "eager"
+
+
+def _state_at_work(device: str, run: Any, work: Work) -> dict[str, Any]:
+    """:func:`state` while the device works: what slows it under load does not show when it is idle."""
+    if device == "cuda":
+        run(work.prepare())
+    told = state(device)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return told
+
+
+def _give_back_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, CannotAssess):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).split('. Tried to allocate')[0][:500]}"
 
 
 def _once(run: Any, work: Work) -> Any:

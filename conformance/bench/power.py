@@ -20,8 +20,6 @@ from conformance.run_request import CannotAssess
 
 #: Shares of a benchmark's time that are added to it; nothing first, which is the question of false alarms.
 SLOWDOWNS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)
-#: Each kind of pair is recorded so often.
-RECORDED = 40
 DRAWS = 1000
 
 
@@ -96,8 +94,9 @@ def rates(
 ) -> Iterator[Rate]:
     """Draw comparisons of ``pairs`` recorded pairs, each kind of slow-down for itself, and count what they find.
 
-    Without a slow-down, which of a pair is base is drawn too, and a comparison that calls any benchmark slower counts as one
-    false alarm, under the name ``any``.
+    Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm, under the name ``any``. Drawn
+    comparisons share pairs, so that bounds on the rates are those of the drawing; how far the recording itself strays, fresh
+    comparisons tell.
 
     Raises:
         CannotAssess: if fewer pairs were recorded than a comparison takes.
@@ -113,16 +112,8 @@ def rates(
         found = dict.fromkeys([*values, "any"], 0)
         for _ in range(draws):
             chosen = source.sample(range(recorded), pairs)
-            signs = [source.choice((-1, 1)) if not share else 1 for _ in chosen]
-            slower = holm(
-                {
-                    name: slowdown(
-                        [sign * own[pair] for sign, pair in zip(signs, chosen, strict=True)]
-                    ).probability
-                    for name, own in values.items()
-                },
-                FALSE_ALARMS,
-            )
+            tests = {name: slowdown([own[pair] for pair in chosen]) for name, own in values.items()}
+            slower = holm({name: test.probability for name, test in tests.items()}, FALSE_ALARMS)
             for name in slower:
                 found[name] += 1
             found["any"] += bool(slower)

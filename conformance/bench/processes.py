@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,27 @@ _LOG_TAIL_LINES = 12
 
 
 class RunFailed(Exception):
-    """A process that was to measure did not: it crashed, hung or raised. The message ends with its last words."""
+    """A process that was to measure did not: it crashed, hung or raised. The message ends with its last words; ``worker`` is the
+    one that failed."""
+
+    def __init__(self, message: str, worker: Worker) -> None:
+        super().__init__(message + worker.last_words())
+        self.worker = worker
+
+
+@dataclass(frozen=True)
+class Code:
+    """Where a version of the code lies: ``directory``, where targets are named from, within the checkout ``root``, which was
+    made of ``repository``."""
+
+    directory: Path
+    root: Path
+    repository: Path
+
+    @property
+    def places(self) -> list[str]:
+        """What goes to the front of the path, the working directory first."""
+        return list(dict.fromkeys(map(str, (self.directory, self.root, self.root / "src"))))
 
 
 class Worker:
@@ -35,18 +56,19 @@ class Worker:
     """
 
     def __init__(
-        self, home: Path, code: Path | None, timeout: float, turns: tuple[int, int] | None = None
+        self, home: Path, code: Code | None, timeout: float, turns: tuple[int, int] | None = None
     ) -> None:
         home.mkdir(parents=True)
         self._log = home / "log"
         self.timeout = timeout
         self.answers, writing_end = os.pipe()
         pipes = [writing_end, *(turns or (-1, -1))]
-        arguments = [sys.executable, "-c", _LAUNCH, *map(str, pipes), *([str(code)] if code else [])]
+        arguments = [sys.executable, "-c", _LAUNCH, *map(str, pipes), *(code.places if code else [])]
+        self._closed = False
         with open(self._log, "wb") as log:
             self._process = subprocess.Popen(
                 arguments,
-                env=environment_of_child(HubView(home / "hf"), home.name),
+                env=_environment(home),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -68,10 +90,13 @@ class Worker:
             stdin.write(json.dumps(asked).encode() + b"\n")
             stdin.flush()
         except BrokenPipeError:
-            raise RunFailed(f"the process ended before it was asked{self.last_words()}") from None
+            raise RunFailed("the process ended before it was asked", self) from None
 
     def close(self) -> None:
-        """End the process and whatever it started."""
+        """End the process and whatever it started; once."""
+        if self._closed:
+            return
+        self._closed = True
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -85,6 +110,15 @@ class Worker:
         """The end of what it wrote to its standard output and error."""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return "".join(f"\n    {line}" for line in lines)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    environment = environment_of_child(HubView(home / "hf"), home.name)
+    # Options that a user gives to pytest would drop benchmarks without a word.
+    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
+        environment.pop(name, None)
+    # Otherwise asking whether there is a device is enough to make forks unable to use it.
+    return {**environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def answers(asked: Sequence[Worker]) -> list[dict[str, Any]]:
@@ -104,13 +138,11 @@ def answers(asked: Sequence[Worker]) -> list[dict[str, Any]]:
             ready = selector.select(max(0.0, deadline - time.monotonic()))
             if not ready:
                 slow = by_pipe[next(iter(waiting))]
-                raise RunFailed(
-                    f"nothing was measured within {slow.timeout:g} s (raise --timeout){slow.last_words()}"
-                )
+                raise RunFailed(f"nothing was measured within {slow.timeout:g} s (raise --timeout)", slow)
             for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
                 if not data:
-                    raise RunFailed(f"the process that was to measure ended{by_pipe[key.fd].last_words()}")
+                    raise RunFailed("the process that was to measure ended", by_pipe[key.fd])
                 said[key.fd] += data
                 if said[key.fd].endswith(b"\n"):
                     selector.unregister(key.fd)
@@ -123,7 +155,7 @@ def _check(answer: dict[str, Any], worker: Worker) -> None:
     if "refused" in answer:
         raise CannotAssess(answer["refused"])
     if "error" in answer:
-        raise RunFailed(f"{answer['error']}{worker.last_words()}")
+        raise RunFailed(answer["error"], worker)
 
 
 class Workers:
@@ -141,11 +173,11 @@ class Workers:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def one(self, code: Path | None, timeout: float) -> Worker:
+    def one(self, code: Code | None, timeout: float) -> Worker:
         """A worker that measures alone."""
         return self._start(code, timeout, None)
 
-    def pair(self, first: Path | None, second: Path | None, timeout: float) -> tuple[Worker, Worker]:
+    def pair(self, first: Code | None, second: Code | None, timeout: float) -> tuple[Worker, Worker]:
         """Two workers that take turns, for two versions of the code."""
         (from_first, to_second), (from_second, to_first) = os.pipe(), os.pipe()
         try:
@@ -157,7 +189,7 @@ class Workers:
             for pipe in (from_first, to_second, from_second, to_first):
                 os.close(pipe)
 
-    def _start(self, code: Path | None, timeout: float, turns: tuple[int, int] | None) -> Worker:
+    def _start(self, code: Code | None, timeout: float, turns: tuple[int, int] | None) -> Worker:
         self._count += 1
         worker = Worker(self._scratch / str(self._count), code, timeout, turns)
         self._stack.callback(worker.close)
@@ -180,15 +212,15 @@ def checkout(ref: str, repository: Path) -> Iterator[tuple[Path, str]]:
             "`git fetch --depth 1 origin REF`), a file or a folder of results"
         )
     with tempfile.TemporaryDirectory(prefix="conformance-worktree-") as folder:
-        place = Path(folder) / "code"
-        told = subprocess.run(
-            ["git", "-C", str(repository), "worktree", "add", "--detach", str(place), commit],
-            capture_output=True,
-            text=True,
-        )
-        if told.returncode:
-            raise CannotAssess(f"git made no worktree of {ref}: {told.stderr.strip()}")
+        place = Path(folder).resolve() / "code"
         try:
+            told = subprocess.run(
+                ["git", "-C", str(repository), "worktree", "add", "--detach", str(place), commit],
+                capture_output=True,
+                text=True,
+            )
+            if told.returncode:
+                raise CannotAssess(f"git made no worktree of {ref}: {told.stderr.strip()}")
             yield place, commit
         finally:
             subprocess.run(

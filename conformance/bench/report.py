@@ -87,11 +87,16 @@ def summary(comparison: Comparison) -> str:
 
 
 def method(comparison: Comparison) -> str:
-    """How the verdict was come to, in two sentences."""
+    """How the verdict was come to, in a few sentences."""
     detectable = comparison.as_json()["detectable"]
+    taken = (
+        "of rounds that were timed in turns"
+        if comparison.paired
+        else "of runs that were not made in turns, so that what changed on the machine between them counts too"
+    )
     return (
-        f"Slower: a one-sided t test on the logarithms of paired medians refuses a slow-down of half a per cent or less, with at "
-        f"most {100 * comparison.level:g} % of false alarms over all benchmarks together (Holm). No regression: a slow-down of "
+        f"Slower: a one-sided t test on logarithms {taken}, refuses a slow-down of half a per cent or less, with at most "
+        f"{100 * comparison.level:g} % of false alarms over all benchmarks together (Holm). No regression: a slow-down of "
         f"{100 * detectable:.3g} % is excluded at 95 %; what is neither is inconclusive."
     )
 
@@ -125,15 +130,17 @@ def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
     ]
 
 
-def write_all(comparison: Comparison, base: Recording, head: Recording, out: Path) -> None:
-    """``verdict.json``, ``summary.md`` and ``report.html`` in ``out``."""
+def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | None, out: Path) -> None:
+    """``verdict.json`` and ``summary.md`` in ``out``, and ``report.html`` where there are recordings to draw."""
     from conformance.bench.page import comparison_page
 
     out.mkdir(parents=True, exist_ok=True)
-    verdict = {**comparison.as_json(), "environment": head.runs[0].environment}
+    environment = recordings[1].runs[0].environment if recordings else None
+    verdict = {**comparison.as_json(), "environment": environment}
     (out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
     (out / "summary.md").write_text(summary(comparison), encoding="utf-8")
-    (out / "report.html").write_text(comparison_page(comparison, base, head), encoding="utf-8")
+    if recordings:
+        (out / "report.html").write_text(comparison_page(comparison, *recordings), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:

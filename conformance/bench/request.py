@@ -17,10 +17,11 @@ ROUNDS = 60
 class BenchRequest:
     """One process: which targets, at which size, on which device.
 
-    ``code`` is the directory whose packages are the targets' code (a checkout of another commit, say), None for what is
-    installed. ``injected`` slows a benchmark down on purpose, by its name: how much extra work is in each round (see
-    :mod:`conformance.bench.injection`); ``injected_bytes`` are allocated beside it. ``first`` says which of two processes that
-    take turns begins, None that this one runs alone; ``processor`` is the one that both keep to.
+    ``code`` is the root of the checkout that the targets' code must come from, None for what is installed; ``repository`` the
+    one that it was made of, whose own files must not be loaded in its place. ``injected`` slows a benchmark down on purpose,
+    by its name: how much extra work is in each round (see :mod:`conformance.bench.injection`); ``injected_bytes`` are
+    allocated beside it. ``first`` says which of two processes that take turns begins, None that this one runs alone;
+    ``processor`` is the one that both keep to.
     """
 
     targets: tuple[str, ...]
@@ -37,6 +38,7 @@ class BenchRequest:
     recipes: tuple[str, ...] = ()
     config: str | None = None
     code: str | None = None
+    repository: str | None = None
     injected: Mapping[str, int] = field(default_factory=dict)
     injected_bytes: int = 0
     first: bool | None = None

@@ -15,6 +15,10 @@ from conformance.run_request import CannotAssess
 SCHEMA = 1
 
 
+#: What every benchmark records beside its times.
+_FACTS = {"workload", "batch", "tokens", "tokens_per_second", "flops", "bytes_read", "flops_per_second"}
+
+
 class InvalidResults(CannotAssess):
     """A stored result cannot be used. The message names the file, what is wrong with it, and what to do."""
 
@@ -99,11 +103,11 @@ def read(place: Path, label: str = "") -> Recording:
         InvalidResults: saying which file is no result of ours, and what is wrong with it.
     """
     if place.is_dir():
-        # A comparison's verdict lies beside the runs that it was made from.
-        files = sorted(path for path in place.glob("*.json") if path.name != "verdict.json")
+        files = sorted(place.glob("*.json"))
         if not files:
             raise InvalidResults(
-                f"{place} holds no results: `conformance bench run --out {place}` writes them"
+                f"{place} holds no results: `conformance bench run --out {place}` writes them; a comparison's lie in `runs/base` "
+                "and `runs/head` of its folder"
             )
     else:
         files = [place]
@@ -185,7 +189,10 @@ def _benchmark(entry: Mapping[str, Any]) -> Benchmark:
     seconds = float(entry["stats"]["median"])
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"a median of {seconds} s")
-    peak = entry.get("extra_info", {}).get("peak_memory_bytes")
+    missing = _FACTS - entry["extra_info"].keys()
+    if missing:
+        raise ValueError(f"{entry['name']} without {', '.join(sorted(missing))}")
+    peak = entry["extra_info"].get("peak_memory_bytes")
     return Benchmark(str(entry["name"]), seconds, None if peak is None else int(peak), entry)
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.processes import Worker, Workers, answers, checkout, repository_of
+from conformance.bench.processes import Code, RunFailed, Worker, Workers, answers, checkout, repository_of
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, labelled
 from conformance.run_request import CannotAssess
 
 #: Told before each process starts: what it is, its number, and how many there will be.
 Announce = Callable[[str, int, int], None]
-#: A fresh process each time meets the machine as a user would; forks of a warmed one start sooner.
-PROCESSES = ("fresh", "forked")
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,15 @@ class Side:
     """One version of the code: ``label`` for people, ``code`` where it lies (None: what is installed)."""
 
     label: str
-    code: Path | None
+    code: Code | None
+
+
+class SideFailed(RunFailed):
+    """The process of one version did not measure; ``side`` is ``base`` or ``head``."""
+
+    def __init__(self, side: str, label: str, failure: RunFailed) -> None:
+        Exception.__init__(self, f"{label}: {failure}")
+        self.side = side
 
 
 def record(
@@ -60,7 +65,7 @@ class Pairs:
     """
 
     def __init__(self, base: Side, head: Side, *, processes: str = "fresh", timeout: float) -> None:
-        self._codes = {"base": base.code, "head": head.code}
+        self._sides = {"base": base, "head": head}
         self._forks = processes == "forked"
         self._timeout = timeout
         self._workers = Workers()
@@ -80,26 +85,41 @@ class Pairs:
         requests = {"base": base, "head": head}
         order = ("base", "head") if number % 2 == 0 else ("head", "base")
         two = self._warmed.get(order[0]) or self._workers.pair(
-            self._codes[order[0]], self._codes[order[1]], self._timeout
+            self._sides[order[0]].code, self._sides[order[1]].code, self._timeout
         )
-        places = {name: _place(out, f"{name}-{number + 1:03d}.json") for name in order}
-        for name, worker in zip(order, two, strict=True):
-            code = self._codes[name]
-            asked = replace(
-                requests[name],
-                memory=number == 0,
-                code=str(code) if code else None,
-                first=name == order[0],
-                processor=_processor(base.device),
-            )
-            worker.ask(asked, places[name], fork=self._forks)
-        measured = dict(zip(order, answers(two), strict=True))
+        places = {name: _place(out / name, f"{number + 1:03d}.json") for name in order}
+        try:
+            measured = self._measured(requests, order, two, places, number)
+        except RunFailed as failure:
+            side = order[two.index(failure.worker)]
+            raise SideFailed(side, self._sides[side].label, failure) from failure
         if self._forks:
             self._warmed[order[0]] = two
         else:
             for worker in two:
                 worker.close()
         return {name: (measured[name], str(places[name])) for name in requests}
+
+    def _measured(
+        self,
+        requests: Mapping[str, BenchRequest],
+        order: Sequence[str],
+        two: Sequence[Worker],
+        places: Mapping[str, Path],
+        number: int,
+    ) -> dict[str, Any]:
+        for name, worker in zip(order, two, strict=True):
+            code = self._sides[name].code
+            asked = replace(
+                requests[name],
+                memory=number == 0,
+                code=str(code.root) if code else None,
+                repository=str(code.repository) if code else None,
+                first=name == order[0],
+                processor=_processor(requests[name].device),
+            )
+            worker.ask(asked, places[name], fork=self._forks)
+        return dict(zip(order, answers(two), strict=True))
 
 
 def record_pairs(
@@ -113,7 +133,7 @@ def record_pairs(
     timeout: float,
     announce: Announce = lambda what, number, total: None,
 ) -> tuple[Recording, Recording]:
-    """``pairs`` of processes of two versions, stored as ``base-001.json``, ``head-001.json`` and so on in ``out``."""
+    """``pairs`` of processes of two versions, stored as ``001.json`` and so on in ``out/base`` and ``out/head``."""
     made = []
     with Pairs(base, head, processes=processes, timeout=timeout) as measuring:
         for number in range(pairs):
@@ -149,23 +169,17 @@ def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, 
         raise CannotAssess(
             f"{base} is no file, and {directory} is in no git repository: run it inside one, or name stored results"
         )
-    inside = directory.resolve().relative_to(repository.resolve())
+    repository = repository.resolve()
+    inside = directory.resolve().relative_to(repository)
     with ExitStack() as stack:
 
         def side(ref: str | None) -> Side:
             if ref is None:
-                return Side("working tree", directory)
+                return Side("working tree", Code(directory.resolve(), repository, repository))
             place, commit = stack.enter_context(checkout(ref, repository))
             if not (place / inside).is_dir():
                 raise CannotAssess(f"{ref} has no folder {inside}, from which it was to be measured")
-            return Side(
-                f"{ref} ({commit[:10]})" if not commit.startswith(ref) else commit[:10], place / inside
-            )
+            label = commit[:10] if commit.startswith(ref) else f"{ref} ({commit[:10]})"
+            return Side(label, Code(place / inside, place, repository))
 
         yield side(base), side(head)
-
-
-def store(place: Path, value: Any) -> None:
-    """Write JSON that people may read."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

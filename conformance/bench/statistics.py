@@ -91,9 +91,9 @@ def steady_from(seconds: Sequence[float]) -> int:
 class Slowdown:
     """What pairs of runs say about the logarithm of head's time over base's.
 
-    ``estimate`` is the mean over ``pairs``, ``deviation`` the standard deviation of one pair; ``at_least`` and ``at_most``
-    are one-sided bounds: it is a regression if ``at_least`` exceeds what is negligible, and excludes one if ``at_most``
-    does not exceed what was to be detected. ``probability`` is the p-value of a time that is at most negligibly longer.
+    ``estimate`` is the mean over ``pairs``, ``deviation`` the standard deviation of one pair, ``probability`` the p-value of a
+    time that is at most negligibly longer, and ``at_most`` the one-sided upper bound, which excludes a regression if it does
+    not exceed what was to be detected.
     """
 
     pairs: int

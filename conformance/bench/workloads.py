@@ -94,15 +94,17 @@ def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
     if point.workload == "train":
         parameters = [parameter for parameter in llm.parameters() if parameter.requires_grad]
 
-        def train(_: Any) -> Any:
+        def without_gradients() -> None:
             for parameter in parameters:
                 parameter.grad = None
-            loss = forward(input_ids=ids, attention_mask=mask, labels=ids).loss
+
+        def train(_: Any) -> Any:
+            loss = forward(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
             loss.backward()
             return loss
 
         flops = 3 * (per_token * ids.numel() + attention_flops(llm, point.batch, 0, point.tokens))
-        return Work(train, lambda: None, ids.numel(), flops, 2 * weights)
+        return Work(train, without_gradients, ids.numel(), flops, 2 * weights)
 
     def filled() -> Any:
         with torch.no_grad():

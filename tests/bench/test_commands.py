@@ -68,18 +68,23 @@ def test_a_forward_that_runs_twice_is_found(repository: Path, tmp_path: Path) ->
     (found,) = verdict["benchmarks"]
     assert (verdict["result"], found["finding"]) == ("REGRESSION", "slower")
     assert found["ratio"] == pytest.approx(2, rel=0.35)
-    assert found["base_bytes"] <= found["head_bytes"]
-    assert len(list((out / "runs").glob("base-*.json"))) == 4
+    assert found["base_bytes"] == found["head_bytes"], "the first pass is gone when the second begins"
+    assert len(list((out / "runs" / "base").glob("*.json"))) == 4
     assert "slower" in (out / "summary.md").read_text()
     trees = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines()
     assert len(trees) == 1, "no worktree is left behind"
-    assert run("compare", "--base", str(out / "runs"), "--head", str(out / "runs")) in (0, 2)
+    stored = [str(out / "runs" / side) for side in ("base", "head")]
+    assert run("compare", "--base", stored[0], "--head", stored[1]) == 1
 
 
 def test_a_base_that_does_not_build_is_told(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("compare", *TARGET, "--base", "broken", "--pairs", "2", *QUICK) == 2
-    told = capsys.readouterr().err
-    assert "half of a commit" in told
+    assert "half of a commit" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_head_that_does_not_build_fails(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("compare", *TARGET, "--base", "clean", "--head", "broken", "--pairs", "2", *QUICK) == 1
+    assert "half of a commit" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,9 @@ def test_a_base_that_does_not_build_is_told(repository: Path, capsys: pytest.Cap
         (["compare", "--base", "clean", "--workload", "prefill,sleep"], "--workload is 'sleep'"),
         (["compare", "--base", "clean", "--head", "mine.py"], "are not of one kind"),
         (["compare", "--base", "mine.py", "--head", "mine.py"], "mine.py is no JSON"),
+        (["compare", "--base", "clean", "--attention", "sdpa,flash"], "--attention is 'flash'"),
+        (["compare", "--base", "clean", "--rounds", "3"], "--rounds is 3"),
+        (["compare", "--base", "clean", "--timeout", "0"], "--timeout is 0"),
         (["run", "--runs", "0"], "--runs is 0"),
         (["run", "--device", "tpu"], "--device is 'tpu'"),
         (["run", "--processes", "some"], "--processes is 'some'"),

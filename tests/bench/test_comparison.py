@@ -89,7 +89,7 @@ def test_a_renamed_benchmark_fails_and_a_new_one_does_not() -> None:
         ("measured", "out-of-memory", Finding.BROKEN),
         ("out-of-memory", "measured", Finding.NEW),
         ("out-of-memory", "out-of-memory", Finding.INCONCLUSIVE),
-        ("not-applicable", "not-applicable", Finding.SAME),
+        ("not-applicable", "not-applicable", Finding.INCONCLUSIVE),
     ],
 )
 def test_a_point_that_could_not_be_measured(base: str, head: str, finding: Finding) -> None:
@@ -103,15 +103,44 @@ def test_a_point_that_could_not_be_measured(base: str, head: str, finding: Findi
     assert findings == {PREFILL: Finding.SAME, DECODE: finding}, "the other results are kept"
 
 
-def test_a_disturbed_run_is_no_evidence() -> None:
+@pytest.mark.parametrize("factor", [1.0, 1.2])
+def test_a_disturbed_run_is_no_evidence(factor: float) -> None:
     base = runs("base", STEADY)
     disturbed = [
-        document(entry(PREFILL, [value]), points=[(PREFILL, "measured", "throttled: power cap")])
+        document(entry(PREFILL, [factor * value]), points=[(PREFILL, "measured", "throttled: thermal")])
         for value in STEADY
     ]
     comparison = compare(base, recording("head", *disturbed), paired=True)
     assert (only(comparison), comparison.exit_status) == (Finding.INCONCLUSIVE, 2)
-    assert "power cap" in comparison.benchmarks[0].why
+    assert "thermal" in comparison.benchmarks[0].why
+
+
+def test_memory_that_one_side_did_not_record_is_not_the_same() -> None:
+    comparison = compare(runs("base", STEADY), runs("head", STEADY, memory=None), paired=True)
+    assert (only(comparison), comparison.exit_status) == (Finding.INCONCLUSIVE, 2)
+
+
+def test_what_one_of_two_in_turns_does_not_have() -> None:
+    """Measured in neither, as there is nobody to take turns with: gone if base has it, new if head has."""
+
+    def side(label: str, *points: tuple[str, str, str]) -> Recording:
+        return recording(label, *(document(entry(PREFILL, [1.0]), points=points) for _ in range(3)))
+
+    alone = (DECODE, "alone", "the other version has no such benchmark")
+    gone = compare(side("base", alone), side("head"), paired=True)
+    assert [one.finding for one in gone.benchmarks] == [Finding.SAME, Finding.MISSING]
+    new = compare(side("base"), side("head", alone), paired=True)
+    assert [one.finding for one in new.benchmarks] == [Finding.SAME, Finding.NEW]
+
+
+@pytest.mark.parametrize(("broken", "status"), [("base", 2), ("head", 1)])
+def test_a_version_that_cannot_be_built(broken: str, status: int) -> None:
+    alone = [document(points=[(PREFILL, "alone", "the other version has no such benchmark")])]
+    failed = [document(points=[("build[x]", "failed", "RuntimeError: no")])]
+    sides = {name: recording(name, *(failed if name == broken else alone)) for name in ("base", "head")}
+    comparison = compare(sides["base"], sides["head"], paired=True)
+    assert comparison.exit_status == status
+    assert "RuntimeError: no" in " ".join(one.why for one in comparison.benchmarks)
 
 
 def test_single_stored_runs_are_inconclusive_and_several_are_compared() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from conformance.bench.history import history, steps
 from conformance.bench.results import InvalidResults, read
-from tests.bench.samples import PREFILL, document, entry
+from tests.bench.samples import DEVICE, PREFILL, document, entry
 
 
 def write(path: Path, value: object) -> Path:
@@ -20,7 +20,6 @@ def write(path: Path, value: object) -> Path:
 def test_a_folder_is_read_in_the_order_of_time(tmp_path: Path) -> None:
     write(tmp_path / "a.json", document(entry(PREFILL, [2.0]), recorded="2026-01-02T00:00:00+00:00"))
     write(tmp_path / "b.json", document(entry(PREFILL, [1.0]), recorded="2026-01-01T00:00:00+00:00"))
-    write(tmp_path / "verdict.json", {"result": "REGRESSION"})
     assert read(tmp_path).seconds(PREFILL) == [1.0, 2.0]
 
 
@@ -35,6 +34,7 @@ def test_a_folder_is_read_in_the_order_of_time(tmp_path: Path) -> None:
             "schema 99, and this release reads 1: use a newer release",
         ),
         (document({**entry(PREFILL, [1.0]), "stats": {"median": 0}}), "a median of 0.0 s"),
+        (document({**entry(PREFILL, [1.0]), "extra_info": {}}), "without batch"),
     ],
 )
 def test_what_is_no_result_is_refused_by_name(tmp_path: Path, value: object, told: str) -> None:
@@ -95,3 +95,11 @@ def test_history_orders_recordings_by_time(tmp_path: Path) -> None:
         ("day-1", pytest.approx(2.0)),
         ("day-2", pytest.approx(4.0)),
     ]
+
+
+def test_two_devices_make_no_history(tmp_path: Path) -> None:
+    write(tmp_path / "a.json", document(entry(PREFILL, [1.0])))
+    other = {"device": {**DEVICE, "name": "another"}}
+    write(tmp_path / "b.json", document(entry(PREFILL, [1.0]), environment=other))
+    with pytest.raises(InvalidResults, match="different devices"):
+        history([tmp_path / "a.json", tmp_path / "b.json"])

@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from conformance.bench.machine import disturbances, peak_memory, state
+from conformance.bench.machine import disturbances, held_memory, peak_memory, state
 from conformance.bench.timers import DeviceInstant
 from conformance.bench.workloads import (
     Point,
@@ -94,6 +94,24 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
     assert peak_memory("cpu", work) == pytest.approx(3000, abs=128)
 
 
+def test_peak_memory_is_the_same_number_each_time() -> None:
+    """Also after other work was measured in the process, and after blocks that it knew were freed unseen."""
+    llm = tiny()
+    train, prefill = (
+        work_of(llm, llm, Point("x", "probe", name, "eager", 2, 24), 0) for name in ("train", "prefill")
+    )
+
+    def measured(work: Any) -> int:
+        prepared = work.prepare()
+        return peak_memory("cpu", lambda: work.run(prepared))
+
+    measured(train)
+    first = measured(train), measured(prefill)
+    llm.zero_grad(set_to_none=True)
+    assert (measured(train), measured(prefill)) == first == (measured(train), measured(prefill))
+    assert held_memory("cpu", llm) >= 4 * sum(parameter.numel() for parameter in llm.parameters())
+
+
 class Event:
     """Stands in for `torch.cuda.Event`: the device is `done` three milliseconds after it was given work."""
 
@@ -143,7 +161,6 @@ def test_throttling_and_neighbours_are_read_from_the_driver(
     assert (found["sm_clock_mhz"], found["power_watts"]) == (1980.0, 301.5)
     assert found["throttled"] == ["power cap", "thermal (software)"]
     assert disturbances({}, found) == [
-        "throttled: power cap",
         "throttled: thermal (software)",
         "1 other processes on the device",
     ]
@@ -153,7 +170,16 @@ def test_throttling_and_neighbours_are_read_from_the_driver(
     assert disturbances(state("cpu"), state("cpu")) == []
 
 
-def test_a_driver_that_does_not_answer_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    "answer", [None, "570.1, [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A]", "nonsense"]
+)
+def test_a_driver_that_does_not_answer_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, answer: str | None
+) -> None:
+    if answer is not None:
+        tool = tmp_path / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho '{answer}'\n")
+        tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: object())
