@@ -247,6 +247,9 @@ def power(
     pairs: Annotated[int, typer.Option(help="Pairs that a comparison takes.")] = PAIRS,
     recorded: Annotated[int, typer.Option(help="Pairs to record of each slow-down.")] = 40,
     draws: Annotated[int, typer.Option(help="Comparisons to draw from the recording.")] = 1000,
+    confirm: Annotated[
+        int, typer.Option(help="Comparisons to run end to end besides, half of them without a slow-down.")
+    ] = 0,
     recording: Annotated[
         Optional[Path], typer.Option(help="Folder of an earlier run: draw from it, and record nothing.")
     ] = None,
@@ -272,10 +275,12 @@ def power(
     Exit status: 0 measured, 2 something could not be measured, 130 interrupted.
     """
     from conformance.bench.charts import as_svg, power_curve
-    from conformance.bench.power import rates, read_recording, record_slowdowns
+    from conformance.bench.power import Experiment, rates, read_recording
     from conformance.bench.report import power_rows, shortened, table
 
     _at_least("--pairs", pairs, 2)
+    _at_least("--confirm", confirm, 0)
+    told: dict[str, Any] = {"pairs": pairs}
     if recording is None:
         request = _request(
             targets, backbone_id, size, device, attention, workload, False, rounds, seed, hub, recipes, config
@@ -285,17 +290,19 @@ def power(
                 f"--recorded is {recorded}, but should be {pairs} or more, which a comparison takes (--pairs)"
             )
         with _folder(out and out / "runs") as folder, _progress() as announce:
-            recordings = _measured(
-                lambda: record_slowdowns(
-                    request, recorded, folder,
-                    processes=_one_of("--processes", processes, PROCESSES), timeout=_seconds(timeout), announce=announce,
-                )
-            )  # fmt: skip
+            experiment = Experiment(
+                request, folder, _one_of("--processes", processes, PROCESSES), _seconds(timeout), announce
+            )
+            calibration = _measured(experiment.calibrate)
+            recordings = _measured(lambda: experiment.record(calibration, recorded))
+            told["memory"] = _measured(lambda: experiment.inject_memory(calibration))
+            confirmed = _measured(lambda: list(experiment.confirm(calibration, confirm, pairs)))
+            told["confirmations"] = [one.as_json() for one in confirmed]
     else:
         recordings = read_recording(recording)
     found = list(rates(recordings, pairs, draws=_at_least("--draws", draws, 1), seed=seed))
-    environment = next(iter(recordings.values()))[0].runs[0].environment
-    told = {"pairs": pairs, "environment": environment, "rates": [rate.as_json() for rate in found]}
+    told["environment"] = next(iter(recordings.values()))[0].runs[0].environment
+    told["rates"] = [rate.as_json() for rate in found]
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "power.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
@@ -309,6 +316,15 @@ def power(
             shortened(power_rows(found)),
         )
     )
+    if "memory" in told:
+        memory = told["memory"]
+        say(
+            f"  {memory['injectedBytes']:,} bytes more were found in {memory['found']} of {memory['of']} benchmarks"
+        )
+    for one in told.get("confirmations", ()):
+        say(
+            f"  confirmed, slowed by {100 * one['slowdown']:g} %: {one['result']}, {len(one['slower'])} slower"
+        )
     say(f"  files: {out / 'power.json'}, power.svg and runs beside it" if out else "  files: add --out DIR")
 
 

@@ -8,10 +8,11 @@ import random
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.comparison import logarithms
+from conformance.bench.comparison import Finding, compare, logarithms
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, labelled
 from conformance.bench.running import Announce, Pairs, Side, record
@@ -20,6 +21,10 @@ from conformance.run_request import CannotAssess
 
 #: Shares of a benchmark's time that are added to it; nothing first, which is the question of false alarms.
 SLOWDOWNS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)
+#: What comparisons are confirmed with, end to end: what is to be found nearly always, and most of the time.
+CONFIRMED = (0.05, 0.03)
+#: Of the smallest peak: ten times what counts as more memory.
+MEMORY_SHARE = 0.01
 DRAWS = 1000
 
 
@@ -42,34 +47,120 @@ class Rate:
         return asdict(self)
 
 
-def record_slowdowns(
-    request: BenchRequest, recorded: int, out: Path, *, processes: str, timeout: float, announce: Announce
-) -> dict[float, tuple[Recording, Recording]]:
-    """``recorded`` pairs of the installed code with itself for each of :data:`SLOWDOWNS`, head's rounds made longer by it.
+@dataclass(frozen=True)
+class Calibration:
+    """How many units of extra work are as long as a round of each benchmark, and the least that any of them allocates."""
 
-    Kinds are recorded in turn, so that none of them has the quiet hour for itself.
-    """
-    units = _units(request, out / "calibration", timeout, announce)
-    made: dict[float, list[dict[str, tuple[Any, str]]]] = {share: [] for share in SLOWDOWNS}
-    own = Side("installed", None)
-    with Pairs(own, own, processes=processes, timeout=timeout) as measuring:
-        for number in range(recorded):
-            for share in SLOWDOWNS:
-                announce(f"slowed by {100 * share:g} %, pair", number + 1, recorded)
-                slowed = {name: round(share * per_round) for name, per_round in units.items()}
-                slower = replace(request, injected=slowed)
-                made[share].append(measuring.measure(request, slower, number, out / _folder(share)))
-    return {
-        share: (
-            labelled("installed", [pair["base"] for pair in pairs]),
-            labelled(f"slowed by {100 * share:g} %", [pair["head"] for pair in pairs]),
+    units: Mapping[str, float]
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One comparison as a user runs it: what head was slowed by, the verdict, and which benchmarks it called slower."""
+
+    slowdown: float
+    result: str
+    slower: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Pairs of the installed code with itself, head's rounds made longer on purpose."""
+
+    request: BenchRequest
+    out: Path
+    processes: str
+    timeout: float
+    announce: Announce
+
+    def calibrate(self) -> Calibration:
+        """Time the benchmarks and a unit of extra work, once.
+
+        Raises:
+            CannotAssess: if nothing could be measured.
+        """
+        recording = record(
+            self.request, 1, self.out / "calibration", timeout=self.timeout, announce=self.announce
         )
-        for share, pairs in made.items()
-    }
+        run = recording.runs[0]
+        unit = run.ceilings.get("seconds_per_unit")
+        if not unit or not run.benchmarks:
+            raise CannotAssess(
+                f"nothing could be measured: {'; '.join(run.unmeasured.values()) or 'no benchmark'}"
+            )
+        return Calibration(
+            {name: one.seconds / unit for name, one in run.benchmarks.items()},
+            min(one.peak_memory or 0 for one in run.benchmarks.values()),
+        )
+
+    def record(self, calibration: Calibration, recorded: int) -> dict[float, tuple[Recording, Recording]]:
+        """``recorded`` pairs for each of :data:`SLOWDOWNS`, in turn: none of them has the quiet hour for itself."""
+        made: dict[float, list[dict[str, tuple[Any, str]]]] = {share: [] for share in SLOWDOWNS}
+        with self._pairs() as measuring:
+            for number in range(recorded):
+                for share in SLOWDOWNS:
+                    self.announce(f"slowed by {100 * share:g} %, pair", number + 1, recorded)
+                    slower = self._slowed(calibration, share)
+                    place = self.out / _folder(share)
+                    made[share].append(measuring.measure(self.request, slower, number, place))
+        return {share: _recordings(share, pairs) for share, pairs in made.items()}
+
+    def inject_memory(self, calibration: Calibration) -> dict[str, Any]:
+        """Let head hold one per cent more than the smallest peak: how many benchmarks are found to need more memory."""
+        hoarded = max(1, round(MEMORY_SHARE * calibration.peak_bytes))
+        with self._pairs() as measuring:
+            self.announce("more memory, pair", 1, 1)
+            hungrier = replace(self.request, injected_bytes=hoarded)
+            pair = measuring.measure(self.request, hungrier, 0, self.out / "more-memory")
+        found = compare(*_recordings(0.0, [pair]), paired=True).benchmarks
+        return {
+            "injectedBytes": hoarded,
+            "found": sum(one.finding is Finding.HUNGRIER for one in found),
+            "of": len(found),
+        }
+
+    def confirm(self, calibration: Calibration, comparisons: int, pairs: int) -> Iterator[Confirmation]:
+        """Comparisons end to end, every other one of them without a slow-down, the others with one of :data:`CONFIRMED`."""
+        kinds = [kind for share in CONFIRMED for kind in (0.0, share)]
+        for number, share in zip(range(comparisons), cycle(kinds), strict=False):
+            made = []
+            with self._pairs() as measuring:
+                for pair in range(pairs):
+                    self.announce(
+                        f"comparison {number + 1} of {comparisons}, slowed by {100 * share:g} %, pair",
+                        pair + 1,
+                        pairs,
+                    )
+                    place = self.out / "confirmation" / f"{number + 1:03d}"
+                    made.append(
+                        measuring.measure(self.request, self._slowed(calibration, share), pair, place)
+                    )
+            verdict = compare(*_recordings(share, made), paired=True)
+            slower = tuple(one.name for one in verdict.benchmarks if one.finding is Finding.SLOWER)
+            yield Confirmation(share, verdict.result, slower)
+
+    def _pairs(self) -> Pairs:
+        own = Side("installed", None)
+        return Pairs(own, own, processes=self.processes, timeout=self.timeout)
+
+    def _slowed(self, calibration: Calibration, share: float) -> BenchRequest:
+        units = {name: round(share * per_round) for name, per_round in calibration.units.items()}
+        return replace(self.request, injected=units)
+
+
+def _recordings(share: float, pairs: list[dict[str, tuple[Any, str]]]) -> tuple[Recording, Recording]:
+    return (
+        labelled("installed", [pair["base"] for pair in pairs]),
+        labelled(f"slowed by {100 * share:g} %", [pair["head"] for pair in pairs]),
+    )
 
 
 def read_recording(place: Path) -> dict[float, tuple[Recording, Recording]]:
-    """What :func:`record_slowdowns` stored in ``place``.
+    """What :meth:`Experiment.record` stored in ``place``.
 
     Raises:
         CannotAssess: where it holds no such recording.
@@ -77,7 +168,7 @@ def read_recording(place: Path) -> dict[float, tuple[Recording, Recording]]:
     runs = place / "runs" if (place / "runs").is_dir() else place
     found = {}
     for share in SLOWDOWNS:
-        sides = [sorted((runs / _folder(share)).glob(f"{name}-*.json")) for name in ("base", "head")]
+        sides = [sorted((runs / _folder(share) / name).glob("*.json")) for name in ("base", "head")]
         if not sides[0] or len(sides[0]) != len(sides[1]):
             raise CannotAssess(
                 f"{runs / _folder(share)} holds no pairs of runs: `conformance bench power --out DIR` records them"
@@ -128,15 +219,3 @@ def rates(
 
 def _folder(share: float) -> str:
     return f"slowed-{1000 * share:02.0f}-per-mille"
-
-
-def _units(request: BenchRequest, out: Path, timeout: float, announce: Announce) -> dict[str, float]:
-    """How many units of extra work are as long as a round of each benchmark."""
-    recording = record(request, 1, out, timeout=timeout, announce=announce)
-    run = recording.runs[0]
-    unit = run.ceilings.get("seconds_per_unit")
-    if not unit or not run.benchmarks:
-        raise CannotAssess(
-            f"nothing could be measured: {'; '.join(run.unmeasured.values()) or 'no benchmark'}"
-        )
-    return {name: one.seconds / unit for name, one in run.benchmarks.items()}

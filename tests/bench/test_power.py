@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
 import pytest
 
 from conformance.bench.charts import as_svg, power_curve
-from conformance.bench.power import rates
+from conformance.bench.power import SLOWDOWNS, rates, read_recording
 from conformance.bench.report import labels
 from conformance.bench.results import Recording
 from conformance.run_request import CannotAssess
@@ -58,3 +60,18 @@ def test_short_names_are_used_where_they_are_enough() -> None:
     other = "train[phi-2-probe-eager-b1-s16]"
     assert labels([PREFILL, other]) == {PREFILL: PREFILL, other: other}
     assert labels([PREFILL, "any"]) == {PREFILL: "prefill b1 s32", "any": "any"}
+
+
+def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
+    base, head = document(entry(PREFILL, [1.0])), document(entry(PREFILL, [2.0]))
+    for share in SLOWDOWNS:
+        for side, stored in (("base", base), ("head", head)):
+            folder = tmp_path / "runs" / f"slowed-{1000 * share:02.0f}-per-mille" / side
+            folder.mkdir(parents=True)
+            (folder / "001.json").write_text(json.dumps(stored))
+    found = read_recording(tmp_path)
+    assert {
+        share: (one.seconds(PREFILL), other.seconds(PREFILL)) for share, (one, other) in found.items()
+    } == {share: ([1.0], [2.0]) for share in SLOWDOWNS}
+    with pytest.raises(CannotAssess, match="holds no pairs of runs"):
+        read_recording(tmp_path / "elsewhere")
