@@ -114,9 +114,8 @@ class Worker:
 
 def _environment(home: Path) -> dict[str, str]:
     environment = environment_of_child(HubView(home / "hf"), home.name)
-    # Options that a user gives to pytest would drop benchmarks without a word.
-    for name in ("PYTEST_ADDOPTS", "PYTEST_PLUGINS"):
-        environment.pop(name, None)
+    # What a user, or a pytest around us, tells pytest would drop or disable benchmarks without a word.
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     # Otherwise asking whether there is a device is enough to make forks unable to use it.
     return {**environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 

@@ -293,7 +293,7 @@ def test_the_inference_prompt_is_a_prefix_of_training(
         )
 
 
-@requirement("PRM-15", MUST, needs=["PRM-07", "PRM-11", "PAD-08"], uses=["prompt_builder_fn"])
+@requirement("PRM-15", MUST, needs=["PRM-07", "PRM-11", "PAD-08", "TOK-05"], uses=["prompt_builder_fn"])
 @for_all(messages=exchanges, action=actions)
 def test_the_answer_follows_the_boundary_at_once(
     subject: Subject, messages: list[str], action: list[int]

@@ -101,7 +101,7 @@ class BytesStayEscaped(MistralLLMBackbone):
         )
 
 
-@planted("TOK-05", "PRM-12", defects=("D63",), on=PURE, since="5.0")
+@planted("TOK-05", defects=("D63",), on=PURE, since="5.0")
 class TokenizerBuiltAnew(MistralInSteps):
     """The family's own tokenizer class is asked for: 5.x builds its rules anew, and ids change at spaces."""
 
