@@ -37,6 +37,26 @@ def restored() -> Iterator[dict[str, str]]:
         _put_back(before, changes)
 
 
+@contextmanager
+def unusual_handlers() -> Iterator[None]:
+    """Run the body with signal handlers that no constructor would choose: one that sets what was there anyway (under `nohup`
+    interrupts are ignored from the start) would seem to change nothing."""
+    # Python lets the main thread alone set handlers.
+    handled = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before = {name: signal.getsignal(getattr(signal, name)) for name in handled}
+    try:
+        for name in handled:
+            signal.signal(getattr(signal, name), _interrupted)
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler or signal.SIG_DFL)
+
+
+def _interrupted(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _state() -> dict[str, Any]:
     import torch
 
