@@ -6,7 +6,6 @@ output and error belong to the subject.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import fcntl
 import gc
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import Requirement
+from conformance.child_process import end_with_parent
 from conformance.run_request import CANARY_TOKEN, CannotAssess, RunRequest
 
 #: Above the descriptors that careless code closes wholesale.
@@ -51,7 +51,7 @@ class EventStream:
 
 def main() -> None:
     fd, request_json, home = sys.argv[1:]
-    _die_with_parent()
+    _prepare()
     stream = EventStream(int(fd))
     request = RunRequest.from_json(json.loads(request_json))
     try:
@@ -94,12 +94,11 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
                 stream.send("outcome", **item.as_json(), root_cause=item.root_cause)
 
 
-def _die_with_parent() -> None:
+def _prepare() -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=False)
+    end_with_parent()
+    # Should the machine run out of memory, the subject goes first and not its user's editor.
     if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        # Should the machine run out of memory, the subject goes first and not its user's editor.
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")

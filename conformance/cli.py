@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,19 @@ import typer
 
 from conformance.bench.cli import bench_app
 from conformance.catalogue import Requirement, catalogue, expected_clauses, profiles
+from conformance.options import (
+    DEVICES,
+    SETTINGS,
+    BackboneId,
+    Config,
+    HubRoot,
+    Json,
+    Recipes,
+    at_least,
+    names_in,
+    one_of,
+    positive,
+)
 from conformance.report.terminal import console, prepare_streams, say
 from conformance.run_request import (
     BUDGETS,
@@ -31,11 +43,10 @@ if TYPE_CHECKING:
 CANNOT_ASSESS = 2
 INTERRUPTED = 130
 
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     help="Is this backbone wired right? "
     "Certifies language-model backbones for vision-language and robot-action models.",
-    context_settings=_SETTINGS,
+    context_settings=SETTINGS,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -44,13 +55,6 @@ hub_app = typer.Typer(help="Build or list the offline checkpoints.", rich_markup
 app.add_typer(hub_app, name="hub")
 app.add_typer(bench_app, name="bench")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
-Recipes = Annotated[
-    Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")
-]
-HubRoot = Annotated[
-    Optional[Path], typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB].")
-]
 Profile = Annotated[
     Optional[str], typer.Option("--profile", help="Names, joined by commas [default: default].")
 ]
@@ -80,13 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status)
 
 
-@app.command(context_settings=_SETTINGS)
+@app.command(context_settings=SETTINGS)
 def certify(
     target: Annotated[
         str,
         typer.Argument(metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`."),
     ],
-    backbone_id: Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")] = None,
+    backbone_id: BackboneId = None,
     profile: Profile = None,
     weights: Annotated[
         Optional[str],
@@ -106,9 +110,7 @@ def certify(
         typer.Option(help="GiB of memory for each process [default: three quarters of what is free]."),
     ] = None,
     waivers: Annotated[Optional[Path], typer.Option(help="TOML file of waived clauses.")] = None,
-    config: Annotated[
-        Optional[Path], typer.Option(help="TOML file with a [subject] table [default: conformance.toml].")
-    ] = None,
+    config: Config = None,
     hub: HubRoot = None,
     recipes: Recipes = None,
     only: Annotated[
@@ -151,17 +153,15 @@ def certify(
         profiles=names,
         only=clauses,
         weights=weights_for(weights, names),
-        device=device_for(_chosen("--device", device, ("auto", "cpu", "cuda")), names),
-        budget=_chosen("--budget", budget, BUDGETS),
-        seed=_at_least("--seed", seed, 0),
-        jobs=_at_least("--jobs", jobs, 1),
-        timeout=_positive("--timeout", timeout, "seconds"),
+        device=device_for(one_of("--device", device, DEVICES), names),
+        budget=one_of("--budget", budget, BUDGETS),
+        seed=at_least("--seed", seed, 0),
+        jobs=at_least("--jobs", jobs, 1),
+        timeout=positive("--timeout", timeout, "seconds"),
         hub=hub,
         recipes=tuple(recipes or ()),
         config=config,
-        memory_limit=None
-        if max_memory is None
-        else int(_positive("--max-memory", max_memory, "GiB") * 2**30),
+        memory_limit=None if max_memory is None else int(positive("--max-memory", max_memory, "GiB") * 2**30),
     )
     waived = read_waivers(waivers) if waivers else ()
     defects = known_defects()
@@ -188,7 +188,7 @@ def certify(
     raise typer.Exit(verdict.exit_status)
 
 
-@app.command("list", context_settings=_SETTINGS)
+@app.command("list", context_settings=SETTINGS)
 def list_backbones(as_json: Json = False, recipes: Recipes = None) -> None:
     """List the backbones known by id.
 
@@ -213,7 +213,7 @@ def list_backbones(as_json: Json = False, recipes: Recipes = None) -> None:
     _show(rows, as_json)
 
 
-@app.command(context_settings=_SETTINGS)
+@app.command(context_settings=SETTINGS)
 def requirements(
     clause: Annotated[
         Optional[str], typer.Argument(metavar="[ID]", help="A clause, for all there is on it.")
@@ -241,7 +241,7 @@ def requirements(
         )
 
 
-@hub_app.command("build", context_settings=_SETTINGS)
+@hub_app.command("build", context_settings=SETTINGS)
 def hub_build(
     hub_ids: Annotated[
         Optional[list[str]], typer.Argument(metavar="[HUB_ID]...", help="All recipes unless given.")
@@ -269,7 +269,7 @@ def hub_build(
     _show(built, as_json)
 
 
-@hub_app.command("list", context_settings=_SETTINGS)
+@hub_app.command("list", context_settings=SETTINGS)
 def hub_list(hub: HubRoot = None, as_json: Json = False) -> None:
     """List the checkpoints that are built."""
     from conformance.hub import Hub
@@ -289,7 +289,7 @@ def hub_list(hub: HubRoot = None, as_json: Json = False) -> None:
     )
 
 
-@app.command(context_settings=_SETTINGS)
+@app.command(context_settings=SETTINGS)
 def report(
     certificate: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate.json.")],
     out: Annotated[
@@ -314,7 +314,7 @@ def report(
     write_report(console(stderr=False), verdict, deep=verbose)
 
 
-@app.command(context_settings=_SETTINGS)
+@app.command(context_settings=SETTINGS)
 def diff(
     before: Annotated[Path, typer.Argument(metavar="A", help="A certificate.json.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
@@ -338,7 +338,7 @@ def diff(
     raise typer.Exit(1 if clauses else 0)
 
 
-@app.command(context_settings=_SETTINGS)
+@app.command(context_settings=SETTINGS)
 def calibrate(
     variants: Annotated[int, typer.Option(help="Legitimate variants of the computation to run.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of their weights and orders.")] = 0,
@@ -398,7 +398,7 @@ def _scope(
     names = _profile_names(profile)
     if only is None:
         return names, None
-    wanted = tuple(dict.fromkeys(_known_clause(name).id for name in _split(only, "--only")))
+    wanted = tuple(dict.fromkeys(_known_clause(name).id for name in names_in("--only", only)))
     return names, _within(wanted, names, "--only")
 
 
@@ -427,7 +427,7 @@ def _within(clauses: tuple[str, ...], names: tuple[str, ...], option: str) -> tu
 
 
 def _profile_names(profile: str | None) -> tuple[str, ...]:
-    names = tuple(dict.fromkeys(_split(profile or "default", "--profile")))
+    names = tuple(dict.fromkeys(names_in("--profile", profile or "default")))
     for name in names:
         if name not in profiles():
             raise CannotAssess(
@@ -444,33 +444,6 @@ def _known_clause(name: str) -> Requirement:
         hint = f"; near it: {', '.join(close)}" if close else ""
         raise CannotAssess(f"there is no clause `{name}`{hint}; `conformance requirements` lists them")
     return clause
-
-
-def _split(text: str, option: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise CannotAssess(f"{option} is empty: give names joined by commas")
-    return names
-
-
-def _chosen(option: str, value: str, choices: Sequence[str]) -> str:
-    if value not in choices:
-        raise CannotAssess(
-            f"{option} {value} is not available in this version; it takes {' or '.join(choices)}"
-        )
-    return value
-
-
-def _at_least(option: str, value: int, least: int) -> int:
-    if value < least:
-        raise CannotAssess(f"{option} is {value}, but should be {least} or more")
-    return value
-
-
-def _positive(option: str, value: float, unit: str) -> float:
-    if not math.isfinite(value) or value <= 0:
-        raise CannotAssess(f"{option} is {value:g}, but should be a number of {unit} above zero")
-    return value
 
 
 def _recipes_by_hub_id(extra: Iterable[Path] | None) -> Mapping[str, Recipe]:

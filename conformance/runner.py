@@ -7,16 +7,14 @@ import json
 import os
 import selectors
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from conformance import child_process
 from conformance.catalogue import Requirement, catalogue, expected_clauses
 from conformance.hub import HubView
 from conformance.run_request import CannotAssess, RunRequest
@@ -26,11 +24,6 @@ OnEvent = Callable[[Mapping[str, Any]], None]
 
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 2.0
-_LOG_TAIL_LINES = 12
-#: Without the working directory on the path: a user's own `backbones` or `conformance` folder must not stand in for ours.
-_LAUNCH = "import sys; sys.path[:] = [place for place in sys.path if place]; from conformance.child import main; main()"
-#: Every process that a run starts carries this variable, whatever group or session it moves to.
-_RUN_MARKER = "CONFORMANCE_RUN"
 
 
 def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessment:
@@ -100,23 +93,13 @@ class _Child:
         view = HubView(home / "hf")
         own = RunRequest(**{**vars(request), "only": tuple(_with_needs(share))})
         self.pipe, writing_end = os.pipe()
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    _LAUNCH,
-                    str(writing_end),
-                    json.dumps(own.as_json()),
-                    str(home / "hf"),
-                ],
-                env=environment_of_child(view, marker),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(writing_end,),
-                start_new_session=True,
-            )
+        self._process = child_process.start(
+            "conformance.child",
+            [str(writing_end), json.dumps(own.as_json()), str(home / "hf")],
+            log=self._log,
+            environment=child_process.environment_of_child(view, marker),
+            pipes=[writing_end],
+        )
         os.close(writing_end)
         os.set_blocking(self.pipe, False)
         self._last_word = time.monotonic()
@@ -159,16 +142,11 @@ class _Child:
 
     def kill(self) -> None:
         """End the child and whatever runs in its process group."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        child_process.end(self._process)
 
     def log_tail(self) -> str:
         """The last lines that the subject wrote to its standard output and error."""
-        lines = (
-            self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
-        )
-        return "\n".join(lines[-_LOG_TAIL_LINES:])
+        return "\n".join(child_process.last_lines(self._log))
 
     def _drain(self, on_event: OnEvent) -> None:
         deadline = time.monotonic() + _DRAIN_SECONDS
@@ -285,33 +263,6 @@ def _not_run(requirement: Requirement, why: str, log: str = "") -> ClauseOutcome
     )
 
 
-def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
-    """The environment in which a child finds this checkout, its own hub, and nothing that reaches for a network."""
-    environment = dict(os.environ)
-    for name, value in view.environment().items():
-        if value is None:
-            environment.pop(name, None)
-        else:
-            environment[name] = value
-    home = Path(__file__).parents[1]
-    if home.name not in {"site-packages", "dist-packages"}:
-        # A checkout that is on the path without being installed must be found by the child too.
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(home), *filter(None, [environment.get("PYTHONPATH")])]
-        )
-    environment[_RUN_MARKER] = marker
-    # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.
-    environment.setdefault("OMP_NUM_THREADS", "1")
-    # At the published size threads do pay, and on a busy machine those that spin while they wait double the time.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.
-    environment.setdefault(
-        "HYPOTHESIS_STORAGE_DIRECTORY",
-        str(Path(tempfile.gettempdir()) / f"conformance-hypothesis-{os.getuid()}"),
-    )
-    return environment
-
-
 def _manner_of_death(returncode: int) -> str:
     if returncode >= 0:
         return f"exited with status {returncode}"
@@ -342,7 +293,7 @@ def _resident_bytes(pid: int) -> int:
 
 def _kill_marked(marker: str) -> None:
     """Kill what has left the child's process group: its environment still carries the run's marker."""
-    needle = f"{_RUN_MARKER}={marker}".encode()
+    needle = f"{child_process.RUN_MARKER}={marker}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if needle in (entry / "environ").read_bytes().split(b"\0"):

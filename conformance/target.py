@@ -110,7 +110,11 @@ def _import_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     loader = spec.loader
-    _importing(str(path), lambda: loader.exec_module(module))
+    try:
+        _importing(str(path), lambda: loader.exec_module(module))
+    except CannotAssess:
+        del sys.modules[name]  # as an import by name does: half a module must not be found the next time
+        raise
     return module
 
 

@@ -1,13 +1,14 @@
-"""Charts that a person would put into a pull request, drawn by matplotlib; each is an SVG that stands in a page."""
+"""Charts that a person would put into a pull request, drawn by matplotlib: files, and SVGs that stand in a page."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.bench.comparison import Compared, Comparison, Finding
+from conformance.bench.comparison import Compared, Comparison, Finding, logarithms
 from conformance.bench.results import Recording
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ def as_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
+def save(figure: Figure, out: Path, name: str) -> None:
+    """``name.svg`` and ``name.png`` in ``out``."""
+    (out / f"{name}.svg").write_text(as_svg(figure), encoding="utf-8")
+    figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=144)
+
+
 def ratios(comparison: Comparison) -> Figure | None:
     """Head over base for each benchmark, with the bound below which the truth lies, beside what counts as slower."""
     compared = [one for one in comparison.benchmarks if one.ratio is not None]
@@ -52,15 +59,25 @@ def ratios(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def distributions(name: str, base: Recording, head: Recording) -> Figure | None:
-    """The median of each process, pair by pair, and the rounds of all of them."""
+def distributions(name: str, base: Recording, head: Recording, *, paired: bool) -> Figure | None:
+    """What each pair says, or the median of each process where they were not made in pairs; and the rounds of all of them."""
     sides = [(recording, colour) for recording, colour in ((base, _BASE), (head, _HEAD))]
     if not all(any(recording.seconds(name)) for recording, _ in sides):
         return None
-    figure, (pairs, rounds) = _figure(7.5, 1.9, columns=2)
+    figure, (processes, rounds) = _figure(7.5, 1.9, columns=2)
+    if paired:
+        told = [100 * math.expm1(value) for value in logarithms(base, head, name)]
+        processes.plot(range(1, len(told) + 1), told, "o", color=_HEAD, markersize=3)
+        processes.axhline(0, color=_FAINT, linewidth=1)
+        processes.set_xlabel("pair", fontsize=8)
+        processes.set_ylabel("head over base, %", fontsize=8)
+    else:
+        for recording, colour in sides:
+            medians = [1e3 * value if value else math.nan for value in recording.seconds(name)]
+            processes.plot(range(1, len(medians) + 1), medians, "o-", color=colour, markersize=3, linewidth=1)
+        processes.set_xlabel("process", fontsize=8)
+        processes.set_ylabel("median, ms", fontsize=8)
     for recording, colour in sides:
-        medians = [1e3 * value if value else math.nan for value in recording.seconds(name)]
-        pairs.plot(range(1, len(medians) + 1), medians, "o-", color=colour, markersize=3, linewidth=1)
         every = sorted(
             1e3 * value
             for run in recording.runs
@@ -70,8 +87,6 @@ def distributions(name: str, base: Recording, head: Recording) -> Figure | None:
         # A round that the machine interrupted would leave the others no room.
         shown = every[: max(1, int(0.99 * len(every)))]
         rounds.hist(shown, bins=40, histtype="step", color=colour, density=True)
-    pairs.set_xlabel("process", fontsize=8)
-    pairs.set_ylabel("median, ms", fontsize=8)
     rounds.set_xlabel("rounds, ms", fontsize=8)
     rounds.set_yticks([])
     return figure

@@ -8,24 +8,24 @@ and measured nothing; or in this process itself, which then ends (``"fork": fals
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
-import signal
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from conformance.bench.request import BenchRequest
 from conformance.bench.turns import Turns
+from conformance.child_process import end_with_parent
 
 
 def main() -> None:
     answers, from_other, to_other = map(int, sys.argv[1:4])
     places = sys.argv[4:]
-    _die_with_parent()
+    end_with_parent()
     _put_first(places)
     import transformers
 
@@ -36,9 +36,11 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         request, out = BenchRequest.from_json(asked["request"]), Path(asked["out"])
+        if asked["fork"] and request.device == "cpu":
+            _import_targets(request)
         pid = os.fork() if asked["fork"] else 0
         if not pid:
-            _die_with_parent()
+            end_with_parent()
             turns = (
                 None
                 if request.first is None
@@ -54,13 +56,6 @@ def main() -> None:
             )
 
 
-def _die_with_parent() -> None:
-    """Forks do not inherit it."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def _put_first(places: list[str]) -> None:
     """Let the targets' code come from the first of ``places``, or the others, and the harness from where it is: all of it is
     imported by way of its package, which knows its own place."""
@@ -73,6 +68,19 @@ def _put_first(places: list[str]) -> None:
     os.chdir(places[0])
 
 
+def _import_targets(request: BenchRequest) -> None:
+    """So that forks need not, each anew; what cannot be imported is theirs to tell.
+
+    Not with a GPU: code that uses it while it is imported would leave forks none that they could use.
+    """
+    from conformance.run_request import CannotAssess
+    from conformance.target import resolve
+
+    for target in request.targets:
+        with suppress(CannotAssess):
+            resolve(target, request.backbone_id)
+
+
 def _measure(measure: Any, request: BenchRequest, out: Path, turns: Turns | None) -> dict[str, Any]:
     from conformance.run_request import CannotAssess
 
@@ -80,11 +88,8 @@ def _measure(measure: Any, request: BenchRequest, out: Path, turns: Turns | None
         if request.device == "cpu":
             import torch
 
-            torch.set_num_threads(
-                1
-            )  # probe models are too small for more, and two processes would share a processor
-        if request.processor is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, {request.processor})
+            # Probe models are too small for more, and two processes would share a processor.
+            torch.set_num_threads(1)
         measure(request, out, turns)
     except CannotAssess as refusal:
         return {"refused": str(refusal)}

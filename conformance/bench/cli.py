@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -15,6 +15,19 @@ import typer
 
 from conformance.bench.request import ROUNDS, SIZES, WORKLOADS, BenchRequest
 from conformance.bench.statistics import ROUNDS as ROUNDS_NEEDED
+from conformance.options import (
+    DEVICES,
+    SETTINGS,
+    BackboneId,
+    Config,
+    HubRoot,
+    Json,
+    Recipes,
+    at_least,
+    names_in,
+    one_of,
+    positive,
+)
 from conformance.report.terminal import console, say
 from conformance.run_request import CannotAssess
 
@@ -22,18 +35,16 @@ if TYPE_CHECKING:
     from conformance.bench.results import Recording
 
 #: What three per cent took on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
-PAIRS = 20
+PAIRS = 16
 #: A fresh process each time meets the machine as a user would; forks of a warmed one start sooner.
 PROCESSES = ("fresh", "forked")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "all")
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
 bench_app = typer.Typer(help="Time backbones, and compare two versions of them.", rich_markup_mode=None)
 
 Targets = Annotated[
     Optional[list[str]],
     typer.Argument(metavar="[TARGET]...", help="Ids, `package.module:Class` or `path/to/file.py:Class`."),
 ]
-BackboneId = Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")]
 Size = Annotated[str, typer.Option(help="probe (tiny, seeded) or full (the published size, seeded).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Attention = Annotated[
@@ -51,20 +62,10 @@ Processes = Annotated[
     str, typer.Option(help="fresh: a new process each time; forked: of one that has imported everything.")
 ]
 Timeout = Annotated[float, typer.Option(help="Seconds for each process.")]
-HubRoot = Annotated[
-    Optional[Path], typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB].")
-]
-Recipes = Annotated[
-    Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")
-]
-Config = Annotated[
-    Optional[Path], typer.Option(help="TOML file with a [subject] table [default: conformance.toml].")
-]
 Seed = Annotated[int, typer.Option(help="Seed of weights and tokens.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
-@bench_app.command(context_settings=_SETTINGS)
+@bench_app.command(context_settings=SETTINGS)
 def run(
     targets: Targets = None,
     backbone_id: BackboneId = None,
@@ -91,14 +92,15 @@ def run(
     from conformance.bench.report import write_measured
     from conformance.bench.running import record
 
+    limit = positive("--timeout", timeout, "seconds")
     request = _request(
         targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
     )
     with _folder(out) as folder, _progress() as announce:
         recording = _measured(
             lambda: record(
-                request, _at_least("--runs", runs, 1), folder,
-                processes=_one_of("--processes", processes, PROCESSES), timeout=_seconds(timeout), announce=announce,
+                request, at_least("--runs", runs, 1), folder,
+                processes=one_of("--processes", processes, PROCESSES), timeout=limit, announce=announce,
             )
         )  # fmt: skip
     if as_json:
@@ -110,7 +112,7 @@ def run(
     raise typer.Exit(2 if troubled else 0)
 
 
-@bench_app.command(context_settings=_SETTINGS)
+@bench_app.command(context_settings=SETTINGS)
 def compare(
     targets: Targets = None,
     base: Annotated[str, typer.Option(help="A git ref, or a file or folder of stored results.")] = "",
@@ -140,7 +142,8 @@ def compare(
         typer.Option("--allow-environment-change", help="Compare although torch or another package changed."),
     ] = False,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for verdict.json, summary.md, report.html and the runs.")
+        Optional[Path],
+        typer.Option(help="Folder for verdict.json, summary.md, report.html, charts and the runs."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -155,6 +158,7 @@ def compare(
     from conformance.bench.running import SideFailed, record_pairs, sides
     from conformance.bench.statistics import NEGLIGIBLE
 
+    limit = positive("--timeout", timeout, "seconds")
     if not base:
         raise CannotAssess(
             "--base is missing: name a git ref (main, say), or a file or folder of stored results"
@@ -184,8 +188,8 @@ def compare(
         ):
             try:
                 recordings = record_pairs(
-                    request, one, other, _at_least("--pairs", pairs, 2), folder,
-                    processes=_one_of("--processes", processes, PROCESSES), timeout=_seconds(timeout), announce=announce,
+                    request, one, other, at_least("--pairs", pairs, 2), folder,
+                    processes=one_of("--processes", processes, PROCESSES), timeout=limit, announce=announce,
                 )  # fmt: skip
             except SideFailed as failure:
                 if failure.side == "base":
@@ -203,14 +207,14 @@ def compare(
     else:
         write_comparison(console(stderr=False), comparison)
         say(
-            f"  files: {out / 'verdict.json'}, summary.md, report.html beside it"
+            f"  files: {out / 'verdict.json'}, summary.md, report.html and comparison.png beside it"
             if out
             else "  files: add --out DIR"
         )
     raise typer.Exit(comparison.exit_status)
 
 
-@bench_app.command(context_settings=_SETTINGS)
+@bench_app.command(context_settings=SETTINGS)
 def history(
     places: Annotated[
         list[Path], typer.Argument(metavar="PLACE...", help="Files or folders of stored results.")
@@ -241,7 +245,7 @@ def history(
         say(f"  files: {out / 'history.html'}")
 
 
-@bench_app.command(context_settings=_SETTINGS)
+@bench_app.command(context_settings=SETTINGS)
 def power(
     targets: Targets = None,
     pairs: Annotated[int, typer.Option(help="Pairs that a comparison takes.")] = PAIRS,
@@ -274,39 +278,57 @@ def power(
 
     Exit status: 0 measured, 2 something could not be measured, 130 interrupted.
     """
-    from conformance.bench.charts import as_svg, power_curve
-    from conformance.bench.power import Experiment, rates, read_recording
+    from conformance.bench.charts import power_curve, save
+    from conformance.bench.power import Experiment, confirmations, memory_found, rates, read_recording
     from conformance.bench.report import power_rows, shortened, table
 
-    _at_least("--pairs", pairs, 2)
-    _at_least("--confirm", confirm, 0)
-    told: dict[str, Any] = {"pairs": pairs}
-    if recording is None:
-        request = _request(
-            targets, backbone_id, size, device, attention, workload, False, rounds, seed, hub, recipes, config
-        )
-        if recorded < pairs:
-            raise CannotAssess(
-                f"--recorded is {recorded}, but should be {pairs} or more, which a comparison takes (--pairs)"
+    limit = positive("--timeout", timeout, "seconds")
+    at_least("--pairs", pairs, 2)
+    at_least("--confirm", confirm, 0)
+    at_least("--draws", draws, 1)
+    with nullcontext(recording) if recording else _folder(out and out / "runs") as folder:
+        if recording is None:
+            request = _request(
+                targets,
+                backbone_id,
+                size,
+                device,
+                attention,
+                workload,
+                False,
+                rounds,
+                seed,
+                hub,
+                recipes,
+                config,
             )
-        with _folder(out and out / "runs") as folder, _progress() as announce:
-            experiment = Experiment(
-                request, folder, _one_of("--processes", processes, PROCESSES), _seconds(timeout), announce
-            )
-            calibration = _measured(experiment.calibrate)
-            recordings = _measured(lambda: experiment.record(calibration, recorded))
-            told["memory"] = _measured(lambda: experiment.inject_memory(calibration))
-            confirmed = _measured(lambda: list(experiment.confirm(calibration, confirm, pairs)))
-            told["confirmations"] = [one.as_json() for one in confirmed]
-    else:
-        recordings = read_recording(recording)
-    found = list(rates(recordings, pairs, draws=_at_least("--draws", draws, 1), seed=seed))
-    told["environment"] = next(iter(recordings.values()))[0].runs[0].environment
-    told["rates"] = [rate.as_json() for rate in found]
+            if recorded < pairs:
+                raise CannotAssess(
+                    f"--recorded is {recorded}, but should be {pairs} or more, which a comparison takes (--pairs)"
+                )
+            with _progress() as announce:
+                experiment = Experiment(
+                    request, folder, one_of("--processes", processes, PROCESSES), limit, announce
+                )
+                calibration = _measured(experiment.calibrate)
+                _measured(lambda: experiment.record(calibration, recorded))
+                _measured(lambda: experiment.inject_memory(calibration))
+                _measured(lambda: experiment.confirm(calibration, confirm, pairs))
+        recordings = read_recording(folder)
+        confirmed = list(confirmations(folder))
+        memory = memory_found(folder)
+    found = list(rates(recordings, pairs, draws=draws, seed=seed))
+    told: dict[str, Any] = {
+        "environment": recordings[0.0][0].runs[0].environment,
+        "pairs": pairs,
+        "rates": [rate.as_json() for rate in found],
+        "confirmations": [one.as_json() for one in confirmed],
+        "memory": memory,
+    }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "power.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        (out / "power.svg").write_text(as_svg(power_curve(told["rates"])), encoding="utf-8")
+        save(power_curve(told["rates"]), out, "power")
     if as_json:
         say(json.dumps(told, indent=2))
         return
@@ -316,14 +338,13 @@ def power(
             shortened(power_rows(found)),
         )
     )
-    if "memory" in told:
-        memory = told["memory"]
+    if memory is not None:
         say(
             f"  {memory['injectedBytes']:,} bytes more were found in {memory['found']} of {memory['of']} benchmarks"
         )
-    for one in told.get("confirmations", ()):
+    for one in confirmed:
         say(
-            f"  confirmed, slowed by {100 * one['slowdown']:g} %: {one['result']}, {len(one['slower'])} slower"
+            f"  confirmed, slowed by {100 * one.slowdown:g} %: {one.result}, {len(one.slower)} slower, {one.minutes:g} minutes"
         )
     say(f"  files: {out / 'power.json'}, power.svg and runs beside it" if out else "  files: add --out DIR")
 
@@ -347,16 +368,12 @@ def _request(
     return BenchRequest(
         targets=tuple(targets or registered_targets()),
         backbone_id=backbone_id,
-        size=_one_of("--size", size, SIZES),
+        size=one_of("--size", size, SIZES),
         device=_device(device),
-        attentions=tuple(_one_of("--attention", name.strip(), ATTENTIONS) for name in attention.split(","))
-        if attention
-        else (),
-        workloads=tuple(_one_of("--workload", name.strip(), WORKLOADS) for name in workload.split(","))
-        if workload
-        else (),
+        attentions=_each_of("--attention", attention, ATTENTIONS),
+        workloads=_each_of("--workload", workload, WORKLOADS),
         compiled=compiled,
-        rounds=_at_least("--rounds", rounds, ROUNDS_NEEDED),
+        rounds=at_least("--rounds", rounds, ROUNDS_NEEDED),
         seed=seed,
         hub=None if hub is None else str(hub.resolve()),
         recipes=tuple(str(path.resolve()) for path in recipes or ()),
@@ -364,8 +381,12 @@ def _request(
     )
 
 
+def _each_of(option: str, text: str | None, choices: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(one_of(option, name, choices) for name in names_in(option, text)) if text is not None else ()
+
+
 def _device(asked: str) -> str:
-    if _one_of("--device", asked, ("auto", "cpu", "cuda")) != "auto":
+    if one_of("--device", asked, DEVICES) != "auto":
         return asked
     import torch
 
@@ -420,21 +441,3 @@ def _measured_as_json(recording: Recording) -> dict[str, Any]:
             for name in recording.names
         ],
     }
-
-
-def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise CannotAssess(f"{option} is {value!r}, but should be one of {', '.join(choices)}")
-    return value
-
-
-def _at_least(option: str, value: int, least: int) -> int:
-    if value < least:
-        raise CannotAssess(f"{option} is {value}, but should be {least} or more")
-    return value
-
-
-def _seconds(timeout: float) -> float:
-    if not (math.isfinite(timeout) and timeout > 0):
-        raise CannotAssess(f"--timeout is {timeout:g}, but should be a number of seconds above zero")
-    return timeout

@@ -6,7 +6,6 @@ Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable. Wh
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -17,6 +16,7 @@ from conformance.bench.statistics import (
     DETECTABLE,
     FALSE_ALARMS,
     Slowdown,
+    centre,
     holm,
     pairs_needed,
     slowdown,
@@ -96,7 +96,7 @@ class Comparison:
             "result": self.result,
             "base": self.base,
             "head": self.head,
-            "detectable": math.exp(self.detectable) - 1,
+            "detectable": math.expm1(self.detectable),
             "falseAlarms": self.level,
             "refusal": self.refusal,
             "inTurns": self.paired,
@@ -167,7 +167,7 @@ def _logarithm(base: Benchmark, head: Benchmark) -> float:
     skipped = max(base.left_out, head.left_out)
     pairs = list(zip(base.rounds, head.rounds, strict=False))[skipped:]
     if base.in_turns and head.in_turns and pairs:
-        return statistics.median(math.log(after / before) for before, after in pairs)
+        return centre([math.log(after / before) for before, after in pairs])
     return math.log(head.seconds / base.seconds)
 
 

@@ -42,6 +42,8 @@ _THROTTLED = {
     0x40: "thermal (hardware)",
     0x80: "power brake",
 }
+#: Boost clocks move by a few steps while a card warms up; more than this, and not at the power cap, somebody has set them.
+_CLOCK_SLACK = 0.1
 _SECONDS_TO_ANSWER = 10.0
 #: Sides of the matrices, and bytes of the copy, by which ceilings are measured: beyond every cache, within a second.
 _MATRIX = {"cuda": 8192, "cpu": 1024}
@@ -98,6 +100,12 @@ def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int =
     reasons = dict.fromkeys([*before.get("throttled", ()), *after.get("throttled", ())])
     # At its power cap a card is as fast as it can be for long, and two that take turns meet it alike.
     told = [f"throttled: {reason}" for reason in reasons if reason != _POWER_CAP]
+    if _POWER_CAP not in reasons:
+        told += [
+            f"the {name} clock went from {before[key]:g} to {after[key]:g} MHz"
+            for name, key in (("processor's", "sm_clock_mhz"), ("memory's", "memory_clock_mhz"))
+            if before.get(key) and after.get(key) and abs(after[key] / before[key] - 1) > _CLOCK_SLACK
+        ]
     others = max(before.get("processes") or 0, after.get("processes") or 0) - own
     if others > 0:
         told.append(f"{others} other processes on the device")
@@ -129,9 +137,11 @@ def held_memory(device: str, llm: Any) -> int:
     """Bytes that stay between forwards: all that is allocated on CUDA, on a CPU the model's parameters and buffers."""
     import torch
 
+    from conformance.parity.probes import held_bytes
+
     if device == "cuda":
         return int(torch.cuda.memory_allocated())
-    return sum(tensor.numel() * tensor.element_size() for tensor in (*llm.parameters(), *llm.buffers()))
+    return held_bytes(llm)
 
 
 def peak_memory(device: str, work: Callable[[], Any]) -> int:

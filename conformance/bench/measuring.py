@@ -58,6 +58,7 @@ def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> Non
         measuring = _Measuring(request, scratch, turns)
         stack.callback(measuring.close)
         grid = measuring.agreed([point for target in request.targets for point in measuring.grid(target)])
+        _keep_to(request.processor)
         measuring.measure_ceilings()
         raw = scratch / "benchmark.json"
         # In a fork of its own nothing else wants the terminal; what pytest prints is the log.
@@ -80,7 +81,7 @@ def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> Non
             "schema": SCHEMA,
             "recorded": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "request": request.as_json(),
-            "environment": _comparable(request.device),
+            "environment": _comparable(measuring.device),
             "ceilings": measuring.ceilings,
             "points": measuring.told,
         }
@@ -95,6 +96,7 @@ class _Measuring:
 
     def __init__(self, request: BenchRequest, scratch: Path, turns: Turns | None) -> None:
         self.request = request
+        self.device = device_facts(request.device)
         self._turns = turns
         self.told: list[dict[str, Any]] = []
         self.ceilings: dict[str, float] = {}
@@ -110,7 +112,7 @@ class _Measuring:
     def grid(self, target: str) -> list[Point]:
         """The points of one target: on the attention that it was built with, all that it has, or those asked for.
 
-        None where it cannot be built: that is told, and costs no other target.
+        No points where it cannot be built: that is told, and costs no other target.
         """
         try:
             own = self._backbone_of(target).llm
@@ -226,9 +228,7 @@ class _Measuring:
 
     def _rates(self, work: Work, seconds: float) -> dict[str, Any]:
         achieved, read = work.flops / seconds, work.bytes_read / seconds
-        peak = (
-            dense_peak(device_facts(self.request.device)["name"]) if self.request.device == "cuda" else None
-        )
+        peak = dense_peak(self.device["name"]) if self.request.device == "cuda" else None
         return {
             "tokens_per_second": work.tokens / seconds,
             "flops": work.flops,
@@ -321,6 +321,12 @@ class _Turn:
         self._turns = None
 
 
+def _keep_to(processor: int | None) -> None:
+    """Not before the backbones are built, which two processes do sooner on two processors."""
+    if processor is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {processor})
+
+
 def _half_precision(subject: Any, request: BenchRequest) -> Any:
     backbone = subject.build()
     dtype, on = backbone.half_precision_dtype, torch.device(request.device)
@@ -408,11 +414,11 @@ def _timer(device: str) -> str:
     return "conformance.bench.timers.DeviceInstant" if device == "cuda" else "time.perf_counter"
 
 
-def _comparable(device: str) -> dict[str, Any]:
+def _comparable(device: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same where two results are compared: the device first, then the software."""
     told = environment()
     return {
-        "device": device_facts(device),
+        "device": device,
         "python": told["python"],
         "platform": told["platform"],
         "packages": told["packages"],
@@ -434,7 +440,7 @@ class _Plugin:
         metafunc.parametrize("point", self._grid, ids=[point.name for point in self._grid])
 
     def pytest_benchmark_update_machine_info(self, config: Any, machine_info: dict[str, Any]) -> None:
-        machine_info["device"] = device_facts(self._measuring.request.device)
+        machine_info["device"] = self._measuring.device
 
     def pytest_benchmark_update_commit_info(self, config: Any, commit_info: dict[str, Any]) -> None:
         commit_info.update(_commit(self._measuring.request))

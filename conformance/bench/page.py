@@ -61,7 +61,12 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
         ),
         Section(
             "Runs, base grey and head blue",
-            charts=_charts([(one.name, charts.distributions(one.name, base, head)) for one in order]),
+            charts=_charts(
+                [
+                    (one.name, charts.distributions(one.name, base, head, paired=comparison.paired))
+                    for one in order
+                ]
+            ),
         ),
         Section("Peak memory, bytes", ("benchmark", "base", "head", "difference"), memory),
         *_measured(head),

@@ -8,15 +8,17 @@ import random
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from conformance.bench.comparison import Finding, compare, logarithms
 from conformance.bench.request import BenchRequest
-from conformance.bench.results import Recording, labelled
-from conformance.bench.running import Announce, Pairs, Side, record
-from conformance.bench.statistics import FALSE_ALARMS, holm, rate_bounds, slowdown
+from conformance.bench.results import Recording
+from conformance.bench.running import Announce, Pairs, Side, record, record_pairs, recordings_of
+from conformance.bench.statistics import FALSE_ALARMS, holm, slowdown
+from conformance.rates import rate_bounds
 from conformance.run_request import CannotAssess
 
 #: Shares of a benchmark's time that are added to it; nothing first, which is the question of false alarms.
@@ -26,17 +28,23 @@ CONFIRMED = (0.05, 0.03)
 #: Of the smallest peak: ten times what counts as more memory.
 MEMORY_SHARE = 0.01
 DRAWS = 1000
+#: A slow-down so large that a few pairs tell how many units of extra work it takes.
+_CALIBRATING = 0.5
+_CALIBRATING_PAIRS = 3
+_MEMORY = "more-memory"
+_CONFIRMATION = "confirmation"
 
 
 @dataclass(frozen=True)
 class Rate:
     """How many of ``draws`` comparisons of ``pairs`` pairs called a benchmark slower that had been slowed by ``slowdown``
-    (``measured``: as the recorded pairs show it); bounds are Clopper and Pearson's, one-sided, 95 %."""
+    (``measured``: as the ``recorded`` pairs show it); bounds are Clopper and Pearson's, one-sided, 95 %."""
 
     benchmark: str
     slowdown: float
     measured: float
     deviation: float
+    recorded: int
     pairs: int
     draws: int
     found: float
@@ -57,11 +65,14 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One comparison as a user runs it: what head was slowed by, the verdict, and which benchmarks it called slower."""
+    """One comparison as a user runs it: what head was slowed by, the verdict, which benchmarks it called slower, and how long it
+    took."""
 
     slowdown: float
+    pairs: int
     result: str
     slower: tuple[str, ...]
+    minutes: float
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -69,7 +80,8 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Pairs of the installed code with itself, head's rounds made longer on purpose."""
+    """Pairs of the installed code with itself, head's rounds made longer on purpose. All that is measured lies in ``out``, for
+    :func:`read_recording`, :func:`confirmations` and :func:`memory_found`, as soon as it is."""
 
     request: BenchRequest
     out: Path
@@ -78,106 +90,139 @@ class Experiment:
     announce: Announce
 
     def calibrate(self) -> Calibration:
-        """Time the benchmarks and a unit of extra work, once.
+        """Time the benchmarks and a unit of extra work; then, in turns, the benchmarks with and without so much of it that
+        the difference says how long a unit is: in turns alone are two times told apart that closely.
 
         Raises:
             CannotAssess: if nothing could be measured.
         """
-        recording = record(
-            self.request, 1, self.out / "calibration", timeout=self.timeout, announce=self.announce
-        )
-        run = recording.runs[0]
+        place = self.out / "calibration"
+        run = record(self.request, 1, place, timeout=self.timeout, announce=self.announce).runs[0]
         unit = run.ceilings.get("seconds_per_unit")
         if not unit or not run.benchmarks:
             raise CannotAssess(
                 f"nothing could be measured: {'; '.join(run.unmeasured.values()) or 'no benchmark'}"
             )
-        return Calibration(
-            {name: one.seconds / unit for name, one in run.benchmarks.items()},
-            min(one.peak_memory or 0 for one in run.benchmarks.values()),
-        )
+        peak = min(one.peak_memory or 0 for one in run.benchmarks.values())
+        guess = Calibration({name: one.seconds / unit for name, one in run.benchmarks.items()}, peak)
+        slower = self._slowed(guess, _CALIBRATING)
+        base, head = self._pairs_of("calibrating, pair", slower, _CALIBRATING_PAIRS, place)
+        taken = {
+            name: math.expm1(statistics.fmean(logarithms(base, head, name) or [0.0]))
+            for name in slower.injected
+        }
+        if unmeasured := [name for name, share in taken.items() if share < _CALIBRATING / 10]:
+            raise CannotAssess(
+                f"extra work of half a round's length does not show in {', '.join(unmeasured)}: the machine is too busy, or a "
+                "benchmark failed (bench run tells why)"
+            )
+        return replace(guess, units={name: units / taken[name] for name, units in slower.injected.items()})
 
-    def record(self, calibration: Calibration, recorded: int) -> dict[float, tuple[Recording, Recording]]:
+    def record(self, calibration: Calibration, recorded: int) -> None:
         """``recorded`` pairs for each of :data:`SLOWDOWNS`, in turn: none of them has the quiet hour for itself."""
-        made: dict[float, list[dict[str, tuple[Any, str]]]] = {share: [] for share in SLOWDOWNS}
-        with self._pairs() as measuring:
+        own = Side("installed", None)
+        with Pairs(own, own, processes=self.processes, timeout=self.timeout) as measuring:
             for number in range(recorded):
                 for share in SLOWDOWNS:
                     self.announce(f"slowed by {100 * share:g} %, pair", number + 1, recorded)
                     slower = self._slowed(calibration, share)
-                    place = self.out / _folder(share)
-                    made[share].append(measuring.measure(self.request, slower, number, place))
-        return {share: _recordings(share, pairs) for share, pairs in made.items()}
+                    measuring.measure(self.request, slower, number, self.out / _folder(share))
 
-    def inject_memory(self, calibration: Calibration) -> dict[str, Any]:
-        """Let head hold one per cent more than the smallest peak: how many benchmarks are found to need more memory."""
-        hoarded = max(1, round(MEMORY_SHARE * calibration.peak_bytes))
-        with self._pairs() as measuring:
-            self.announce("more memory, pair", 1, 1)
-            hungrier = replace(self.request, injected_bytes=hoarded)
-            pair = measuring.measure(self.request, hungrier, 0, self.out / "more-memory")
-        found = compare(*_recordings(0.0, [pair]), paired=True).benchmarks
-        return {
-            "injectedBytes": hoarded,
-            "found": sum(one.finding is Finding.HUNGRIER for one in found),
-            "of": len(found),
-        }
+    def inject_memory(self, calibration: Calibration) -> None:
+        """Let head hold one per cent more than the smallest peak."""
+        hungrier = replace(self.request, injected_bytes=max(1, round(MEMORY_SHARE * calibration.peak_bytes)))
+        self._pairs_of("more memory, pair", hungrier, 1, self.out / _MEMORY)
 
-    def confirm(self, calibration: Calibration, comparisons: int, pairs: int) -> Iterator[Confirmation]:
+    def confirm(self, calibration: Calibration, comparisons: int, pairs: int) -> None:
         """Comparisons end to end, every other one of them without a slow-down, the others with one of :data:`CONFIRMED`."""
         kinds = [kind for share in CONFIRMED for kind in (0.0, share)]
         for number, share in zip(range(comparisons), cycle(kinds), strict=False):
-            made = []
-            with self._pairs() as measuring:
-                for pair in range(pairs):
-                    self.announce(
-                        f"comparison {number + 1} of {comparisons}, slowed by {100 * share:g} %, pair",
-                        pair + 1,
-                        pairs,
-                    )
-                    place = self.out / "confirmation" / f"{number + 1:03d}"
-                    made.append(
-                        measuring.measure(self.request, self._slowed(calibration, share), pair, place)
-                    )
-            verdict = compare(*_recordings(share, made), paired=True)
-            slower = tuple(one.name for one in verdict.benchmarks if one.finding is Finding.SLOWER)
-            yield Confirmation(share, verdict.result, slower)
+            self._pairs_of(
+                f"comparison {number + 1} of {comparisons}, slowed by {100 * share:g} %, pair",
+                self._slowed(calibration, share),
+                pairs,
+                self.out / _CONFIRMATION / f"{number + 1:03d}" / _folder(share),
+            )
 
-    def _pairs(self) -> Pairs:
+    def _pairs_of(
+        self, what: str, head_request: BenchRequest, pairs: int, place: Path
+    ) -> tuple[Recording, Recording]:
         own = Side("installed", None)
-        return Pairs(own, own, processes=self.processes, timeout=self.timeout)
+        return record_pairs(
+            self.request, own, own, pairs, place, head_request=head_request,
+            processes=self.processes, timeout=self.timeout, what=what, announce=self.announce,
+        )  # fmt: skip
 
     def _slowed(self, calibration: Calibration, share: float) -> BenchRequest:
         units = {name: round(share * per_round) for name, per_round in calibration.units.items()}
         return replace(self.request, injected=units)
 
 
-def _recordings(share: float, pairs: list[dict[str, tuple[Any, str]]]) -> tuple[Recording, Recording]:
-    return (
-        labelled("installed", [pair["base"] for pair in pairs]),
-        labelled(f"slowed by {100 * share:g} %", [pair["head"] for pair in pairs]),
-    )
-
-
 def read_recording(place: Path) -> dict[float, tuple[Recording, Recording]]:
-    """What :meth:`Experiment.record` stored in ``place``.
+    """All pairs that an :class:`Experiment` stored in ``place``, those of confirming comparisons among them.
 
     Raises:
         CannotAssess: where it holds no such recording.
     """
-    runs = place / "runs" if (place / "runs").is_dir() else place
+    runs = _runs(place)
     found = {}
     for share in SLOWDOWNS:
-        sides = [sorted((runs / _folder(share) / name).glob("*.json")) for name in ("base", "head")]
-        if not sides[0] or len(sides[0]) != len(sides[1]):
+        confirming = sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))
+        pairs = [pair for folder in (runs / _folder(share), *confirming) for pair in _stored_pairs(folder)]
+        if not pairs:
             raise CannotAssess(
                 f"{runs / _folder(share)} holds no pairs of runs: `conformance bench power --out DIR` records them"
             )
-        base, head = (
-            [(json.loads(path.read_text(encoding="utf-8")), str(path)) for path in side] for side in sides
-        )
-        found[share] = labelled("installed", base), labelled(f"slowed by {100 * share:g} %", head)
+        found[share] = _recordings(share, pairs)
     return found
+
+
+def confirmations(place: Path) -> Iterator[Confirmation]:
+    """The verdict of each comparison that an :class:`Experiment` ran end to end, from what it stored in ``place``."""
+    by_name = {_folder(share): share for share in SLOWDOWNS}
+    for folder in sorted((_runs(place) / _CONFIRMATION).glob("*/*")):
+        share = by_name[folder.name]
+        pairs = _stored_pairs(folder)
+        if len(pairs) < 2:
+            continue  # interrupted before there was anything to judge
+        base, head = _recordings(share, pairs)
+        verdict = compare(base, head, paired=True)
+        slower = tuple(one.name for one in verdict.benchmarks if one.finding is Finding.SLOWER)
+        ended = [datetime.fromisoformat(run.recorded) for run in head.runs]
+        # The time of the first pair is not among those between the ends.
+        minutes = (ended[-1] - ended[0]).total_seconds() / 60 * len(pairs) / (len(pairs) - 1)
+        yield Confirmation(share, len(pairs), verdict.result, slower, round(minutes, 2))
+
+
+def memory_found(place: Path) -> dict[str, int] | None:
+    """How many benchmarks a comparison found to need more memory, of how many that did, and how much more they held."""
+    pairs = _stored_pairs(_runs(place) / _MEMORY)
+    if not pairs:
+        return None
+    hoarded = pairs[0]["head"][0]["conformance"]["request"]["injected_bytes"]
+    found = compare(*_recordings(0.0, pairs), paired=True).benchmarks
+    hungrier = sum(one.finding is Finding.HUNGRIER for one in found)
+    return {"injectedBytes": hoarded, "found": hungrier, "of": len(found)}
+
+
+def _runs(place: Path) -> Path:
+    return place / "runs" if (place / "runs").is_dir() else place
+
+
+def _stored_pairs(folder: Path) -> list[dict[str, tuple[Any, str]]]:
+    """The pairs of which both runs were stored: an interrupted one left only one of them, or none."""
+    return [
+        {
+            side: (json.loads(path.read_text(encoding="utf-8")), str(path))
+            for side, path in (("base", folder / "base" / place.name), ("head", place))
+        }
+        for place in sorted((folder / "head").glob("*.json"))
+        if (folder / "base" / place.name).is_file()
+    ]
+
+
+def _recordings(share: float, pairs: list[dict[str, tuple[Any, str]]]) -> tuple[Recording, Recording]:
+    return recordings_of("installed", f"slowed by {100 * share:g} %", pairs)
 
 
 def rates(
@@ -212,7 +257,7 @@ def rates(
             own = values.get(name) or [value for every in values.values() for value in every]
             lower, upper = rate_bounds(found[name], draws)
             yield Rate(
-                name, share, math.expm1(statistics.median(own)), statistics.stdev(own), pairs, draws,
+                name, share, math.expm1(statistics.median(own)), statistics.stdev(own), recorded, pairs, draws,
                 found[name] / draws, lower, upper,
             )  # fmt: skip
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -16,13 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance import child_process
 from conformance.bench.request import BenchRequest
 from conformance.hub import HubView
 from conformance.run_request import CannotAssess
-from conformance.runner import environment_of_child
-
-_LAUNCH = "import sys; sys.path[:] = [place for place in sys.path if place]; from conformance.bench.child import main; main()"
-_LOG_TAIL_LINES = 12
 
 
 class RunFailed(Exception):
@@ -63,18 +58,16 @@ class Worker:
         self.timeout = timeout
         self.answers, writing_end = os.pipe()
         pipes = [writing_end, *(turns or (-1, -1))]
-        arguments = [sys.executable, "-c", _LAUNCH, *map(str, pipes), *(code.places if code else [])]
+        arguments = [*map(str, pipes), *(code.places if code else [])]
         self._closed = False
-        with open(self._log, "wb") as log:
-            self._process = subprocess.Popen(
-                arguments,
-                env=_environment(home),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                pass_fds=[pipe for pipe in pipes if pipe >= 0],
-                start_new_session=True,
-            )
+        self._process = child_process.start(
+            "conformance.bench.child",
+            arguments,
+            log=self._log,
+            environment=_environment(home),
+            pipes=[pipe for pipe in pipes if pipe >= 0],
+            stdin=subprocess.PIPE,
+        )
         os.close(writing_end)
 
     def ask(self, request: BenchRequest, out: Path, *, fork: bool) -> None:
@@ -97,9 +90,7 @@ class Worker:
         if self._closed:
             return
         self._closed = True
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        child_process.end(self._process)
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -108,12 +99,11 @@ class Worker:
 
     def last_words(self) -> str:
         """The end of what it wrote to its standard output and error."""
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        return "".join(f"\n    {line}" for line in lines)
+        return "".join(f"\n    {line}" for line in child_process.last_lines(self._log))
 
 
 def _environment(home: Path) -> dict[str, str]:
-    environment = environment_of_child(HubView(home / "hf"), home.name)
+    environment = child_process.environment_of_child(HubView(home / "hf"), home.name)
     # What a user, or a pytest around us, tells pytest would drop or disable benchmarks without a word.
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     # Otherwise asking whether there is a device is enough to make forks unable to use it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,6 @@ def summary(comparison: Comparison) -> str:
 
 def method(comparison: Comparison) -> str:
     """How the verdict was come to, in a few sentences."""
-    detectable = comparison.as_json()["detectable"]
     taken = (
         "of rounds that were timed in turns"
         if comparison.paired
@@ -97,7 +97,7 @@ def method(comparison: Comparison) -> str:
     return (
         f"Slower: a one-sided t test on logarithms {taken}, refuses a slow-down of half a per cent or less, with at most "
         f"{100 * comparison.level:g} % of false alarms over all benchmarks together (Holm). No regression: a slow-down of "
-        f"{100 * detectable:.3g} % is excluded at 95 %; what is neither is inconclusive."
+        f"{100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; what is neither is inconclusive."
     )
 
 
@@ -131,7 +131,9 @@ def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
 
 
 def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | None, out: Path) -> None:
-    """``verdict.json`` and ``summary.md`` in ``out``, and ``report.html`` where there are recordings to draw."""
+    """``verdict.json`` and ``summary.md`` in ``out``; where there are recordings to draw, ``report.html`` and the chart
+    ``comparison``."""
+    from conformance.bench import charts
     from conformance.bench.page import comparison_page
 
     out.mkdir(parents=True, exist_ok=True)
@@ -141,6 +143,8 @@ def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | 
     (out / "summary.md").write_text(summary(comparison), encoding="utf-8")
     if recordings:
         (out / "report.html").write_text(comparison_page(comparison, *recordings), encoding="utf-8")
+        if (drawn := charts.ratios(comparison)) is not None:
+            charts.save(drawn, out, "comparison")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 SIZES = ("probe", "full")
 WORKLOADS = ("prefill", "decode", "train")
 #: More than a median needs: the first are left out until a benchmark runs steadily.
-ROUNDS = 60
+ROUNDS = 90
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,6 @@ class Run:
     environment: Mapping[str, Any]
     recorded: str
     ceilings: Mapping[str, float]
-    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,6 @@ def run_of(document: Any, place: str) -> Run:
             environment=dict(ours["environment"]),
             recorded=str(ours["recorded"]),
             ceilings=dict(ours["ceilings"]),
-            place=place,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise wrong(f"is not what it says it is ({type(error).__name__}: {error})") from None

@@ -131,18 +131,27 @@ def record_pairs(
     *,
     processes: str = "fresh",
     timeout: float,
+    what: str = "pair",
     announce: Announce = lambda what, number, total: None,
+    head_request: BenchRequest | None = None,
 ) -> tuple[Recording, Recording]:
-    """``pairs`` of processes of two versions, stored as ``001.json`` and so on in ``out/base`` and ``out/head``."""
+    """``pairs`` of processes of two versions, stored as ``001.json`` and so on in ``out/base`` and ``out/head``.
+
+    Both are asked the same, unless there is a ``head_request``.
+    """
     made = []
     with Pairs(base, head, processes=processes, timeout=timeout) as measuring:
         for number in range(pairs):
-            announce("pair", number + 1, pairs)
-            made.append(measuring.measure(request, request, number, out))
-    return (
-        labelled(base.label, [pair["base"] for pair in made]),
-        labelled(head.label, [pair["head"] for pair in made]),
-    )
+            announce(what, number + 1, pairs)
+            made.append(measuring.measure(request, head_request or request, number, out))
+    return recordings_of(base.label, head.label, made)
+
+
+def recordings_of(
+    base: str, head: str, pairs: Sequence[Mapping[str, tuple[Any, str]]]
+) -> tuple[Recording, Recording]:
+    """The two sides of ``pairs``, under the labels ``base`` and ``head``: each pair the document and its file, by side."""
+    return labelled(base, [pair["base"] for pair in pairs]), labelled(head, [pair["head"] for pair in pairs])
 
 
 def _processor(device: str) -> int | None:

@@ -1,4 +1,4 @@
-"""The statistics behind a verdict on speed: bounds on rates, Student's t, the steady state, and the paired comparison.
+"""The statistics behind a verdict on speed: Student's t, the steady state, and the paired comparison.
 
 Knows no torch: it decides over numbers that were recorded somewhere else.
 """
@@ -10,6 +10,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations_with_replacement
+
+from conformance.rates import beta
 
 #: Slow-downs up to this are not told from none: half a per cent, as the logarithm of a ratio.
 NEGLIGIBLE = math.log(1.005)
@@ -37,22 +40,11 @@ _PAIRS = (
 ROUNDS = 30
 
 
-def rate_bounds(seen: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's one-sided bounds, lower and upper, each at ``confidence``, on a rate of which ``seen`` in
-    ``runs`` were observed (Biometrika 26, 1934)."""
-    if not 0 <= seen <= runs or runs < 1:
-        raise ValueError(f"{seen} in {runs} is no observed rate")
-    miss = 1 - confidence
-    lower = 0.0 if seen == 0 else _beta_quantile(miss, seen, runs - seen + 1)
-    upper = 1.0 if seen == runs else _beta_quantile(1 - miss, seen + 1, runs - seen)
-    return lower, upper
-
-
 def student_tail(t: float, degrees: float) -> float:
     """The probability that Student's t with ``degrees`` of freedom exceeds ``t``."""
     if math.isinf(t):
         return 0.0 if t > 0 else 1.0
-    half = 0.5 * _beta(degrees / 2, 0.5, degrees / (degrees + t * t))
+    half = 0.5 * beta(degrees / 2, 0.5, degrees / (degrees + t * t))
     return half if t > 0 else 1 - half
 
 
@@ -85,6 +77,15 @@ def steady_from(seconds: Sequence[float]) -> int:
         return statistics.pvariance(rest) / len(rest)
 
     return min(range(len(cut) // 2 + 1), key=squared_error)
+
+
+def centre(values: Sequence[float]) -> float:
+    """Hodges and Lehmann's estimate: the median of the means of any two values (Annals of Mathematical Statistics 34, 1963).
+
+    Of rounds in turns every other one meets caches that the other process has used, so that ratios come in two heaps of the
+    same size; a median falls into the gap between them, anywhere. Interrupted rounds sway this one as little.
+    """
+    return statistics.median((one + other) / 2 for one, other in combinations_with_replacement(values, 2))
 
 
 @dataclass(frozen=True)
@@ -191,18 +192,3 @@ def _tested(
         student_tail((estimate - negligible) / error, degrees),
         estimate + student_quantile(1 - misses, degrees) * error,
     )
-
-
-def _beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function. mpmath comes with torch, which needs sympy, which needs it."""
-    import mpmath
-
-    return float(mpmath.betainc(a, b, 0, x, regularized=True))
-
-
-def _beta_quantile(probability: float, a: float, b: float) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _beta(a, b, middle) < probability else (low, middle)
-    return (low + high) / 2

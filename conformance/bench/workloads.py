@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from conformance.parity.probes import drawn_ids
+from conformance.parity.probes import drawn_ids, text_config
 
 #: Tokens that one round of decoding makes, by size: one alone is over too soon for a clock.
 DECODED = {"probe": 2, "full": 16}
@@ -134,12 +134,12 @@ def flops_per_token(llm: Any) -> float:
 
 def read_weights(llm: Any) -> float:
     """Bytes of weights that any forward must read: every matrix but the input embedding, once."""
-    return float(sum(weight.numel() * weight.element_size() for weight in _matrices(llm)))
+    return float(sum(weight.nbytes for weight in _matrices(llm)))
 
 
 def attention_flops(llm: Any, batch: int, begin: int, end: int) -> float:
     """Of scores and their weighted sum, for queries at positions ``begin`` to ``end``, each over the keys it may see."""
-    config = _text_config(llm)
+    config = text_config(llm)
     window = getattr(config, "sliding_window", None) or end
     keys = sum(min(position + 1, window) for position in range(begin, end))
     width = config.num_attention_heads * _head_dim(config)
@@ -148,7 +148,7 @@ def attention_flops(llm: Any, batch: int, begin: int, end: int) -> float:
 
 def cache_bytes(llm: Any, batch: int, tokens: int) -> float:
     """Of the keys and values of all layers that one decoded token must read."""
-    config = _text_config(llm)
+    config = text_config(llm)
     tokens = min(tokens, getattr(config, "sliding_window", None) or tokens)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = next(llm.parameters()).element_size()
@@ -162,10 +162,6 @@ def _matrices(llm: Any) -> list[Any]:
     ]
     # A tied head is the embedding, and is multiplied with all the same.
     return matrices + ([embedding] if head is not None and head.weight is embedding else [])
-
-
-def _text_config(llm: Any) -> Any:
-    return getattr(llm.config, "text_config", None) or llm.config
 
 
 def _head_dim(config: Any) -> int:

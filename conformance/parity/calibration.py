@@ -11,7 +11,6 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import cycle
-from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from conformance.parity.modules import module_errors
 from conformance.parity.probes import cast_parameters, drawn_ids, untrained
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
+from conformance.rates import rate_bounds
 
 BOUNDS = {
     "semantics": SEMANTICS,
@@ -101,16 +101,6 @@ def shipped_calibrations() -> dict[str, dict[str, Any]]:
     """The calibrations that come with the project, by file name without suffix."""
     files: list[Path] = sorted((fixtures_directory() / "calibration").glob("*.json"))
     return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
-
-
-def rate_bound(seen: int, runs: int, confidence: float = 0.95) -> float:
-    """Clopper–Pearson's one-sided upper bound on a rate of which ``seen`` in ``runs`` were observed."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        tail = sum(comb(runs, k) * middle**k * (1 - middle) ** (runs - k) for k in range(seen + 1))
-        low, high = (middle, high) if tail > 1 - confidence else (low, middle)
-    return high
 
 
 def reordered(
@@ -212,4 +202,6 @@ def _reading(values: list[float], bound: float) -> Reading:
     mean = sum(values) / len(values)
     spread = (sum((value - mean) ** 2 for value in values) / len(values)) ** 0.5
     refused = sum(not value <= bound for value in values)
-    return Reading(bound, max(values), mean, spread, len(values), refused, rate_bound(refused, len(values)))
+    return Reading(
+        bound, max(values), mean, spread, len(values), refused, rate_bounds(refused, len(values))[1]
+    )

@@ -41,14 +41,13 @@ def semantics_bound(position: int) -> float:
     return SEMANTICS if position <= EXACT_POSITIONS else SEMANTICS + ANGLE_SENSITIVITY * position * 2.0**-24
 
 
-def conditions(observed: torch.Tensor | torch.nn.Module) -> dict[str, Any]:
-    """What a gate's reading was taken under, for the record: the calibration of its bound, and the dtype and device of
-    ``observed`` (of a module's parameters)."""
-    tensor = observed if isinstance(observed, torch.Tensor) else next(observed.parameters())
+def conditions(dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What a gate's reading was taken under, for the record: the calibration of its bound, and what the subject computed in
+    and on."""
     return {
         "calibration": CALIBRATION,
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-        "device": tensor.device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": torch.device(device).type,
     }
 
 

@@ -24,6 +24,20 @@ def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
     return transformers.AutoConfig.for_model(**{**config, **no_tokens, **changes})
 
 
+def text_config(llm: Any) -> Any:
+    """The config of the language model itself, where the wrapped model nests it."""
+    return (
+        llm.config.get_text_config()
+        if hasattr(llm.config, "get_text_config")
+        else getattr(llm.config, "text_config", llm.config)
+    )
+
+
+def held_bytes(model: torch.nn.Module) -> int:
+    """Of all parameters and buffers."""
+    return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
 def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The argument by which the installed transformers is told the dtype to load or build a model in."""
     import transformers

@@ -12,7 +12,7 @@ import torch
 from conformance.assertions import ClauseFailure, NotApplicable
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
-from conformance.parity.probes import in_dtype
+from conformance.parity.probes import in_dtype, text_config
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject import Subject
@@ -166,15 +166,6 @@ def decoder_layers(backbone: Any) -> list[torch.nn.Module]:
     layer_cls = backbone.transformer_layer_cls
     modules: list[torch.nn.Module] = list(backbone.llm.modules()) if inspect.isclass(layer_cls) else []
     return [module for module in modules if isinstance(module, layer_cls)]
-
-
-def text_config(llm: Any) -> Any:
-    """The config of the language model itself, where the wrapped model nests it."""
-    return (
-        llm.config.get_text_config()
-        if hasattr(llm.config, "get_text_config")
-        else getattr(llm.config, "text_config", llm.config)
-    )
 
 
 def next_multiple(of: int, count: int) -> int:

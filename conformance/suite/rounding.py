@@ -88,7 +88,7 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
         "reference's own",
         expected=f"at most {MODULE_RATIO} times",
         mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
-        conditions=conditions(llm),
+        conditions=conditions(dtype),
         module=path,
     )
 
@@ -102,5 +102,5 @@ def within_rounding(ratio: float, where: str, mend: str, observed: torch.Tensor)
         observed=f"{where}, the logits are off by {ratio:.3g} times what rounding does to the reference",
         expected=f"at most {ROUNDING_RATIO} times",
         mend=mend,
-        conditions=conditions(observed),
+        conditions=conditions(observed.dtype, observed.device),
     )

@@ -9,6 +9,7 @@ import torch
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.parity.probes import text_config
 from conformance.properties import for_all
 from conformance.strategies import token_ids
 from conformance.subject import Subject
@@ -17,7 +18,6 @@ from conformance.suite.models import (
     next_multiple,
     probe_ids,
     same_tensor,
-    text_config,
     vocabulary_tensors,
 )
 

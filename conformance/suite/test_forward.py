@@ -75,7 +75,7 @@ def _same(
         observed=f"{what} {told}",
         expected=f"{law}: at most {SEMANTICS:g}, ten times what the order of summation does",
         mend=mend,
-        conditions=conditions(observed),
+        conditions=conditions(observed.dtype, observed.device),
     )
 
 
@@ -599,7 +599,7 @@ def test_norms_are_those_of_the_reference(subject: Subject) -> None:
             observed=f"`{path}`, given activations of mean square {eps:g}, is off by a relative RMS of {error:.2g}",
             expected=f"the norm with the config's epsilon, {eps:g}",
             mend="leave the norm's epsilon as the published config has it",
-            conditions=conditions(module),
+            conditions=conditions(small.dtype),
             module=path,
         )
 
@@ -692,7 +692,7 @@ def _agrees(llm: Any, reference: Reference, ids: torch.Tensor, start: int = 0, t
         expected=f"at most {bound:.2g}",
         mend=f"compare {f'`{first[0]}`' if first else 'embedding, head and residuals'} with the family's paper: epsilon, theta, "
         "scale, window, order of heads",
-        conditions=conditions(observed),
+        conditions=conditions(observed.dtype, observed.device),
         module=first[0] if first else None,
     )
 

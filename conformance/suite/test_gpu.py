@@ -17,7 +17,7 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, conditions, rounding_ratio
-from conformance.parity.probes import attention_of, attentions_of, cast_parameters, drawn_ids
+from conformance.parity.probes import attention_of, attentions_of, cast_parameters, drawn_ids, held_bytes
 from conformance.parity.reference import Reference
 from conformance.parity.streaming import seeded_model
 from conformance.subject import Subject
@@ -69,7 +69,7 @@ def test_the_device_computes_what_the_cpu_does(subject: Subject) -> None:
         observed=f"the float32 logits on the device differ from the CPU's by a relative RMS of {error:.2g}",
         expected=f"at most {SEMANTICS:g}, with TF32 off",
         mend="look for buffers made on the wrong device or in another dtype, and for kernels that round inputs",
-        conditions=conditions(on_device),
+        conditions=conditions(on_device.dtype, on_device.device),
     )
 
 
@@ -109,7 +109,7 @@ def test_the_size_of_the_batch_costs_no_precision(subject: Subject) -> None:
         observed=f"in a batch of {_BATCH}, a row's logits are off by {ratio:.3g} times what they are off by alone",
         expected=f"at most {ROUNDING_RATIO} times",
         mend="look for a kernel that accumulates in half precision for larger batches",
-        conditions=conditions(together),
+        conditions=conditions(together.dtype, together.device),
     )
 
 
@@ -177,7 +177,7 @@ def analytic_bytes(llm: Any, reference: Reference, length: int, logit_bytes: int
     """What one forward over ``length`` tokens must hold at its peak: weights, buffers and logits, and of activations the
     most that live at once, which is in the head or in one MLP."""
     architecture, parameter = reference.architecture, next(llm.parameters())
-    held = sum(tensor.numel() * tensor.element_size() for tensor in (*llm.parameters(), *llm.buffers()))
+    held = held_bytes(llm)
     residual = length * architecture.hidden * parameter.element_size()
     names = architecture.names
     up = f"{names.layers}.0.{names.mlp}.{names.up}.weight"

@@ -8,10 +8,10 @@ import string
 from conformance.assertions import NotApplicable, quoted, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.hub import fixtures_directory
+from conformance.parity.probes import text_config
 from conformance.properties import for_all
 from conformance.strategies import ordinary_text
 from conformance.subject import LLM_MAX_LENGTH, Subject
-from conformance.suite.models import text_config
 
 #: The strings whose single id Prismatic's VLM looks up when it is built, for scoring multiple-choice answers.
 TRIGGER_STRINGS = ("True", "False", "Yes", "No", *string.ascii_uppercase)

@@ -90,6 +90,26 @@ def test_a_head_that_does_not_build_fails(repository: Path, capsys: pytest.Captu
     assert "half of a commit" in " ".join(capsys.readouterr().out.split())
 
 
+def test_power_is_measured_and_drawn_from_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("conformance.bench.power.SLOWDOWNS", (0.0, 0.5))
+    monkeypatch.setattr("conformance.bench.power.CONFIRMED", (0.5,))
+    out = tmp_path / "power"
+    asked = ["--pairs", "3", "--recorded", "3", "--confirm", "2", "--draws", "20", *QUICK]
+    assert run("power", "mistral-v0.1-7b-instruct", *asked, "--out", str(out), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((out / "power.json").read_text())
+    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 3), (0.5, 3)]
+    assert told["memory"]["found"] == told["memory"]["of"] == 1
+    without, slowed = told["rates"]
+    assert (without["benchmark"], without["recorded"]) == ("any", 6)
+    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of six pairs"
+    assert "<svg" in (out / "power.svg").read_text()
+    assert run("power", "--recording", str(out), "--pairs", "3", "--draws", "20", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == told
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

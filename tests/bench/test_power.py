@@ -3,11 +3,12 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conformance.bench.charts import as_svg, power_curve
-from conformance.bench.power import SLOWDOWNS, rates, read_recording
+from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, rates, read_recording
 from conformance.bench.report import labels
 from conformance.bench.results import Recording
 from conformance.run_request import CannotAssess
@@ -62,16 +63,63 @@ def test_short_names_are_used_where_they_are_enough() -> None:
     assert labels([PREFILL, "any"]) == {PREFILL: "prefill b1 s32", "any": "any"}
 
 
+def store(folder: Path, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    for number, pair in enumerate(pairs):
+        for side, stored in zip(("base", "head"), pair, strict=True):
+            (folder / side).mkdir(parents=True, exist_ok=True)
+            (folder / side / f"{number + 1:03d}.json").write_text(json.dumps(stored))
+
+
+def slowed(share: float) -> str:
+    return f"slowed-{1000 * share:02.0f}-per-mille"
+
+
 def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
     base, head = document(entry(PREFILL, [1.0])), document(entry(PREFILL, [2.0]))
     for share in SLOWDOWNS:
-        for side, stored in (("base", base), ("head", head)):
-            folder = tmp_path / "runs" / f"slowed-{1000 * share:02.0f}-per-mille" / side
-            folder.mkdir(parents=True)
-            (folder / "001.json").write_text(json.dumps(stored))
+        store(tmp_path / "runs" / slowed(share), [(base, head)])
+    # Pairs of comparisons end to end are pairs; one that was interrupted is none.
+    store(tmp_path / "runs" / "confirmation" / "001" / slowed(0.03), [(base, head), (base, head)])
+    (tmp_path / "runs" / "confirmation" / "001" / slowed(0.03) / "base" / "003.json").write_text(
+        json.dumps(base)
+    )
     found = read_recording(tmp_path)
     assert {
         share: (one.seconds(PREFILL), other.seconds(PREFILL)) for share, (one, other) in found.items()
-    } == {share: ([1.0], [2.0]) for share in SLOWDOWNS}
+    } == {
+        share: ([1.0] * (3 if share == 0.03 else 1), [2.0] * (3 if share == 0.03 else 1))
+        for share in SLOWDOWNS
+    }
     with pytest.raises(CannotAssess, match="holds no pairs of runs"):
         read_recording(tmp_path / "elsewhere")
+
+
+def test_comparisons_end_to_end_are_judged_as_stored(tmp_path: Path) -> None:
+    def pairs(factor: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        return [
+            (
+                document(entry(PREFILL, [1.0]), recorded=f"2026-01-01T00:0{minute}:00+00:00"),
+                document(
+                    entry(PREFILL, [factor * (1 + 0.001 * minute)]),
+                    recorded=f"2026-01-01T00:0{minute}:00+00:00",
+                ),
+            )
+            for minute in range(4)
+        ]
+
+    store(tmp_path / "confirmation" / "001" / slowed(0.0), pairs(1.0))
+    store(tmp_path / "confirmation" / "002" / slowed(0.05), pairs(1.05))
+    clean, slow = confirmations(tmp_path)
+    assert (clean.slowdown, clean.result, clean.slower, clean.pairs) == (0.0, "NO REGRESSION", (), 4)
+    assert (slow.slowdown, slow.result, slow.slower) == (0.05, "REGRESSION", (PREFILL,))
+    # Three minutes between the ends of the first and the last, and the first took one as well.
+    assert clean.minutes == 4.0
+
+
+def test_memory_that_was_found(tmp_path: Path) -> None:
+    assert memory_found(tmp_path) is None
+    base = document(entry(PREFILL, [1.0], memory=1000), entry(DECODE, [1.0], memory=500_000))
+    head = document(entry(PREFILL, [1.0], memory=1010), entry(DECODE, [1.0], memory=500_010))
+    head["conformance"]["request"] = {"injected_bytes": 10}
+    store(tmp_path / "more-memory", [(base, head)])
+    assert memory_found(tmp_path) == {"injectedBytes": 10, "found": 1, "of": 2}

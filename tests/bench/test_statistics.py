@@ -9,15 +9,16 @@ import pytest
 
 from conformance.bench.statistics import (
     NEGLIGIBLE,
+    centre,
     holm,
     pairs_needed,
-    rate_bounds,
     slowdown,
     steady_from,
     student_quantile,
     student_tail,
     unpaired_slowdown,
 )
+from conformance.rates import rate_bounds
 
 
 @pytest.mark.parametrize(
@@ -27,21 +28,6 @@ from conformance.bench.statistics import (
 def test_quantiles_are_those_of_the_printed_tables(probability: float, degrees: float, t: float) -> None:
     assert student_quantile(probability, degrees) == pytest.approx(t, abs=5e-4)
     assert student_tail(t, degrees) == pytest.approx(1 - probability, abs=2e-5)
-
-
-@pytest.mark.parametrize(
-    ("seen", "runs", "bounds"),
-    # Without a failure the bound is 1 - 0.05 ** (1 / n), the rule of three; five in ten from the tables.
-    [(0, 10, (0.0, 0.2589)), (10, 10, (0.7411, 1.0)), (0, 300, (0.0, 0.00994)), (5, 10, (0.2224, 0.7776))],
-)
-def test_bounds_on_rates(seen: int, runs: int, bounds: tuple[float, float]) -> None:
-    assert rate_bounds(seen, runs) == pytest.approx(bounds, abs=5e-5)
-
-
-@pytest.mark.parametrize("rate", [(-1, 3), (4, 3), (0, 0)])
-def test_what_is_no_rate_is_refused(rate: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="no observed rate"):
-        rate_bounds(*rate)
 
 
 def test_a_paired_slowdown_by_hand() -> None:
@@ -92,6 +78,15 @@ def test_holm_by_hand() -> None:
 def test_where_a_benchmark_runs_steadily(rounds: list[float], steady: int) -> None:
     """Warm-up goes, an interrupted round in the middle is no reason to leave out what was before it."""
     assert steady_from(rounds) == steady
+
+
+@pytest.mark.parametrize(
+    ("values", "estimate"),
+    # Means of any two of 1, 2, 6: 1, 1.5, 3.5, 2, 4, 6. Two heaps of five, 0 and 1: 30 means of one heap, and 25 of both, a half.
+    [([3.0], 3.0), ([1.0, 2.0, 6.0], 2.75), ([0.0, 1.0] * 5, 0.5), ([0.0] * 9 + [1e6], 0.0)],
+)
+def test_the_centre_by_hand(values: list[float], estimate: float) -> None:
+    assert centre(values) == estimate
 
 
 def test_false_alarms_are_as_rare_as_promised() -> None:

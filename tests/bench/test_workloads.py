@@ -171,6 +171,21 @@ def test_throttling_and_neighbours_are_read_from_the_driver(
 
 
 @pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        ({"sm_clock_mhz": 1900.0}, []),
+        ({"sm_clock_mhz": 1200.0}, ["the processor's clock went from 1980 to 1200 MHz"]),
+        ({"sm_clock_mhz": 1200.0, "throttled": ["power cap"]}, []),
+        ({"memory_clock_mhz": 1600.0}, ["the memory's clock went from 2600 to 1600 MHz"]),
+        ({"memory_clock_mhz": None}, []),
+    ],
+)
+def test_clocks_that_change_disturb(after: dict[str, Any], told: list[str]) -> None:
+    before: dict[str, Any] = {"sm_clock_mhz": 1980.0, "memory_clock_mhz": 2600.0, "throttled": []}
+    assert disturbances(before, {**before, **after}) == told
+
+
+@pytest.mark.parametrize(
     "answer", [None, "570.1, [N/A], [N/A], [N/A], [N/A], [N/A], [N/A], [N/A]", "nonsense"]
 )
 def test_a_driver_that_does_not_answer_is_no_error(

@@ -152,7 +152,7 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
             ["--device", "cuda"],
             "--device cuda does not go with profile default, which runs on cpu: add --profile gpu",
         ),
-        (["--device", "tpu"], "--device tpu is not available in this version; it takes auto or cpu or cuda"),
+        (["--device", "tpu"], "--device is 'tpu', but should be one of auto, cpu, cuda"),
         (["--budget", "huge"], "--budget huge is not available"),
         (["--seed", "-1"], "--seed is -1, but should be 0 or more"),
         (["--seed", "x"], "Invalid value for '--seed'"),

@@ -326,6 +326,14 @@ class SmallGradientsFlushed(EditedMistral):
         _change_output(llm.model.layers[1], _in_bfloat16(_with_small_gradients_flushed))
 
 
+@planted("HALF-06")
+class NormThatTrainsNoWeight(EditedMistral):
+    """In bfloat16 a fused norm stands in that is right, and hands its weight no gradient: it stays as it was."""
+
+    def edit(self, llm: Any) -> None:
+        same_class_but(llm.model.norm, forward=_norm_without_a_gradient)
+
+
 @planted("HALF-07", defects=("D39",), module="model.layers.2.post_attention_layernorm")
 class RmsNormInBfloat16(EditedMistral):
     """One norm, fused by hand, works in the dtype of its input: mean of squares and root are rounded to bfloat16."""
@@ -536,6 +544,12 @@ def _with_small_gradients_flushed(hidden: torch.Tensor) -> torch.Tensor:
 def _rms_norm_in_input_dtype(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     variance = hidden_states.pow(2).mean(-1, keepdim=True)
     return norm.weight * (hidden_states * torch.rsqrt(variance + norm.variance_epsilon))
+
+
+def _norm_without_a_gradient(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    dtype, wide = hidden_states.dtype, hidden_states.float()
+    weight = norm.weight.detach() if dtype == torch.bfloat16 else norm.weight
+    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)).to(dtype)
 
 
 def _layer_norm_in_input_dtype(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:

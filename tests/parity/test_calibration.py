@@ -9,7 +9,6 @@ from conformance.oracle import Decoder, Place
 from conformance.parity.calibration import (
     BOUNDS,
     FAMILIES,
-    rate_bound,
     readings,
     reordered,
     shipped_calibrations,
@@ -59,11 +58,3 @@ def test_another_order_is_the_same_model(config: dict[str, object]) -> None:
         for decoder in (Decoder(reference.architecture, tensors) for tensors in (weights, changed))
     )
     assert relative_rms(after, before) < 1e-12
-
-
-@pytest.mark.parametrize(
-    ("seen", "runs", "bound"), [(0, 1, 0.95), (0, 59, 0.0495), (0, 500, 0.00597), (1, 2, 0.9747)]
-)
-def test_the_bound_on_a_rate(seen: int, runs: int, bound: float) -> None:
-    # Without any seen it is 1 - 0.05 ** (1 / runs); of two, one: 1 - p² = 0.05.
-    assert rate_bound(seen, runs) == pytest.approx(bound, rel=2e-3)

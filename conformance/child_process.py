@@ -1,0 +1,95 @@
+"""What all child processes of ours have in common: how they start, what they find around them, and that none outlives us."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conformance.hub import HubView
+
+#: Every process that a run starts carries this variable, whatever group or session it moves to.
+RUN_MARKER = "CONFORMANCE_RUN"
+_LAST_LINES = 12
+
+
+def start(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    pipes: Sequence[int],
+    stdin: int = subprocess.DEVNULL,
+) -> subprocess.Popen[bytes]:
+    """Run ``main()`` of ``module`` in a session of its own; what it prints goes to ``log``, and it inherits ``pipes``."""
+    # Without the working directory on the path: a user's own `backbones` or `conformance` folder must not stand in for ours.
+    launch = (
+        f"import sys; sys.path[:] = [place for place in sys.path if place]; from {module} import main; main()"
+    )
+    with open(log, "wb") as written:
+        return subprocess.Popen(
+            [sys.executable, "-c", launch, *arguments],
+            env=environment,
+            stdin=stdin,
+            stdout=written,
+            stderr=written,
+            pass_fds=pipes,
+            start_new_session=True,
+        )
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a child and whatever runs in its process group."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def last_lines(log: Path) -> list[str]:
+    """The end of what a child wrote to its standard output and error."""
+    return (
+        log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:] if log.exists() else []
+    )
+
+
+def end_with_parent() -> None:
+    """Called in a child: it dies when its parent does. Forks of it must call it again."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
+    """The environment in which a child finds this checkout, its own hub, and nothing that reaches for a network."""
+    environment = dict(os.environ)
+    for name, value in view.environment().items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    home = Path(__file__).parents[1]
+    if home.name not in {"site-packages", "dist-packages"}:
+        # A checkout that is on the path without being installed must be found by the child too.
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(home), *filter(None, [environment.get("PYTHONPATH")])]
+        )
+    environment[RUN_MARKER] = marker
+    # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    # At the published size threads do pay, and on a busy machine those that spin while they wait double the time.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.
+    environment.setdefault(
+        "HYPOTHESIS_STORAGE_DIRECTORY",
+        str(Path(tempfile.gettempdir()) / f"conformance-hypothesis-{os.getuid()}"),
+    )
+    return environment

@@ -1,0 +1,53 @@
+"""Options that commands share, and the refusal of values that they do not take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from conformance.run_request import CannotAssess
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+DEVICES = ("auto", "cpu", "cuda")
+
+BackboneId = Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")]
+Config = Annotated[
+    Optional[Path], typer.Option(help="TOML file with a [subject] table [default: conformance.toml].")
+]
+HubRoot = Annotated[
+    Optional[Path], typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB].")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+Recipes = Annotated[
+    Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")
+]
+
+
+def names_in(option: str, text: str) -> list[str]:
+    """The names that ``text`` joins by commas."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise CannotAssess(f"{option} is empty: give names joined by commas")
+    return names
+
+
+def one_of(option: str, value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise CannotAssess(f"{option} is {value!r}, but should be one of {', '.join(choices)}")
+    return value
+
+
+def at_least(option: str, value: int, least: int) -> int:
+    if value < least:
+        raise CannotAssess(f"{option} is {value}, but should be {least} or more")
+    return value
+
+
+def positive(option: str, value: float, unit: str) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise CannotAssess(f"{option} is {value:g}, but should be a number of {unit} above zero")
+    return value
