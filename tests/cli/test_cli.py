@@ -153,7 +153,10 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
             "--device cuda does not go with profile default, which runs on cpu: add --profile gpu",
         ),
         (["--device", "tpu"], "--device is 'tpu', but should be one of auto, cpu, cuda"),
-        (["--budget", "huge"], "--budget huge is not available"),
+        (
+            ["--budget", "huge"],
+            "--budget is 'huge', but should be one of quick, standard, thorough",
+        ),
         (["--seed", "-1"], "--seed is -1, but should be 0 or more"),
         (["--seed", "x"], "Invalid value for '--seed'"),
         (["--jobs", "0"], "--jobs is 0, but should be 1 or more"),
