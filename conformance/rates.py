@@ -2,28 +2,41 @@
 
 from __future__ import annotations
 
+import math
+
 
 def rate_bounds(seen: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
     """Clopper and Pearson's one-sided bounds, lower and upper, each at ``confidence``, on a rate of which ``seen`` in
-    ``runs`` were observed (Biometrika 26, 1934)."""
+    ``runs`` were observed: the rates at which so many, or more, and so many, or fewer, are seen as seldom as by
+    ``1 - confidence`` (Biometrika 26, 1934)."""
     if not 0 <= seen <= runs or runs < 1:
         raise ValueError(f"{seen} in {runs} is no observed rate")
     miss = 1 - confidence
-    lower = 0.0 if seen == 0 else _beta_quantile(miss, seen, runs - seen + 1)
-    upper = 1.0 if seen == runs else _beta_quantile(1 - miss, seen + 1, runs - seen)
+    lower = 0.0 if seen == 0 else _rate_at_which_so_many(seen, runs, miss)
+    # So many or fewer successes are so many or more failures.
+    upper = 1.0 if seen == runs else 1 - _rate_at_which_so_many(runs - seen, runs, miss)
     return lower, upper
 
 
-def beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function. mpmath comes with torch, which needs sympy, which needs it."""
-    import mpmath
-
-    return float(mpmath.betainc(a, b, 0, x, regularized=True))
-
-
-def _beta_quantile(probability: float, a: float, b: float) -> float:
+def _rate_at_which_so_many(seen: int, runs: int, probability: float) -> float:
     low, high = 0.0, 1.0
-    for _ in range(60):
+    for _ in range(53):
         middle = (low + high) / 2
-        low, high = (middle, high) if beta(a, b, middle) < probability else (low, middle)
+        low, high = (middle, high) if _so_many_or_more(seen, runs, middle) < probability else (low, middle)
     return (low + high) / 2
+
+
+def _so_many_or_more(seen: int, runs: int, rate: float) -> float:
+    """The binomial distribution's upper tail, term by term: a closed form by way of the incomplete beta function does not
+    converge in mpmath at thousands of runs."""
+    one, other, all_ways = math.log(rate), math.log1p(-rate), math.lgamma(runs + 1)
+    return math.fsum(
+        math.exp(
+            all_ways
+            - math.lgamma(count + 1)
+            - math.lgamma(runs - count + 1)
+            + count * one
+            + (runs - count) * other
+        )
+        for count in range(seen, runs + 1)
+    )

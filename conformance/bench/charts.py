@@ -131,11 +131,11 @@ def history(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Figure:
 
 
 def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
-    """How often slow-downs of each size are found, with Clopper and Pearson's bounds."""
+    """How often slow-downs of each size, as they were measured, are found; with Clopper and Pearson's bounds."""
     figure, axes = _figure(6.0, 3.2)
     for benchmark in dict.fromkeys(row["benchmark"] for row in rates):
         own = sorted((row for row in rates if row["benchmark"] == benchmark), key=lambda row: row["slowdown"])
-        x, y = ([100 * row[key] for row in own] for key in ("slowdown", "found"))
+        x, y = ([100 * row[key] for row in own] for key in ("measured", "found"))
         bounds = [
             [100 * (row["found"] - row["at_least"]) for row in own],
             [100 * (row["at_most"] - row["found"]) for row in own],
@@ -151,7 +151,7 @@ def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
             label=benchmark.split("[")[0],
         )
     axes.axhline(95, color=_FAINT, linewidth=1, linestyle=":")
-    axes.set_xlabel("slow-down, %")
+    axes.set_xlabel("slow-down as measured, %")
     axes.set_ylabel("comparisons that find it, %")
     axes.set_ylim(-3, 103)
     axes.legend(fontsize=8, frameon=False)

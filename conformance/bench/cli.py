@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -279,7 +280,14 @@ def power(
     Exit status: 0 measured, 2 something could not be measured, 130 interrupted.
     """
     from conformance.bench.charts import power_curve, save
-    from conformance.bench.power import Experiment, confirmations, memory_found, rates, read_recording
+    from conformance.bench.power import (
+        Experiment,
+        confirmations,
+        environment_of,
+        memory_found,
+        rates,
+        read_recording,
+    )
     from conformance.bench.report import power_rows, shortened, table
 
     limit = positive("--timeout", timeout, "seconds")
@@ -315,26 +323,34 @@ def power(
                 _measured(lambda: experiment.inject_memory(calibration))
                 _measured(lambda: experiment.confirm(calibration, confirm, pairs))
         recordings = read_recording(folder)
+        environment = environment_of(folder)
         confirmed = list(confirmations(folder))
         memory = memory_found(folder)
     found = list(rates(recordings, pairs, draws=draws, seed=seed))
     told: dict[str, Any] = {
-        "environment": recordings[0.0][0].runs[0].environment,
+        "environment": environment,
         "pairs": pairs,
         "rates": [rate.as_json() for rate in found],
         "confirmations": [one.as_json() for one in confirmed],
         "memory": memory,
+        "logarithms": {
+            str(share): [
+                {name: [round(value, 6) for value in own] for name, own in together.items()}
+                for together in every
+            ]
+            for share, every in recordings.items()
+        },
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "power.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        (out / "power.json").write_text(_document(told), encoding="utf-8")
         save(power_curve(told["rates"]), out, "power")
     if as_json:
-        say(json.dumps(told, indent=2))
+        say(_document(told).rstrip())
         return
     console(stderr=False).print(
         table(
-            ("benchmark", "slowed by", "as measured", "one pair strays", "found", "95 % bounds"),
+            ("benchmark", "slowed by", "measured", "a pair strays", f"found of {draws:,}", "95 % bounds"),
             shortened(power_rows(found)),
         )
     )
@@ -347,6 +363,12 @@ def power(
             f"  confirmed, slowed by {100 * one.slowdown:g} %: {one.result}, {len(one.slower)} slower, {one.minutes:g} minutes"
         )
     say(f"  files: {out / 'power.json'}, power.svg and runs beside it" if out else "  files: add --out DIR")
+
+
+def _document(told: Mapping[str, Any]) -> str:
+    """JSON, with lists of numbers on one line each."""
+    text = json.dumps(told, indent=2)
+    return re.sub(r"\[[-+.e\d,\s]+\]", lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def _request(

@@ -33,6 +33,8 @@ _CALIBRATING = 0.5
 _CALIBRATING_PAIRS = 3
 _MEMORY = "more-memory"
 _CONFIRMATION = "confirmation"
+#: By slow-down, by what was measured together: of each benchmark, one logarithm of head's time over base's a pair.
+Recorded = dict[float, list[Mapping[str, list[float]]]]
 
 
 @dataclass(frozen=True)
@@ -158,23 +160,33 @@ class Experiment:
         return replace(self.request, injected=units)
 
 
-def read_recording(place: Path) -> dict[float, tuple[Recording, Recording]]:
-    """All pairs that an :class:`Experiment` stored in ``place``, those of confirming comparisons among them.
+def read_recording(place: Path) -> Recorded:
+    """All pairs that an :class:`Experiment` stored in ``place``: those recorded in turn, and those of each confirming comparison.
 
     Raises:
         CannotAssess: where it holds no such recording.
     """
     runs = _runs(place)
-    found = {}
+    found: Recorded = {}
     for share in SLOWDOWNS:
         confirming = sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))
-        pairs = [pair for folder in (runs / _folder(share), *confirming) for pair in _stored_pairs(folder)]
-        if not pairs:
+        stored = [
+            pairs for folder in (runs / _folder(share), *confirming) if (pairs := _stored_pairs(folder))
+        ]
+        if not stored:
             raise CannotAssess(
                 f"{runs / _folder(share)} holds no pairs of runs: `conformance bench power --out DIR` records them"
             )
-        found[share] = _recordings(share, pairs)
+        found[share] = []
+        for pairs in stored:
+            base, head = _recordings(share, pairs)
+            found[share].append({name: logarithms(base, head, name) for name in base.names})
     return found
+
+
+def environment_of(place: Path) -> Mapping[str, Any]:
+    """What the recording in ``place`` was made on."""
+    return _recordings(0.0, _stored_pairs(_runs(place) / _folder(0.0)))[0].runs[0].environment
 
 
 def confirmations(place: Path) -> Iterator[Confirmation]:
@@ -225,40 +237,42 @@ def _recordings(share: float, pairs: list[dict[str, tuple[Any, str]]]) -> tuple[
     return recordings_of("installed", f"slowed by {100 * share:g} %", pairs)
 
 
-def rates(
-    recordings: Mapping[float, tuple[Recording, Recording]], pairs: int, *, draws: int = DRAWS, seed: int = 0
-) -> Iterator[Rate]:
+def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Rate]:
     """Draw comparisons of ``pairs`` recorded pairs, each kind of slow-down for itself, and count what they find.
 
-    Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm, under the name ``any``. Drawn
-    comparisons share pairs, so that bounds on the rates are those of the drawing; how far the recording itself strays, fresh
-    comparisons tell.
+    Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm, under the name ``any``.
+
+    A comparison is drawn, with replacement, from the pairs that were measured together: what stays the same throughout a
+    comparison (where the forking processes' memory lies) belongs to its error, and would average out over pairs of many. What
+    was measured together is fewer pairs than a comparison takes only where it was interrupted, and is left out.
 
     Raises:
         CannotAssess: if fewer pairs were recorded than a comparison takes.
     """
     source = random.Random(seed)
-    for share, (base, head) in recordings.items():
-        values = {name: logarithms(base, head, name) for name in base.names}
-        recorded = min(map(len, values.values()), default=0)
-        if recorded < pairs:
+    for share, every in recorded.items():
+        together = [one for one in every if one and min(map(len, one.values())) >= pairs]
+        if not together:
+            most = max((min(map(len, one.values()), default=0) for one in every), default=0)
             raise CannotAssess(
-                f"{recorded} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
+                f"{most} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
             )
+        values = {name: [value for one in together for value in one[name]] for name in together[0]}
         found = dict.fromkeys([*values, "any"], 0)
         for _ in range(draws):
-            chosen = source.sample(range(recorded), pairs)
-            tests = {name: slowdown([own[pair] for pair in chosen]) for name, own in values.items()}
+            own = source.choice(together)
+            chosen = source.choices(range(min(map(len, own.values()))), k=pairs)
+            tests = {name: slowdown([value[pair] for pair in chosen]) for name, value in own.items()}
             slower = holm({name: test.probability for name, test in tests.items()}, FALSE_ALARMS)
             for name in slower:
                 found[name] += 1
             found["any"] += bool(slower)
         for name in values if share else ["any"]:
-            own = values.get(name) or [value for every in values.values() for value in every]
+            measured = values.get(name) or [value for every in values.values() for value in every]
             lower, upper = rate_bounds(found[name], draws)
             yield Rate(
-                name, share, math.expm1(statistics.median(own)), statistics.stdev(own), recorded, pairs, draws,
-                found[name] / draws, lower, upper,
+                name, share, math.expm1(statistics.fmean(measured)), statistics.stdev(measured),
+                len(measured) if share else len(measured) // len(values), pairs, draws, found[name] / draws, lower, upper,
             )  # fmt: skip
 
 

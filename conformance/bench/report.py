@@ -123,8 +123,8 @@ def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
             f"{100 * rate.slowdown:g} %",
             f"{100 * rate.measured:.1f} %",
             f"{100 * rate.deviation:.1f} %",
-            f"{100 * rate.found:.1f} % of {rate.draws}",
-            f"{100 * rate.at_least:.1f} to {100 * rate.at_most:.1f} %",
+            f"{100 * rate.found:.1f} %",
+            f"{100 * rate.at_least:.1f}–{100 * rate.at_most:.1f} %",
         )
         for rate in rates
     ]

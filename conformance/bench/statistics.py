@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement
 
-from conformance.rates import beta
-
 #: Slow-downs up to this are not told from none: half a per cent, as the logarithm of a ratio.
 NEGLIGIBLE = math.log(1.005)
 #: A verdict without a regression says that nothing slower than this is there: three per cent, likewise.
@@ -44,7 +42,9 @@ def student_tail(t: float, degrees: float) -> float:
     """The probability that Student's t with ``degrees`` of freedom exceeds ``t``."""
     if math.isinf(t):
         return 0.0 if t > 0 else 1.0
-    half = 0.5 * beta(degrees / 2, 0.5, degrees / (degrees + t * t))
+    import mpmath  # comes with torch, which needs sympy, which needs it; heavy, and not for every command
+
+    half = 0.5 * float(mpmath.betainc(degrees / 2, 0.5, 0, degrees / (degrees + t * t), regularized=True))
     return half if t > 0 else 1 - half
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -10,50 +11,56 @@ import pytest
 from conformance.bench.charts import as_svg, power_curve
 from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, rates, read_recording
 from conformance.bench.report import labels
-from conformance.bench.results import Recording
 from conformance.run_request import CannotAssess
-from tests.bench.samples import DECODE, PREFILL, document, entry, recording
+from tests.bench.samples import DECODE, PREFILL, document, entry
 
 
-def pairs_slowed(share: float, stray: float = 0.01, recorded: int = 30) -> tuple[Recording, Recording]:
-    source = random.Random(int(1000 * share))
-
-    def side(label: str, factor: float) -> Recording:
-        return recording(
-            label,
-            *(
-                document(
-                    *(entry(name, [factor * (1 + source.gauss(0, stray))] * 3) for name in (PREFILL, DECODE))
-                )
-                for _ in range(recorded)
-            ),
-        )
-
-    return side("base", 1.0), side("slowed", 1 + share)
+def measured_together(
+    share: float, stray: float = 0.01, recorded: int = 30, throughout: float = 0.0
+) -> dict[str, list[float]]:
+    """Logarithms of ``recorded`` pairs; ``throughout`` is what all of them have in common besides."""
+    source = random.Random(int(1000 * share) + int(1e6 * throughout))
+    return {
+        name: [math.log1p(share) + throughout + source.gauss(0, stray) for _ in range(recorded)]
+        for name in (PREFILL, DECODE)
+    }
 
 
 def test_what_is_far_beyond_the_noise_is_found_and_nothing_else() -> None:
     found = {
         (rate.benchmark, rate.slowdown): rate
-        for rate in rates({share: pairs_slowed(share) for share in (0.0, 0.1)}, 12, draws=60)
+        for rate in rates({share: [measured_together(share)] for share in (0.0, 0.1)}, 12, draws=60)
     }
     assert set(found) == {("any", 0.0), (PREFILL, 0.1), (DECODE, 0.1)}
     assert found["any", 0.0].found == 0
     assert found["any", 0.0].at_most == pytest.approx(0.0487, abs=1e-4)  # 1 - 0.05 ** (1 / 60)
     assert found[PREFILL, 0.1].found == 1
     assert found[PREFILL, 0.1].measured == pytest.approx(0.1, abs=0.01)
-    assert found[PREFILL, 0.1].deviation == pytest.approx(0.014, rel=0.3)
+    assert found[PREFILL, 0.1].deviation == pytest.approx(0.01, rel=0.3)
+    assert {rate.recorded for rate in found.values()} == {30}
     assert "<svg" in as_svg(power_curve([rate.as_json() for rate in found.values()]))
 
 
 def test_noise_hides_a_small_slowdown() -> None:
-    (prefill, decode) = rates({0.005: pairs_slowed(0.005, stray=0.05)}, 12, draws=60)
+    (prefill, decode) = rates({0.005: [measured_together(0.005, stray=0.05)]}, 12, draws=60)
     assert max(prefill.found, decode.found) < 0.1
+
+
+def test_what_strays_throughout_a_comparison_does_not_average_out() -> None:
+    # Every other comparison is 5 % off, up or down, from end to end: one in four cries wolf. The pairs of all of them
+    # mixed would show nothing.
+    together = [measured_together(0.0, throughout=off) for off in (0.05, 0.0, -0.05, 0.0)]
+    (rate,) = rates({0.0: together}, 12, draws=400)
+    assert rate.found == pytest.approx(0.25, abs=0.07)
+    assert rate.recorded == 120
 
 
 def test_fewer_pairs_than_a_comparison_takes_are_refused() -> None:
     with pytest.raises(CannotAssess, match="5 pairs were recorded, and a comparison takes 12"):
-        list(rates({0.0: pairs_slowed(0.0, recorded=5)}, 12))
+        list(rates({0.0: [measured_together(0.0, recorded=5)]}, 12))
+    # Beside what suffices, an interrupted comparison is left out: its few pairs stray too little.
+    (rate,) = rates({0.0: [measured_together(0.0), measured_together(0.3, recorded=3)]}, 12, draws=60)
+    assert (rate.recorded, rate.found) == (30, 0)
 
 
 def test_short_names_are_used_where_they_are_enough() -> None:
@@ -84,10 +91,9 @@ def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
         json.dumps(base)
     )
     found = read_recording(tmp_path)
-    assert {
-        share: (one.seconds(PREFILL), other.seconds(PREFILL)) for share, (one, other) in found.items()
-    } == {
-        share: ([1.0] * (3 if share == 0.03 else 1), [2.0] * (3 if share == 0.03 else 1))
+    twice = math.log(2)
+    assert found == {
+        share: [{PREFILL: [twice]}, *([{PREFILL: [twice, twice]}] if share == 0.03 else [])]
         for share in SLOWDOWNS
     }
     with pytest.raises(CannotAssess, match="holds no pairs of runs"):
