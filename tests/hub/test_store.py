@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,8 @@ from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 
 RECIPE = recipe_for(MISTRAL)
 #: Not more than a fork of this test process, which has torch loaded by the time it forks.
-FORK = multiprocessing.get_context("fork")
+# A fork would inherit torch without its threads, and wait for them.
+SPAWN = multiprocessing.get_context("spawn")
 
 
 @pytest.mark.parametrize("hub_id", HUB_IDS)
@@ -118,18 +121,18 @@ def test_entries_lists_what_is_built_and_passes_over_the_rest(hub: Hub, tmp_path
     assert Hub(tmp_path / "absent").entries() == []
 
 
+def build_and_hang(root: Path, started: Event) -> None:
+    def hang(line: str) -> None:
+        started.set()
+        time.sleep(600)
+
+    Hub(root).build(RECIPE, on_progress=hang)
+
+
 def test_a_killed_build_leaves_no_lock_and_its_rest_is_cleared(hub: Hub, tmp_path: Path) -> None:
     hub.build(RECIPE)
-    started = FORK.Event()
-
-    def build_and_hang() -> None:
-        def hang(line: str) -> None:
-            started.set()
-            time.sleep(600)
-
-        Hub(tmp_path).build(RECIPE, on_progress=hang)
-
-    process = FORK.Process(target=build_and_hang)
+    started = SPAWN.Event()
+    process = SPAWN.Process(target=build_and_hang, args=(tmp_path, started))
     process.start()
     assert started.wait(60)
     home = tmp_path / MISTRAL.replace("/", "--")
@@ -141,16 +144,16 @@ def test_a_killed_build_leaves_no_lock_and_its_rest_is_cleared(hub: Hub, tmp_pat
     assert [path.name for path in home.iterdir()] == [snapshot.parent.name]
 
 
+def build_and_tell(root: Path, results: SimpleQueue[tuple[Path, int]]) -> None:
+    steps: list[str] = []
+    snapshot = Hub(root).build(RECIPE, on_progress=steps.append)
+    results.put((snapshot, len(steps)))
+
+
 def test_several_processes_build_the_same_entry_once(hub: Hub, tmp_path: Path) -> None:
     hub.build(RECIPE)
-    results = FORK.SimpleQueue()
-
-    def build() -> None:
-        steps: list[str] = []
-        snapshot = Hub(tmp_path).build(RECIPE, on_progress=steps.append)
-        results.put((str(snapshot), len(steps)))
-
-    processes = [FORK.Process(target=build) for _ in range(4)]
+    results: SimpleQueue[tuple[Path, int]] = SPAWN.SimpleQueue()
+    processes = [SPAWN.Process(target=build_and_tell, args=(tmp_path, results)) for _ in range(4)]
     for process in processes:
         process.start()
     outcomes = [results.get() for _ in processes]
