@@ -97,13 +97,11 @@ def _import_file(path: Path) -> ModuleType:
     # Siblings import one another by name, as they would with `python path/to/file.py`.
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) == str(path):
-        return sys.modules[path.stem]
-    name = (
-        path.stem
-        if path.stem.isidentifier() and path.stem not in sys.modules
-        else f"conformance_target_{path.stem}"
-    )
+    own = f"conformance_target_{path.stem}"
+    for name in (path.stem, own):
+        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
+            return sys.modules[name]
+    name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else own
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise CannotAssess(f"`{path}` cannot be imported as a Python module")
@@ -113,7 +111,9 @@ def _import_file(path: Path) -> ModuleType:
     try:
         _importing(str(path), lambda: loader.exec_module(module))
     except CannotAssess:
-        del sys.modules[name]  # as an import by name does: half a module must not be found the next time
+        sys.modules.pop(
+            name, None
+        )  # as an import by name does: half a module must not be found the next time
         raise
     return module
 

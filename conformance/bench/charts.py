@@ -34,10 +34,11 @@ def as_svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def save(figure: Figure, out: Path, name: str) -> None:
-    """``name.svg`` and ``name.png`` in ``out``."""
+def save(figure: Figure, out: Path, name: str) -> list[str]:
+    """``name.png`` and ``name.svg`` in ``out``: their names."""
     (out / f"{name}.svg").write_text(as_svg(figure), encoding="utf-8")
     figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=144)
+    return [f"{name}.png", f"{name}.svg"]
 
 
 def ratios(comparison: Comparison) -> Figure | None:

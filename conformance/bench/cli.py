@@ -35,7 +35,7 @@ from conformance.run_request import CannotAssess
 if TYPE_CHECKING:
     from conformance.bench.results import Recording
 
-#: What three per cent took on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
+#: Finds three per cent in nine of ten comparisons on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
 PAIRS = 16
 #: A fresh process each time meets the machine as a user would; forks of a warmed one start sooner.
 PROCESSES = ("fresh", "forked")
@@ -94,14 +94,15 @@ def run(
     from conformance.bench.running import record
 
     limit = positive("--timeout", timeout, "seconds")
+    at_least("--runs", runs, 1)
+    one_of("--processes", processes, PROCESSES)
     request = _request(
         targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
     )
     with _folder(out) as folder, _progress() as announce:
         recording = _measured(
             lambda: record(
-                request, at_least("--runs", runs, 1), folder,
-                processes=one_of("--processes", processes, PROCESSES), timeout=limit, announce=announce,
+                request, runs, folder, processes=processes, timeout=limit, announce=announce,
             )
         )  # fmt: skip
     if as_json:
@@ -160,6 +161,8 @@ def compare(
     from conformance.bench.statistics import NEGLIGIBLE
 
     limit = positive("--timeout", timeout, "seconds")
+    _even_pairs(pairs)
+    one_of("--processes", processes, PROCESSES)
     if not base:
         raise CannotAssess(
             "--base is missing: name a git ref (main, say), or a file or folder of stored results"
@@ -189,8 +192,7 @@ def compare(
         ):
             try:
                 recordings = record_pairs(
-                    request, one, other, at_least("--pairs", pairs, 2), folder,
-                    processes=one_of("--processes", processes, PROCESSES), timeout=limit, announce=announce,
+                    request, one, other, pairs, folder, processes=processes, timeout=limit, announce=announce,
                 )  # fmt: skip
             except SideFailed as failure:
                 if failure.side == "base":
@@ -201,14 +203,13 @@ def compare(
     else:
         refusal = why_not_comparable(*recordings, allow_environment_change=allow_environment_change)
         comparison = decide(*recordings, paired=not stored, detectable=detectable, refusal=refusal)
-    if out is not None:
-        write_all(comparison, recordings, out)
+    written = write_all(comparison, recordings, out) if out is not None else []
     if as_json:
         say(json.dumps(comparison.as_json(), indent=2))
     else:
         write_comparison(console(stderr=False), comparison)
         say(
-            f"  files: {out / 'verdict.json'}, summary.md, report.html and comparison.png beside it"
+            f"  files: {out / written[0]}, and beside it {', '.join(written[1:])}"
             if out
             else "  files: add --out DIR"
         )
@@ -256,7 +257,8 @@ def power(
         int, typer.Option(help="Comparisons to run end to end besides, half of them without a slow-down.")
     ] = 0,
     recording: Annotated[
-        Optional[Path], typer.Option(help="Folder of an earlier run: draw from it, and record nothing.")
+        Optional[list[Path]],
+        typer.Option(help="Folder of an earlier run: draw from it, and record nothing; may be repeated."),
     ] = None,
     backbone_id: BackboneId = None,
     size: Size = "probe",
@@ -271,7 +273,7 @@ def power(
     recipes: Recipes = None,
     config: Config = None,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for power.json, power.svg and the runs.")
+        Optional[Path], typer.Option(help="Folder for power.json, power.svg, power.png and the runs.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -291,11 +293,12 @@ def power(
     from conformance.bench.report import power_rows, shortened, table
 
     limit = positive("--timeout", timeout, "seconds")
-    at_least("--pairs", pairs, 2)
+    _even_pairs(pairs)
+    one_of("--processes", processes, PROCESSES)
     at_least("--confirm", confirm, 0)
     at_least("--draws", draws, 1)
-    with nullcontext(recording) if recording else _folder(out and out / "runs") as folder:
-        if recording is None:
+    with nullcontext() if recording else _folder(out and out / "runs") as folder:
+        if folder is not None:
             request = _request(
                 targets,
                 backbone_id,
@@ -315,17 +318,16 @@ def power(
                     f"--recorded is {recorded}, but should be {pairs} or more, which a comparison takes (--pairs)"
                 )
             with _progress() as announce:
-                experiment = Experiment(
-                    request, folder, one_of("--processes", processes, PROCESSES), limit, announce
-                )
+                experiment = Experiment(request, folder, processes, limit, announce)
                 calibration = _measured(experiment.calibrate)
                 _measured(lambda: experiment.record(calibration, recorded))
                 _measured(lambda: experiment.inject_memory(calibration))
                 _measured(lambda: experiment.confirm(calibration, confirm, pairs))
-        recordings = read_recording(folder)
-        environment = environment_of(folder)
-        confirmed = list(confirmations(folder))
-        memory = memory_found(folder)
+        places = [folder] if folder is not None else recording or []
+        recordings = read_recording(*places)
+        environment = environment_of(places[0])
+        confirmed = [one for place in places for one in confirmations(place)]
+        memory = next(filter(None, map(memory_found, places)), None)
     found = list(rates(recordings, pairs, draws=draws, seed=seed))
     told: dict[str, Any] = {
         "environment": environment,
@@ -350,7 +352,7 @@ def power(
         return
     console(stderr=False).print(
         table(
-            ("benchmark", "slowed by", "measured", "a pair strays", f"found of {draws:,}", "95 % bounds"),
+            ("benchmark", "slowed by", "measured", "a pair strays", f"found of {draws:,}", "its bounds"),
             shortened(power_rows(found)),
         )
     )
@@ -362,7 +364,16 @@ def power(
         say(
             f"  confirmed, slowed by {100 * one.slowdown:g} %: {one.result}, {len(one.slower)} slower, {one.minutes:g} minutes"
         )
-    say(f"  files: {out / 'power.json'}, power.svg and runs beside it" if out else "  files: add --out DIR")
+    beside = "power.svg and power.png" if recording else "power.svg, power.png and runs"
+    say(f"  files: {out / 'power.json'}, and beside it {beside}" if out else "  files: add --out DIR")
+
+
+def _even_pairs(pairs: int) -> None:
+    """Who begins a pair is measured a little slower: each version is to begin as often as the other."""
+    if at_least("--pairs", pairs, 2) % 2:
+        raise CannotAssess(
+            f"--pairs is {pairs}, but should be even: the two versions take turns at beginning, and who begins is slower"
+        )
 
 
 def _document(told: Mapping[str, Any]) -> str:

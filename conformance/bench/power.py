@@ -40,7 +40,8 @@ Recorded = dict[float, list[Mapping[str, list[float]]]]
 @dataclass(frozen=True)
 class Rate:
     """How many of ``draws`` comparisons of ``pairs`` pairs called a benchmark slower that had been slowed by ``slowdown``
-    (``measured``: as the ``recorded`` pairs show it); bounds are Clopper and Pearson's, one-sided, 95 %."""
+    (``measured``: as the ``recorded`` pairs show it), drawn from ``together`` groups of pairs that were measured together; bounds
+    are Clopper and Pearson's, one-sided, 95 %, and those of the drawing alone."""
 
     benchmark: str
     slowdown: float
@@ -49,6 +50,7 @@ class Rate:
     recorded: int
     pairs: int
     draws: int
+    together: int
     found: float
     at_least: float
     at_most: float
@@ -67,8 +69,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One comparison as a user runs it: what head was slowed by, the verdict, which benchmarks it called slower, and how long it
-    took."""
+    """One comparison end to end: what head was slowed by, the verdict, which benchmarks it called slower, its length."""
 
     slowdown: float
     pairs: int
@@ -156,31 +157,35 @@ class Experiment:
         )  # fmt: skip
 
     def _slowed(self, calibration: Calibration, share: float) -> BenchRequest:
-        units = {name: round(share * per_round) for name, per_round in calibration.units.items()}
+        units = {name: _units(share * per_round) for name, per_round in calibration.units.items()}
         return replace(self.request, injected=units)
 
 
-def read_recording(place: Path) -> Recorded:
-    """All pairs that an :class:`Experiment` stored in ``place``: those recorded in turn, and those of each confirming comparison.
+def read_recording(*places: Path) -> Recorded:
+    """All pairs that an :class:`Experiment` stored in one of ``places``: those recorded in turn, and those of each confirming
+    comparison.
 
     Raises:
         CannotAssess: where it holds no such recording.
     """
-    runs = _runs(place)
     found: Recorded = {}
     for share in SLOWDOWNS:
-        confirming = sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))
-        stored = [
-            pairs for folder in (runs / _folder(share), *confirming) if (pairs := _stored_pairs(folder))
+        folders = [
+            folder
+            for runs in map(_runs, places)
+            for folder in (runs / _folder(share), *sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}")))
         ]
+        stored = [pairs for folder in folders if (pairs := _stored_pairs(folder))]
         if not stored:
             raise CannotAssess(
-                f"{runs / _folder(share)} holds no pairs of runs: `conformance bench power --out DIR` records them"
+                f"{folders[0]} holds no pairs of runs: `conformance bench power --out DIR` records them"
             )
         found[share] = []
         for pairs in stored:
             base, head = _recordings(share, pairs)
-            found[share].append({name: logarithms(base, head, name) for name in base.names})
+            values = {name: logarithms(base, head, name) for name in base.names}
+            # What could not be measured (an attention that is not there) has no rate, and keeps none from the others.
+            found[share].append({name: own for name, own in values.items() if own})
     return found
 
 
@@ -191,9 +196,12 @@ def environment_of(place: Path) -> Mapping[str, Any]:
 
 def confirmations(place: Path) -> Iterator[Confirmation]:
     """The verdict of each comparison that an :class:`Experiment` ran end to end, from what it stored in ``place``."""
-    by_name = {_folder(share): share for share in SLOWDOWNS}
-    for folder in sorted((_runs(place) / _CONFIRMATION).glob("*/*")):
-        share = by_name[folder.name]
+    found = [
+        (folder, share)
+        for share in SLOWDOWNS
+        for folder in (_runs(place) / _CONFIRMATION).glob(f"*/{_folder(share)}")
+    ]
+    for folder, share in sorted(found):
         pairs = _stored_pairs(folder)
         if len(pairs) < 2:
             continue  # interrupted before there was anything to judge
@@ -207,7 +215,7 @@ def confirmations(place: Path) -> Iterator[Confirmation]:
 
 
 def memory_found(place: Path) -> dict[str, int] | None:
-    """How many benchmarks a comparison found to need more memory, of how many that did, and how much more they held."""
+    """How many benchmarks a comparison found to need more memory, of how many there are, and how much more they held."""
     pairs = _stored_pairs(_runs(place) / _MEMORY)
     if not pairs:
         return None
@@ -242,9 +250,10 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
 
     Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm, under the name ``any``.
 
-    A comparison is drawn, with replacement, from the pairs that were measured together: what stays the same throughout a
-    comparison (where the forking processes' memory lies) belongs to its error, and would average out over pairs of many. What
-    was measured together is fewer pairs than a comparison takes only where it was interrupted, and is left out.
+    A comparison is drawn, with replacement, from the pairs that were measured together: what they have in common belongs to a
+    comparison's error, and would average out over pairs of many. What was measured together is fewer pairs than a comparison
+    takes only where it was interrupted, and is left out. Drawn comparisons share pairs: the bounds are those of the drawing,
+    and how far the recording itself strays, fresh comparisons tell.
 
     Raises:
         CannotAssess: if fewer pairs were recorded than a comparison takes.
@@ -257,12 +266,17 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
             raise CannotAssess(
                 f"{most} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
             )
-        values = {name: [value for one in together for value in one[name]] for name in together[0]}
+        names = [name for name in together[0] if all(name in one for one in together)]
+        values = {name: [value for one in together for value in one[name]] for name in names}
         found = dict.fromkeys([*values, "any"], 0)
         for _ in range(draws):
             own = source.choice(together)
             chosen = source.choices(range(min(map(len, own.values()))), k=pairs)
-            tests = {name: slowdown([value[pair] for pair in chosen]) for name, value in own.items()}
+            tests = {
+                name: slowdown([value[pair] for pair in chosen])
+                for name, value in own.items()
+                if name in values
+            }
             slower = holm({name: test.probability for name, test in tests.items()}, FALSE_ALARMS)
             for name in slower:
                 found[name] += 1
@@ -272,9 +286,15 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
             lower, upper = rate_bounds(found[name], draws)
             yield Rate(
                 name, share, math.expm1(statistics.fmean(measured)), statistics.stdev(measured),
-                len(measured) if share else len(measured) // len(values), pairs, draws, found[name] / draws, lower, upper,
+                len(measured) if share else len(measured) // len(values), pairs, draws, len(together), found[name] / draws,
+                lower, upper,
             )  # fmt: skip
 
 
 def _folder(share: float) -> str:
     return f"slowed-{1000 * share:02.0f}-per-mille"
+
+
+def _units(of_extra_work: float) -> int:
+    """Whole ones; never none of them for a slow-down that is one."""
+    return max(1, round(of_extra_work)) if of_extra_work else 0

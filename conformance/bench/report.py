@@ -130,9 +130,9 @@ def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
     ]
 
 
-def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | None, out: Path) -> None:
+def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | None, out: Path) -> list[str]:
     """``verdict.json`` and ``summary.md`` in ``out``; where there are recordings to draw, ``report.html`` and the chart
-    ``comparison``."""
+    ``comparison``, of which none from before stays. Returns the names of what was written."""
     from conformance.bench import charts
     from conformance.bench.page import comparison_page
 
@@ -141,10 +141,15 @@ def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | 
     verdict = {**comparison.as_json(), "environment": environment}
     (out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
     (out / "summary.md").write_text(summary(comparison), encoding="utf-8")
+    written = ["verdict.json", "summary.md"]
+    for name in ("report.html", "comparison.png", "comparison.svg"):
+        (out / name).unlink(missing_ok=True)
     if recordings:
         (out / "report.html").write_text(comparison_page(comparison, *recordings), encoding="utf-8")
+        written.append("report.html")
         if (drawn := charts.ratios(comparison)) is not None:
-            charts.save(drawn, out, "comparison")
+            written += charts.save(drawn, out, "comparison")
+    return written
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:

@@ -18,6 +18,11 @@ from conformance.run_request import CannotAssess
 Announce = Callable[[str, int, int], None]
 
 
+#: Pairs of forks of the same warmed processes. The means of 16 pairs of forks of one set of them scattered by up to 1.4 times
+#: what their pairs' scatter accounts for (docs/benchmarks.md).
+FORKED = 2
+
+
 @dataclass(frozen=True)
 class Side:
     """One version of the code: ``label`` for people, ``code`` where it lies (None: what is installed)."""
@@ -61,7 +66,9 @@ def record(
 class Pairs:
     """Makes pairs of processes of two versions: the two of a pair measure at the same time, and take turns.
 
-    Each version begins every other pair. With ``forked`` processes, the four that they are forked from stay warm.
+    Each version begins every other pair. With ``forked`` processes, those that they are forked from serve :data:`FORKED` pairs
+    and are then started anew: what forks have in common with them (where memory lies) would else be the same in every pair, and
+    pass for a difference between the versions.
     """
 
     def __init__(self, base: Side, head: Side, *, processes: str = "fresh", timeout: float) -> None:
@@ -69,7 +76,7 @@ class Pairs:
         self._forks = processes == "forked"
         self._timeout = timeout
         self._workers = Workers()
-        self._warmed: dict[str, tuple[Worker, Worker]] = {}
+        self._warmed: dict[str, tuple[tuple[Worker, Worker], int]] = {}
 
     def __enter__(self) -> Pairs:
         self._workers.__enter__()
@@ -84,17 +91,19 @@ class Pairs:
         """Pair ``number``, counted from 0: by ``base`` and ``head``, the document and the file in ``out`` that holds it."""
         requests = {"base": base, "head": head}
         order = ("base", "head") if number % 2 == 0 else ("head", "base")
-        two = self._warmed.get(order[0]) or self._workers.pair(
-            self._sides[order[0]].code, self._sides[order[1]].code, self._timeout
-        )
+        if order[0] in self._warmed:
+            two, served = self._warmed.pop(order[0])
+        else:
+            first, second = (self._sides[name].code for name in order)
+            two, served = self._workers.pair(first, second, self._timeout), 0
         places = {name: _place(out / name, f"{number + 1:03d}.json") for name in order}
         try:
             measured = self._measured(requests, order, two, places, number)
         except RunFailed as failure:
             side = order[two.index(failure.worker)]
             raise SideFailed(side, self._sides[side].label, failure) from failure
-        if self._forks:
-            self._warmed[order[0]] = two
+        if self._forks and served + 1 < FORKED:
+            self._warmed[order[0]] = two, served + 1
         else:
             for worker in two:
                 worker.close()

@@ -41,7 +41,7 @@ def semantics_bound(position: int) -> float:
     return SEMANTICS if position <= EXACT_POSITIONS else SEMANTICS + ANGLE_SENSITIVITY * position * 2.0**-24
 
 
-def conditions(dtype: torch.dtype, device: torch.device | str = "cpu") -> dict[str, Any]:
+def conditions(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
     """What a gate's reading was taken under, for the record: the calibration of its bound, and what the subject computed in
     and on."""
     return {

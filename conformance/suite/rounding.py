@@ -67,7 +67,8 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
     Raises:
         NotApplicable: where no module of the model has a name that the reference knows.
     """
-    dtype = next(llm.parameters()).dtype
+    parameter = next(llm.parameters())
+    dtype = parameter.dtype
     errors = module_errors(
         llm,
         reference,
@@ -88,7 +89,7 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
         "reference's own",
         expected=f"at most {MODULE_RATIO} times",
         mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
-        conditions=conditions(dtype),
+        conditions=conditions(dtype, parameter.device),
         module=path,
     )
 

@@ -599,7 +599,7 @@ def test_norms_are_those_of_the_reference(subject: Subject) -> None:
             observed=f"`{path}`, given activations of mean square {eps:g}, is off by a relative RMS of {error:.2g}",
             expected=f"the norm with the config's epsilon, {eps:g}",
             mend="leave the norm's epsilon as the published config has it",
-            conditions=conditions(small.dtype),
+            conditions=conditions(small.dtype, small.device),
             module=path,
         )
 

@@ -203,7 +203,7 @@ def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
             else f"`{name}` has no gradient in {dtype}, and one in float32",
             expected=f"at least {GRADIENT_COSINE}",
             mend="look for a backward pass that rounds, clips or drops gradients in half precision",
-            conditions=conditions(dtype),
+            conditions=conditions(dtype, "cpu"),
             module=name,
         )
 

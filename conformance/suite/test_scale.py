@@ -102,7 +102,7 @@ def _hold(measured: Measured, weights: OneLayer) -> None:
             + ("" if value <= SEMANTICS else _not_finite(path, weights)),
             expected=f"at most {SEMANTICS:g}",
             mend=f"compare `{path}` with the family's paper: epsilon, theta, scale, order of heads, residuals",
-            conditions=conditions(torch.float32),
+            conditions=conditions(torch.float32, "cpu"),
             module=path,
         )
         return
@@ -113,7 +113,7 @@ def _hold(measured: Measured, weights: OneLayer) -> None:
         observed=f"{where}, in {weights.dtype}, is off by {value:.3g} times what rounding does to the reference's",
         expected=f"at most {MODULE_RATIO} times",
         mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
-        conditions=conditions(weights.dtype),
+        conditions=conditions(weights.dtype, "cpu"),
         module=path,
     )
 

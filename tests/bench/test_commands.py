@@ -96,17 +96,17 @@ def test_power_is_measured_and_drawn_from_again(
     monkeypatch.setattr("conformance.bench.power.SLOWDOWNS", (0.0, 0.5))
     monkeypatch.setattr("conformance.bench.power.CONFIRMED", (0.5,))
     out = tmp_path / "power"
-    asked = ["--pairs", "3", "--recorded", "3", "--confirm", "2", "--draws", "20", *QUICK]
+    asked = ["--pairs", "4", "--recorded", "4", "--confirm", "2", "--draws", "20", *QUICK]
     assert run("power", "mistral-v0.1-7b-instruct", *asked, "--out", str(out), "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((out / "power.json").read_text())
-    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 3), (0.5, 3)]
+    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 4), (0.5, 4)]
     assert told["memory"]["found"] == told["memory"]["of"] == 1
     without, slowed = told["rates"]
     assert (without["benchmark"], without["recorded"]) == ("any", 6)
     assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of six pairs"
     assert "<svg" in (out / "power.svg").read_text()
-    assert run("power", "--recording", str(out), "--pairs", "3", "--draws", "20", "--json") == 0
+    assert run("power", "--recording", str(out), "--pairs", "4", "--draws", "20", "--json") == 0
     assert json.loads(capsys.readouterr().out) == told
 
 
@@ -116,6 +116,7 @@ def test_power_is_measured_and_drawn_from_again(
         (["compare"], "--base is missing"),
         (["compare", "--base", "no-such-ref"], "neither a stored result nor a commit"),
         (["compare", "--base", "clean", "--pairs", "1"], "--pairs is 1"),
+        (["compare", "--base", "clean", "--pairs", "7"], "--pairs is 7, but should be even"),
         (["compare", "--base", "clean", "--detect", "0"], "--detect is 0"),
         (["compare", "--base", "clean", "--size", "tiny"], "--size is 'tiny'"),
         (["compare", "--base", "clean", "--workload", "prefill,sleep"], "--workload is 'sleep'"),
