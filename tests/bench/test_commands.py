@@ -103,8 +103,8 @@ def test_power_is_measured_and_drawn_from_again(
     assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 4), (0.5, 4)]
     assert told["memory"]["found"] == told["memory"]["of"] == 1
     without, slowed = told["rates"]
-    assert (without["benchmark"], without["recorded"]) == ("any", 6)
-    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of six pairs"
+    assert (without["benchmark"], without["recorded"]) == ("any", 8)
+    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of eight pairs"
     assert "<svg" in (out / "power.svg").read_text()
     assert run("power", "--recording", str(out), "--pairs", "4", "--draws", "20", "--json") == 0
     assert json.loads(capsys.readouterr().out) == told

@@ -100,6 +100,16 @@ def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
         read_recording(tmp_path / "elsewhere")
 
 
+def test_what_could_not_be_measured_keeps_no_rate_from_the_others(tmp_path: Path) -> None:
+    absent = [(DECODE, "not-applicable", "no such attention")]
+    for share in SLOWDOWNS:
+        base, head = (document(entry(PREFILL, [seconds]), points=absent) for seconds in (1.0, 1 + share))
+        store(tmp_path / slowed(share), [(base, head)] * 4)
+    found = read_recording(tmp_path, tmp_path)
+    assert {len(together) for together in found.values()} == {2}
+    assert {rate.benchmark for rate in rates(found, 4, draws=5)} == {"any", PREFILL}
+
+
 def test_comparisons_end_to_end_are_judged_as_stored(tmp_path: Path) -> None:
     def pairs(factor: float) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         return [
@@ -114,6 +124,7 @@ def test_comparisons_end_to_end_are_judged_as_stored(tmp_path: Path) -> None:
         ]
 
     store(tmp_path / "confirmation" / "001" / slowed(0.0), pairs(1.0))
+    (tmp_path / "confirmation" / "001" / ".DS_Store").write_text("not ours")
     store(tmp_path / "confirmation" / "002" / slowed(0.05), pairs(1.05))
     clean, slow = confirmations(tmp_path)
     assert (clean.slowdown, clean.result, clean.slower, clean.pairs) == (0.0, "NO REGRESSION", (), 4)
