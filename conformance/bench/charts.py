@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.bench.comparison import Compared, Comparison, Finding, logarithms
+from conformance.bench.comparison import Comparison, Finding, logarithms
+from conformance.bench.report import labels
 from conformance.bench.results import Recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_BASE, _HEAD, _BAD, _FAINT = "#64748b", "#2563eb", "#c2410c", "#94a3b8"
+_BASE, _HEAD, _BAD, _OPEN, _FAINT = "#64748b", "#2563eb", "#c2410c", "#a16207", "#94a3b8"
+#: By the exit status that a finding stands for.
+_FOUND = {0: _HEAD, 1: _BAD, 2: _OPEN}
 _ROW = 0.42
+_NAMED = 12
 
 
 def as_svg(figure: Figure) -> str:
@@ -47,14 +51,19 @@ def ratios(comparison: Comparison) -> Figure | None:
     if not compared:
         return None
     figure, axes = _figure(7.5, 1.0 + _ROW * len(compared))
+    short = labels([one.name for one in compared])
     for row, one in enumerate(reversed(compared)):
         ratio, at_most = _percent(one.ratio), _percent(one.at_most)
-        colour = _BAD if one.finding.exit_status else _HEAD
+        colour = _FOUND[one.finding.exit_status]
         axes.plot([ratio - (at_most - ratio), at_most], [row, row], color=colour, linewidth=2)
         axes.plot([ratio], [row], "o", color=colour, markersize=5)
     axes.axvline(0, color=_FAINT, linewidth=1)
     axes.axvline(100 * math.expm1(comparison.detectable), color=_BAD, linewidth=1, linestyle=":")
-    axes.set_yticks(range(len(compared)), [_short(one) for one in reversed(compared)], fontsize=8)
+    told = [
+        short[one.name] if one.finding is Finding.SAME else f"{short[one.name]}: {one.finding}"
+        for one in reversed(compared)
+    ]
+    axes.set_yticks(range(len(compared)), told, fontsize=8)
     axes.set_xlabel("head's time over base's, %; lines end at the 95 % bounds, dots: what must be excluded")
     axes.set_ylim(-0.6, len(compared) - 0.4)
     return figure
@@ -114,20 +123,31 @@ def roofline(recording: Recording) -> Figure | None:
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
+    # Names stand below their points.
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 2)
     axes.set_xlabel("FLOPs for each byte of weights and cache read")
     axes.set_ylabel("FLOP/s")
     return figure
 
 
 def history(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Figure:
-    """One benchmark over time: the median of each recording, and where it stepped."""
-    figure, axes = _figure(7.5, 1.9)
-    medians = [1e3 * row["seconds"] for row in rows]
-    axes.plot(range(len(medians)), medians, "o-", color=_HEAD, markersize=3, linewidth=1)
+    """One benchmark over time: the median of each recording and where it stepped, and what it needed at the peak."""
+    figure, (time, memory) = _figure(7.5, 1.9, columns=2)
+    time.plot([1e3 * row["seconds"] for row in rows], "o-", color=_HEAD, markersize=3, linewidth=1)
     for step in steps:
-        axes.axvline(step - 0.5, color=_BAD, linewidth=1, linestyle=":")
-    axes.set_xticks(range(len(medians)), [row["label"] for row in rows], fontsize=7, rotation=30, ha="right")
-    axes.set_ylabel("median, ms", fontsize=8)
+        time.axvline(step - 0.5, color=_BAD, linewidth=1, linestyle=":")
+    time.set_ylabel("median, ms", fontsize=8)
+    peaks = [math.nan if row["peak_memory_bytes"] is None else row["peak_memory_bytes"] / 1e6 for row in rows]
+    memory.plot(peaks, "o-", color=_HEAD, markersize=3, linewidth=1)
+    memory.set_ylabel("peak memory, MB", fontsize=8)
+    # Of many recordings only some find room for their names.
+    shown = range(0, len(rows), math.ceil(len(rows) / _NAMED))
+    for axes in (time, memory):
+        axes.set_xticks(
+            shown, [rows[number]["label"] for number in shown], fontsize=7, rotation=30, ha="right"
+        )
+        axes.ticklabel_format(axis="y", useOffset=False)
+    figure.tight_layout()
     return figure
 
 
@@ -168,10 +188,6 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=8)
     return figure, axes
-
-
-def _short(one: Compared) -> str:
-    return one.name if one.finding is Finding.SAME else f"{one.name}: {one.finding}"
 
 
 def _percent(ratio: float | None) -> float:

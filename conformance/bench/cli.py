@@ -156,7 +156,7 @@ def compare(
     from conformance.bench.comparison import compare as decide
     from conformance.bench.comparison import head_failed
     from conformance.bench.report import write_all, write_comparison
-    from conformance.bench.results import read, why_not_comparable
+    from conformance.bench.results import in_turns, read, why_not_comparable
     from conformance.bench.running import SideFailed, record_pairs, sides
     from conformance.bench.statistics import NEGLIGIBLE
 
@@ -182,8 +182,11 @@ def compare(
         targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
     )  # fmt: skip
     recordings: tuple[Recording, Recording] | None
+    paired = True
     if request is None:
         recordings = read(Path(base)), read(Path(str(head)))
+        pairs_of_both = in_turns(*recordings)
+        paired, recordings = pairs_of_both is not None, pairs_of_both or recordings
     else:
         with (
             _folder(out and out / "runs") as folder,
@@ -202,7 +205,7 @@ def compare(
         comparison = broken
     else:
         refusal = why_not_comparable(*recordings, allow_environment_change=allow_environment_change)
-        comparison = decide(*recordings, paired=not stored, detectable=detectable, refusal=refusal)
+        comparison = decide(*recordings, paired=paired, detectable=detectable, refusal=refusal)
     written = write_all(comparison, recordings, out) if out is not None else []
     if as_json:
         say(json.dumps(comparison.as_json(), indent=2))
@@ -266,7 +269,7 @@ def power(
     attention: Attention = None,
     workload: Workload = None,
     rounds: Rounds = ROUNDS,
-    processes: Processes = "forked",
+    processes: Processes = "fresh",
     timeout: Timeout = 1800.0,
     seed: Seed = 0,
     hub: HubRoot = None,

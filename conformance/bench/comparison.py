@@ -125,13 +125,16 @@ def compare(
     slower = holm({name: test.probability for name, test in tests.items()}, level)
     unit = "pairs" if paired else "runs"
 
+    def hint(test: Slowdown) -> str:
+        needed = pairs_needed(test.deviation, len(tests), detectable=detectable, level=level)
+        return (
+            f"about {needed} {unit} would tell (--{unit})"
+            if needed
+            else f"not even a thousand {unit} would tell: take a quieter machine, or a larger --detect"
+        )
+
     def judged(name: str) -> Compared:
         test = tests.get(name)
-        needed = (
-            0
-            if test is None
-            else pairs_needed(test.deviation, len(tests), detectable=detectable, level=level)
-        )
         return _unmeasured(name, base, head) or _measured(
             name,
             base,
@@ -139,7 +142,7 @@ def compare(
             test,
             slower=name in slower,
             detectable=detectable,
-            hint=f"about {needed} {unit} would tell (--{unit})",
+            hint=hint(test) if test else "",
         )
 
     return Comparison(base.label, head.label, tuple(map(judged, names)), detectable, level, None, paired)
@@ -226,6 +229,8 @@ def _measured(
     if (before is None) != (after is None):
         only = head.label if before is None else base.label
         return found(Finding.INCONCLUSIVE, f"memory was recorded in {only} alone")
+    if before is None:
+        return found(Finding.INCONCLUSIVE, "memory was recorded in neither")
     if test is None:
         return found(
             Finding.INCONCLUSIVE,

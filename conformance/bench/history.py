@@ -106,6 +106,7 @@ def _rows(recordings: Sequence[Recording], name: str) -> list[dict[str, Any]]:
                     "label": recording.label,
                     "recorded": recording.runs[0].recorded,
                     "seconds": math.exp(statistics.fmean(math.log(value) for value in seconds)),
+                    "peak_memory_bytes": recording.peak_memory(name),
                     "runs": len(seconds),
                 }
             )

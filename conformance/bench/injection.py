@@ -7,32 +7,33 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-#: Side of the matrix that extra work on a CPU multiplies with itself: a few microseconds.
-_SIDE = 64
-_UNITS = 400
+#: Units that tell how long one is: a fraction of a millisecond on a CPU, a few milliseconds on CUDA.
+_UNITS = {"cpu": 20_000, "cuda": 10_000_000}
 
 
 def extra_work(device: str, units: int) -> Callable[[], None]:
-    """Work of ``units``: on a CPU so many small matrix products, on CUDA a kernel that spins for so many cycles."""
-    import torch
+    """Work of ``units``: on a CPU so many steps of a Python loop, on CUDA a kernel that spins for so many cycles.
 
+    Neither touches memory: work that does (a matrix product, say) also drives out of the caches what is measured, and slows
+    that by up to a per cent besides, however little of it there is.
+    """
     if device == "cuda":
+        import torch
+
         return lambda: torch.cuda._sleep(units)  # type: ignore[no-untyped-call]
-    matrix = torch.eye(_SIDE)
-    made = torch.empty_like(matrix)
 
-    def multiply() -> None:
+    def count() -> None:
         for _ in range(units):
-            torch.mm(matrix, matrix, out=made)
+            pass
 
-    return multiply
+    return count
 
 
 def seconds_per_unit(device: str) -> float:
     """How long a unit of :func:`extra_work` takes on this machine."""
     from conformance.bench.timers import timer_for
 
-    units = _UNITS if device == "cpu" else 10_000_000
+    units = _UNITS[device]
     work, timer = extra_work(device, units), timer_for(device)
     work()
     seconds = []

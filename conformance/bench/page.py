@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.bench import charts
 from conformance.bench.comparison import Comparison, slowest_first
-from conformance.bench.report import compared_rows, device_line, measured_rows, method
+from conformance.bench.report import compared_rows, headline, labels, measured_rows, method, shortened
 from conformance.bench.results import Recording
 
 if TYPE_CHECKING:
@@ -43,8 +43,16 @@ class Section:
 def comparison_page(comparison: Comparison, base: Recording, head: Recording) -> str:
     """The verdict with its numbers, distributions, memory and a roofline."""
     order = list(slowest_first(comparison))
+    short = labels([one.name for one in order])
     memory = [
-        Row((one.name, f"{one.base_bytes:,}", f"{one.head_bytes:,}", f"{one.head_bytes - one.base_bytes:+,}"))
+        Row(
+            (
+                short[one.name],
+                f"{one.base_bytes:,}",
+                f"{one.head_bytes:,}",
+                f"{one.head_bytes - one.base_bytes:+,}",
+            )
+        )
         for one in order
         if one.base_bytes is not None and one.head_bytes is not None
     ]
@@ -54,7 +62,7 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
             ("benchmark", "finding", "head / base", ""),
             [
                 Row(cells, one.finding.exit_status)
-                for cells, one in zip(compared_rows(comparison), order, strict=True)
+                for cells, one in zip(shortened(compared_rows(comparison)), order, strict=True)
             ],
             _charts([("", charts.ratios(comparison))]),
             method(comparison),
@@ -63,7 +71,7 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
             "Runs, base grey and head blue",
             charts=_charts(
                 [
-                    (one.name, charts.distributions(one.name, base, head, paired=comparison.paired))
+                    (short[one.name], charts.distributions(one.name, base, head, paired=comparison.paired))
                     for one in order
                 ]
             ),
@@ -76,11 +84,9 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
         result=comparison.result,
         status=comparison.exit_status,
         subject=f"{comparison.head} against {comparison.base}",
-        environment=device_line(head.runs[0].environment),
+        environment=headline(head),
         paragraphs=[f"Not compared: {comparison.refusal}."] if comparison.refusal else [],
-        sections=[]
-        if comparison.refusal
-        else [section for section in sections if section.rows or section.charts],
+        sections=[] if comparison.refusal else sections,
     )
 
 
@@ -88,13 +94,14 @@ def history_page(
     rows: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str, Sequence[int]], last: Recording
 ) -> str:
     """Every benchmark over time, and where the last recording stands on the roofline."""
-    drawn = _charts([(name, charts.history(rows[name], steps[name])) for name in rows])
+    short = labels(list(rows))
+    drawn = _charts([(short[name], charts.history(rows[name], steps[name])) for name in rows])
     return _page(
         title="Backbone benchmarks over time",
         result="",
         status=0,
         subject="",
-        environment=device_line(last.runs[0].environment),
+        environment=headline(last),
         paragraphs=[],
         sections=[
             Section(
@@ -108,7 +115,7 @@ def history_page(
 
 
 def _measured(recording: Recording) -> list[Section]:
-    rows = [Row(cells) for cells in measured_rows(recording)]
+    rows = [Row(cells) for cells in shortened(measured_rows(recording))]
     return [
         Section(
             "Against what the device can do", ("benchmark", "median", "tokens/s", "of peak", "memory"), rows
@@ -125,7 +132,7 @@ def _charts(drawn: Sequence[tuple[str, Figure | None]]) -> list[Chart]:
     return [Chart(title, charts.as_svg(figure)) for title, figure in drawn if figure is not None]
 
 
-def _page(**content: Any) -> str:
+def _page(*, sections: Sequence[Section], **content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -134,4 +141,5 @@ def _page(**content: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template("page.html.jinja").render(**content)
+    told = [section for section in sections if section.rows or section.charts]
+    return environment.get_template("page.html.jinja").render(sections=told, **content)

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def write_measured(console: Console, recording: Recording) -> None:
     """A line for each benchmark: time, throughput, how near it comes to what the device can do, memory."""
-    console.print(
-        " on ".join(filter(None, [common(recording.names), device_line(recording.runs[0].environment)]))
-    )
+    console.print(headline(recording))
     console.print(
         table(("benchmark", "median", "tokens/s", "of peak", "memory"), shortened(measured_rows(recording)))
     )
@@ -188,11 +186,12 @@ def common(names: Sequence[str]) -> str:
     return next((name.partition("[")[2].rsplit("-", 2)[0] for name in names if short[name] != name), "")
 
 
-def device_line(environment: Any) -> str:
-    """Device and the software that decides about speed, in a line."""
+def headline(recording: Recording) -> str:
+    """What all benchmarks have in common, the device, and the software that decides about speed, in a line."""
+    environment = recording.runs[0].environment
     device, packages = environment.get("device", {}), environment.get("packages", {})
     software = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages)
-    return f"{device.get('name')}, {software}"
+    return " on ".join(filter(None, [common(recording.names), f"{device.get('name')}, {software}"]))
 
 
 def seconds(value: float) -> str:

@@ -55,7 +55,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Run:
-    """What one process measured, and on what."""
+    """What one process measured, and on what; ``pair`` names it and the process that it took turns with, None alone."""
 
     benchmarks: Mapping[str, Benchmark]
     unmeasured: Mapping[str, str]
@@ -63,6 +63,7 @@ class Run:
     environment: Mapping[str, Any]
     recorded: str
     ceilings: Mapping[str, float]
+    pair: str | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,25 @@ def run_of(document: Any, place: str) -> Run:
             environment=dict(ours["environment"]),
             recorded=str(ours["recorded"]),
             ceilings=dict(ours["ceilings"]),
+            pair=ours.get("request", {}).get("pair"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise wrong(f"is not what it says it is ({type(error).__name__}: {error})") from None
+
+
+def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording] | None:
+    """The runs of two stored recordings that took turns with one another, in order; None where there are none.
+
+    A run without its other half, which an interrupted comparison leaves, is left out.
+    """
+    before, after = ({run.pair: run for run in side.runs if run.pair} for side in (base, head))
+    both = [pair for pair in before if pair in after]
+    if not both:
+        return None
+    return (
+        Recording(base.label, tuple(before[pair] for pair in both)),
+        Recording(head.label, tuple(after[pair] for pair in both)),
+    )
 
 
 def why_not_comparable(

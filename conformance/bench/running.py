@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -72,6 +73,7 @@ class Pairs:
     """
 
     def __init__(self, base: Side, head: Side, *, processes: str = "fresh", timeout: float) -> None:
+        self._name = uuid.uuid4().hex
         self._sides = {"base": base, "head": head}
         self._forks = processes == "forked"
         self._timeout = timeout
@@ -126,6 +128,7 @@ class Pairs:
                 repository=str(code.repository) if code else None,
                 first=name == order[0],
                 processor=_processor(requests[name].device),
+                pair=f"{self._name}-{number + 1}",
             )
             worker.ask(asked, places[name], fork=self._forks)
         return dict(zip(order, answers(two), strict=True))

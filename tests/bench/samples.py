@@ -29,6 +29,7 @@ def document(
     points: Sequence[tuple[str, str, str]] = (),
     environment: Mapping[str, Any] | None = None,
     recorded: str = "2026-01-01T00:00:00+00:00",
+    pair: str | None = None,
 ) -> dict[str, Any]:
     measured = [(one["name"], "measured", "") for one in entries]
     told = {name: (name, status, why) for name, status, why in (*measured, *points)}
@@ -37,6 +38,7 @@ def document(
         "conformance": {
             "schema": SCHEMA,
             "recorded": recorded,
+            "request": {"pair": pair},
             "environment": environment
             or {"device": DEVICE, "python": "3.11", "packages": {"torch": "2.13.0"}},
             "ceilings": {"flops": 4.0, "bytes_per_second": 2.0},

@@ -74,10 +74,10 @@ def test_a_forward_that_runs_four_times_is_found(repository: Path, tmp_path: Pat
     assert "slower" in (out / "summary.md").read_text()
     trees = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines()
     assert len(trees) == 1, "no worktree is left behind"
-    stored = [str(out / "runs" / side) for side in ("base", "head")]
-    assert run("compare", "--base", stored[0], "--head", stored[1]) in (1, 2), (
-        "not in turns: found, or not told"
-    )
+    again, stored = tmp_path / "again", [str(out / "runs" / side) for side in ("base", "head")]
+    assert run("compare", "--base", stored[0], "--head", stored[1], "--out", str(again)) == 1
+    judged = json.loads((again / "verdict.json").read_text())
+    assert judged == {**verdict, "base": stored[0], "head": stored[1]}, "in turns, as they were measured"
 
 
 def test_a_base_that_does_not_build_is_told(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:

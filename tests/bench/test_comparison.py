@@ -120,6 +120,12 @@ def test_memory_that_one_side_did_not_record_is_not_the_same() -> None:
     assert (only(comparison), comparison.exit_status) == (Finding.INCONCLUSIVE, 2)
 
 
+def test_memory_that_nobody_recorded_is_not_known() -> None:
+    both = [runs(label, STEADY, memory=None) for label in ("base", "head")]
+    comparison = compare(both[0], both[1], paired=True)
+    assert (only(comparison), comparison.exit_status) == (Finding.INCONCLUSIVE, 2)
+
+
 def test_what_one_of_two_in_turns_does_not_have() -> None:
     """Measured in neither, as there is nobody to take turns with: gone if base has it, new if head has."""
 

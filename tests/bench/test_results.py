@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from conformance.bench.history import history, steps
-from conformance.bench.results import InvalidResults, read
-from tests.bench.samples import DEVICE, PREFILL, document, entry
+from conformance.bench.results import InvalidResults, Recording, in_turns, read
+from tests.bench.samples import DEVICE, PREFILL, document, entry, recording
 
 
 def write(path: Path, value: object) -> Path:
@@ -21,6 +21,22 @@ def test_a_folder_is_read_in_the_order_of_time(tmp_path: Path) -> None:
     write(tmp_path / "a.json", document(entry(PREFILL, [2.0]), recorded="2026-01-02T00:00:00+00:00"))
     write(tmp_path / "b.json", document(entry(PREFILL, [1.0]), recorded="2026-01-01T00:00:00+00:00"))
     assert read(tmp_path).seconds(PREFILL) == [1.0, 2.0]
+
+
+def test_stored_pairs_are_pairs_again() -> None:
+    """By what they were called when they were measured; an interrupted pair left only one half, which is none."""
+
+    def side(label: str, *runs: tuple[str | None, float]) -> Recording:
+        return recording(label, *(document(entry(PREFILL, [seconds]), pair=pair) for pair, seconds in runs))
+
+    base = side("base", ("x-1", 1.0), ("x-2", 2.0), ("x-3", 3.0))
+    head = side("head", ("x-3", 30.0), ("x-1", 10.0))
+    both = in_turns(base, head)
+    assert both is not None
+    assert [one.seconds(PREFILL) for one in both] == [[1.0, 3.0], [10.0, 30.0]]
+    assert [one.label for one in both] == ["base", "head"]
+    assert in_turns(base, side("head", ("y-1", 1.0), (None, 2.0))) is None
+    assert in_turns(*(side(label, (None, 1.0)) for label in ("base", "head"))) is None
 
 
 @pytest.mark.parametrize(

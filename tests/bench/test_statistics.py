@@ -100,11 +100,17 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
 
 
 def test_enough_pairs_find_what_they_are_to_find() -> None:
-    pairs = pairs_needed(0.02, level=0.01, misses=0.1)
+    pairs = pairs_needed(0.02, level=0.01, misses=0.1) or 0
     source = random.Random(2)
     found = sum(
         slowdown([source.gauss(math.log(1.03), 0.02) for _ in range(pairs)]).probability < 0.01
         for _ in range(1000)
     )
     assert 0.87 < found / 1000 < 0.97
-    assert pairs_needed(0.02, 6) > pairs_needed(0.02) > pairs_needed(0.01)
+    needed = [
+        pairs_needed(deviation, benchmarks) or 0
+        for deviation, benchmarks in ((0.01, 1), (0.02, 1), (0.02, 6))
+    ]
+    assert needed == sorted(set(needed))
+    assert not any(count % 2 for count in needed), "--pairs takes even numbers"
+    assert pairs_needed(5.0) is None
