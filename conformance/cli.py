@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
@@ -65,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = app(given, prog_name="conformance", standalone_mode=False) or 0
+        with _ending_when_terminated():
+            status = app(given, prog_name="conformance", standalone_mode=False) or 0
     except CannotAssess as refusal:
         status = _refuse(str(refusal), given)
     except (KeyboardInterrupt, typer.Abort):
@@ -73,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:
         # Usage errors come from click or from typer's own copy of it, depending on typer's version.
         usage: Callable[[], str] | None = getattr(error, "format_message", None)
-        status = _refuse(f"{usage()} (see --help)" if usage else _internal_error(error), given)
+        told = f"{usage()} (see --help)" if usage else _internal_error(error)
+        status = _refuse(told, given, traced=usage is None)
     if status == INTERRUPTED:
         kept = (
             "what was measured before stays where --out put it"
@@ -477,8 +481,26 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _refuse(message: str, arguments: Sequence[str]) -> int:
-    if "--verbose" in arguments:
+@contextmanager
+def _ending_when_terminated() -> Iterator[None]:
+    """Let SIGTERM end us as an exception does: whoever cancels a job in CI must find no worktree and no child of ours."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread, whose business signals are
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _refuse(message: str, arguments: Sequence[str], *, traced: bool = True) -> int:
+    if traced and "--verbose" in arguments:
         traceback.print_exc()
     if "--json" in arguments:
         say(json.dumps({"error": message}, indent=2))
@@ -488,7 +510,8 @@ def _refuse(message: str, arguments: Sequence[str]) -> int:
 
 def _internal_error(error: Exception) -> str:
     told = f"{type(error).__name__}: {error}"
-    return f"internal error, {told} (--verbose shows where; this is a defect of conformance)"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"internal error, {told} ({place.filename}:{place.lineno}; this is a defect of conformance)"
 
 
 if __name__ == "__main__":

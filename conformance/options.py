@@ -47,6 +47,12 @@ def at_least(option: str, value: int, least: int) -> int:
     return value
 
 
+def at_most(option: str, value: int, most: int) -> int:
+    if value > most:
+        raise CannotAssess(f"{option} is {value}, but should be {most} or less")
+    return value
+
+
 def positive(option: str, value: float, unit: str) -> float:
     if not math.isfinite(value) or value <= 0:
         raise CannotAssess(f"{option} is {value:g}, but should be a number of {unit} above zero")

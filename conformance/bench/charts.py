@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.bench.comparison import Comparison, Finding, logarithms
+from conformance.bench.comparison import Comparison, Finding, pairs_of
 from conformance.bench.report import labels
 from conformance.bench.results import Recording
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BASE, _HEAD, _BAD, _OPEN, _FAINT = "#64748b", "#2563eb", "#c2410c", "#a16207", "#94a3b8"
-#: By the exit status that a finding stands for.
-_FOUND = {0: _HEAD, 1: _BAD, 2: _OPEN}
+#: Of findings on time; what is said of memory is not said of time.
+_TOLD = {Finding.SLOWER: _BAD, Finding.INCONCLUSIVE: _OPEN}
 _ROW = 0.42
 _NAMED = 12
 
@@ -54,7 +54,7 @@ def ratios(comparison: Comparison) -> Figure | None:
     short = labels([one.name for one in compared])
     for row, one in enumerate(reversed(compared)):
         ratio, at_most = _percent(one.ratio), _percent(one.at_most)
-        colour = _FOUND[one.finding.exit_status]
+        colour = _TOLD.get(one.finding, _HEAD)
         axes.plot([ratio - (at_most - ratio), at_most], [row, row], color=colour, linewidth=2)
         axes.plot([ratio], [row], "o", color=colour, markersize=5)
     axes.axvline(0, color=_FAINT, linewidth=1)
@@ -64,7 +64,7 @@ def ratios(comparison: Comparison) -> Figure | None:
         for one in reversed(compared)
     ]
     axes.set_yticks(range(len(compared)), told, fontsize=8)
-    axes.set_xlabel("head's time over base's, %; lines end at the 95 % bounds, dots: what must be excluded")
+    axes.set_xlabel("change in time from base to head, %", fontsize=8)
     axes.set_ylim(-0.6, len(compared) - 0.4)
     return figure
 
@@ -76,7 +76,7 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
         return None
     figure, (processes, rounds) = _figure(7.5, 1.9, columns=2)
     if paired:
-        told = [100 * math.expm1(value) for value in logarithms(base, head, name)]
+        told = [100 * math.expm1(pair.logarithm) for pair in pairs_of(base, head, name)]
         processes.plot(range(1, len(told) + 1), told, "o", color=_HEAD, markersize=3)
         processes.axhline(0, color=_FAINT, linewidth=1)
         processes.set_xlabel("pair", fontsize=8)
@@ -97,6 +97,7 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
         # A round that the machine interrupted would leave the others no room.
         shown = every[: max(1, int(0.99 * len(every)))]
         rounds.hist(shown, bins=40, histtype="step", color=colour, density=True)
+    processes.xaxis.get_major_locator().set_params(integer=True)
     rounds.set_xlabel("rounds, ms", fontsize=8)
     rounds.set_yticks([])
     return figure
@@ -104,9 +105,9 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
 
 def roofline(recording: Recording) -> Figure | None:
     """What each benchmark achieves beside what the device was measured to be capable of."""
-    ceilings = next((run.ceilings for run in recording.runs if run.ceilings), None)
-    found = {name: run.benchmarks[name] for run in recording.runs for name in run.benchmarks}
-    if not ceilings or not found:
+    ceilings = recording.ceilings
+    found = {name: one for name in recording.names if (one := recording.typical_benchmark(name)) is not None}
+    if not found or not {"flops", "bytes_per_second"} <= ceilings.keys():
         return None
     figure, axes = _figure(7.5, 3.6)
     peak, bandwidth = ceilings["flops"], ceilings["bytes_per_second"]
@@ -130,12 +131,13 @@ def roofline(recording: Recording) -> Figure | None:
     return figure
 
 
-def history(rows: Sequence[Mapping[str, Any]], steps: Sequence[int]) -> Figure:
-    """One benchmark over time: the median of each recording and where it stepped, and what it needed at the peak."""
+def history(rows: Sequence[Mapping[str, Any]], steps: Sequence[int], memory_steps: Sequence[int]) -> Figure:
+    """One benchmark over time: the median of each recording, what it needed at the peak, and where they stepped."""
     figure, (time, memory) = _figure(7.5, 1.9, columns=2)
     time.plot([1e3 * row["seconds"] for row in rows], "o-", color=_HEAD, markersize=3, linewidth=1)
-    for step in steps:
-        time.axvline(step - 0.5, color=_BAD, linewidth=1, linestyle=":")
+    for axes, own in ((time, steps), (memory, memory_steps)):
+        for step in own:
+            axes.axvline(step - 0.5, color=_BAD, linewidth=1, linestyle=":")
     time.set_ylabel("median, ms", fontsize=8)
     peaks = [math.nan if row["peak_memory_bytes"] is None else row["peak_memory_bytes"] / 1e6 for row in rows]
     memory.plot(peaks, "o-", color=_HEAD, markersize=3, linewidth=1)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.bench.request import BenchRequest
-from conformance.bench.turns import Turns
+from conformance.bench.turns import PartnerStopped, Turns
 from conformance.child_process import end_with_parent
 
 
@@ -93,6 +93,8 @@ def _measure(measure: Any, request: BenchRequest, out: Path, turns: Turns | None
         measure(request, out, turns)
     except CannotAssess as refusal:
         return {"refused": str(refusal)}
+    except PartnerStopped:
+        return {"partner": "stopped"}
     except BaseException as error:
         traceback.print_exc()
         sys.stderr.flush()

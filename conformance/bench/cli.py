@@ -7,8 +7,9 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -25,6 +26,7 @@ from conformance.options import (
     Json,
     Recipes,
     at_least,
+    at_most,
     names_in,
     one_of,
     positive,
@@ -33,13 +35,26 @@ from conformance.report.terminal import console, say
 from conformance.run_request import CannotAssess
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from conformance.bench.comparison import Comparison
     from conformance.bench.results import Recording
+    from conformance.bench.running import Side
 
 #: Finds three per cent in nine of ten comparisons on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
 PAIRS = 16
 #: A fresh process each time meets the machine as a user would; forks of a warmed one start sooner.
 PROCESSES = ("fresh", "forked")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "all")
+_LOG_WIDTH = 200
+#: The centre of a pair looks at any two of its rounds.
+MOST_ROUNDS = 1000
+#: Options that say how to measure, with the names of their parameters.
+_MEASURING = {
+    "--id": "backbone_id", "--size": "size", "--device": "device", "--attention": "attention", "--compile": "compiled",
+    "--rounds": "rounds", "--pairs": "pairs", "--processes": "processes", "--timeout": "timeout", "--seed": "seed",
+    "--hub": "hub", "--recipes": "recipes", "--config": "config",
+}  # fmt: skip
 bench_app = typer.Typer(help="Time backbones, and compare two versions of them.", rich_markup_mode=None)
 
 Targets = Annotated[
@@ -105,17 +120,20 @@ def run(
                 request, runs, folder, processes=processes, timeout=limit, announce=announce,
             )
         )  # fmt: skip
+    if not any(run.benchmarks for run in recording.runs):
+        why = dict.fromkeys(filter(None, map(recording.trouble, recording.names)))
+        raise CannotAssess(f"nothing could be measured: {'; '.join(why)}")
     if as_json:
         say(json.dumps(_measured_as_json(recording), indent=2))
     else:
-        write_measured(console(stderr=False), recording)
+        write_measured(_screen(), recording)
         say(f"  results: {out}" if out else "  results: add --out DIR to keep them")
-    troubled = any(not any(recording.seconds(name)) for name in recording.names)
-    raise typer.Exit(2 if troubled else 0)
+    raise typer.Exit(2 if any(run.unmeasured for run in recording.runs) else 0)
 
 
 @bench_app.command(context_settings=SETTINGS)
 def compare(
+    context: typer.Context,
     targets: Targets = None,
     base: Annotated[str, typer.Option(help="A git ref, or a file or folder of stored results.")] = "",
     head: Annotated[
@@ -153,11 +171,7 @@ def compare(
 
     Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable, 130 interrupted.
     """
-    from conformance.bench.comparison import compare as decide
-    from conformance.bench.comparison import head_failed
     from conformance.bench.report import write_all, write_comparison
-    from conformance.bench.results import in_turns, read, why_not_comparable
-    from conformance.bench.running import SideFailed, record_pairs, sides
     from conformance.bench.statistics import NEGLIGIBLE
 
     limit = positive("--timeout", timeout, "seconds")
@@ -167,56 +181,129 @@ def compare(
         raise CannotAssess(
             "--base is missing: name a git ref (main, say), or a file or folder of stored results"
         )
-    if not detect > 100 * math.expm1(NEGLIGIBLE):
+    if not 100 * math.expm1(NEGLIGIBLE) < detect <= 100:
         raise CannotAssess(
-            f"--detect is {detect:g}, but should be more than the half per cent that counts as none"
+            f"--detect is {detect:g}, but should be more than the half per cent that counts as none, and 100 at most"
         )
     detectable = math.log1p(detect / 100)
-    stored = Path(base).exists()
-    if stored != (head is not None and Path(head).exists()):
-        raise CannotAssess(
-            f"--base {base} and --head {head or '(the working tree)'} are not of one kind: compare two git refs, or two stored "
-            "results"
-        )
-    request = None if stored else _request(
-        targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
-    )  # fmt: skip
     recordings: tuple[Recording, Recording] | None
-    paired = True
-    if request is None:
-        recordings = read(Path(base)), read(Path(str(head)))
-        pairs_of_both = in_turns(*recordings)
-        paired, recordings = pairs_of_both is not None, pairs_of_both or recordings
+    if _are_stored(base, head):
+        ignored = [option for option in _MEASURING if _was_given(context, option)]
+        if ignored:
+            say(f"stored results are measured already: {', '.join(ignored)} ignored", sys.stderr)
+        comparison, recordings = _compare_stored(
+            Path(base), Path(str(head)), targets, workload, detectable, allow_environment_change
+        )
     else:
-        with (
-            _folder(out and out / "runs") as folder,
-            sides(base, head, Path.cwd()) as (one, other),
-            _progress() as announce,
-        ):
-            try:
-                recordings = record_pairs(
-                    request, one, other, pairs, folder, processes=processes, timeout=limit, announce=announce,
-                )  # fmt: skip
-            except SideFailed as failure:
-                if failure.side == "base":
-                    raise CannotAssess(f"nothing could be compared: {failure}") from failure
-                recordings, broken = None, head_failed(one.label, other.label, str(failure))
-    if recordings is None:
-        comparison = broken
-    else:
-        refusal = why_not_comparable(*recordings, allow_environment_change=allow_environment_change)
-        comparison = decide(*recordings, paired=paired, detectable=detectable, refusal=refusal)
+        request = _request(
+            targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
+        )  # fmt: skip
+        with _folder(out and out / "runs") as folder, _progress() as announce:
+            measure = partial(
+                _recorded,
+                request,
+                pairs=pairs,
+                out=folder,
+                processes=processes,
+                timeout=limit,
+                announce=announce,
+            )
+            comparison, recordings = _compare_commits(
+                base, head, measure, detectable, allow_environment_change
+            )
     written = write_all(comparison, recordings, out) if out is not None else []
     if as_json:
         say(json.dumps(comparison.as_json(), indent=2))
     else:
-        write_comparison(console(stderr=False), comparison)
+        write_comparison(_screen(), comparison)
         say(
             f"  files: {out / written[0]}, and beside it {', '.join(written[1:])}"
             if out
             else "  files: add --out DIR"
         )
     raise typer.Exit(comparison.exit_status)
+
+
+def _are_stored(base: str, head: str | None) -> bool:
+    """Whether results are compared, and not commits."""
+    before, after = Path(base).exists(), head is not None and Path(head).exists()
+    if before and head is None:
+        raise CannotAssess(f"--base {base} is a stored result: name the one to hold against it with --head")
+    if before != after:
+        missing, there = (
+            (("--head", head), ("--base", base)) if before else (("--base", base), ("--head", head))
+        )
+        raise CannotAssess(
+            f"{missing[0]} {missing[1]} does not exist as a file or folder, and {' '.join(map(str, there))} does: compare two "
+            "stored results, or two git refs"
+        )
+    return before
+
+
+def _compare_stored(
+    base: Path,
+    head: Path,
+    targets: list[str] | None,
+    workload: str | None,
+    detectable: float,
+    allow_environment_change: bool,
+) -> tuple[Comparison, tuple[Recording, Recording]]:
+    from conformance.bench.comparison import compare as decide
+    from conformance.bench.comparison import with_runs_left_out
+    from conformance.bench.results import in_turns, read
+
+    workloads = _each_of("--workload", workload, WORKLOADS)
+    before, after = (read(place).only(targets or (), workloads) for place in (base, head))
+    taken = in_turns(before, after)
+    if taken is None:
+        sides, left_out = (before, after), 0
+    else:
+        sides, left_out = taken[:2], taken[2]
+    comparison = decide(
+        *sides,
+        paired=taken is not None,
+        detectable=detectable,
+        allow_environment_change=allow_environment_change,
+    )
+    return with_runs_left_out(comparison, left_out) if left_out else comparison, sides
+
+
+def _compare_commits(
+    base: str,
+    head: str | None,
+    measure: Callable[[Side, Side], tuple[Recording, Recording]],
+    detectable: float,
+    allow_environment_change: bool,
+) -> tuple[Comparison, tuple[Recording, Recording] | None]:
+    from conformance.bench.comparison import compare as decide
+    from conformance.bench.comparison import head_failed
+    from conformance.bench.processes import RunFailed
+    from conformance.bench.running import SideFailed, sides
+
+    with sides(base, head, Path.cwd()) as (one, other):
+        try:
+            recordings = measure(one, other)
+        except SideFailed as failure:
+            if failure.side == "base":
+                raise CannotAssess(f"nothing could be compared: {failure}") from failure
+            return head_failed(one.label, other.label, str(failure), detectable), None
+        except RunFailed as failure:
+            raise CannotAssess(f"nothing could be compared: {failure}") from failure
+    comparison = decide(
+        *recordings, paired=True, detectable=detectable, allow_environment_change=allow_environment_change
+    )
+    return comparison, recordings
+
+
+def _recorded(request: BenchRequest, base: Side, head: Side, **how: Any) -> tuple[Recording, Recording]:
+    from conformance.bench.running import record_pairs
+
+    return record_pairs(request, base, head, **how)
+
+
+def _was_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(_MEASURING[option])
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @bench_app.command(context_settings=SETTINGS)
@@ -234,18 +321,17 @@ def history(
     from conformance.bench.history import history as over_time
     from conformance.bench.page import history_page
     from conformance.bench.report import history_rows, shortened, table
+    from conformance.report.writing import write_whole
 
     found = over_time(places)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        page = history_page(found.rows, found.steps, found.recordings[-1])
-        (out / "history.html").write_text(page, encoding="utf-8")
+        write_whole(out, "history.html", history_page(found))
     if as_json:
-        say(json.dumps({"rows": found.rows, "steps": found.steps}, indent=2))
+        told = {"rows": found.rows, "steps": found.steps, "memorySteps": found.memory_steps}
+        say(json.dumps(told, indent=2))
         return
-    console(stderr=False).print(
-        table(("benchmark", "recordings", "first", "last", "steps at"), shortened(history_rows(found)))
-    )
+    columns = ("benchmark", "recordings", "first", "last", "steps at", "memory steps at")
+    _screen().print(table(columns, shortened(history_rows(found))))
     if out is not None:
         say(f"  files: {out / 'history.html'}")
 
@@ -294,6 +380,7 @@ def power(
         read_recording,
     )
     from conformance.bench.report import power_rows, shortened, table
+    from conformance.report.writing import write_whole
 
     limit = positive("--timeout", timeout, "seconds")
     _even_pairs(pairs)
@@ -338,22 +425,16 @@ def power(
         "rates": [rate.as_json() for rate in found],
         "confirmations": [one.as_json() for one in confirmed],
         "memory": memory,
-        "logarithms": {
-            str(share): [
-                {name: [round(value, 6) for value in own] for name, own in together.items()}
-                for together in every
-            ]
-            for share, every in recordings.items()
-        },
+        "logarithms": _pairs_as_json(recordings, "logarithm"),
+        "stalls": _pairs_as_json(recordings, "stalls"),
     }
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "power.json").write_text(_document(told), encoding="utf-8")
+        write_whole(out, "power.json", _document(told))
         save(power_curve(told["rates"]), out, "power")
     if as_json:
         say(_document(told).rstrip())
         return
-    console(stderr=False).print(
+    _screen().print(
         table(
             ("benchmark", "slowed by", "measured", "a pair strays", f"found of {draws:,}", "its bounds"),
             shortened(power_rows(found)),
@@ -379,6 +460,19 @@ def _even_pairs(pairs: int) -> None:
         )
 
 
+def _pairs_as_json(
+    recorded: Mapping[float, Sequence[Mapping[str, Sequence[Any]]]], what: str
+) -> dict[str, Any]:
+    """One number of every pair, by slow-down and benchmark, pairs that were measured together in one list."""
+    return {
+        str(share): [
+            {name: [round(getattr(pair, what), 6) for pair in own] for name, own in together.items()}
+            for together in every
+        ]
+        for share, every in recorded.items()
+    }
+
+
 def _document(told: Mapping[str, Any]) -> str:
     """JSON, with lists of numbers on one line each."""
     text = json.dumps(told, indent=2)
@@ -401,6 +495,9 @@ def _request(
 ) -> BenchRequest:
     from conformance.target import registered_targets
 
+    for option, place in (("--config", config), *(("--recipes", recipe) for recipe in recipes or ())):
+        if place is not None and not place.exists():
+            raise CannotAssess(f"{option} {place} does not exist")
     return BenchRequest(
         targets=tuple(targets or registered_targets()),
         backbone_id=backbone_id,
@@ -409,7 +506,7 @@ def _request(
         attentions=_each_of("--attention", attention, ATTENTIONS),
         workloads=_each_of("--workload", workload, WORKLOADS),
         compiled=compiled,
-        rounds=at_least("--rounds", rounds, ROUNDS_NEEDED),
+        rounds=at_most("--rounds", at_least("--rounds", rounds, ROUNDS_NEEDED), MOST_ROUNDS),
         seed=seed,
         hub=None if hub is None else str(hub.resolve()),
         recipes=tuple(str(path.resolve()) for path in recipes or ()),
@@ -422,11 +519,16 @@ def _each_of(option: str, text: str | None, choices: tuple[str, ...]) -> tuple[s
 
 
 def _device(asked: str) -> str:
-    if one_of("--device", asked, DEVICES) != "auto":
+    if one_of("--device", asked, DEVICES) == "cpu":
         return asked
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    from conformance.bench.machine import check_device
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(asked)
+    return asked
 
 
 def _measured(make: Any) -> Any:
@@ -438,11 +540,19 @@ def _measured(make: Any) -> Any:
         raise CannotAssess(f"nothing could be measured: {failure}") from failure
 
 
+def _screen() -> Console:
+    """Standard output, with room for a table's rows where no terminal limits them: a log is searched by the line."""
+    return console(stderr=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
+
+
 @contextmanager
 def _folder(out: Path | None) -> Iterator[Path]:
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.rglob("*.json")):
+        from conformance.report.writing import writing_to
+
+        with writing_to(out):
+            held = any(out.rglob("*.json"))
+        if held:
             raise CannotAssess(
                 f"{out} holds results already, which would be lost: name another folder, or remove it"
             )

@@ -6,12 +6,13 @@ Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable. Wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from conformance.bench.results import Benchmark, Recording
+from conformance.bench.results import Benchmark, Recording, environment_change, why_not_comparable
 from conformance.bench.statistics import (
     DETECTABLE,
     FALSE_ALARMS,
@@ -22,10 +23,16 @@ from conformance.bench.statistics import (
     slowdown,
     unpaired_slowdown,
 )
+from conformance.bench.units import size
 
 NO_REGRESSION, REGRESSION, INCONCLUSIVE = 0, 1, 2
 #: Memory is counted, not sampled: more than this share above base's is more.
 MEMORY_SLACK = 0.001
+#: A round that takes so many times as long as base's usual one stalls. The centre of a pair's rounds does not see what happens in
+#: fewer than a quarter of them: a cache that is built anew every tenth time, say.
+STALL = 1.5
+#: So many more of head's rounds may stall than of base's, as a share, and pass for none.
+FEW_STALLS = 0.01
 
 
 class Finding(str, Enum):
@@ -51,7 +58,7 @@ class Finding(str, Enum):
 
 @dataclass(frozen=True)
 class Compared:
-    """One benchmark: the finding, why in words, and the numbers behind it (ratios of head over base, bytes)."""
+    """One benchmark: the finding, why in words, and the numbers behind it (ratios of head over base, seconds, bytes)."""
 
     name: str
     finding: Finding
@@ -61,6 +68,8 @@ class Compared:
     deviation: float | None = None
     probability: float | None = None
     pairs: int | None = None
+    base_seconds: float | None = None
+    head_seconds: float | None = None
     base_bytes: int | None = None
     head_bytes: int | None = None
 
@@ -76,6 +85,7 @@ class Comparison:
     level: float
     refusal: str | None = None
     paired: bool = True
+    environment_change: str = ""
 
     @property
     def exit_status(self) -> int:
@@ -100,6 +110,7 @@ class Comparison:
             "falseAlarms": self.level,
             "refusal": self.refusal,
             "inTurns": self.paired,
+            "environmentChange": self.environment_change or None,
             "benchmarks": [asdict(compared) for compared in self.benchmarks],
         }
 
@@ -111,27 +122,32 @@ def compare(
     paired: bool,
     detectable: float = DETECTABLE,
     level: float = FALSE_ALARMS,
-    refusal: str | None = None,
+    allow_environment_change: bool = False,
 ) -> Comparison:
     """Hold ``head`` against ``base``, run by run where they were made in turn (``paired``).
 
     ``detectable`` is the logarithm of the ratio that must be excluded before a benchmark counts as unchanged; ``level`` bounds
-    the probability of a false alarm over all benchmarks together.
+    the probability of a false alarm over all benchmarks together. What cannot be compared is refused: other devices, other
+    requests, and other software unless that is allowed.
     """
+    refusal = why_not_comparable(base, head, allow_environment_change=allow_environment_change)
+    changed = environment_change(base, head)
     if refusal:
-        return Comparison(base.label, head.label, (), detectable, level, refusal, paired)
+        return Comparison(base.label, head.label, (), detectable, level, refusal, paired, changed)
     names = list(dict.fromkeys([*base.names, *head.names]))
     tests = {name: test for name in names if (test := _tested(base, head, name, paired)) is not None}
-    slower = holm({name: test.probability for name, test in tests.items()}, level)
-    unit = "pairs" if paired else "runs"
+    slower = called_slower(tests, level)
 
     def hint(test: Slowdown) -> str:
         needed = pairs_needed(test.deviation, len(tests), detectable=detectable, level=level)
-        return (
-            f"about {needed} {unit} would tell (--{unit})"
-            if needed
-            else f"not even a thousand {unit} would tell: take a quieter machine, or a larger --detect"
-        )
+        if paired:
+            return (
+                f"about {needed} pairs would tell (--pairs)"
+                if needed
+                else "take a quieter machine, or a larger --detect"
+            )
+        of_each = f"about {needed}" if needed else "thousands of"
+        return f"it would take {of_each} runs of each (bench run --runs), or two commits compared in turns"
 
     def judged(name: str) -> Compared:
         test = tests.get(name)
@@ -140,38 +156,88 @@ def compare(
             base,
             head,
             test,
-            slower=name in slower,
+            slower=slower.get(name, ""),
             detectable=detectable,
-            hint=hint(test) if test else "",
+            hint=hint(test.time) if test else "",
         )
 
-    return Comparison(base.label, head.label, tuple(map(judged, names)), detectable, level, None, paired)
+    return Comparison(
+        base.label, head.label, tuple(map(judged, names)), detectable, level, None, paired, changed
+    )
 
 
-def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Slowdown | None:
+class Pair(NamedTuple):
+    """What a pair of runs says of a benchmark: the logarithm of head's time over base's, and how many more of its rounds stall,
+    as a share."""
+
+    logarithm: float
+    stalls: float
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The tests of a benchmark: of the time that its rounds take, and of the share of them that stall (None for runs that were
+    not made in turns)."""
+
+    time: Slowdown
+    stalls: Slowdown | None
+
+
+def tested(pairs: Sequence[Pair]) -> Tested:
+    """Both tests of a benchmark, from at least two pairs."""
+    return Tested(
+        slowdown([pair.logarithm for pair in pairs]),
+        slowdown([pair.stalls for pair in pairs], negligible=FEW_STALLS),
+    )
+
+
+def called_slower(tests: Mapping[str, Tested], level: float = FALSE_ALARMS) -> dict[str, str]:
+    """The benchmarks that are slower, and by how much in words; all tests together cry wolf with probability ``level``."""
+    probabilities = {(name, "time"): test.time.probability for name, test in tests.items()}
+    probabilities |= {
+        (name, "stalls"): test.stalls.probability for name, test in tests.items() if test.stalls is not None
+    }
+    refused = holm(probabilities, level)
+
+    def words(name: str, test: Tested) -> str:
+        told = []
+        if (name, "time") in refused:
+            told.append(f"{_percent(test.time.estimate)} slower (p = {test.time.probability:.2g})")
+        # Who is faster for certain may stall: that is a choice, not a regression.
+        if test.stalls is not None and (name, "stalls") in refused and test.time.at_most >= 0:
+            more = f"{100 * test.stalls.estimate:.1f} % more of its rounds stall"
+            told.append(f"{more} (p = {test.stalls.probability:.2g})")
+        return ", and ".join(told)
+
+    return {name: told for name, test in tests.items() if (told := words(name, test))}
+
+
+def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Tested | None:
     if paired:
-        ratios = logarithms(base, head, name)
-        return slowdown(ratios) if len(ratios) > 1 else None
+        pairs = pairs_of(base, head, name)
+        return tested(pairs) if len(pairs) > 1 else None
     before, after = ([math.log(value) for value in side.seconds(name) if value] for side in (base, head))
-    return unpaired_slowdown(before, after) if min(len(before), len(after)) > 1 else None
+    return Tested(unpaired_slowdown(before, after), None) if min(len(before), len(after)) > 1 else None
 
 
-def logarithms(base: Recording, head: Recording, name: str) -> list[float]:
-    """Of head's time over base's, for each pair of runs that both measured the benchmark."""
+def pairs_of(base: Recording, head: Recording, name: str) -> list[Pair]:
+    """What each pair of runs says that both measured the benchmark."""
     return [
-        _logarithm(before.benchmarks[name], after.benchmarks[name])
+        _pair(before.benchmarks[name], after.benchmarks[name])
         for before, after in zip(base.runs, head.runs, strict=True)
         if name in before.benchmarks and name in after.benchmarks
     ]
 
 
-def _logarithm(base: Benchmark, head: Benchmark) -> float:
-    """Of head's time over base's: round by round where they took turns, so that what slowed both cancels."""
+def _pair(base: Benchmark, head: Benchmark) -> Pair:
+    """Round by round where they took turns, so that what slowed both cancels."""
     skipped = max(base.left_out, head.left_out)
     pairs = list(zip(base.rounds, head.rounds, strict=False))[skipped:]
-    if base.in_turns and head.in_turns and pairs:
-        return centre([math.log(after / before) for before, after in pairs])
-    return math.log(head.seconds / base.seconds)
+    if not (base.in_turns and head.in_turns and pairs):
+        return Pair(math.log(head.seconds / base.seconds), 0.0)
+    usual = statistics.median(before for before, _ in pairs)
+    stalls = [(after > STALL * usual) - (before > STALL * usual) for before, after in pairs]
+    return Pair(centre([math.log(after / before) for before, after in pairs]), statistics.fmean(stalls))
 
 
 def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
@@ -182,7 +248,9 @@ def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
     before, after = base.trouble(name), head.trouble(name)
     if has or (after or "").startswith("alone"):
         why = f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
-        return Compared(name, Finding.NEW, why)
+        # What broke in base may have been there; what it had no room or no attention for was not.
+        failed = (before or "").startswith("failed")
+        return Compared(name, Finding.INCONCLUSIVE if failed else Finding.NEW, why)
     if name not in head.names:
         if had or (before or "").startswith("alone"):
             why = f"{base.label} has it, {head.label} has not: renamed or removed"
@@ -197,15 +265,22 @@ def _measured(
     name: str,
     base: Recording,
     head: Recording,
-    test: Slowdown | None,
+    tests: Tested | None,
     *,
-    slower: bool,
+    slower: str,
     detectable: float,
     hint: str,
 ) -> Compared:
-    """The finding on a benchmark that both measured; ``hint`` says what would make an inconclusive one conclusive."""
+    """The finding on a benchmark that both measured; ``slower`` says by how much it is, if it is, and ``hint`` what would make an
+    inconclusive one conclusive."""
     before, after = base.peak_memory(name), head.peak_memory(name)
-    numbers: dict[str, Any] = {"base_bytes": before, "head_bytes": after}
+    numbers: dict[str, Any] = {
+        "base_seconds": base.typical(name),
+        "head_seconds": head.typical(name),
+        "base_bytes": before,
+        "head_bytes": after,
+    }
+    test = tests.time if tests else None
     if test is not None:
         numbers |= {
             "ratio": math.exp(test.estimate),
@@ -221,10 +296,13 @@ def _measured(
     trouble = base.trouble(name) or head.trouble(name)
     if trouble:
         return found(Finding.INCONCLUSIVE, f"disturbed: {trouble}")
-    if slower and test is not None:
-        return found(Finding.SLOWER, f"{_percent(test.estimate)} slower (p = {test.probability:.2g})")
+    more = ""
     if before is not None and after is not None and after - before > before * MEMORY_SLACK:
-        more = f"{after - before:,} bytes more at the peak: {after:,}, and {before:,} before"
+        share = 100 * (after - before) / max(before, 1)
+        more = f"{size(after - before)} ({share:.2g} %) more memory at the peak: {size(after)}, and {size(before)} before"
+    if slower:
+        return found(Finding.SLOWER, f"{slower}, and {more}" if more else slower)
+    if more:
         return found(Finding.HUNGRIER, more)
     if (before is None) != (after is None):
         only = head.label if before is None else base.label
@@ -234,14 +312,14 @@ def _measured(
     if test is None:
         return found(
             Finding.INCONCLUSIVE,
-            "one run of each says nothing of how far runs stray: record several (--runs)",
+            "one run says nothing of how far runs stray: record several of each (bench run --runs)",
         )
     if test.at_most > detectable:
         return found(
             Finding.INCONCLUSIVE, f"up to {_percent(test.at_most)} slower cannot be excluded; {hint}"
         )
     if test.at_most < 0:
-        return found(Finding.FASTER, f"{_percent(-test.estimate)} faster")
+        return found(Finding.FASTER, f"{-100 * math.expm1(test.estimate):.1f} % less time")
     return found(Finding.SAME, f"at most {_percent(max(test.at_most, 0.0))} slower")
 
 
@@ -249,9 +327,17 @@ def _percent(logarithm: float) -> str:
     return f"{100 * math.expm1(logarithm):.1f} %"
 
 
-def head_failed(base: str, head: str, why: str) -> Comparison:
+def head_failed(base: str, head: str, why: str, detectable: float = DETECTABLE) -> Comparison:
     """The verdict where head's process did not live to measure anything."""
-    return Comparison(base, head, (Compared("head", Finding.BROKEN, why),), DETECTABLE, FALSE_ALARMS)
+    return Comparison(base, head, (Compared("head", Finding.BROKEN, why),), detectable, FALSE_ALARMS)
+
+
+def with_runs_left_out(comparison: Comparison, runs: int) -> Comparison:
+    """The verdict of stored pairs, where ``runs`` had no other half: what they would have shown is not known."""
+    why = f"{runs} runs whose other half is missing were left out: the comparison was interrupted, or a process of it failed"
+    return replace(
+        comparison, benchmarks=(*comparison.benchmarks, Compared("other runs", Finding.INCONCLUSIVE, why))
+    )
 
 
 def slowest_first(comparison: Comparison) -> Iterator[Compared]:

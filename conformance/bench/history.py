@@ -12,22 +12,26 @@ from typing import Any
 
 import numpy as np
 
+from conformance.bench.comparison import MEMORY_SLACK
 from conformance.bench.results import InvalidResults, Recording, read, why_not_comparable
+from conformance.bench.statistics import student_tail
 
 #: A step is told where chance alone would make one as clear in one of a thousand series.
 _CHANCE = 0.001
-_SHUFFLES = 1999
 #: Fewer recordings on one side of a step have no level.
 _SHORTEST = 3
+SHORTEST_HISTORY = 2 * _SHORTEST
 
 
 @dataclass(frozen=True)
 class History:
-    """``rows[name]``: label, time and seconds of each recording; ``steps[name]``: the indices at which a new level begins."""
+    """``rows[name]``: label, time, seconds and peak memory of each recording; ``steps[name]`` and ``memory_steps[name]``: the
+    indices at which a new level of time, or of memory, begins."""
 
     recordings: tuple[Recording, ...]
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
     steps: Mapping[str, Sequence[int]]
+    memory_steps: Mapping[str, Sequence[int]]
 
 
 def history(places: Sequence[Path]) -> History:
@@ -36,7 +40,7 @@ def history(places: Sequence[Path]) -> History:
     Raises:
         InvalidResults: naming what is no result of ours.
     """
-    labels = {place: place.stem if place.suffix == ".json" else place.name for place in places}
+    labels = _labels(places)
     recordings = sorted(
         (read(place, labels[place]) for place in places), key=lambda one: one.runs[0].recorded
     )
@@ -52,34 +56,33 @@ def history(places: Sequence[Path]) -> History:
         tuple(recordings),
         rows,
         {name: steps([math.log(row["seconds"]) for row in found]) for name, found in rows.items()},
+        {name: _memory_steps(found) for name, found in rows.items()},
     )
 
 
 def steps(levels: Sequence[float]) -> list[int]:
-    """Where a series steps to another level: the stretch that stands out most, if shuffling the series hardly ever gives one
-    that stands out as much, and the same within what is before, in and behind it (circular binary segmentation, Olshen
-    et al., Biostatistics 5, 2004)."""
-    return sorted(_steps(np.asarray(levels, dtype=np.float64), 0, np.random.default_rng(0)))
+    """Where a series steps to another level: the stretch that stands out most, if chance hardly ever gives one that stands out
+    as much, and the same within what is before, in and behind it (circular binary segmentation, Olshen et al., Biostatistics 5,
+    2004). How seldom chance does is Student's t test between the stretch and the rest, for each of all stretches (Bonferroni):
+    shuffling, which that paper does, cannot tell anything of a dozen recordings."""
+    return sorted(_steps(np.asarray(levels, dtype=np.float64), 0))
 
 
-def _steps(levels: Any, offset: int, source: Any) -> list[int]:
-    if len(levels) < 2 * _SHORTEST:
+def _steps(levels: Any, offset: int) -> list[int]:
+    if len(levels) < SHORTEST_HISTORY:
         return []
-    clearest, begin, end = _clearest(levels)
-    reached = 1
-    for _ in range(_SHUFFLES):
-        reached += _clearest(source.permutation(levels))[0] >= clearest
-        if reached > _CHANCE * (_SHUFFLES + 1):
-            return []
+    begin, end, chance = _clearest(levels)
+    if chance > _CHANCE:
+        return []
     borders = [0, *(place for place in (begin, end) if 0 < place < len(levels)), len(levels)]
-    within = [step for a, b in pairwise(borders) for step in _steps(levels[a:b], offset + a, source)]
+    within = [step for a, b in pairwise(borders) for step in _steps(levels[a:b], offset + a)]
     return [*(offset + place for place in borders[1:-1]), *within]
 
 
-def _clearest(levels: Any) -> tuple[float, int, int]:
-    """How far the stretch that stands out most lies from the rest, in what chance would give, and where it begins and ends."""
+def _clearest(levels: Any) -> tuple[int, int, float]:
+    """Where the stretch that stands out most begins and ends, and how often chance would give one as clear."""
     count = len(levels)
-    sums = np.concatenate([[0.0], np.cumsum(levels)])
+    sums = np.concatenate([[0.0], np.cumsum(levels - levels.mean())])
     begin, end = np.meshgrid(np.arange(count + 1), np.arange(count + 1), indexing="ij")
     inside, outside = end - begin, count - (end - begin)
     long_enough = (
@@ -89,11 +92,39 @@ def _clearest(levels: Any) -> tuple[float, int, int]:
         & ((end == count) | (count - end >= _SHORTEST))
     )
     inside, outside = np.maximum(inside, 1), np.maximum(outside, 1)
-    total = sums[end] - sums[begin]
-    apart = np.abs(total / inside - (sums[-1] - total) / outside) * np.sqrt(inside * outside / count)
-    best = np.where(long_enough, apart, -1.0)
-    where = np.unravel_index(int(best.argmax()), best.shape)
-    return float(best[where]), int(where[0]), int(where[1])
+    # Of the sum of all squares about the mean, what the two levels account for.
+    between = np.where(long_enough, (sums[end] - sums[begin]) ** 2 * count / (inside * outside), 0.0)
+    where = np.unravel_index(int(between.argmax()), between.shape)
+    told = float(between[where])
+    left = max(float(((levels - levels.mean()) ** 2).sum()) - told, 0.0)
+    degrees = count - 2
+    t = math.sqrt(told / (left / degrees)) if left else math.inf if told else 0.0
+    # A stretch from the beginning and the one from its end on are the same two levels.
+    chance = 2 * student_tail(t, degrees) * int(long_enough.sum())
+    return int(where[0]), int(where[1]), chance
+
+
+def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Memory is counted, not sampled: whatever is not the same is a step."""
+    known = [(place, row["peak_memory_bytes"]) for place, row in enumerate(rows) if row["peak_memory_bytes"]]
+    return [
+        place
+        for (_, before), (place, after) in pairwise(known)
+        if abs(after - before) > before * MEMORY_SLACK
+    ]
+
+
+def _labels(places: Sequence[Path]) -> dict[Path, str]:
+    """The end of each path, as much of it as tells them apart."""
+    parts = {
+        place: (*place.resolve().parent.parts[1:], place.stem if place.suffix == ".json" else place.name)
+        for place in places
+    }
+    for length in range(1, max(map(len, parts.values())) + 1):
+        labels = {place: "/".join(own[-length:]) for place, own in parts.items()}
+        if len({*labels.values()}) == len(labels):
+            return labels
+    return labels
 
 
 def _rows(recordings: Sequence[Recording], name: str) -> list[dict[str, Any]]:

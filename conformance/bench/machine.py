@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import statistics
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from conformance.bench.timers import timer_for
+from conformance.run_request import CannotAssess
 
 #: Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them.
 DENSE_PEAKS = {
@@ -49,6 +54,22 @@ _SECONDS_TO_ANSWER = 10.0
 _MATRIX = {"cuda": 8192, "cpu": 1024}
 _COPIED = {"cuda": 2 << 30, "cpu": 64 << 20}
 _REPEATS = 9
+#: What rounds are called in torch's profiler.
+_ROUND = "conformance-round"
+
+
+def check_device(device: str) -> None:
+    """Refuse a CUDA device that is not there.
+
+    Raises:
+        CannotAssess: saying which torch looked for it.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CannotAssess(
+            f"there is no CUDA device (torch {torch.__version__}): leave --device out, or run it on a machine that has one"
+        )
 
 
 def device_facts(device: str) -> dict[str, Any]:
@@ -64,15 +85,18 @@ def device_facts(device: str) -> dict[str, Any]:
             "memory_bytes": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
             "mig": told.get("mig.mode.current") == "Enabled" or " MIG " in properties.name,
-            "driver": told.get("driver_version"),
         }
     return {
         "kind": "cpu",
         "name": _processor(),
         "threads": torch.get_num_threads(),
         "mig": False,
-        "driver": None,
     }
+
+
+def driver(device: str) -> str | None:
+    """The version of the device's driver; None where it has none, or does not tell."""
+    return _nvidia_smi().get("driver_version") if device == "cuda" else None
 
 
 def state(device: str) -> dict[str, Any]:
@@ -133,58 +157,107 @@ def dense_peak(name: str) -> float | None:
     return DENSE_PEAKS.get(name)
 
 
-def held_memory(device: str, llm: Any) -> int:
-    """Bytes that stay between forwards: all that is allocated on CUDA, on a CPU the model's parameters and buffers."""
-    import torch
+def peak_memory(
+    device: str, backbone: Any, prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int
+) -> int:
+    """Bytes allocated at the worst moment of the first ``rounds`` of a benchmark: the model, and whatever is kept, included.
 
-    from conformance.parity.probes import held_bytes
+    Each round calls ``run`` on what ``prepare`` returns, whose own peak does not count. There must be more than one round, and
+    none before: what a backbone keeps from one forward to the next, or makes once, is then counted wherever it is kept.
 
-    if device == "cuda":
-        return int(torch.cuda.memory_allocated())
-    return held_bytes(llm)
-
-
-def peak_memory(device: str, work: Callable[[], Any]) -> int:
-    """Bytes that ``work`` has allocated at its worst moment beyond what was there before, as the allocator counts them.
-
-    On a CPU torch's profiler tells every allocation of its own allocator: the same number each time. What was allocated before
-    and is freed meanwhile does not count against it.
+    On a CPU: what ``backbone`` holds, and from then on every allocation of torch's own allocator, as its profiler tells them.
+    The same number each time.
     """
     import torch
 
+    gc.collect()
     if device == "cuda":
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated()) - before
-    from torch.profiler import ProfilerActivity, profile
+        peak = 0
+        for _ in range(rounds):
+            prepared = prepare()
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            run(prepared)
+            torch.cuda.synchronize()
+            peak = max(peak, int(torch.cuda.max_memory_allocated()))
+        return peak
+    from torch.profiler import ProfilerActivity, profile, record_function
 
+    held = held_memory(backbone)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording:
-        work()
-    live: dict[int, int] = {}
-    held = peak = 0
-    for _, address, size in sorted(_allocations(recording), key=lambda event: event[0]):
-        if size > 0:
-            live[address] = size
-            held += size
+        for _ in range(rounds):
+            prepared = prepare()
+            with record_function(_ROUND):
+                run(prepared)
+    return held + _peak(recording)
+
+
+def held_memory(root: Any) -> int:
+    """Bytes of all tensors in the computer's memory that ``root`` holds: in attributes, containers and closures, however deep."""
+    import torch
+
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    waiting = [root]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, (type, ModuleType, str, bytes)):
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            if one.device.type == "cpu":
+                storage = one.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif isinstance(one, (list, tuple, set, frozenset, deque)):
+            waiting.extend(one)
         else:
-            held -= live.pop(address, 0)
-        peak = max(peak, held)
-    return peak
+            waiting.extend(getattr(one, "__dict__", {}).values())
+            if isinstance(one, partial):
+                waiting.extend((one.func, one.args, one.keywords))
+            elif isinstance(one, MethodType):
+                waiting.extend((one.__self__, one.__func__))
+            elif isinstance(one, FunctionType):
+                waiting.extend(cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell))
+    return sum(storages.values())
 
 
-def _allocations(recording: Any) -> Iterator[tuple[int, int, int]]:
-    """Time, address and size (negative: freed) of each allocation that torch's profiler saw."""
+def _is_filled(cell: CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _peak(recording: Any) -> int:
+    """Bytes allocated at the worst moment of the rounds, beyond what was there when torch's profiler began."""
     from torch._C._profiler import _EventType
 
+    events: list[tuple[int, int, int]] = []
+    begun: list[int] = []
+    ended: list[int] = []
     waiting = list(recording.profiler.kineto_results.experimental_event_tree())
     while waiting:
         event = waiting.pop()
         waiting.extend(event.children)
         if event.tag == _EventType.Allocation:
-            yield event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size
+            events.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+        elif event.name == _ROUND:
+            begun.append(event.start_time_ns)
+            ended.append(event.end_time_ns)
+    rounds = list(zip(sorted(begun), sorted(ended), strict=True))
+    live: dict[int, int] = {}
+    held = peak = 0
+    # Between rounds, too, blocks come and go; an allocation of nothing at the beginning of each says what is there by then.
+    for at, address, size in sorted([*events, *((begin, 0, 0) for begin, _ in rounds)]):
+        held -= live.pop(address, 0)  # what was there before is not counted when it goes
+        if size > 0:
+            live[address] = size
+            held += size
+        if any(begin <= at <= end for begin, end in rounds):
+            peak = max(peak, held)
+    return peak
 
 
 def _median_seconds(work: Callable[[], Any], timer: Callable[[], Any]) -> float:

@@ -8,10 +8,14 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 import torch
@@ -20,14 +24,15 @@ from conformance.bench import benchmarks
 from conformance.bench.injection import seconds_per_unit, slowed
 from conformance.bench.machine import (
     ceilings,
+    check_device,
     dense_peak,
     device_facts,
     disturbances,
-    held_memory,
+    driver,
     peak_memory,
     state,
 )
-from conformance.bench.request import BenchRequest
+from conformance.bench.request import HOME, BenchRequest
 from conformance.bench.results import SCHEMA
 from conformance.bench.statistics import ROUNDS, steady_from
 from conformance.bench.turns import Turns
@@ -49,12 +54,9 @@ def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> Non
     Raises:
         CannotAssess: for a target or a device that cannot be had.
     """
-    if request.device == "cuda" and not torch.cuda.is_available():
-        raise CannotAssess(
-            f"there is no CUDA device (torch {torch.__version__}): leave --device out, or run it on a machine that has one"
-        )
+    check_device(request.device)
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-bench-")))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=os.environ.get(HOME))))
         measuring = _Measuring(request, scratch, turns)
         stack.callback(measuring.close)
         grid = measuring.agreed([point for target in request.targets for point in measuring.grid(target)])
@@ -81,7 +83,7 @@ def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> Non
             "schema": SCHEMA,
             "recorded": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "request": request.as_json(),
-            "environment": _comparable(measuring.device),
+            "environment": _comparable(measuring.device, request.device),
             "ceilings": measuring.ceilings,
             "points": measuring.told,
         }
@@ -130,12 +132,12 @@ class _Measuring:
         """What the device can do at best, and how long a unit of extra work takes, in a turn of its own."""
         turn = _Turn(self._turns, 0)
         if self.request.memory:
-            with turn.preparing():
+            with turn.preparing(), suppress(torch.cuda.OutOfMemoryError):
                 self.ceilings = {
                     **ceilings(self.request.device),
                     "seconds_per_unit": seconds_per_unit(self.request.device),
                 }
-                _give_back_memory()
+            _give_back_memory()
 
     def agreed(self, grid: list[Point]) -> list[Point]:
         """The points that the process with which this one takes turns has too; of the others it is told that they are alone."""
@@ -190,12 +192,14 @@ class _Measuring:
             run = slowed(
                 work.run, request.device, request.injected.get(point.name, 0), request.injected_bytes
             )
-            for _ in range(_WARM_UP):
-                run(work.prepare())
             memory = None
+            if point.compiled:
+                run(work.prepare())  # what compiling allocates is not the model's
             if request.memory:
-                once = _once(run, work)
-                memory = held_memory(request.device, backbone.llm) + peak_memory(request.device, once)
+                memory = peak_memory(request.device, backbone, work.prepare, run, _WARM_UP)
+            else:
+                for _ in range(_WARM_UP):
+                    run(work.prepare())
             before = _state_at_work(request.device, run, work)
 
         def set_up() -> tuple[tuple[Any], dict[str, Any]]:
@@ -360,14 +364,21 @@ def _check_place(factory: Any, code: str | None) -> None:
 
 
 def _check_modules(request: BenchRequest) -> None:
-    """Nor may what the target imports come from the working tree, where a commit was to be measured."""
-    if request.code is None or request.repository is None or request.code == request.repository:
+    """Nor may what the target imports come from the working tree, where a commit was to be measured, or from one installed copy
+    for both."""
+    if request.code is None or request.repository is None:
         return
     root, repository = Path(request.code).resolve(), Path(request.repository).resolve()
+    built = set(packages_built_from(repository))
     for name, module in sorted(sys.modules.items()):
         place = getattr(module, "__file__", None)
         if name.partition(".")[0] == "conformance" or not place:
             continue
+        if name in built and not Path(place).resolve().is_relative_to(root):
+            raise CannotAssess(
+                f"{name} came from {place}, where it was installed from {repository}, and not from the checkout {root}: both "
+                "versions would be the same; run it from the folder that holds the package, or where it is not installed"
+            )
         path = Path(place).resolve()
         if (
             path.is_relative_to(repository)
@@ -380,18 +391,34 @@ def _check_modules(request: BenchRequest) -> None:
             )
 
 
+def packages_built_from(repository: Path) -> Iterator[str]:
+    """The top-level packages and modules that pip installed from ``repository``, by what it noted of where they came from (PEP
+    610)."""
+    for distribution in metadata.distributions():
+        url = json.loads(distribution.read_text("direct_url.json") or "{}").get("url", "")
+        if not url.startswith("file:"):
+            continue
+        if Path(url2pathname(urlsplit(url).path)).resolve().is_relative_to(repository):
+            yield from dict.fromkeys(
+                file.parts[0].removesuffix(".py") for file in distribution.files or () if file.suffix == ".py"
+            )
+
+
 def _attention_of(llm: Any) -> str:
     return getattr(llm.config, "_attn_implementation", None) or "eager"
 
 
 def _state_at_work(device: str, run: Any, work: Work) -> dict[str, Any]:
     """:func:`state` while the device works: what slows it under load does not show when it is idle."""
-    if device == "cuda":
-        run(work.prepare())
-    told = state(device)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return told
+    if device != "cuda":
+        return state(device)
+    # Asking takes longer than a round does.
+    with ThreadPoolExecutor(1) as asking:
+        told = asking.submit(state, device)
+        while not told.done():
+            run(work.prepare())
+            torch.cuda.synchronize()
+        return told.result()
 
 
 def _give_back_memory() -> None:
@@ -405,20 +432,16 @@ def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).split('. Tried to allocate')[0][:500]}"
 
 
-def _once(run: Any, work: Work) -> Any:
-    prepared = work.prepare()
-    return lambda: run(prepared)
-
-
 def _timer(device: str) -> str:
     return "conformance.bench.timers.DeviceInstant" if device == "cuda" else "time.perf_counter"
 
 
-def _comparable(device: Mapping[str, Any]) -> dict[str, Any]:
+def _comparable(facts: Mapping[str, Any], device: str) -> dict[str, Any]:
     """What must be the same where two results are compared: the device first, then the software."""
     told = environment()
     return {
-        "device": device,
+        "device": facts,
+        "driver": driver(device),
         "python": told["python"],
         "platform": told["platform"],
         "packages": told["packages"],

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from conformance.bench import charts
 from conformance.bench.comparison import Comparison, slowest_first
-from conformance.bench.report import compared_rows, headline, labels, measured_rows, method, shortened
+from conformance.bench.report import (
+    compared_rows,
+    headline,
+    labels,
+    measured_rows,
+    memory_change,
+    method,
+    shortened,
+)
 from conformance.bench.results import Recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from conformance.bench.history import History
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,7 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
     order = list(slowest_first(comparison))
     short = labels([one.name for one in order])
     memory = [
-        Row(
-            (
-                short[one.name],
-                f"{one.base_bytes:,}",
-                f"{one.head_bytes:,}",
-                f"{one.head_bytes - one.base_bytes:+,}",
-            )
-        )
+        Row((short[one.name], f"{one.base_bytes:,}", f"{one.head_bytes:,}", memory_change(one)))
         for one in order
         if one.base_bytes is not None and one.head_bytes is not None
     ]
@@ -65,7 +68,8 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
                 for cells, one in zip(shortened(compared_rows(comparison)), order, strict=True)
             ],
             _charts([("", charts.ratios(comparison))]),
-            method(comparison),
+            "Points are estimates, and lines end where the truth lies below, or above, with 95 %. Dotted: the slow-down "
+            f"that must be excluded. {method(comparison)}",
         ),
         Section(
             "Runs, base grey and head blue",
@@ -76,8 +80,8 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
                 ]
             ),
         ),
-        Section("Peak memory, bytes", ("benchmark", "base", "head", "difference"), memory),
-        *_measured(head),
+        Section("Peak memory", ("benchmark", "base, bytes", "head, bytes", "change"), memory),
+        *_measured(head, comparison.head),
     ]
     return _page(
         title="Backbone benchmarks compared",
@@ -90,12 +94,17 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
     )
 
 
-def history_page(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], steps: Mapping[str, Sequence[int]], last: Recording
-) -> str:
+def history_page(history: History) -> str:
     """Every benchmark over time, and where the last recording stands on the roofline."""
-    short = labels(list(rows))
-    drawn = _charts([(short[name], charts.history(rows[name], steps[name])) for name in rows])
+    last = history.recordings[-1]
+    short = labels(list(history.rows))
+    drawn = _charts(
+        [
+            (short[name], charts.history(rows, history.steps[name], history.memory_steps[name]))
+            for name, rows in history.rows.items()
+        ]
+    )
+    stepped = any([*history.steps.values(), *history.memory_steps.values()])
     return _page(
         title="Backbone benchmarks over time",
         result="",
@@ -107,23 +116,30 @@ def history_page(
             Section(
                 "History",
                 charts=drawn,
-                note="Dotted: a step that chance alone would make once in a thousand such series.",
+                note="Dotted: a step. In time, one that chance alone would make in one of a thousand such series; in memory, "
+                "which is counted, any change."
+                if stepped
+                else "",
             ),
-            *_measured(last),
+            *_measured(last, last.label),
         ],
     )
 
 
-def _measured(recording: Recording) -> list[Section]:
+def _measured(recording: Recording, label: str) -> list[Section]:
     rows = [Row(cells) for cells in shortened(measured_rows(recording))]
     return [
         Section(
-            "Against what the device can do", ("benchmark", "median", "tokens/s", "of peak", "memory"), rows
+            f"What the device gives {label}",
+            ("benchmark", "median", "tokens/s", "of what it can do", "peak memory"),
+            rows,
+            note="The process in the middle. Shares are of a half-precision matrix product and of a copy, measured on random "
+            "data; MFU is of the datasheet's dense peak.",
         ),
         Section(
             "Roofline",
             charts=_charts([("", charts.roofline(recording))]),
-            note="Ceilings are measured: a half-precision matrix product and a copy, on random data.",
+            note="The line is what was measured at best: on the slope limited by the copy, on the flat by the matrix product.",
         ),
     ]
 

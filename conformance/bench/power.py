@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import statistics
@@ -13,11 +12,11 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.comparison import Finding, compare, logarithms
+from conformance.bench.comparison import Finding, Pair, called_slower, compare, pairs_of, tested
 from conformance.bench.request import BenchRequest
-from conformance.bench.results import Recording
+from conformance.bench.results import Recording, read_document, why_not_comparable
 from conformance.bench.running import Announce, Pairs, Side, record, record_pairs, recordings_of
-from conformance.bench.statistics import FALSE_ALARMS, holm, slowdown
+from conformance.bench.statistics import FALSE_ALARMS
 from conformance.rates import rate_bounds
 from conformance.run_request import CannotAssess
 
@@ -33,8 +32,8 @@ _CALIBRATING = 0.5
 _CALIBRATING_PAIRS = 3
 _MEMORY = "more-memory"
 _CONFIRMATION = "confirmation"
-#: By slow-down, by what was measured together: of each benchmark, one logarithm of head's time over base's a pair.
-Recorded = dict[float, list[Mapping[str, list[float]]]]
+#: By slow-down, by what was measured together: the pairs of each benchmark.
+Recorded = dict[float, list[Mapping[str, list[Pair]]]]
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,9 @@ class Experiment:
         slower = self._slowed(guess, _CALIBRATING)
         base, head = self._pairs_of("calibrating, pair", slower, _CALIBRATING_PAIRS, place)
         taken = {
-            name: math.expm1(statistics.fmean(logarithms(base, head, name) or [0.0]))
+            name: math.expm1(
+                statistics.fmean([pair.logarithm for pair in pairs_of(base, head, name)] or [0.0])
+            )
             for name in slower.injected
         }
         if unmeasured := [name for name, share in taken.items() if share < _CALIBRATING / 10]:
@@ -166,32 +167,41 @@ def read_recording(*places: Path) -> Recorded:
     comparison.
 
     Raises:
-        CannotAssess: where it holds no such recording.
+        CannotAssess: where one holds no such recording, or they were not made alike.
     """
     found: Recorded = {}
-    for share in SLOWDOWNS:
-        folders = [
-            folder
-            for runs in map(_runs, places)
-            for folder in (runs / _folder(share), *sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}")))
-        ]
-        stored = [pairs for folder in folders if (pairs := _stored_pairs(folder))]
-        if not stored:
-            raise CannotAssess(
-                f"{folders[0]} holds no pairs of runs: `conformance bench power --out DIR` records them"
-            )
-        found[share] = []
-        for pairs in stored:
-            base, head = _recordings(share, pairs)
-            values = {name: logarithms(base, head, name) for name in base.names}
-            # What could not be measured (an attention that is not there) has no rate, and keeps none from the others.
-            found[share].append({name: own for name, own in values.items() if own})
-    return found
+    first: Recording | None = None
+    for share, together in ((share, both) for place in places for share, both in _stored(place)):
+        base, head = together
+        first = first or base
+        refusal = why_not_comparable(first, base)
+        if refusal:
+            raise CannotAssess(f"recordings cannot be read together: {refusal}")
+        values = {name: pairs_of(base, head, name) for name in base.names}
+        # What could not be measured (an attention that is not there) has no rate, and keeps none from the others.
+        found.setdefault(share, []).append({name: own for name, own in values.items() if own})
+    return {share: found[share] for share in SLOWDOWNS if share in found}
 
 
 def environment_of(place: Path) -> Mapping[str, Any]:
     """What the recording in ``place`` was made on."""
-    return _recordings(0.0, _stored_pairs(_runs(place) / _folder(0.0)))[0].runs[0].environment
+    _, (base, _) = _stored(place)[0]
+    return base.runs[0].environment
+
+
+def _stored(place: Path) -> list[tuple[float, tuple[Recording, Recording]]]:
+    """What was measured together in ``place``, with the slow-down."""
+    runs = _runs(place)
+    stored = [
+        (share, _recordings(share, pairs))
+        for share in SLOWDOWNS
+        for folder in (runs / _folder(share), *sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}")))
+        if (pairs := _stored_pairs(folder))
+    ]
+    if not stored:
+        what = "holds no pairs of runs" if place.is_dir() else "is no folder"
+        raise CannotAssess(f"{place} {what}: `conformance bench power --out DIR` records them in DIR")
+    return stored
 
 
 def confirmations(place: Path) -> Iterator[Confirmation]:
@@ -233,7 +243,7 @@ def _stored_pairs(folder: Path) -> list[dict[str, tuple[Any, str]]]:
     """The pairs of which both runs were stored: an interrupted one left only one of them, or none."""
     return [
         {
-            side: (json.loads(path.read_text(encoding="utf-8")), str(path))
+            side: (read_document(path), str(path))
             for side, path in (("base", folder / "base" / place.name), ("head", place))
         }
         for place in sorted((folder / "head").glob("*.json"))
@@ -267,17 +277,14 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
                 f"{most} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
             )
         names = [name for name in together[0] if all(name in one for one in together)]
-        values = {name: [value for one in together for value in one[name]] for name in names}
+        values = {name: [pair.logarithm for one in together for pair in one[name]] for name in names}
         found = dict.fromkeys([*values, "any"], 0)
         for _ in range(draws):
             own = source.choice(together)
             chosen = source.choices(range(min(map(len, own.values()))), k=pairs)
-            tests = {
-                name: slowdown([value[pair] for pair in chosen])
-                for name, value in own.items()
-                if name in values
-            }
-            slower = holm({name: test.probability for name, test in tests.items()}, FALSE_ALARMS)
+            slower = called_slower(
+                {name: tested([own[name][pair] for pair in chosen]) for name in names}, FALSE_ALARMS
+            )
             for name in slower:
                 found[name] += 1
             found["any"] += bool(slower)

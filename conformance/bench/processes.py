@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from conformance import child_process
-from conformance.bench.request import BenchRequest
+from conformance.bench.request import HOME, BenchRequest
 from conformance.hub import HubView
 from conformance.run_request import CannotAssess
 
+#: Of the time that a process has: what it waits for its turn. Who is still waited for then is the one that hangs.
+_PATIENCE = 0.9
+#: Seconds that a process has to say what ended it, once the one that took turns with it has missed it.
+_LAST_WORDS = 10.0
+
 
 class RunFailed(Exception):
-    """A process that was to measure did not: it crashed, hung or raised. The message ends with its last words; ``worker`` is the
-    one that failed."""
+    """A process that was to measure did not: it crashed, hung or raised. ``worker`` is the one that failed, with whose last
+    words the message ends; None where it is not known which of two did."""
 
-    def __init__(self, message: str, worker: Worker) -> None:
-        super().__init__(message + worker.last_words())
+    def __init__(self, message: str, worker: Worker | None) -> None:
+        super().__init__(message + (worker.last_words() if worker else ""))
         self.worker = worker
 
 
@@ -76,7 +81,8 @@ class Worker:
         Raises:
             RunFailed: if the process is gone.
         """
-        asked = {"request": request.as_json(), "out": str(out), "fork": fork, "patience": self.timeout}
+        patience = _PATIENCE * self.timeout
+        asked = {"request": request.as_json(), "out": str(out), "fork": fork, "patience": patience}
         stdin = self._process.stdin
         assert stdin is not None
         try:
@@ -107,11 +113,17 @@ def _environment(home: Path) -> dict[str, str]:
     # What a user, or a pytest around us, tells pytest would drop or disable benchmarks without a word.
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     # Otherwise asking whether there is a device is enough to make forks unable to use it.
-    return {**environment, "PYTORCH_NVML_BASED_CUDA_CHECK": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return {
+        **environment,
+        HOME: str(home),
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
 
 
 def answers(asked: Sequence[Worker]) -> list[dict[str, Any]]:
-    """What each of the workers measured, once all of them have; the first that fails ends the waiting.
+    """What each of the workers measured, once all of them have; the first that fails ends the waiting, and the last to have
+    failed of two that took turns: what the other says is only that it was left alone.
 
     Raises:
         CannotAssess: if a request cannot be met.
@@ -120,14 +132,20 @@ def answers(asked: Sequence[Worker]) -> list[dict[str, Any]]:
     said = {worker.answers: b"" for worker in asked}
     by_pipe = {worker.answers: worker for worker in asked}
     deadline = time.monotonic() + max(worker.timeout for worker in asked)
+    missed: Worker | None = None
     with selectors.DefaultSelector() as selector:
         for pipe in said:
             selector.register(pipe, selectors.EVENT_READ)
         while waiting := selector.get_map():
             ready = selector.select(max(0.0, deadline - time.monotonic()))
+            if missed and not ready:
+                raise RunFailed("the process did not pass the turn: it hangs, or was killed", missed)
             if not ready:
-                slow = by_pipe[next(iter(waiting))]
-                raise RunFailed(f"nothing was measured within {slow.timeout:g} s (raise --timeout)", slow)
+                slow = [by_pipe[key.fd] for key in waiting.values()]
+                raise RunFailed(
+                    f"nothing was measured within {slow[0].timeout:g} s (raise --timeout)",
+                    slow[0] if len(slow) == 1 else None,
+                )
             for key, _ in ready:
                 data = os.read(key.fd, 1 << 16)
                 if not data:
@@ -135,7 +153,14 @@ def answers(asked: Sequence[Worker]) -> list[dict[str, Any]]:
                 said[key.fd] += data
                 if said[key.fd].endswith(b"\n"):
                     selector.unregister(key.fd)
-                    _check(json.loads(said[key.fd]), by_pipe[key.fd])
+                    answer, worker = json.loads(said[key.fd]), by_pipe[key.fd]
+                    if "partner" in answer:
+                        (missed,) = (other for other in asked if other is not worker)
+                        deadline = min(deadline, time.monotonic() + _LAST_WORDS)
+                    else:
+                        _check(answer, worker)
+        if missed:
+            raise RunFailed("the process measured, and did not pass the turn", missed)
     places = [Path(json.loads(said[worker.answers])["out"]) for worker in asked]
     return [json.loads(place.read_text(encoding="utf-8")) for place in places]
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.bench.comparison import Comparison, slowest_first
-from conformance.bench.results import Recording
+from conformance.bench.comparison import Compared, Comparison, slowest_first
+from conformance.bench.results import VERDICT, Recording
+from conformance.bench.units import seconds, size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from conformance.bench.history import History
     from conformance.bench.power import Rate
+
+
+#: The name of a benchmark: workload, target, size and attention, batch, tokens.
+_NAME = re.compile(r"(?P<workload>\w+)\[(?P<common>.*)-(?P<batch>b\d+)-(?P<tokens>s\d+)\]", re.DOTALL)
 
 
 def write_measured(console: Console, recording: Recording) -> None:
@@ -27,21 +33,22 @@ def write_measured(console: Console, recording: Recording) -> None:
 
 
 def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
-    """Cells of :func:`write_measured`, of the first process that measured each benchmark."""
+    """Cells of :func:`write_measured`, of the typical process."""
+    ceilings = recording.ceilings
     rows: list[tuple[str, ...]] = []
     for name in recording.names:
-        found = next((run.benchmarks[name] for run in recording.runs if name in run.benchmarks), None)
+        found = recording.typical_benchmark(name)
         if found is None:
             rows.append((name, recording.trouble(name) or "not measured", "", "", ""))
             continue
-        facts = found.facts
+        peak = recording.peak_memory(name)
         rows.append(
             (
                 name,
                 seconds(found.seconds),
-                f"{facts['tokens_per_second']:,.0f}",
-                _of_peak(facts),
-                "" if found.peak_memory is None else size(found.peak_memory),
+                f"{found.facts['tokens_per_second']:,.0f}",
+                _of_peak(found.facts, ceilings),
+                "" if peak is None else size(peak),
             )
         )
     return rows
@@ -67,8 +74,8 @@ def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     ]
 
 
-def summary(comparison: Comparison) -> str:
-    """Markdown for a pull request or a CI job's summary."""
+def summary(comparison: Comparison, headline: str = "") -> str:
+    """Markdown for a pull request or a CI job's summary; ``headline`` says what of and on which device it was taken."""
     lines = [
         f"## {comparison.result.capitalize()}",
         "",
@@ -77,12 +84,33 @@ def summary(comparison: Comparison) -> str:
     ]
     if comparison.refusal:
         return "\n".join([*lines, f"Not compared: {comparison.refusal}.", ""])
-    lines += ["| benchmark | finding | head / base | pairs | |", "|---|---|---|---|---|"]
-    for one in slowest_first(comparison):
+    order = list(slowest_first(comparison))
+    short = labels([one.name for one in order])
+    head = ("benchmark", "finding", "base", "head", "time, head / base", "peak memory", "why")
+    lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for one in order:
+        times = ["" if value is None else seconds(value) for value in (one.base_seconds, one.head_seconds)]
         ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
-        cells = (f"`{one.name}`", str(one.finding), ratio, str(one.pairs or ""), one.why)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join([*lines, "", method(comparison), ""])
+        cells = (f"`{short[one.name]}`", str(one.finding), *times, ratio, memory_change(one), one.why)
+        # What a process last said has lines of its own, which would end the row.
+        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+    told = [f"Taken on {headline}."] if headline else []
+    if comparison.environment_change:
+        told.append(f"The software changed beside the code: {comparison.environment_change}.")
+    how = f"<details><summary>How this is decided</summary>\n\n{method(comparison)}\n</details>"
+    return "\n".join([*lines, "", *told, "", how, ""])
+
+
+def memory_change(one: Compared) -> str:
+    """What head needs at the peak, and how much that is more or less."""
+    if one.head_bytes is None or one.base_bytes is None:
+        return ""
+    more = one.head_bytes - one.base_bytes
+    return (
+        f"{size(one.head_bytes)} ({100 * more / max(one.base_bytes, 1):+.1f} %)"
+        if more
+        else size(one.head_bytes)
+    )
 
 
 def method(comparison: Comparison) -> str:
@@ -92,22 +120,31 @@ def method(comparison: Comparison) -> str:
         if comparison.paired
         else "of runs that were not made in turns, so that what changed on the machine between them counts too"
     )
+    stalls = (
+        "; or the same test finds that over 1 % more of head's rounds than of base's take half as long again as is usual"
+        if comparison.paired
+        else ""
+    )
     return (
         f"Slower: a one-sided t test on logarithms {taken}, refuses a slow-down of half a per cent or less, with at most "
-        f"{100 * comparison.level:g} % of false alarms over all benchmarks together (Holm). No regression: a slow-down of "
-        f"{100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; what is neither is inconclusive."
+        f"{100 * comparison.level:g} % of false alarms over all benchmarks together (Holm){stalls}. No regression: a slow-down "
+        f"of {100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; what is neither is inconclusive."
     )
 
 
 def history_rows(history: History) -> list[tuple[str, ...]]:
     """First and last level of each benchmark, and where it stepped between them."""
+    from conformance.bench.history import SHORTEST_HISTORY
+
     return [
         (
             name,
             str(len(rows)),
             seconds(rows[0]["seconds"]),
             seconds(rows[-1]["seconds"]),
-            ", ".join(rows[step]["label"] for step in history.steps[name]) or "none",
+            ", ".join(rows[step]["label"] for step in history.steps[name])
+            or ("none" if len(rows) >= SHORTEST_HISTORY else f"too few to tell ({SHORTEST_HISTORY})"),
+            ", ".join(rows[step]["label"] for step in history.memory_steps[name]) or "none",
         )
         for name, rows in history.rows.items()
     ]
@@ -133,21 +170,21 @@ def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | 
     ``comparison``, of which none from before stays. Returns the names of what was written."""
     from conformance.bench import charts
     from conformance.bench.page import comparison_page
+    from conformance.report.writing import write_whole, writing_to
 
-    out.mkdir(parents=True, exist_ok=True)
     environment = recordings[1].runs[0].environment if recordings else None
     verdict = {**comparison.as_json(), "environment": environment}
-    (out / "verdict.json").write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
-    (out / "summary.md").write_text(summary(comparison), encoding="utf-8")
-    written = ["verdict.json", "summary.md"]
-    for name in ("report.html", "comparison.png", "comparison.svg"):
-        (out / name).unlink(missing_ok=True)
+    written = {VERDICT: json.dumps(verdict, indent=2) + "\n"}
+    written["summary.md"] = summary(comparison, headline(recordings[1]) if recordings else "")
     if recordings:
-        (out / "report.html").write_text(comparison_page(comparison, *recordings), encoding="utf-8")
-        written.append("report.html")
-        if (drawn := charts.ratios(comparison)) is not None:
-            written += charts.save(drawn, out, "comparison")
-    return written
+        written["report.html"] = comparison_page(comparison, *recordings)
+    for name, text in written.items():
+        write_whole(out, name, text)
+    with writing_to(out):
+        for name in {"report.html", "comparison.png", "comparison.svg"} - {*written}:
+            (out / name).unlink(missing_ok=True)
+        drawn = charts.ratios(comparison)
+        return [*written, *(charts.save(drawn, out, "comparison") if drawn is not None else ())]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
@@ -170,20 +207,18 @@ def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 def labels(names: Sequence[str]) -> dict[str, str]:
     """A short form of each name, where all of them are of one target at one size on one attention: without these."""
-    split = {name: name.partition("[") for name in names if "[" in name}
-    if len({rest.rsplit("-", 2)[0] for _, _, rest in split.values()}) != 1:
+    split = {name: match for name in names if (match := _NAME.fullmatch(name))}
+    if len({match["common"] for match in split.values()}) != 1:
         return {name: name for name in names}
-    short = {
-        name: " ".join([workload, *rest.rstrip("]").rsplit("-", 2)[1:]])
-        for name, (workload, _, rest) in split.items()
-    }
+    short = {name: "{workload} {batch} {tokens}".format(**match.groupdict()) for name, match in split.items()}
     return {name: short.get(name, name) for name in names}
 
 
 def common(names: Sequence[str]) -> str:
     """What :func:`labels` leave out."""
     short = labels(names)
-    return next((name.partition("[")[2].rsplit("-", 2)[0] for name in names if short[name] != name), "")
+    matches = (_NAME.fullmatch(name) for name in names if short[name] != name)
+    return next((match["common"] for match in matches if match), "")
 
 
 def headline(recording: Recording) -> str:
@@ -194,29 +229,14 @@ def headline(recording: Recording) -> str:
     return " on ".join(filter(None, [common(recording.names), f"{device.get('name')}, {software}"]))
 
 
-def seconds(value: float) -> str:
-    """Three digits with the unit that fits."""
-    for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
-        if value * factor >= 1:
-            return f"{value * factor:.3g} {unit}"
-    return f"{value * 1e9:.3g} ns"
-
-
-def size(count: int) -> str:
-    """Bytes with a decimal unit."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count} bytes"
-
-
-def _of_peak(facts: Any) -> str:
+def _of_peak(facts: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
     """Prefill and training are bound by arithmetic, decoding by bandwidth."""
     if facts["workload"] == "decode":
-        share = facts.get("share_of_measured_bandwidth")
-        return "" if share is None else f"{100 * share:.0f} % bandwidth"
-    share = facts.get("mfu")
-    if share is not None:
-        return f"{100 * share:.0f} % MFU"
-    share = facts.get("share_of_measured_flops")
-    return "" if share is None else f"{100 * share:.0f} % FLOP/s"
+        return _share(facts.get("bytes_per_second"), ceilings.get("bytes_per_second"), "bandwidth")
+    if facts.get("mfu") is not None:
+        return f"{100 * facts['mfu']:.0f} % MFU"
+    return _share(facts["flops_per_second"], ceilings.get("flops"), "FLOP/s")
+
+
+def _share(reached: float | None, ceiling: float | None, what: str) -> str:
+    return f"{100 * reached / ceiling:.0f} % {what}" if reached and ceiling else ""

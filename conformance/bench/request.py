@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+#: Names the folder of a process that measures: what it leaves there goes when it does, however it ends.
+HOME = "CONFORMANCE_BENCH_HOME"
 SIZES = ("probe", "full")
 WORKLOADS = ("prefill", "decode", "train")
 #: More than a median needs: the first are left out until a benchmark runs steadily.

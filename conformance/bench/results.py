@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from conformance.run_request import CannotAssess
 
 #: The version of stored results that this release writes and reads.
 SCHEMA = 1
-
+#: What a comparison says, in its folder, beside the runs that it says it of.
+VERDICT = "verdict.json"
 
 #: What every benchmark records beside its times.
 _FACTS = {"workload", "batch", "tokens", "tokens_per_second", "flops", "bytes_read", "flops_per_second"}
+#: What two runs must have been asked alike, beside what is in the names of benchmarks. Where files lay may differ.
+_ASKED = ("backbone_id", "rounds", "seed")
+
+
+_Told = TypeVar("_Told")
 
 
 class InvalidResults(CannotAssess):
@@ -55,7 +62,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Run:
-    """What one process measured, and on what; ``pair`` names it and the process that it took turns with, None alone."""
+    """What one process measured, and on what; ``asked`` is its :class:`~conformance.bench.request.BenchRequest` as JSON."""
 
     benchmarks: Mapping[str, Benchmark]
     unmeasured: Mapping[str, str]
@@ -63,7 +70,25 @@ class Run:
     environment: Mapping[str, Any]
     recorded: str
     ceilings: Mapping[str, float]
-    pair: str | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pair(self) -> str | None:
+        """The name that it has in common with the process that it took turns with; None for one that ran alone."""
+        return self.asked.get("pair")
+
+    def only(self, wanted: Callable[[str], bool]) -> Run:
+        """Without the benchmarks whose names are not wanted."""
+
+        def kept(part: Mapping[str, _Told]) -> dict[str, _Told]:
+            return {name: told for name, told in part.items() if wanted(name)}
+
+        return replace(
+            self,
+            benchmarks=kept(self.benchmarks),
+            unmeasured=kept(self.unmeasured),
+            disturbed=kept(self.disturbed),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,6 +106,43 @@ class Recording:
     def seconds(self, name: str) -> list[float | None]:
         """The median of each run, None where it measured nothing."""
         return [run.benchmarks[name].seconds if name in run.benchmarks else None for run in self.runs]
+
+    @property
+    def ceilings(self) -> Mapping[str, float]:
+        """What the device was measured to reach, by the first process that asked; empty where none did."""
+        return next((run.ceilings for run in self.runs if run.ceilings), {})
+
+    def typical_benchmark(self, name: str) -> Benchmark | None:
+        """Of the process in the middle, by time: the slower of two."""
+        found = sorted(
+            (run.benchmarks[name] for run in self.runs if name in run.benchmarks), key=lambda one: one.seconds
+        )
+        return found[len(found) // 2] if found else None
+
+    def typical(self, name: str) -> float | None:
+        """The median of what the runs measured."""
+        found = [value for value in self.seconds(name) if value]
+        return statistics.median(found) if found else None
+
+    def only(self, targets: Sequence[str], workloads: Sequence[str]) -> Recording:
+        """The benchmarks of these targets and workloads; empty stands for all.
+
+        Raises:
+            CannotAssess: if there is none.
+        """
+
+        def wanted(name: str) -> bool:
+            workload, _, rest = name.partition("[")
+            return (not workloads or workload in workloads) and (
+                not targets or any(rest.startswith((f"{target}-", f"{target}]")) for target in targets)
+            )
+
+        if not any(map(wanted, self.names)):
+            held = ", ".join(self.names) or "none"
+            raise CannotAssess(
+                f"{self.label} holds no benchmark of {', '.join((*targets, *workloads))}: it holds {held}"
+            )
+        return Recording(self.label, tuple(run.only(wanted) for run in self.runs))
 
     def peak_memory(self, name: str) -> int | None:
         """The most that any run recorded."""
@@ -103,15 +165,17 @@ def read(place: Path, label: str = "") -> Recording:
         InvalidResults: saying which file is no result of ours, and what is wrong with it.
     """
     if place.is_dir():
-        files = sorted(place.glob("*.json"))
+        files = sorted(path for path in place.glob("*.json") if path.name != VERDICT)
         if not files:
+            sides = [side for side in ("runs/base", "runs/head", "base", "head") if (place / side).is_dir()]
             raise InvalidResults(
-                f"{place} holds no results: `conformance bench run --out {place}` writes them; a comparison's lie in `runs/base` "
-                "and `runs/head` of its folder"
+                f"{place} holds no results of its own: name {' or '.join(str(place / side) for side in sides)}"
+                if sides
+                else f"{place} holds no results: `conformance bench run --out {place}` writes them"
             )
     else:
         files = [place]
-    runs = sorted((_read_file(path) for path in files), key=lambda run: run.recorded)
+    runs = sorted((run_of(read_document(path), str(path)) for path in files), key=lambda run: run.recorded)
     return Recording(label or str(place), tuple(runs))
 
 
@@ -137,6 +201,7 @@ def run_of(document: Any, place: str) -> Run:
             f"has schema {schema!r}, and this release reads {SCHEMA}",
             "use a newer release" if newer else "record it again with `conformance bench run`",
         )
+    asked = ours.get("request", {})
     try:
         benchmarks = {entry["name"]: _benchmark(entry) for entry in document["benchmarks"]}
         points = [(point["name"], point["status"], point["why"]) for point in ours["points"]]
@@ -144,20 +209,18 @@ def run_of(document: Any, place: str) -> Run:
             benchmarks=benchmarks,
             unmeasured={name: f"{status}: {why}" for name, status, why in points if status != "measured"},
             disturbed={name: why for name, status, why in points if status == "measured" and why},
-            environment=dict(ours["environment"]),
+            environment=_environment(ours["environment"]),
             recorded=str(ours["recorded"]),
-            ceilings=dict(ours["ceilings"]),
-            pair=ours.get("request", {}).get("pair"),
+            ceilings={name: _positive(value, name) for name, value in ours["ceilings"].items()},
+            asked={**asked, "pair": None if asked.get("pair") is None else str(asked["pair"])},
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise wrong(f"is not what it says it is ({type(error).__name__}: {error})") from None
 
 
-def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording] | None:
-    """The runs of two stored recordings that took turns with one another, in order; None where there are none.
-
-    A run without its other half, which an interrupted comparison leaves, is left out.
-    """
+def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, int] | None:
+    """The runs of two stored recordings that took turns with one another, in order, and how many others there were; None where
+    none did."""
     before, after = ({run.pair: run for run in side.runs if run.pair} for side in (base, head))
     both = [pair for pair in before if pair in after]
     if not both:
@@ -165,6 +228,7 @@ def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording] | 
     return (
         Recording(base.label, tuple(before[pair] for pair in both)),
         Recording(head.label, tuple(after[pair] for pair in both)),
+        len(base.runs) + len(head.runs) - 2 * len(both),
     )
 
 
@@ -172,7 +236,8 @@ def why_not_comparable(
     base: Recording, head: Recording, *, allow_environment_change: bool = False
 ) -> str | None:
     """The difference between two recordings that makes a comparison meaningless; None where there is none."""
-    environments = [run.environment for run in (*base.runs, *head.runs)]
+    runs = [*base.runs, *head.runs]
+    environments = [run.environment for run in runs]
     first = environments[0]
     for other in environments[1:]:
         changed = _differences(first.get("device", {}), other.get("device", {}))
@@ -180,42 +245,87 @@ def why_not_comparable(
             return f"they were taken on different devices ({changed})"
     if any(environment.get("device", {}).get("mig") for environment in environments):
         return "a MIG slice shares its memory bandwidth with others: time whole devices"
-    for other in environments[1:]:
-        changed = _differences(
-            {**first, **first.get("packages", {}), "device": None, "packages": None},
-            {**other, **other.get("packages", {}), "device": None, "packages": None},
-        )
-        if changed and not allow_environment_change:
-            return f"the software changed beside the code ({changed}); --allow-environment-change compares them all the same"
+    for run in runs[1:]:
+        changed = _differences(_asked(runs[0]), _asked(run))
+        if changed:
+            return f"they were asked for different things ({changed}): record them alike"
+    changed = environment_change(base, head)
+    if changed and not allow_environment_change:
+        return f"the software changed beside the code ({changed}); --allow-environment-change compares them all the same"
     return None
 
 
-def _read_file(path: Path) -> Run:
+def environment_change(base: Recording, head: Recording) -> str:
+    """How the software differs between any two of the runs, the code that is compared aside; empty if it does not."""
+    first, *others = (
+        {**run.environment, **run.environment.get("packages", {}), "device": None, "packages": None}
+        for run in (*base.runs, *head.runs)
+    )
+    return next(filter(None, (_differences(first, other) for other in others)), "")
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    told = (
+        {name: run.asked[name] for name in _ASKED}
+        if run.asked.keys() >= set(_ASKED)
+        else dict.fromkeys(_ASKED)
+    )
+    if run.asked and told["backbone_id"] is None:
+        told["backbone_id"] = "of the target's own"
+    turns = {benchmark.in_turns for benchmark in run.benchmarks.values()}
+    return {**told, "in turns": turns.pop() if len(turns) == 1 else None}
+
+
+def read_document(path: Path) -> Any:
+    """The JSON in a file.
+
+    Raises:
+        InvalidResults: naming the file that is none.
+    """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidResults(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
         raise InvalidResults(f"{path} is no JSON: record it again with `conformance bench run`") from None
-    return run_of(document, str(path))
 
 
 def _benchmark(entry: Mapping[str, Any]) -> Benchmark:
-    seconds = float(entry["stats"]["median"])
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ValueError(f"a median of {seconds} s")
+    seconds = _positive(entry["stats"]["median"], "a median", " s")
+    if not entry["stats"]["data"]:
+        raise ValueError(f"{entry['name']} without rounds")
+    for value in entry["stats"]["data"]:
+        _positive(value, "a round", " s")
     missing = _FACTS - entry["extra_info"].keys()
     if missing:
         raise ValueError(f"{entry['name']} without {', '.join(sorted(missing))}")
+    for rate in ("tokens_per_second", "flops", "bytes_read", "flops_per_second"):
+        _positive(entry["extra_info"][rate], rate)
+    int(entry["extra_info"].get("rounds_left_out", 0))
     peak = entry["extra_info"].get("peak_memory_bytes")
     return Benchmark(str(entry["name"]), seconds, None if peak is None else int(peak), entry)
 
 
+def _positive(value: Any, what: str, unit: str = "") -> float:
+    number = float(value)
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{what} of {number}{unit}")
+    return number
+
+
+def _environment(told: Any) -> Mapping[str, Any]:
+    if not all(isinstance(told.get(name, {}), Mapping) for name in ("device", "packages")):
+        raise ValueError("an environment whose device and packages are no tables")
+    return dict(told)
+
+
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What is not the same; None is what is not known."""
+    both = {name: (one.get(name, "absent"), other.get(name, "absent")) for name in sorted({*one, *other})}
     return ", ".join(
-        f"{name} {one.get(name)} and {other.get(name)}"
-        for name in sorted({*one, *other})
-        if one.get(name) != other.get(name)
+        f"{name} {before} and {after}"
+        for name, (before, after) in both.items()
+        if None not in (before, after) and before != after
     )
 
 

@@ -19,8 +19,8 @@ from conformance.run_request import CannotAssess
 Announce = Callable[[str, int, int], None]
 
 
-#: Pairs of forks of the same warmed processes. The means of 16 pairs of forks of one set of them scattered by up to 1.4 times
-#: what their pairs' scatter accounts for (docs/benchmarks.md).
+#: Pairs, or runs, of forks of the same warmed processes. The means of 16 pairs of forks of one set of them scattered by up to 1.4
+#: times what their pairs' scatter accounts for (docs/benchmarks.md).
 FORKED = 2
 
 
@@ -51,15 +51,17 @@ def record(
 ) -> Recording:
     """``runs`` processes of what is installed, stored as ``run-001.json`` and so on in ``out``."""
     documents = []
+    forks = processes == "forked"
+    served = FORKED if forks else 1
     with Workers() as start:
-        warmed = start.one(None, timeout) if processes == "forked" else None
         for number in range(runs):
             announce("measuring", number + 1, runs)
             place = _place(out, f"run-{number + 1:03d}.json")
-            worker = warmed or start.one(None, timeout)
-            worker.ask(replace(request, memory=number == 0), place, fork=warmed is not None)
+            if number % served == 0:
+                worker = start.one(None, timeout)
+            worker.ask(replace(request, memory=number == 0), place, fork=forks)
             documents += [(document, str(place)) for document in answers([worker])]
-            if warmed is None:
+            if number % served == served - 1:
                 worker.close()
     return labelled(str(out), documents)
 
@@ -73,7 +75,6 @@ class Pairs:
     """
 
     def __init__(self, base: Side, head: Side, *, processes: str = "fresh", timeout: float) -> None:
-        self._name = uuid.uuid4().hex
         self._sides = {"base": base, "head": head}
         self._forks = processes == "forked"
         self._timeout = timeout
@@ -102,6 +103,8 @@ class Pairs:
         try:
             measured = self._measured(requests, order, two, places, number)
         except RunFailed as failure:
+            if failure.worker is None:
+                raise
             side = order[two.index(failure.worker)]
             raise SideFailed(side, self._sides[side].label, failure) from failure
         if self._forks and served + 1 < FORKED:
@@ -119,6 +122,7 @@ class Pairs:
         places: Mapping[str, Path],
         number: int,
     ) -> dict[str, Any]:
+        pair = uuid.uuid4().hex
         for name, worker in zip(order, two, strict=True):
             code = self._sides[name].code
             asked = replace(
@@ -128,7 +132,7 @@ class Pairs:
                 repository=str(code.repository) if code else None,
                 first=name == order[0],
                 processor=_processor(requests[name].device),
-                pair=f"{self._name}-{number + 1}",
+                pair=pair,
             )
             worker.ask(asked, places[name], fork=self._forks)
         return dict(zip(order, answers(two), strict=True))
@@ -149,13 +153,16 @@ def record_pairs(
 ) -> tuple[Recording, Recording]:
     """``pairs`` of processes of two versions, stored as ``001.json`` and so on in ``out/base`` and ``out/head``.
 
-    Both are asked the same, unless there is a ``head_request``.
+    Both are asked the same, unless there is a ``head_request``. Where one of the two measured nothing at all, the first pair is
+    the last: what is misspelt or broken is told at once.
     """
     made = []
     with Pairs(base, head, processes=processes, timeout=timeout) as measuring:
         for number in range(pairs):
             announce(what, number + 1, pairs)
             made.append(measuring.measure(request, head_request or request, number, out))
+            if not all(document["benchmarks"] for document, _ in made[-1].values()):
+                break
     return recordings_of(base.label, head.label, made)
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement
+from typing import TypeVar
 
 #: Slow-downs up to this are not told from none: half a per cent, as the logarithm of a ratio.
 NEGLIGIBLE = math.log(1.005)
@@ -22,6 +23,7 @@ FALSE_ALARMS = 0.001
 MISSES = 0.05
 #: Numbers of pairs that are worth naming: a tenth more each time, and even, so that each version begins as often as the other.
 _PAIRS = (*range(4, 30, 2), *range(30, 60, 6), *range(60, 100, 10), 100, 120, 150, 200, 300, 500, 1000)
+Name = TypeVar("Name", bound=Hashable)
 #: Fewer rounds than this have no median to speak of.
 ROUNDS = 30
 
@@ -138,10 +140,10 @@ def unpaired_slowdown(
     )
 
 
-def holm(probabilities: Mapping[str, float], level: float = FALSE_ALARMS) -> set[str]:
+def holm(probabilities: Mapping[Name, float], level: float = FALSE_ALARMS) -> set[Name]:
     """The hypotheses that are refused when all of them together may be refused wrongly with probability ``level`` (Holm's
     step-down rule, Scandinavian Journal of Statistics 6, 1979)."""
-    refused: set[str] = set()
+    refused: set[Name] = set()
     ordered = sorted(probabilities, key=lambda name: probabilities[name])
     for index, name in enumerate(ordered):
         if probabilities[name] > level / (len(ordered) - index):

@@ -15,11 +15,15 @@ from collections.abc import Sequence
 _TOKEN = b"."
 
 
+class PartnerStopped(RuntimeError):
+    """The other process ended, or did not pass the turn: whatever is wrong is wrong there."""
+
+
 class Turns:
     """This process's side: ``first`` begins; the pipes carry the turn from and to the other process.
 
     Raises:
-        RuntimeError: when the other process does not pass the turn within ``patience`` seconds.
+        PartnerStopped: when the other process does not pass the turn within ``patience`` seconds.
     """
 
     def __init__(self, first: bool, from_other: int, to_other: int, patience: float) -> None:
@@ -72,5 +76,5 @@ class Turns:
         ready, _, _ = select.select([self._from], [], [], self._patience)
         data = os.read(self._from, size) if ready else b""
         if not data:
-            raise RuntimeError("the other process, with which this one took turns, has stopped")
+            raise PartnerStopped("the other process, with which this one took turns, has stopped")
         return data

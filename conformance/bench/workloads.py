@@ -140,19 +140,27 @@ def read_weights(llm: Any) -> float:
 def attention_flops(llm: Any, batch: int, begin: int, end: int) -> float:
     """Of scores and their weighted sum, for queries at positions ``begin`` to ``end``, each over the keys it may see."""
     config = text_config(llm)
-    window = getattr(config, "sliding_window", None) or end
-    keys = sum(min(position + 1, window) for position in range(begin, end))
+    keys = sum(
+        min(position + 1, window) for window in _windows(config, end) for position in range(begin, end)
+    )
     width = config.num_attention_heads * _head_dim(config)
-    return 4.0 * batch * config.num_hidden_layers * width * keys
+    return 4.0 * batch * width * keys
 
 
 def cache_bytes(llm: Any, batch: int, tokens: int) -> float:
     """Of the keys and values of all layers that one decoded token must read."""
     config = text_config(llm)
-    tokens = min(tokens, getattr(config, "sliding_window", None) or tokens)
+    keys = sum(_windows(config, tokens))
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = next(llm.parameters()).element_size()
-    return 2.0 * batch * tokens * config.num_hidden_layers * heads * _head_dim(config) * size
+    return 2.0 * batch * keys * heads * _head_dim(config) * size
+
+
+def _windows(config: Any, tokens: int) -> list[int]:
+    """How many of ``tokens`` keys a query may see, by layer: those of `layer_types` that slide, or all where it does not tell."""
+    window = getattr(config, "sliding_window", None) or tokens
+    slides = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [min(window, tokens) if kind == "sliding_attention" else tokens for kind in slides]
 
 
 def _matrices(llm: Any) -> list[Any]:

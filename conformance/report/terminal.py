@@ -32,8 +32,8 @@ def say(text: str, stream: TextIO | None = None) -> None:
         _let_go(stream)
 
 
-def console(*, stderr: bool) -> Console:
-    """A rich console that escapes nothing, guesses nothing, and outlives its reader."""
+def console(*, stderr: bool, width: int | None = None) -> Console:
+    """A rich console that escapes nothing, guesses nothing, and outlives its reader; as wide as its terminal, or ``width``."""
     from rich.console import Console
 
     class Terminal(Console):
@@ -42,7 +42,7 @@ def console(*, stderr: bool) -> Console:
             self.quiet = True
             _let_go(sys.stderr if stderr else sys.stdout)
 
-    return Terminal(stderr=stderr, highlight=False, markup=False, emoji=False)
+    return Terminal(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 def _let_go(stream: TextIO) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from conformance.bench.results import SCHEMA, Recording, labelled
 
-DEVICE = {"kind": "cpu", "name": "a processor", "threads": 1, "mig": False, "driver": None}
+DEVICE = {"kind": "cpu", "name": "a processor", "threads": 1, "mig": False}
 PREFILL = "prefill[mistral-probe-sdpa-b1-s32]"
 DECODE = "decode[mistral-probe-sdpa-b1-s32]"
 
@@ -30,6 +30,7 @@ def document(
     environment: Mapping[str, Any] | None = None,
     recorded: str = "2026-01-01T00:00:00+00:00",
     pair: str | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     measured = [(one["name"], "measured", "") for one in entries]
     told = {name: (name, status, why) for name, status, why in (*measured, *points)}
@@ -38,7 +39,7 @@ def document(
         "conformance": {
             "schema": SCHEMA,
             "recorded": recorded,
-            "request": {"pair": pair},
+            "request": {**(asked or {}), "pair": pair},
             "environment": environment
             or {"device": DEVICE, "python": "3.11", "packages": {"torch": "2.13.0"}},
             "ceilings": {"flops": 4.0, "bytes_per_second": 2.0},

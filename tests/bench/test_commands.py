@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from conformance.cli import main
-from tests.bench.samples import PREFILL, document, entry
+from tests.bench.samples import DECODE, PREFILL, document, entry
+from tests.conftest import ROOT
 
 CLEAN = """
 from backbones.mistral import MistralLLMBackbone
@@ -90,23 +93,88 @@ def test_a_head_that_does_not_build_fails(repository: Path, capsys: pytest.Captu
     assert "half of a commit" in " ".join(capsys.readouterr().out.split())
 
 
+def test_what_cannot_be_found_is_told_after_one_pair(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    nowhere = [
+        "mine.py:Nope",
+        "--id",
+        "mistral-v0.1-7b-instruct",
+        "--base",
+        "clean",
+        *QUICK,
+        "--out",
+        str(out),
+    ]
+    assert run("compare", *nowhere) == 2
+    assert "has no attribute `Nope`" in " ".join(capsys.readouterr().out.split())
+    assert len(list((out / "runs" / "base").glob("*.json"))) == 1
+
+
+def test_who_is_terminated_leaves_no_worktree(repository: Path) -> None:
+    asked = ["compare", *TARGET, "--base", "clean", "--pairs", "4", *QUICK]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "conformance", "bench", *asked],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stderr is not None
+    assert "pair" in running.stderr.readline()
+    running.terminate()
+    running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM
+    trees = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines()
+    assert len(trees) == 1
+
+
+def test_stored_results_can_be_compared_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for side, factor in (("base", 1.0), ("head", 1.2)):
+        (tmp_path / side).mkdir()
+        for number in range(6):
+            both = [entry(PREFILL, [1 + number / 1e3] * 3), entry(DECODE, [factor * (1 + number / 1e3)] * 3)]
+            (tmp_path / side / f"{number}.json").write_text(json.dumps(document(*both, pair=str(number))))
+    assert run("compare", "--base", "base", "--head", "head") == 1
+    assert run("compare", "--base", "base", "--head", "head", "--workload", "prefill", "--rounds", "30") == 0
+    assert "--rounds ignored" in capsys.readouterr().err
+    assert run("compare", "other", "--base", "base", "--head", "head") == 2
+    assert "base holds no benchmark of other" in capsys.readouterr().err
+    (tmp_path / "head" / "5.json").unlink()
+    assert run("compare", "--base", "base", "--head", "head", "--workload", "prefill") == 2
+    assert "1 runs whose other half is missing" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("command", ["compare", "history"])
+def test_a_folder_that_cannot_be_written_to_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    stored, taken = tmp_path / "1.json", tmp_path / "taken"
+    stored.write_text(json.dumps(document(entry(PREFILL, [1.0]))))
+    taken.write_text("a file")
+    places = ["--base", str(stored), "--head", str(stored)] if command == "compare" else [str(stored)]
+    assert run(command, *places, "--out", str(taken)) == 2
+    assert f"reports cannot be written to `{taken}`" in capsys.readouterr().err
+
+
 def test_power_is_measured_and_drawn_from_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("conformance.bench.power.SLOWDOWNS", (0.0, 0.5))
     monkeypatch.setattr("conformance.bench.power.CONFIRMED", (0.5,))
     out = tmp_path / "power"
-    asked = ["--pairs", "4", "--recorded", "4", "--confirm", "2", "--draws", "20", *QUICK]
+    asked = ["--pairs", "2", "--recorded", "2", "--confirm", "2", "--draws", "20", *QUICK]
     assert run("power", "mistral-v0.1-7b-instruct", *asked, "--out", str(out), "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((out / "power.json").read_text())
-    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 4), (0.5, 4)]
+    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 2), (0.5, 2)]
     assert told["memory"]["found"] == told["memory"]["of"] == 1
     without, slowed = told["rates"]
-    assert (without["benchmark"], without["recorded"]) == ("any", 8)
-    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of eight pairs"
+    assert (without["benchmark"], without["recorded"]) == ("any", 4)
+    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of four pairs"
     assert "<svg" in (out / "power.svg").read_text()
-    assert run("power", "--recording", str(out), "--pairs", "4", "--draws", "20", "--json") == 0
+    assert run("power", "--recording", str(out), "--pairs", "2", "--draws", "20", "--json") == 0
     assert json.loads(capsys.readouterr().out) == told
 
 
@@ -120,7 +188,16 @@ def test_power_is_measured_and_drawn_from_again(
         (["compare", "--base", "clean", "--detect", "0"], "--detect is 0"),
         (["compare", "--base", "clean", "--size", "tiny"], "--size is 'tiny'"),
         (["compare", "--base", "clean", "--workload", "prefill,sleep"], "--workload is 'sleep'"),
-        (["compare", "--base", "clean", "--head", "mine.py"], "are not of one kind"),
+        (
+            ["compare", "--base", "clean", "--head", "mine.py"],
+            "--base clean does not exist as a file or folder",
+        ),
+        (["compare", "--base", "mine.py", "--head", "typo.json"], "--head typo.json does not exist"),
+        (["compare", "--base", "mine.py"], "name the one to hold against it with --head"),
+        (["compare", "--base", "clean", "--recipes", "nope.toml"], "--recipes nope.toml does not exist"),
+        (["compare", "--base", "clean", "--config", "nope.toml"], "--config nope.toml does not exist"),
+        (["compare", "--base", "clean", "--detect", "300"], "--detect is 300"),
+        (["compare", "--base", "clean", "--rounds", "9000"], "--rounds is 9000"),
         (["compare", "--base", "mine.py", "--head", "mine.py"], "mine.py is no JSON"),
         (["compare", "--base", "clean", "--attention", "sdpa,flash"], "--attention is 'flash'"),
         (["compare", "--base", "clean", "--rounds", "3"], "--rounds is 3"),

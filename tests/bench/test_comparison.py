@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from typing import Any
 
 import pytest
 
-from conformance.bench.comparison import Comparison, Finding, compare
+from conformance.bench.comparison import Comparison, Finding, compare, with_runs_left_out
 from conformance.bench.page import comparison_page
-from conformance.bench.report import summary
-from conformance.bench.results import Recording, why_not_comparable
+from conformance.bench.report import headline, summary
+from conformance.bench.results import Recording
 from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry, recording, runs
 
 STEADY = [1.0, 1.001, 0.999, 1.0, 1.002, 0.998]
@@ -88,6 +89,7 @@ def test_a_renamed_benchmark_fails_and_a_new_one_does_not() -> None:
     [
         ("measured", "out-of-memory", Finding.BROKEN),
         ("out-of-memory", "measured", Finding.NEW),
+        ("failed", "measured", Finding.INCONCLUSIVE),
         ("out-of-memory", "out-of-memory", Finding.INCONCLUSIVE),
         ("not-applicable", "not-applicable", Finding.INCONCLUSIVE),
     ],
@@ -171,21 +173,91 @@ def test_nothing_compared_is_no_pass() -> None:
     ],
 )
 def test_other_conditions_are_not_compared(changed: dict[str, Any], told: str) -> None:
-    base = recording("base", document(entry(PREFILL, [1.0])))
+    base = runs("base", STEADY)
     environment = {**base.runs[0].environment, **changed}
-    head = recording("head", document(entry(PREFILL, [1.0]), environment=environment))
-    refusal = why_not_comparable(base, head)
+    head = recording(
+        "head", *(document(entry(PREFILL, [value] * 3), environment=environment) for value in STEADY)
+    )
+    refused = compare(base, head, paired=True)
+    assert refused.refusal is not None
+    assert told in refused.refusal
+    assert refused.exit_status == 2
+    allowed = compare(base, head, paired=True, allow_environment_change=True)
+    assert (allowed.exit_status == 0) == ("device" not in changed)
+    if "device" not in changed:
+        assert told in allowed.environment_change, "what was allowed stands in the verdict"
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"rounds": 30}, "rounds 90 and 30"),
+        ({"seed": 1}, "seed 0 and 1"),
+        ({"backbone_id": "llama2-13b-pure"}, "backbone_id of the target's own and llama2-13b-pure"),
+    ],
+)
+def test_runs_that_were_asked_for_different_things_are_not_compared(
+    changed: dict[str, Any], told: str
+) -> None:
+    asked = {"backbone_id": None, "rounds": 90, "seed": 0}
+    sides = [
+        recording(label, *(document(entry(PREFILL, [value] * 3), asked=own) for value in STEADY))
+        for label, own in (("base", asked), ("head", {**asked, **changed}))
+    ]
+    refusal = compare(*sides, paired=False).refusal
     assert refusal is not None
     assert told in refusal
-    assert compare(base, head, paired=True, refusal=refusal).exit_status == 2
-    allowed = why_not_comparable(base, head, allow_environment_change=True)
-    assert (allowed is None) == ("device" not in changed)
+
+
+def test_runs_in_turns_are_not_held_against_runs_alone() -> None:
+    """A process that takes turns keeps to one processor, and meets caches that the other has used."""
+    comparison = compare(runs("base", STEADY), runs("head", STEADY, in_turns=False), paired=False)
+    assert comparison.exit_status == 2
+    assert "in turns True and False" in str(comparison.refusal)
+
+
+@pytest.mark.parametrize("every", [5, 20])
+def test_a_slow_down_of_few_rounds_is_found(every: int) -> None:
+    """Three times as long, every fifth or twentieth time: the centre of a pair does not move, and users wait."""
+    source = random.Random(every)
+
+    def side(label: str, slow: bool) -> Recording:
+        return recording(
+            label,
+            *(
+                document(
+                    entry(
+                        PREFILL,
+                        [
+                            source.gauss(1, 0.02) * (3 if slow and number % every == 0 else 1)
+                            for number in range(80)
+                        ],
+                    )
+                )
+                for _ in range(16)
+            ),
+        )
+
+    clean = compare(side("base", False), side("head", False), paired=True)
+    assert only(clean) is Finding.SAME
+    comparison = compare(side("base", False), side("head", True), paired=True)
+    assert only(comparison) is Finding.SLOWER
+    assert "of its rounds stall" in comparison.benchmarks[0].why
+    faster = compare(side("head", True), side("base", False), paired=True)
+    assert faster.exit_status == 0, "stalls that are gone are none"
+
+
+def test_runs_that_were_left_out_are_told() -> None:
+    clean = compare(runs("base", STEADY), runs("head", STEADY), paired=True)
+    comparison = with_runs_left_out(clean, 3)
+    assert (clean.exit_status, comparison.exit_status) == (0, 2)
+    assert "3 runs" in comparison.benchmarks[-1].why
 
 
 def test_slices_of_a_device_are_not_compared() -> None:
     environment = {"device": {**DEVICE, "mig": True}}
     slices = recording("base", document(entry(PREFILL, [1.0]), environment=environment))
-    assert "MIG" in str(why_not_comparable(slices, slices))
+    assert "MIG" in str(compare(slices, slices, paired=True).refusal)
 
 
 def test_reports_say_what_was_found() -> None:
@@ -193,7 +265,8 @@ def test_reports_say_what_was_found() -> None:
     comparison = compare(base, head, paired=True)
     text, page = summary(comparison), comparison_page(comparison, base, head)
     assert text.startswith("## Regression\n")
-    assert f"| `{PREFILL}` | slower | 1.050 | 6 |" in text
+    assert "| `prefill b1 s32` | slower | 1 s | 1.05 s | 1.050 | 1 kB | 5.0 % slower" in text
+    assert "a processor, torch 2.13.0" in summary(comparison, headline(head))
     assert "&lt;head&gt;" in page
     assert "<head>" not in page.split("</head>")[1]
     assert not re.search(r"""(src|href|url)\W{1,3}http""", page), "a page stands alone"

@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 
 from conformance.bench.charts import as_svg, power_curve
+from conformance.bench.comparison import Pair
 from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, rates, read_recording
 from conformance.bench.report import labels
 from conformance.run_request import CannotAssess
-from tests.bench.samples import DECODE, PREFILL, document, entry
+from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry
 
 
 def measured_together(
     share: float, stray: float = 0.01, recorded: int = 30, throughout: float = 0.0
-) -> dict[str, list[float]]:
-    """Logarithms of ``recorded`` pairs; ``throughout`` is what all of them have in common besides."""
+) -> dict[str, list[Pair]]:
+    """``recorded`` pairs without stalls; ``throughout`` is what all of them have in common besides."""
     source = random.Random(int(1000 * share) + int(1e6 * throughout))
     return {
-        name: [math.log1p(share) + throughout + source.gauss(0, stray) for _ in range(recorded)]
+        name: [Pair(math.log1p(share) + throughout + source.gauss(0, stray), 0.0) for _ in range(recorded)]
         for name in (PREFILL, DECODE)
     }
 
@@ -91,13 +92,28 @@ def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
         json.dumps(base)
     )
     found = read_recording(tmp_path)
-    twice = math.log(2)
+    twice = Pair(math.log(2), 1.0)
     assert found == {
         share: [{PREFILL: [twice]}, *([{PREFILL: [twice, twice]}] if share == 0.03 else [])]
         for share in SLOWDOWNS
     }
-    with pytest.raises(CannotAssess, match="holds no pairs of runs"):
+    with pytest.raises(CannotAssess, match="elsewhere is no folder"):
         read_recording(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(CannotAssess, match="elsewhere holds no pairs of runs"):
+        read_recording(tmp_path / "elsewhere")
+
+
+def test_recordings_of_two_machines_are_not_read_together(tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        environment = {"device": {**DEVICE, "name": name}, "python": "3.11", "packages": {}}
+        both = [document(entry(PREFILL, [1.0]), environment=environment)] * 2
+        store(tmp_path / name / slowed(0.0), [(both[0], both[1])])
+    assert list(read_recording(tmp_path / "one")) == [0.0], (
+        "one that lacks the slow-downs tells of the others"
+    )
+    with pytest.raises(CannotAssess, match="different devices"):
+        read_recording(tmp_path / "one", tmp_path / "other")
 
 
 def test_what_could_not_be_measured_keeps_no_rate_from_the_others(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import random
 from pathlib import Path
 
 import pytest
 
 from conformance.bench.history import history, steps
+from conformance.bench.page import history_page
 from conformance.bench.results import InvalidResults, Recording, in_turns, read
+from conformance.rates import rate_bounds
 from tests.bench.samples import DEVICE, PREFILL, document, entry, recording
 
 
@@ -33,8 +36,10 @@ def test_stored_pairs_are_pairs_again() -> None:
     head = side("head", ("x-3", 30.0), ("x-1", 10.0))
     both = in_turns(base, head)
     assert both is not None
-    assert [one.seconds(PREFILL) for one in both] == [[1.0, 3.0], [10.0, 30.0]]
-    assert [one.label for one in both] == ["base", "head"]
+    *sides, left_out = both
+    assert [one.seconds(PREFILL) for one in sides] == [[1.0, 3.0], [10.0, 30.0]]
+    assert [one.label for one in sides] == ["base", "head"]
+    assert left_out == 1, "base's second"
     assert in_turns(base, side("head", ("y-1", 1.0), (None, 2.0))) is None
     assert in_turns(*(side(label, (None, 1.0)) for label in ("base", "head"))) is None
 
@@ -100,6 +105,41 @@ def test_steps_are_found_where_they_are_and_not_in_noise() -> None:
     back = [value + (0.05 if 8 <= place < 20 else 0) for place, value in enumerate(noise)]
     assert steps(back) == [8, 20]
     assert steps([0.0, 0.0, 1.0, 1.0]) == [], "two recordings have no level"
+
+
+@pytest.mark.parametrize("count", range(6, 31))
+def test_a_large_step_is_found_among_few_and_many(count: int) -> None:
+    source = random.Random(count)
+    levels = [source.gauss(0, 0.01) + (0.4 if place >= count // 2 else 0) for place in range(count)]
+    assert steps(levels) == [count // 2]
+
+
+@pytest.mark.parametrize("heavy", [False, True])
+def test_chance_makes_a_step_in_one_of_a_thousand_series(heavy: bool) -> None:
+    """Also where single recordings stray far (Student's t with three degrees of freedom)."""
+    source = random.Random(heavy)
+
+    def stray() -> float:
+        return source.gauss(0, 1) / (math.sqrt(source.gammavariate(1.5, 2) / 3) if heavy else 1)
+
+    series = 1500
+    found = sum(bool(steps([stray() for _ in range(source.randrange(6, 40))])) for _ in range(series))
+    lower, _ = rate_bounds(found, series, 0.999)
+    assert lower <= 0.001
+
+
+def test_every_change_of_memory_is_a_step_and_labels_differ(tmp_path: Path) -> None:
+    places = []
+    for day, memory in enumerate([1000, 1000, 1200, 1200, None, 1201, 1000]):
+        place = tmp_path / f"day-{day}" / "base"
+        place.mkdir(parents=True)
+        recorded = f"2026-01-0{day + 1}T00:00:00+00:00"
+        write(place / "001.json", document(entry(PREFILL, [1.0], memory=memory), recorded=recorded))
+        places.append(place)
+    found = history(places)
+    assert found.memory_steps == {PREFILL: [2, 6]}
+    assert [row["label"] for row in found.rows[PREFILL]] == [f"day-{day}/base" for day in range(7)]
+    assert "Dotted" in history_page(found)
 
 
 def test_history_orders_recordings_by_time(tmp_path: Path) -> None:

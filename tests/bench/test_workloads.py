@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,6 +54,9 @@ def test_attention_and_cache_by_hand() -> None:
     llm.config.sliding_window = 3
     assert attention_flops(llm, 1, 2, 4) == 4 * 2 * 8 * 6
     assert cache_bytes(llm, 2, 5) == 2 * 2 * 3 * 2 * (2 * 2) * 4
+    llm.config.layer_types = ["sliding_attention", "full_attention"]
+    assert attention_flops(llm, 1, 2, 4) == 4 * 8 * (6 + 7)
+    assert cache_bytes(llm, 2, 5) == 2 * 2 * (3 + 5) * (2 * 2) * 4
 
 
 @pytest.mark.parametrize(("workload", "times"), [("prefill", 1), ("train", 3)])
@@ -83,7 +88,7 @@ def test_names_are_stable_and_distinct() -> None:
 
 
 def test_peak_memory_counts_what_lives_at_once() -> None:
-    def work() -> None:
+    def work(_: Any) -> None:
         first = torch.empty(1000, dtype=torch.uint8)
         second = torch.empty(2000, dtype=torch.uint8)
         del first
@@ -91,7 +96,51 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
         del second, third
 
     # The allocator hands out whole blocks of 64 bytes.
-    assert peak_memory("cpu", work) == pytest.approx(3000, abs=128)
+    # What is prepared counts while the round runs, and how it was prepared does not.
+    def prepare() -> torch.Tensor:
+        return torch.empty(9000, dtype=torch.uint8)[:4000].clone()
+
+    assert peak_memory("cpu", None, lambda: None, work, 2) == pytest.approx(3000, abs=128)
+    assert peak_memory("cpu", None, prepare, work, 2) == pytest.approx(7000, abs=128)
+
+
+KEPT: list[torch.Tensor] = []
+
+
+@pytest.mark.parametrize("where", ["attribute", "container", "global", "made once", "more each time"])
+def test_what_is_kept_counts_wherever_it_is_kept(where: str) -> None:
+    """Also what was there before the first round: a second copy of the weights, say."""
+    backbone = SimpleNamespace(weights=torch.zeros(8000, dtype=torch.uint8), kept={})
+
+    def forward(_: Any) -> None:
+        new = torch.empty(1000, dtype=torch.uint8)
+        if where == "attribute":
+            backbone.last = new
+        elif where == "container":
+            backbone.kept["last"] = [new]
+        elif where == "made once":
+            backbone.kept.setdefault("table", new)
+        elif where == "global":
+            KEPT[:] = [new]
+        else:
+            KEPT.append(new)
+
+    KEPT.clear()
+    # Two at once, the old and the new; or three, of three rounds.
+    expected = 8000 + (3000 if where == "more each time" else 2000)
+    assert peak_memory("cpu", backbone, lambda: None, forward, 3) == pytest.approx(expected, abs=256)
+    KEPT.clear()
+
+
+def test_what_a_backbone_holds_is_counted_once() -> None:
+    weights = torch.zeros(1000, dtype=torch.uint8)
+    model = torch.nn.Linear(4, 4, bias=False, dtype=torch.float64)
+    in_closure, in_partial = (torch.zeros(size, dtype=torch.uint8) for size in (70, 7))
+    backbone = SimpleNamespace(llm=model, views=(weights[:10], weights[10:]), itself={})
+    backbone.itself["backbone"] = backbone
+    backbone.rotate = lambda: in_closure
+    backbone.scale = partial(torch.mul, in_partial)
+    assert held_memory(backbone) == 1000 + 4 * 4 * 8 + 77
 
 
 def test_peak_memory_is_the_same_number_each_time() -> None:
@@ -102,14 +151,12 @@ def test_peak_memory_is_the_same_number_each_time() -> None:
     )
 
     def measured(work: Any) -> int:
-        prepared = work.prepare()
-        return peak_memory("cpu", lambda: work.run(prepared))
+        llm.zero_grad(set_to_none=True)
+        return peak_memory("cpu", llm, work.prepare, work.run, 2)
 
-    measured(train)
     first = measured(train), measured(prefill)
-    llm.zero_grad(set_to_none=True)
     assert (measured(train), measured(prefill)) == first == (measured(train), measured(prefill))
-    assert held_memory("cpu", llm) >= 4 * sum(parameter.numel() for parameter in llm.parameters())
+    assert first[1] >= 4 * sum(parameter.numel() for parameter in llm.parameters())
 
 
 class Event:

@@ -98,6 +98,8 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
         [sys.executable, "-m", "conformance", "certify", f"{hostile}:hangs", "--id", INSTRUCT, "--out", str(tmp_path)],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # Whoever started the tests in the background had them ignore interrupts, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not _running(hostile, patience=1) and time.monotonic() < deadline:

@@ -1,0 +1,45 @@
+"""What one process refuses to measure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from conformance.bench.measuring import _check_modules, packages_built_from
+from conformance.bench.request import BenchRequest
+from conformance.run_request import CannotAssess
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that pip installed from a repository, as it notes it (PEP 610), and that a target has imported."""
+    site, repository = tmp_path / "site-packages", tmp_path / "a repository"
+    (site / "robots").mkdir(parents=True)
+    (site / "robots" / "__init__.py").write_text("")
+    (repository / "python").mkdir(parents=True)
+    noted = site / "robots-1.0.dist-info"
+    noted.mkdir()
+    (noted / "METADATA").write_text("Metadata-Version: 2.1\nName: robots\nVersion: 1.0\n")
+    (noted / "RECORD").write_text("robots/__init__.py,,\nrobots-1.0.dist-info/METADATA,,\n")
+    (noted / "direct_url.json").write_text(
+        json.dumps({"url": (repository / "python").as_uri(), "dir_info": {}})
+    )
+    monkeypatch.syspath_prepend(site)
+    module = ModuleType("robots")
+    module.__file__ = str(site / "robots" / "__init__.py")
+    monkeypatch.setitem(sys.modules, "robots", module)
+    return repository
+
+
+def test_an_installed_copy_does_not_stand_in_for_both_versions(installed: Path, tmp_path: Path) -> None:
+    assert list(packages_built_from(installed)) == ["robots"]
+    for code in (tmp_path / "worktree", installed):
+        with pytest.raises(CannotAssess, match=r"robots came from .*both versions would be the same"):
+            _check_modules(BenchRequest(("x",), code=str(code), repository=str(installed)))
+    _check_modules(BenchRequest(("x",), code=None, repository=None))
+    elsewhere = tmp_path / "another"
+    _check_modules(BenchRequest(("x",), code=str(elsewhere), repository=str(elsewhere)))
