@@ -19,7 +19,8 @@ _BASE, _HEAD, _BAD, _OPEN, _FAINT = "#64748b", "#2563eb", "#c2410c", "#a16207", 
 #: Of findings on time; what is said of memory is not said of time.
 _TOLD = {Finding.SLOWER: _BAD, Finding.INCONCLUSIVE: _OPEN}
 _ROW = 0.42
-_NAMED = 12
+#: Letters of one name, and of all names, below a chart of history.
+_NAME_LENGTH, _NAMES_LENGTH = 20, 90
 
 
 def as_svg(figure: Figure) -> str:
@@ -142,12 +143,11 @@ def history(rows: Sequence[Mapping[str, Any]], steps: Sequence[int], memory_step
     peaks = [math.nan if row["peak_memory_bytes"] is None else row["peak_memory_bytes"] / 1e6 for row in rows]
     memory.plot(peaks, "o-", color=_HEAD, markersize=3, linewidth=1)
     memory.set_ylabel("peak memory, MB", fontsize=8)
-    # Of many recordings only some find room for their names.
-    shown = range(0, len(rows), math.ceil(len(rows) / _NAMED))
+    # Of many recordings, or of long names, only some find room.
+    names = [row["label"][-_NAME_LENGTH:] for row in rows]
+    shown = range(0, len(rows), math.ceil(len(rows) * max(map(len, names)) / _NAMES_LENGTH))
     for axes in (time, memory):
-        axes.set_xticks(
-            shown, [rows[number]["label"] for number in shown], fontsize=7, rotation=30, ha="right"
-        )
+        axes.set_xticks(shown, [names[number] for number in shown], fontsize=7, rotation=30, ha="right")
         axes.ticklabel_format(axis="y", useOffset=False)
     figure.tight_layout()
     return figure

@@ -191,6 +191,8 @@ def run_of(document: Any, place: str) -> Run:
 
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise wrong("is no result of pytest-benchmark")
+    if "inTurns" in document:
+        raise wrong("is the verdict of a comparison", "name the runs beside it, `runs/base` or `runs/head`")
     ours = document.get("conformance")
     if not isinstance(ours, dict):
         raise wrong("is pytest-benchmark's own, without the environment that a comparison needs")
@@ -203,8 +205,8 @@ def run_of(document: Any, place: str) -> Run:
         )
     asked = ours.get("request", {})
     try:
-        benchmarks = {entry["name"]: _benchmark(entry) for entry in document["benchmarks"]}
-        points = [(point["name"], point["status"], point["why"]) for point in ours["points"]]
+        benchmarks = {one.name: one for one in map(_benchmark, document["benchmarks"])}
+        points = [(str(point["name"]), str(point["status"]), str(point["why"])) for point in ours["points"]]
         return Run(
             benchmarks=benchmarks,
             unmeasured={name: f"{status}: {why}" for name, status, why in points if status != "measured"},

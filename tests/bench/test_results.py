@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from conformance.bench.comparison import compare
 from conformance.bench.history import history, steps
 from conformance.bench.page import history_page
+from conformance.bench.report import headline, measured_rows, summary
 from conformance.bench.results import InvalidResults, Recording, in_turns, read
 from conformance.rates import rate_bounds
 from tests.bench.samples import DEVICE, PREFILL, document, entry, recording
@@ -49,6 +54,9 @@ def test_stored_pairs_are_pairs_again() -> None:
     [
         ({"benchmarks": []}, "without the environment"),
         ([], "no result of pytest-benchmark"),
+        ({"benchmarks": [], "inTurns": True}, "is the verdict of a comparison: name the runs beside it"),
+        (document({**entry(PREFILL, [1.0]), "stats": {"median": 1.0, "data": []}}), "without rounds"),
+        (document({**entry(PREFILL, [1.0]), "stats": {"median": 1.0, "data": [0.0]}}), "a round of 0.0 s"),
         ({**document(), "conformance": {"schema": 0}}, "schema 0, and this release reads 1: record it again"),
         (
             {**document(), "conformance": {"schema": 99}},
@@ -76,6 +84,41 @@ def test_what_is_no_json_is_refused_by_name(tmp_path: Path, content: bytes) -> N
 def test_an_empty_folder_says_what_writes_results(tmp_path: Path) -> None:
     with pytest.raises(InvalidResults, match="bench run --out"):
         read(tmp_path)
+
+
+def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from places_in(inner, (*path, key))
+
+
+@pytest.mark.parametrize("odd", [None, [], {}, "x", -1, 0, 1e999, [0.0], {"x": {}}, True], ids=repr)
+def test_whatever_stands_in_a_result_it_is_compared_or_refused(tmp_path: Path, odd: Any) -> None:
+    """At every place of it: nothing that is read breaks what is made of it later."""
+    asked = {"backbone_id": None, "rounds": 90, "seed": 0}
+    whole = document(
+        entry(PREFILL, [1.0, 2.0, 1.5]), points=[(PREFILL, "measured", "")], asked=asked, pair="x"
+    )
+    sound = read(write(tmp_path / "sound.json", whole))
+    for number, path in enumerate(places_in(whole)):
+        broken = copy.deepcopy(whole)
+        inner: Any = broken
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = odd
+        place = write(tmp_path / f"{number}.json", broken)
+        with contextlib.suppress(InvalidResults):
+            found = read(place)
+            for before, after in ((sound, found), (found, sound), (found, found)):
+                taken = in_turns(before, after)
+                comparison = compare(*(taken[:2] if taken else (before, after)), paired=taken is not None)
+                summary(comparison, headline(after))
+            comparison_rows = measured_rows(found)
+            assert len(comparison_rows) == len(found.names), path
+        with contextlib.suppress(InvalidResults):
+            history([place, tmp_path / "sound.json"])
 
 
 def test_whatever_happens_to_a_result_it_is_read_or_refused(tmp_path: Path) -> None:
