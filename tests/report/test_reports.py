@@ -13,12 +13,13 @@ from rich.console import Console
 
 from conformance.report.console import write_report
 from conformance.report.counterexamples import counterexamples
-from conformance.report.files import UnwritableFolder, clear, write_all
+from conformance.report.files import clear, write_all
 from conformance.report.html import html
 from conformance.report.junit import junit
 from conformance.report.markdown import markdown
 from conformance.report.narrative import listed, rerun_command, visible
 from conformance.report.progress import progress
+from conformance.report.writing import UnwritableFolder
 from conformance.verdict.judgement import Verdict, judge
 from tests.verdict.samples import NASTY, NOW, assessment, hang, one_cause_that_blocks, outcome, verdict
 
