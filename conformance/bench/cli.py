@@ -249,23 +249,23 @@ def _compare_stored(
     allow_environment_change: bool,
 ) -> tuple[Comparison, tuple[Recording, Recording]]:
     from conformance.bench.comparison import compare as decide
-    from conformance.bench.comparison import with_runs_left_out
+    from conformance.bench.comparison import with_pairs_missing
     from conformance.bench.results import in_turns, read
 
     workloads = _each_of("--workload", workload, WORKLOADS)
     before, after = (read(place).only(targets or (), workloads) for place in (base, head))
     taken = in_turns(before, after)
     if taken is None:
-        sides, left_out = (before, after), 0
+        sides, missing = (before, after), 0
     else:
-        sides, left_out = taken[:2], taken[2]
+        sides, missing = taken[:2], taken[2]
     comparison = decide(
         *sides,
         paired=taken is not None,
         detectable=detectable,
         allow_environment_change=allow_environment_change,
     )
-    return with_runs_left_out(comparison, left_out) if left_out else comparison, sides
+    return with_pairs_missing(comparison, missing) if missing else comparison, sides
 
 
 def _compare_commits(
@@ -427,6 +427,7 @@ def power(
         "memory": memory,
         "logarithms": _pairs_as_json(recordings, "logarithm"),
         "stalls": _pairs_as_json(recordings, "stalls"),
+        "means": _pairs_as_json(recordings, "mean"),
     }
     if out is not None:
         write_whole(out, "power.json", _document(told))

@@ -31,8 +31,10 @@ MEMORY_SLACK = 0.001
 #: A round that takes so many times as long as base's usual one stalls. The centre of a pair's rounds does not see what happens in
 #: fewer than a quarter of them: a cache that is built anew every tenth time, say.
 STALL = 1.5
-#: So many more of head's rounds may stall than of base's, as a share, and pass for none.
+#: So many more of head's rounds may stall than of base's, as a share, and pass for none; about one round of a pair.
 FEW_STALLS = 0.01
+#: Stalls are counted, and of fewer pairs than this the counts are too often all the same.
+STALL_PAIRS = 6
 
 
 class Finding(str, Enum):
@@ -137,9 +139,10 @@ def compare(
     names = list(dict.fromkeys([*base.names, *head.names]))
     tests = {name: test for name in names if (test := _tested(base, head, name, paired)) is not None}
     slower = called_slower(tests, level)
+    judged_together = sum(1 if test.stalls is None else 2 for test in tests.values())
 
     def hint(test: Slowdown) -> str:
-        needed = pairs_needed(test.deviation, len(tests), detectable=detectable, level=level)
+        needed = pairs_needed(test.deviation, judged_together, detectable=detectable, level=level)
         if paired:
             return (
                 f"about {needed} pairs would tell (--pairs)"
@@ -167,17 +170,18 @@ def compare(
 
 
 class Pair(NamedTuple):
-    """What a pair of runs says of a benchmark: the logarithm of head's time over base's, and how many more of its rounds stall,
-    as a share."""
+    """What a pair of runs says of a benchmark: the logarithm of head's usual time over base's, how many more of its rounds stall,
+    as a share, and the logarithm of the ratio of means, stalls and interruptions included."""
 
     logarithm: float
     stalls: float
+    mean: float
 
 
 @dataclass(frozen=True)
 class Tested:
-    """The tests of a benchmark: of the time that its rounds take, and of the share of them that stall (None for runs that were
-    not made in turns)."""
+    """The tests of a benchmark: of the time that its rounds take, and of the share of them that stall (None where that cannot be
+    judged: for runs that were not made in turns, for few pairs, and where head takes less time all in all)."""
 
     time: Slowdown
     stalls: Slowdown | None
@@ -185,10 +189,12 @@ class Tested:
 
 def tested(pairs: Sequence[Pair]) -> Tested:
     """Both tests of a benchmark, from at least two pairs."""
-    return Tested(
-        slowdown([pair.logarithm for pair in pairs]),
-        slowdown([pair.stalls for pair in pairs], negligible=FEW_STALLS),
-    )
+    time = slowdown([pair.logarithm for pair in pairs])
+    # Who takes less time although it stalls has chosen so.
+    if len(pairs) < STALL_PAIRS or statistics.fmean(pair.mean for pair in pairs) <= 0:
+        return Tested(time, None)
+    stalls = slowdown([pair.stalls for pair in pairs], negligible=FEW_STALLS, least_deviation=FEW_STALLS)
+    return Tested(time, stalls)
 
 
 def called_slower(tests: Mapping[str, Tested], level: float = FALSE_ALARMS) -> dict[str, str]:
@@ -203,8 +209,7 @@ def called_slower(tests: Mapping[str, Tested], level: float = FALSE_ALARMS) -> d
         told = []
         if (name, "time") in refused:
             told.append(f"{_percent(test.time.estimate)} slower (p = {test.time.probability:.2g})")
-        # Who is faster for certain may stall: that is a choice, not a regression.
-        if test.stalls is not None and (name, "stalls") in refused and test.time.at_most >= 0:
+        if test.stalls is not None and (name, "stalls") in refused:
             more = f"{100 * test.stalls.estimate:.1f} % more of its rounds stall"
             told.append(f"{more} (p = {test.stalls.probability:.2g})")
         return ", and ".join(told)
@@ -234,10 +239,16 @@ def _pair(base: Benchmark, head: Benchmark) -> Pair:
     skipped = max(base.left_out, head.left_out)
     pairs = list(zip(base.rounds, head.rounds, strict=False))[skipped:]
     if not (base.in_turns and head.in_turns and pairs):
-        return Pair(math.log(head.seconds / base.seconds), 0.0)
+        ratio = math.log(head.seconds / base.seconds)
+        return Pair(ratio, 0.0, ratio)
     usual = statistics.median(before for before, _ in pairs)
     stalls = [(after > STALL * usual) - (before > STALL * usual) for before, after in pairs]
-    return Pair(centre([math.log(after / before) for before, after in pairs]), statistics.fmean(stalls))
+    before, after = (statistics.fmean(side) for side in zip(*pairs, strict=True))
+    return Pair(
+        centre([math.log(after / before) for before, after in pairs]),
+        statistics.fmean(stalls),
+        math.log(after / before),
+    )
 
 
 def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
@@ -332,11 +343,11 @@ def head_failed(base: str, head: str, why: str, detectable: float = DETECTABLE) 
     return Comparison(base, head, (Compared("head", Finding.BROKEN, why),), detectable, FALSE_ALARMS)
 
 
-def with_runs_left_out(comparison: Comparison, runs: int) -> Comparison:
-    """The verdict of stored pairs, where ``runs`` had no other half: what they would have shown is not known."""
-    why = f"{runs} runs whose other half is missing were left out: the comparison was interrupted, or a process of it failed"
+def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:
+    """The verdict of stored pairs, of which so many are ``missing``: what they would have shown is not known."""
+    why = f"{missing} pairs are missing, whole or by half: the comparison was interrupted, or a process of it failed"
     return replace(
-        comparison, benchmarks=(*comparison.benchmarks, Compared("other runs", Finding.INCONCLUSIVE, why))
+        comparison, benchmarks=(*comparison.benchmarks, Compared("other pairs", Finding.INCONCLUSIVE, why))
     )
 
 

@@ -20,6 +20,8 @@ from conformance.bench.statistics import student_tail
 _CHANCE = 0.001
 #: Fewer recordings on one side of a step have no level.
 _SHORTEST = 3
+#: A millionth of a time, which no clock and no machine repeats.
+_FINEST = 1e-6
 SHORTEST_HISTORY = 2 * _SHORTEST
 
 
@@ -82,7 +84,8 @@ def _steps(levels: Any, offset: int) -> list[int]:
 def _clearest(levels: Any) -> tuple[int, int, float]:
     """Where the stretch that stands out most begins and ends, and how often chance would give one as clear."""
     count = len(levels)
-    sums = np.concatenate([[0.0], np.cumsum(levels - levels.mean())])
+    levels = levels - levels.mean()
+    sums = np.concatenate([[0.0], np.cumsum(levels)])
     begin, end = np.meshgrid(np.arange(count + 1), np.arange(count + 1), indexing="ij")
     inside, outside = end - begin, count - (end - begin)
     long_enough = (
@@ -96,22 +99,25 @@ def _clearest(levels: Any) -> tuple[int, int, float]:
     between = np.where(long_enough, (sums[end] - sums[begin]) ** 2 * count / (inside * outside), 0.0)
     where = np.unravel_index(int(between.argmax()), between.shape)
     told = float(between[where])
-    left = max(float(((levels - levels.mean()) ** 2).sum()) - told, 0.0)
+    # Nothing is told apart more finely than this: recordings that are all the same have no steps.
+    left = max(float((levels**2).sum()) - told, count * _FINEST**2)
     degrees = count - 2
-    t = math.sqrt(told / (left / degrees)) if left else math.inf if told else 0.0
+    t = math.sqrt(told / (left / degrees))
     # A stretch from the beginning and the one from its end on are the same two levels.
     chance = 2 * student_tail(t, degrees) * int(long_enough.sum())
     return int(where[0]), int(where[1]), chance
 
 
 def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Memory is counted, not sampled: whatever is not the same is a step."""
-    known = [(place, row["peak_memory_bytes"]) for place, row in enumerate(rows) if row["peak_memory_bytes"]]
-    return [
-        place
-        for (_, before), (place, after) in pairwise(known)
-        if abs(after - before) > before * MEMORY_SLACK
-    ]
+    """Memory is counted, not sampled: whatever differs by more than a comparison lets pass from the level so far is a step."""
+    found: list[int] = []
+    level = None
+    for place, row in enumerate(rows):
+        peak = row["peak_memory_bytes"]
+        if peak is not None and (level is None or abs(peak - level) > level * MEMORY_SLACK):
+            found += [place] if level is not None else []
+            level = peak
+    return found
 
 
 def _labels(places: Sequence[Path]) -> dict[Path, str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import statistics
 import subprocess
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from conformance.bench.timers import timer_for
@@ -54,8 +50,6 @@ _SECONDS_TO_ANSWER = 10.0
 _MATRIX = {"cuda": 8192, "cpu": 1024}
 _COPIED = {"cuda": 2 << 30, "cpu": 64 << 20}
 _REPEATS = 9
-#: What rounds are called in torch's profiler.
-_ROUND = "conformance-round"
 
 
 def check_device(device: str) -> None:
@@ -155,109 +149,6 @@ def ceilings(device: str) -> dict[str, float]:
 def dense_peak(name: str) -> float | None:
     """The datasheet's dense half-precision peak in FLOP/s; None for a device without an entry."""
     return DENSE_PEAKS.get(name)
-
-
-def peak_memory(
-    device: str, backbone: Any, prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int
-) -> int:
-    """Bytes allocated at the worst moment of the first ``rounds`` of a benchmark: the model, and whatever is kept, included.
-
-    Each round calls ``run`` on what ``prepare`` returns, whose own peak does not count. There must be more than one round, and
-    none before: what a backbone keeps from one forward to the next, or makes once, is then counted wherever it is kept.
-
-    On a CPU: what ``backbone`` holds, and from then on every allocation of torch's own allocator, as its profiler tells them.
-    The same number each time.
-    """
-    import torch
-
-    gc.collect()
-    if device == "cuda":
-        peak = 0
-        for _ in range(rounds):
-            prepared = prepare()
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            run(prepared)
-            torch.cuda.synchronize()
-            peak = max(peak, int(torch.cuda.max_memory_allocated()))
-        return peak
-    from torch.profiler import ProfilerActivity, profile, record_function
-
-    held = held_memory(backbone)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recording:
-        for _ in range(rounds):
-            prepared = prepare()
-            with record_function(_ROUND):
-                run(prepared)
-    return held + _peak(recording)
-
-
-def held_memory(root: Any) -> int:
-    """Bytes of all tensors in the computer's memory that ``root`` holds: in attributes, containers and closures, however deep."""
-    import torch
-
-    storages: dict[int, int] = {}
-    seen: set[int] = set()
-    waiting = [root]
-    while waiting:
-        one = waiting.pop()
-        if id(one) in seen or isinstance(one, (type, ModuleType, str, bytes)):
-            continue
-        seen.add(id(one))
-        if isinstance(one, torch.Tensor):
-            if one.device.type == "cpu":
-                storage = one.untyped_storage()
-                storages[storage.data_ptr()] = storage.nbytes()
-        elif isinstance(one, Mapping):
-            waiting.extend(one.values())
-        elif isinstance(one, (list, tuple, set, frozenset, deque)):
-            waiting.extend(one)
-        else:
-            waiting.extend(getattr(one, "__dict__", {}).values())
-            if isinstance(one, partial):
-                waiting.extend((one.func, one.args, one.keywords))
-            elif isinstance(one, MethodType):
-                waiting.extend((one.__self__, one.__func__))
-            elif isinstance(one, FunctionType):
-                waiting.extend(cell.cell_contents for cell in one.__closure__ or () if _is_filled(cell))
-    return sum(storages.values())
-
-
-def _is_filled(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _peak(recording: Any) -> int:
-    """Bytes allocated at the worst moment of the rounds, beyond what was there when torch's profiler began."""
-    from torch._C._profiler import _EventType
-
-    events: list[tuple[int, int, int]] = []
-    begun: list[int] = []
-    ended: list[int] = []
-    waiting = list(recording.profiler.kineto_results.experimental_event_tree())
-    while waiting:
-        event = waiting.pop()
-        waiting.extend(event.children)
-        if event.tag == _EventType.Allocation:
-            events.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
-        elif event.name == _ROUND:
-            begun.append(event.start_time_ns)
-            ended.append(event.end_time_ns)
-    rounds = list(zip(sorted(begun), sorted(ended), strict=True))
-    live: dict[int, int] = {}
-    held = peak = 0
-    # Between rounds, too, blocks come and go; an allocation of nothing at the beginning of each says what is there by then.
-    for at, address, size in sorted([*events, *((begin, 0, 0) for begin, _ in rounds)]):
-        held -= live.pop(address, 0)  # what was there before is not counted when it goes
-        if size > 0:
-            live[address] = size
-            held += size
-        if any(begin <= at <= end for begin, end in rounds):
-            peak = max(peak, held)
-    return peak
 
 
 def _median_seconds(work: Callable[[], Any], timer: Callable[[], Any]) -> float:

@@ -29,13 +29,13 @@ from conformance.bench.machine import (
     device_facts,
     disturbances,
     driver,
-    peak_memory,
     state,
 )
+from conformance.bench.memory import peak_memory
 from conformance.bench.request import HOME, BenchRequest
 from conformance.bench.results import SCHEMA
 from conformance.bench.statistics import ROUNDS, steady_from
-from conformance.bench.turns import Turns
+from conformance.bench.turns import PartnerStopped, Turns
 from conformance.bench.workloads import Point, Work, points, work_of
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.probes import attention_of, attentions_of, cast_parameters
@@ -72,6 +72,8 @@ def measure(request: BenchRequest, out: Path, turns: Turns | None = None) -> Non
             ],
             plugins=[_Plugin(measuring, grid)],
         )  # fmt: skip
+        if measuring.partner_stopped:
+            raise measuring.partner_stopped
         forgotten = {point.name for point in grid} - {told["name"] for told in measuring.told}
         if forgotten:
             raise RuntimeError(
@@ -100,6 +102,7 @@ class _Measuring:
         self.request = request
         self.device = device_facts(request.device)
         self._turns = turns
+        self.partner_stopped: PartnerStopped | None = None
         self.told: list[dict[str, Any]] = []
         self.ceilings: dict[str, float] = {}
         self._scratch = scratch
@@ -150,13 +153,24 @@ class _Measuring:
         return [point for point in grid if point.name in common]
 
     def measure(self, benchmark: Any, point: Point) -> None:
-        """Time one point with pytest-benchmark's fixture; what cannot be timed is told, and costs no other point."""
+        """Time one point with pytest-benchmark's fixture; what cannot be timed is told, and costs no other point. Nothing more is
+        timed where the process that this one takes turns with has stopped."""
+        try:
+            self._measure_or_tell(benchmark, point)
+        except PartnerStopped as stopped:
+            self.partner_stopped = stopped
+            pytest.exit(str(stopped))
+
+    def _measure_or_tell(self, benchmark: Any, point: Point) -> None:
         benchmark.name = benchmark.fullname = point.name
         benchmark.group = point.workload
         turn = _Turn(self._turns, self.request.rounds)
         failure = None
         try:
             self._measure(benchmark, point, turn)
+        except PartnerStopped:
+            turn.forget()
+            raise
         except Exception as error:
             benchmark.skipped = benchmark.has_error = True
             out_of_memory = isinstance(error, torch.cuda.OutOfMemoryError)
@@ -312,6 +326,10 @@ class _Turn:
             self._turns.end(self._round - 1)
         self._turns = None
 
+    def forget(self) -> None:
+        """There is nobody to take turns with any more."""
+        self._turns = None
+
     def give_up(self) -> None:
         """Let the other have its turns, where this process could not use its own."""
         if self._turns is None:
@@ -374,7 +392,7 @@ def _check_modules(request: BenchRequest) -> None:
         place = getattr(module, "__file__", None)
         if name.partition(".")[0] == "conformance" or not place:
             continue
-        if name in built and not Path(place).resolve().is_relative_to(root):
+        if name.partition(".")[0] in built and not Path(place).resolve().is_relative_to(root):
             raise CannotAssess(
                 f"{name} came from {place}, where it was installed from {repository}, and not from the checkout {root}: both "
                 "versions would be the same; run it from the folder that holds the package, or where it is not installed"
@@ -392,11 +410,12 @@ def _check_modules(request: BenchRequest) -> None:
 
 
 def packages_built_from(repository: Path) -> Iterator[str]:
-    """The top-level packages and modules that pip installed from ``repository``, by what it noted of where they came from (PEP
-    610)."""
+    """The top-level packages and modules of which pip installed a copy from ``repository``, by what it noted of where they came
+    from (PEP 610)."""
     for distribution in metadata.distributions():
-        url = json.loads(distribution.read_text("direct_url.json") or "{}").get("url", "")
-        if not url.startswith("file:"):
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+        url = origin.get("url", "")
+        if not url.startswith("file:") or origin.get("dir_info", {}).get("editable"):
             continue
         if Path(url2pathname(urlsplit(url).path)).resolve().is_relative_to(repository):
             yield from dict.fromkeys(

@@ -19,8 +19,8 @@ from conformance.bench.request import HOME, BenchRequest
 from conformance.hub import HubView
 from conformance.run_request import CannotAssess
 
-#: Of the time that a process has: what it waits for its turn. Who is still waited for then is the one that hangs.
-_PATIENCE = 0.9
+#: Of the time that a process has: what it waits for one turn. Who takes longer over a turn hangs; who is merely slow does not.
+_PATIENCE = 0.5
 #: Seconds that a process has to say what ended it, once the one that took turns with it has missed it.
 _LAST_WORDS = 10.0
 
@@ -155,7 +155,7 @@ def answers(asked: Sequence[Worker]) -> list[dict[str, Any]]:
                     selector.unregister(key.fd)
                     answer, worker = json.loads(said[key.fd]), by_pipe[key.fd]
                     if "partner" in answer:
-                        (missed,) = (other for other in asked if other is not worker)
+                        missed = missed or next(other for other in asked if other is not worker)
                         deadline = min(deadline, time.monotonic() + _LAST_WORDS)
                     else:
                         _check(answer, worker)

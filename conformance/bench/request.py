@@ -23,7 +23,7 @@ class BenchRequest:
     one that it was made of, whose own files must not be loaded in its place. ``injected`` slows a benchmark down on purpose,
     by its name: how much extra work is in each round (see :mod:`conformance.bench.injection`); ``injected_bytes`` are
     allocated beside it. ``first`` says which of two processes that take turns begins, None that this one runs alone;
-    ``processor`` is the one that both keep to, and ``pair`` the name that they have in common.
+    ``processor`` is the one that both keep to, ``pair`` the name that they have in common, ``pairs`` how many there are to be.
     """
 
     targets: tuple[str, ...]
@@ -46,6 +46,7 @@ class BenchRequest:
     first: bool | None = None
     processor: int | None = None
     pair: str | None = None
+    pairs: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object from which :meth:`from_json` makes an equal request."""

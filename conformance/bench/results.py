@@ -133,7 +133,8 @@ class Recording:
 
         def wanted(name: str) -> bool:
             workload, _, rest = name.partition("[")
-            return (not workloads or workload in workloads) and (
+            # What could not be built has no workload, and is not known of any.
+            return (not workloads or workload in (*workloads, "build")) and (
                 not targets or any(rest.startswith((f"{target}-", f"{target}]")) for target in targets)
             )
 
@@ -221,16 +222,17 @@ def run_of(document: Any, place: str) -> Run:
 
 
 def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, int] | None:
-    """The runs of two stored recordings that took turns with one another, in order, and how many others there were; None where
-    none did."""
+    """The runs of two stored recordings that took turns with one another, in order, and how many pairs are missing, whole or by
+    half; None where no runs took turns."""
     before, after = ({run.pair: run for run in side.runs if run.pair} for side in (base, head))
     both = [pair for pair in before if pair in after]
     if not both:
         return None
+    meant = max(int(before[pair].asked.get("pairs") or 0) for pair in both)
     return (
         Recording(base.label, tuple(before[pair] for pair in both)),
         Recording(head.label, tuple(after[pair] for pair in both)),
-        len(base.runs) + len(head.runs) - 2 * len(both),
+        max(meant, len(base.runs), len(head.runs)) - len(both),
     )
 
 
@@ -240,17 +242,14 @@ def why_not_comparable(
     """The difference between two recordings that makes a comparison meaningless; None where there is none."""
     runs = [*base.runs, *head.runs]
     environments = [run.environment for run in runs]
-    first = environments[0]
-    for other in environments[1:]:
-        changed = _differences(first.get("device", {}), other.get("device", {}))
-        if changed:
-            return f"they were taken on different devices ({changed})"
+    changed = _differences(*(environment.get("device", {}) for environment in environments))
+    if changed:
+        return f"they were taken on different devices ({changed})"
     if any(environment.get("device", {}).get("mig") for environment in environments):
         return "a MIG slice shares its memory bandwidth with others: time whole devices"
-    for run in runs[1:]:
-        changed = _differences(_asked(runs[0]), _asked(run))
-        if changed:
-            return f"they were asked for different things ({changed}): record them alike"
+    changed = _differences(*map(_asked, runs))
+    if changed:
+        return f"they were asked for different things ({changed}): record them alike"
     changed = environment_change(base, head)
     if changed and not allow_environment_change:
         return f"the software changed beside the code ({changed}); --allow-environment-change compares them all the same"
@@ -259,11 +258,11 @@ def why_not_comparable(
 
 def environment_change(base: Recording, head: Recording) -> str:
     """How the software differs between any two of the runs, the code that is compared aside; empty if it does not."""
-    first, *others = (
+    environments = [
         {**run.environment, **run.environment.get("packages", {}), "device": None, "packages": None}
         for run in (*base.runs, *head.runs)
-    )
-    return next(filter(None, (_differences(first, other) for other in others)), "")
+    ]
+    return _differences(*environments)
 
 
 def _asked(run: Run) -> dict[str, Any]:
@@ -321,14 +320,16 @@ def _environment(told: Any) -> Mapping[str, Any]:
     return dict(told)
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What is not the same; None is what is not known."""
-    both = {name: (one.get(name, "absent"), other.get(name, "absent")) for name in sorted({*one, *other})}
-    return ", ".join(
-        f"{name} {before} and {after}"
-        for name, (before, after) in both.items()
-        if None not in (before, after) and before != after
-    )
+def _differences(*tables: Mapping[str, Any]) -> str:
+    """What is not the same in all of them; None is what is not known."""
+    names = sorted({name for table in tables for name in table})
+    known = {
+        name: list(
+            dict.fromkeys(str(value) for table in tables if (value := table.get(name, "absent")) is not None)
+        )
+        for name in names
+    }
+    return ", ".join(f"{name} {' and '.join(values)}" for name, values in known.items() if len(values) > 1)
 
 
 def labelled(label: str, documents: Sequence[tuple[Any, str]]) -> Recording:

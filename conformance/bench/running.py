@@ -157,10 +157,11 @@ def record_pairs(
     the last: what is misspelt or broken is told at once.
     """
     made = []
+    before, after = (replace(one, pairs=pairs) for one in (request, head_request or request))
     with Pairs(base, head, processes=processes, timeout=timeout) as measuring:
         for number in range(pairs):
             announce(what, number + 1, pairs)
-            made.append(measuring.measure(request, head_request or request, number, out))
+            made.append(measuring.measure(before, after, number, out))
             if not all(document["benchmarks"] for document, _ in made[-1].values()):
                 break
     return recordings_of(base.label, head.label, made)

@@ -95,8 +95,15 @@ class Slowdown:
     at_most: float
 
 
-def slowdown(logarithms: Sequence[float], negligible: float = NEGLIGIBLE, misses: float = MISSES) -> Slowdown:
+def slowdown(
+    logarithms: Sequence[float],
+    negligible: float = NEGLIGIBLE,
+    misses: float = MISSES,
+    least_deviation: float = 0.0,
+) -> Slowdown:
     """Student's paired test on the logarithms of head over base, one a pair.
+
+    ``least_deviation`` is how far values stray that can only be counted: by chance a few of them are all the same.
 
     Raises:
         ValueError: for fewer than two pairs, which have no deviation.
@@ -104,9 +111,8 @@ def slowdown(logarithms: Sequence[float], negligible: float = NEGLIGIBLE, misses
     pairs = len(logarithms)
     if pairs < 2:
         raise ValueError(f"{pairs} pairs of runs have no deviation: at least two are needed")
-    return _tested(
-        statistics.fmean(logarithms), statistics.stdev(logarithms), pairs, pairs - 1, negligible, misses
-    )
+    deviation = max(statistics.stdev(logarithms), least_deviation)
+    return _tested(statistics.fmean(logarithms), deviation, pairs, pairs - 1, negligible, misses)
 
 
 def unpaired_slowdown(

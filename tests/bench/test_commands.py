@@ -93,6 +93,32 @@ def test_a_head_that_does_not_build_fails(repository: Path, capsys: pytest.Captu
     assert "half of a commit" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        ("time.sleep(600)", "did not pass the turn"),
+        ("os._exit(3)", "the process that measured ended with status 3"),
+    ],
+)
+def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
+    repository: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    does: str,
+    told: str,
+) -> None:
+    """Base, which waits for its turn in vain, says so too, and is not to blame."""
+    monkeypatch.setattr("conformance.bench.processes._LAST_WORDS", 1.0)
+    monkeypatch.setattr("conformance.bench.processes._PATIENCE", 0.1)  # of two minutes, which starting may take
+    late = f"{CLEAN[:-5]}\n    def forward(self, *args, **kwargs):\n        self.calls = getattr(self, 'calls', 0) + 1\n"
+    late += (
+        f"        if self.calls == 20:\n            {does}\n        return super().forward(*args, **kwargs)\n"
+    )
+    Path("mine.py").write_text(f"import os\nimport time\n{late}")
+    assert run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "120") == 1
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
 def test_what_cannot_be_found_is_told_after_one_pair(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,7 +169,7 @@ def test_stored_results_can_be_compared_in_part(
     assert "base holds no benchmark of other" in capsys.readouterr().err
     (tmp_path / "head" / "5.json").unlink()
     assert run("compare", "--base", "base", "--head", "head", "--workload", "prefill") == 2
-    assert "1 runs whose other half is missing" in " ".join(capsys.readouterr().out.split())
+    assert "1 pairs are missing, whole or by half" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", ["compare", "history"])

@@ -14,6 +14,11 @@ from conformance.bench.request import BenchRequest
 from conformance.run_request import CannotAssess
 
 
+def note(noted: Path, repository: Path, *, editable: bool) -> None:
+    origin = {"url": (repository / "python").as_uri(), "dir_info": {"editable": editable}}
+    (noted / "direct_url.json").write_text(json.dumps(origin))
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package that pip installed from a repository, as it notes it (PEP 610), and that a target has imported."""
@@ -25,9 +30,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     noted.mkdir()
     (noted / "METADATA").write_text("Metadata-Version: 2.1\nName: robots\nVersion: 1.0\n")
     (noted / "RECORD").write_text("robots/__init__.py,,\nrobots-1.0.dist-info/METADATA,,\n")
-    (noted / "direct_url.json").write_text(
-        json.dumps({"url": (repository / "python").as_uri(), "dir_info": {}})
-    )
+    note(noted, repository, editable=False)
     monkeypatch.syspath_prepend(site)
     module = ModuleType("robots")
     module.__file__ = str(site / "robots" / "__init__.py")
@@ -35,11 +38,26 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return repository
 
 
-def test_an_installed_copy_does_not_stand_in_for_both_versions(installed: Path, tmp_path: Path) -> None:
+def test_an_installed_copy_does_not_stand_in_for_both_versions(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert list(packages_built_from(installed)) == ["robots"]
     for code in (tmp_path / "worktree", installed):
         with pytest.raises(CannotAssess, match=r"robots came from .*both versions would be the same"):
             _check_modules(BenchRequest(("x",), code=str(code), repository=str(installed)))
+    # A package without a module of its own is one all the same.
+    monkeypatch.delitem(sys.modules, "robots")
+    module = ModuleType("robots.arm")
+    module.__file__ = str(tmp_path / "site-packages" / "robots" / "arm.py")
+    monkeypatch.setitem(sys.modules, "robots.arm", module)
+    with pytest.raises(CannotAssess, match=r"robots\.arm came from"):
+        _check_modules(BenchRequest(("x",), code=str(installed), repository=str(installed)))
     _check_modules(BenchRequest(("x",), code=None, repository=None))
     elsewhere = tmp_path / "another"
     _check_modules(BenchRequest(("x",), code=str(elsewhere), repository=str(elsewhere)))
+
+
+def test_an_editable_installation_is_no_copy(installed: Path, tmp_path: Path) -> None:
+    """Setuptools lists the module that finds it, which lies in site-packages."""
+    note(tmp_path / "site-packages" / "robots-1.0.dist-info", installed, editable=True)
+    assert list(packages_built_from(installed)) == []

@@ -22,7 +22,9 @@ def measured_together(
     """``recorded`` pairs without stalls; ``throughout`` is what all of them have in common besides."""
     source = random.Random(int(1000 * share) + int(1e6 * throughout))
     return {
-        name: [Pair(math.log1p(share) + throughout + source.gauss(0, stray), 0.0) for _ in range(recorded)]
+        name: [
+            Pair(math.log1p(share) + throughout + source.gauss(0, stray), 0.0, 0.0) for _ in range(recorded)
+        ]
         for name in (PREFILL, DECODE)
     }
 
@@ -92,7 +94,7 @@ def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
         json.dumps(base)
     )
     found = read_recording(tmp_path)
-    twice = Pair(math.log(2), 1.0)
+    twice = Pair(math.log(2), 1.0, math.log(2))
     assert found == {
         share: [{PREFILL: [twice]}, *([{PREFILL: [twice, twice]}] if share == 0.03 else [])]
         for share in SLOWDOWNS

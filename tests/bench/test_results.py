@@ -17,6 +17,7 @@ from conformance.bench.page import history_page
 from conformance.bench.report import headline, measured_rows, summary
 from conformance.bench.results import InvalidResults, Recording, in_turns, read
 from conformance.rates import rate_bounds
+from conformance.run_request import CannotAssess
 from tests.bench.samples import DEVICE, PREFILL, document, entry, recording
 
 
@@ -41,12 +42,26 @@ def test_stored_pairs_are_pairs_again() -> None:
     head = side("head", ("x-3", 30.0), ("x-1", 10.0))
     both = in_turns(base, head)
     assert both is not None
-    *sides, left_out = both
+    *sides, missing = both
     assert [one.seconds(PREFILL) for one in sides] == [[1.0, 3.0], [10.0, 30.0]]
     assert [one.label for one in sides] == ["base", "head"]
-    assert left_out == 1, "base's second"
+    assert missing == 1, "base's second"
     assert in_turns(base, side("head", ("y-1", 1.0), (None, 2.0))) is None
     assert in_turns(*(side(label, (None, 1.0)) for label in ("base", "head"))) is None
+    meant = [
+        recording(label, *(document(entry(PREFILL, [1.0]), pair=name, asked={"pairs": 16}) for name in "ab"))
+        for label in ("base", "head")
+    ]
+    both = in_turns(*meant)
+    assert both is not None
+    assert both[2] == 14, "a comparison that broke off"
+
+
+def test_what_could_not_be_built_is_of_every_workload() -> None:
+    stored = recording("base", document(entry(PREFILL, [1.0]), points=[("build[mistral]", "failed", "no")]))
+    assert stored.only(["mistral"], ["prefill"]).names == [PREFILL, "build[mistral]"]
+    with pytest.raises(CannotAssess, match="holds no benchmark of other"):
+        stored.only(["other"], [])
 
 
 @pytest.mark.parametrize(
@@ -148,6 +163,9 @@ def test_steps_are_found_where_they_are_and_not_in_noise() -> None:
     back = [value + (0.05 if 8 <= place < 20 else 0) for place, value in enumerate(noise)]
     assert steps(back) == [8, 20]
     assert steps([0.0, 0.0, 1.0, 1.0]) == [], "two recordings have no level"
+    for count in range(6, 13):
+        assert steps([math.log(0.1 * count)] * count) == [], "what is all the same has no steps"
+    assert steps([math.log(0.1)] * 7 + [math.log(0.3)] * 7) == [7]
 
 
 @pytest.mark.parametrize("count", range(6, 31))
@@ -173,14 +191,14 @@ def test_chance_makes_a_step_in_one_of_a_thousand_series(heavy: bool) -> None:
 
 def test_every_change_of_memory_is_a_step_and_labels_differ(tmp_path: Path) -> None:
     places = []
-    for day, memory in enumerate([1000, 1000, 1200, 1200, None, 1201, 1000]):
+    for day, memory in enumerate([10000, 10000, 12000, 12009, None, 12018, 10000]):
         place = tmp_path / f"day-{day}" / "base"
         place.mkdir(parents=True)
         recorded = f"2026-01-0{day + 1}T00:00:00+00:00"
         write(place / "001.json", document(entry(PREFILL, [1.0], memory=memory), recorded=recorded))
         places.append(place)
     found = history(places)
-    assert found.memory_steps == {PREFILL: [2, 6]}
+    assert found.memory_steps == {PREFILL: [2, 5, 6]}, "nor does it creep up unseen"
     assert [row["label"] for row in found.rows[PREFILL]] == [f"day-{day}/base" for day in range(7)]
     assert "Dotted" in history_page(found)
 

@@ -11,7 +11,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from conformance.bench.machine import disturbances, held_memory, peak_memory, state
+from conformance.bench.machine import disturbances, state
+from conformance.bench.memory import held_memory, peak_memory
 from conformance.bench.timers import DeviceInstant
 from conformance.bench.workloads import (
     Point,
@@ -140,7 +141,25 @@ def test_what_a_backbone_holds_is_counted_once() -> None:
     backbone.itself["backbone"] = backbone
     backbone.rotate = lambda: in_closure
     backbone.scale = partial(torch.mul, in_partial)
-    assert held_memory(backbone) == 1000 + 4 * 4 * 8 + 77
+    backbone.table = torch.ones(3, dtype=torch.uint8).to_sparse()
+
+    class Slotted:
+        __slots__ = ("made", "never_made")
+
+    backbone.slotted = Slotted()
+    backbone.slotted.made = torch.zeros(600, dtype=torch.uint8)
+    sparse = 3 * 8 + 3  # an index and a value for each
+    assert held_memory(backbone) == 1000 + 4 * 4 * 8 + 77 + sparse + 600
+
+
+def test_what_takes_the_place_of_something_is_not_counted_beside_it() -> None:
+    backbone = SimpleNamespace(table=torch.zeros(9000, dtype=torch.uint8))
+
+    def forward(_: Any) -> None:
+        backbone.table = None
+        backbone.table = torch.empty(9000, dtype=torch.uint8)
+
+    assert peak_memory("cpu", backbone, lambda: None, forward, 3) == pytest.approx(9000, abs=128)
 
 
 def test_peak_memory_is_the_same_number_each_time() -> None:
