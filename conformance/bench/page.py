@@ -117,7 +117,7 @@ def history_page(history: History) -> str:
                 "History",
                 charts=drawn,
                 note="Dotted: a step. In time, one that chance alone would make in one of a thousand such series; in memory, "
-                "which is counted, any change."
+                "which is counted, a change of more than one part in a thousand."
                 if stepped
                 else "",
             ),
