@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,56 +10,8 @@ from pathlib import Path
 import pytest
 
 from conformance.cli import main
+from tests.bench.repository import QUICK, TARGET, run
 from tests.bench.samples import DECODE, PREFILL, document, entry
-from tests.conftest import ROOT
-
-CLEAN = """
-from backbones.mistral import MistralLLMBackbone
-
-
-class Mine(MistralLLMBackbone):
-    pass
-"""
-SLOW = """
-from backbones.mistral import MistralLLMBackbone
-
-
-class Mine(MistralLLMBackbone):
-    def forward(self, *args, **kwargs):
-        for _ in range(3):
-            super().forward(*args, **kwargs)
-        return super().forward(*args, **kwargs)
-"""
-TARGET = ["mine.py:Mine", "--id", "mistral-v0.1-7b-instruct"]
-QUICK = ["--workload", "prefill", "--rounds", "30", "--processes", "forked", "--device", "cpu"]
-
-
-@pytest.fixture
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "repository"
-    (place / "robots").mkdir(parents=True)
-
-    def git(*arguments: str) -> None:
-        who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
-        subprocess.run(["git", *who, "-C", str(place), *arguments], check=True, capture_output=True)
-
-    git("init", "--initial-branch", "main")
-    (place / "robots" / "mine.py").write_text(CLEAN)
-    git("add", ".")
-    git("commit", "-m", "clean")
-    git("tag", "clean")
-    (place / "robots" / "mine.py").write_text("raise RuntimeError('half of a commit')\n")
-    git("commit", "-am", "broken")
-    git("tag", "broken")
-    (place / "robots" / "mine.py").write_text(SLOW)
-    monkeypatch.chdir(place / "robots")
-    return place
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as exit:
-        main(["bench", *arguments])
-    return int(exit.value.code or 0)
 
 
 def test_a_forward_that_runs_four_times_is_found(repository: Path, tmp_path: Path) -> None:
@@ -81,76 +31,6 @@ def test_a_forward_that_runs_four_times_is_found(repository: Path, tmp_path: Pat
     assert run("compare", "--base", stored[0], "--head", stored[1], "--out", str(again)) == 1
     judged = json.loads((again / "verdict.json").read_text())
     assert judged == {**verdict, "base": stored[0], "head": stored[1]}, "in turns, as they were measured"
-
-
-def test_a_base_that_does_not_build_is_told(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("compare", *TARGET, "--base", "broken", "--pairs", "2", *QUICK) == 2
-    assert "half of a commit" in " ".join(capsys.readouterr().out.split())
-
-
-def test_a_head_that_does_not_build_fails(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("compare", *TARGET, "--base", "clean", "--head", "broken", "--pairs", "2", *QUICK) == 1
-    assert "half of a commit" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize(
-    ("does", "told"),
-    [
-        ("time.sleep(600)", "did not pass the turn"),
-        ("os._exit(3)", "the process that measured ended with status 3"),
-    ],
-)
-def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
-    repository: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    does: str,
-    told: str,
-) -> None:
-    """Base, which waits for its turn in vain, says so too, and is not to blame."""
-    monkeypatch.setattr("conformance.bench.processes._LAST_WORDS", 1.0)
-    monkeypatch.setattr("conformance.bench.processes._PATIENCE", 0.1)  # of two minutes, which starting may take
-    late = f"{CLEAN[:-5]}\n    def forward(self, *args, **kwargs):\n        self.calls = getattr(self, 'calls', 0) + 1\n"
-    late += (
-        f"        if self.calls == 20:\n            {does}\n        return super().forward(*args, **kwargs)\n"
-    )
-    Path("mine.py").write_text(f"import os\nimport time\n{late}")
-    assert run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "120") == 1
-    assert told in " ".join(capsys.readouterr().out.split())
-
-
-def test_what_cannot_be_found_is_told_after_one_pair(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    nowhere = [
-        "mine.py:Nope",
-        "--id",
-        "mistral-v0.1-7b-instruct",
-        "--base",
-        "clean",
-        *QUICK,
-        "--out",
-        str(out),
-    ]
-    assert run("compare", *nowhere) == 2
-    assert "has no attribute `Nope`" in " ".join(capsys.readouterr().out.split())
-    assert len(list((out / "runs" / "base").glob("*.json"))) == 1
-
-
-def test_who_is_terminated_leaves_no_worktree(repository: Path) -> None:
-    asked = ["compare", *TARGET, "--base", "clean", "--pairs", "4", *QUICK]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "conformance", "bench", *asked],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert running.stderr is not None
-    assert "pair" in running.stderr.readline()
-    running.terminate()
-    running.communicate(timeout=60)
-    assert running.returncode == 128 + signal.SIGTERM
-    trees = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines()
-    assert len(trees) == 1
 
 
 def test_stored_results_can_be_compared_in_part(
@@ -182,26 +62,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(
     places = ["--base", str(stored), "--head", str(stored)] if command == "compare" else [str(stored)]
     assert run(command, *places, "--out", str(taken)) == 2
     assert f"reports cannot be written to `{taken}`" in capsys.readouterr().err
-
-
-def test_power_is_measured_and_drawn_from_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("conformance.bench.power.SLOWDOWNS", (0.0, 0.5))
-    monkeypatch.setattr("conformance.bench.power.CONFIRMED", (0.5,))
-    out = tmp_path / "power"
-    asked = ["--pairs", "2", "--recorded", "2", "--confirm", "2", "--draws", "20", *QUICK]
-    assert run("power", "mistral-v0.1-7b-instruct", *asked, "--out", str(out), "--json") == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told == json.loads((out / "power.json").read_text())
-    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 2), (0.5, 2)]
-    assert told["memory"]["found"] == told["memory"]["of"] == 1
-    without, slowed = told["rates"]
-    assert (without["benchmark"], without["recorded"]) == ("any", 4)
-    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of four pairs"
-    assert "<svg" in (out / "power.svg").read_text()
-    assert run("power", "--recording", str(out), "--pairs", "2", "--draws", "20", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == told
 
 
 @pytest.mark.parametrize(
