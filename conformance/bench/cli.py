@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from conformance.bench.results import Recording
     from conformance.bench.running import Side
 
-#: Finds three per cent in nine of ten comparisons on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
+#: Finds three per cent in four of five comparisons or more on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
 PAIRS = 16
 #: A fresh process each time meets the machine as a user would; forks of a warmed one start sooner.
 PROCESSES = ("fresh", "forked")
