@@ -7,9 +7,8 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -37,9 +36,7 @@ from conformance.run_request import CannotAssess
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from conformance.bench.comparison import Comparison
     from conformance.bench.results import Recording
-    from conformance.bench.running import Side
 
 #: Finds three per cent in four of five comparisons or more on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
 PAIRS = 16
@@ -171,6 +168,7 @@ def compare(
 
     Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable, 130 interrupted.
     """
+    from conformance.bench.comparing import are_stored, compare_commits, compare_stored
     from conformance.bench.report import write_all, write_comparison
     from conformance.bench.statistics import NEGLIGIBLE
 
@@ -185,32 +183,30 @@ def compare(
         raise CannotAssess(
             f"--detect is {detect:g}, but should be more than the half per cent that counts as none, and 100 at most"
         )
-    detectable = math.log1p(detect / 100)
+    how: dict[str, Any] = {
+        "detectable": math.log1p(detect / 100),
+        "allow_environment_change": allow_environment_change,
+    }
     recordings: tuple[Recording, Recording] | None
-    if _are_stored(base, head):
+    if are_stored(base, head):
         ignored = [option for option in _MEASURING if _was_given(context, option)]
         if ignored:
             say(f"stored results are measured already: {', '.join(ignored)} ignored", sys.stderr)
-        comparison, recordings = _compare_stored(
-            Path(base), Path(str(head)), targets, workload, detectable, allow_environment_change
-        )
+        workloads = _each_of("--workload", workload, WORKLOADS)
+        comparison, recordings = compare_stored(Path(base), Path(str(head)), targets or (), workloads, **how)
     else:
         request = _request(
             targets, backbone_id, size, device, attention, workload, compiled, rounds, seed, hub, recipes, config
         )  # fmt: skip
         with _folder(out and out / "runs") as folder, _progress() as announce:
-            measure = partial(
-                _recorded,
-                request,
-                pairs=pairs,
-                out=folder,
-                processes=processes,
-                timeout=limit,
-                announce=announce,
-            )
-            comparison, recordings = _compare_commits(
-                base, head, measure, detectable, allow_environment_change
-            )
+            how_measured = {
+                "pairs": pairs,
+                "out": folder,
+                "processes": processes,
+                "timeout": limit,
+                "announce": announce,
+            }
+            comparison, recordings = compare_commits(request, base, head, how_measured, **how)
     written = write_all(comparison, recordings, out) if out is not None else []
     if as_json:
         say(json.dumps(comparison.as_json(), indent=2))
@@ -222,83 +218,6 @@ def compare(
             else "  files: add --out DIR"
         )
     raise typer.Exit(comparison.exit_status)
-
-
-def _are_stored(base: str, head: str | None) -> bool:
-    """Whether results are compared, and not commits."""
-    before, after = Path(base).exists(), head is not None and Path(head).exists()
-    if before and head is None:
-        raise CannotAssess(f"--base {base} is a stored result: name the one to hold against it with --head")
-    if before != after:
-        missing, there = (
-            (("--head", head), ("--base", base)) if before else (("--base", base), ("--head", head))
-        )
-        raise CannotAssess(
-            f"{missing[0]} {missing[1]} does not exist as a file or folder, and {' '.join(map(str, there))} does: compare two "
-            "stored results, or two git refs"
-        )
-    return before
-
-
-def _compare_stored(
-    base: Path,
-    head: Path,
-    targets: list[str] | None,
-    workload: str | None,
-    detectable: float,
-    allow_environment_change: bool,
-) -> tuple[Comparison, tuple[Recording, Recording]]:
-    from conformance.bench.comparison import compare as decide
-    from conformance.bench.comparison import with_pairs_missing
-    from conformance.bench.results import in_turns, read
-
-    workloads = _each_of("--workload", workload, WORKLOADS)
-    before, after = (read(place).only(targets or (), workloads) for place in (base, head))
-    taken = in_turns(before, after)
-    if taken is None:
-        sides, missing = (before, after), 0
-    else:
-        sides, missing = taken[:2], taken[2]
-    comparison = decide(
-        *sides,
-        paired=taken is not None,
-        detectable=detectable,
-        allow_environment_change=allow_environment_change,
-    )
-    return with_pairs_missing(comparison, missing) if missing else comparison, sides
-
-
-def _compare_commits(
-    base: str,
-    head: str | None,
-    measure: Callable[[Side, Side], tuple[Recording, Recording]],
-    detectable: float,
-    allow_environment_change: bool,
-) -> tuple[Comparison, tuple[Recording, Recording] | None]:
-    from conformance.bench.comparison import compare as decide
-    from conformance.bench.comparison import head_failed
-    from conformance.bench.processes import RunFailed
-    from conformance.bench.running import SideFailed, sides
-
-    with sides(base, head, Path.cwd()) as (one, other):
-        try:
-            recordings = measure(one, other)
-        except SideFailed as failure:
-            if failure.side == "base":
-                raise CannotAssess(f"nothing could be compared: {failure}") from failure
-            return head_failed(one.label, other.label, str(failure), detectable), None
-        except RunFailed as failure:
-            raise CannotAssess(f"nothing could be compared: {failure}") from failure
-    comparison = decide(
-        *recordings, paired=True, detectable=detectable, allow_environment_change=allow_environment_change
-    )
-    return comparison, recordings
-
-
-def _recorded(request: BenchRequest, base: Side, head: Side, **how: Any) -> tuple[Recording, Recording]:
-    from conformance.bench.running import record_pairs
-
-    return record_pairs(request, base, head, **how)
 
 
 def _was_given(context: typer.Context, option: str) -> bool:

@@ -1,0 +1,68 @@
+"""Comparing what two names stand for: stored results, or commits, which are measured in turns first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from conformance.bench.comparison import Comparison, compare, head_failed, with_pairs_missing
+from conformance.bench.processes import RunFailed
+from conformance.bench.request import BenchRequest
+from conformance.bench.results import Recording, in_turns, read
+from conformance.bench.running import SideFailed, record_pairs, sides
+from conformance.run_request import CannotAssess
+
+
+def are_stored(base: str, head: str | None) -> bool:
+    """Whether the two are stored results, and not commits.
+
+    Raises:
+        CannotAssess: if one is and the other is not.
+    """
+    before, after = Path(base).exists(), head is not None and Path(head).exists()
+    if before and head is None:
+        raise CannotAssess(f"--base {base} is a stored result: name the one to hold against it with --head")
+    if before != after:
+        missing, there = (
+            (f"--head {head}", f"--base {base}") if before else (f"--base {base}", f"--head {head}")
+        )
+        raise CannotAssess(
+            f"{missing} does not exist as a file or folder, and {there} does: compare two stored results, or two git refs"
+        )
+    return before
+
+
+def compare_stored(
+    base: Path, head: Path, targets: Sequence[str], workloads: Sequence[str], **how: Any
+) -> tuple[Comparison, tuple[Recording, Recording]]:
+    """The verdict on two stored results, in pairs where they were made in turns; ``how`` goes to
+    :func:`~conformance.bench.comparison.compare`."""
+    before, after = (read(place).only(targets, workloads) for place in (base, head))
+    taken = in_turns(before, after)
+    if taken is None:
+        return compare(before, after, paired=False, **how), (before, after)
+    before, after, missing = taken
+    comparison = compare(before, after, paired=True, **how)
+    return with_pairs_missing(comparison, missing) if missing else comparison, (before, after)
+
+
+def compare_commits(
+    request: BenchRequest, base: str, head: str | None, how_measured: dict[str, Any], **how: Any
+) -> tuple[Comparison, tuple[Recording, Recording] | None]:
+    """The verdict on two git refs of the repository around the working directory, ``head`` None being the working tree;
+    ``how_measured`` goes to :func:`~conformance.bench.running.record_pairs`. No recordings where head's process died.
+
+    Raises:
+        CannotAssess: if base's process died, or both were too slow.
+    """
+    with sides(base, head, Path.cwd()) as (one, other):
+        try:
+            recordings = record_pairs(request, one, other, **how_measured)
+        except SideFailed as failure:
+            if failure.side == "base":
+                raise CannotAssess(f"nothing could be compared: {failure}") from failure
+            return head_failed(one.label, other.label, str(failure), how["detectable"]), None
+        except RunFailed as failure:
+            raise CannotAssess(f"nothing could be compared: {failure}") from failure
+    return compare(*recordings, paired=True, **how), recordings
