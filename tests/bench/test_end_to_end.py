@@ -15,6 +15,16 @@ import pytest
 from tests.bench.repository import CLEAN, QUICK, TARGET, run
 from tests.conftest import ROOT
 
+LATE = """
+    calls = 0
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls == 20:
+            {does}
+        return super().forward(*args, **kwargs)
+"""
+
 
 def test_a_base_that_does_not_build_is_told(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("compare", *TARGET, "--base", "broken", "--pairs", "2", *QUICK) == 2
@@ -42,14 +52,11 @@ def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
 ) -> None:
     """Base, which waits for its turn in vain, says so too, and is not to blame."""
     monkeypatch.setattr("conformance.bench.processes._LAST_WORDS", 1.0)
-    monkeypatch.setattr(
-        "conformance.bench.processes._PATIENCE", 0.1
-    )  # of two minutes, which starting may take
-    late = f"{CLEAN[:-5]}\n    def forward(self, *args, **kwargs):\n        self.calls = getattr(self, 'calls', 0) + 1\n"
-    late += (
-        f"        if self.calls == 20:\n            {does}\n        return super().forward(*args, **kwargs)\n"
+    if "sleep" in does:  # a fifth of two minutes, within which all is prepared
+        monkeypatch.setattr("conformance.bench.processes._PATIENCE", 0.2)
+    Path("mine.py").write_text(
+        "import os\nimport time\n" + CLEAN.replace("    pass\n", LATE.format(does=does))
     )
-    Path("mine.py").write_text(f"import os\nimport time\n{late}")
     assert run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "120") == 1
     assert told in " ".join(capsys.readouterr().out.split())
 
