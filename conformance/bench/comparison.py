@@ -16,6 +16,7 @@ from conformance.bench.results import Benchmark, Recording, environment_change, 
 from conformance.bench.statistics import (
     DETECTABLE,
     FALSE_ALARMS,
+    NEGLIGIBLE,
     Slowdown,
     centre,
     holm,
@@ -329,7 +330,7 @@ def _measured(
         return found(
             Finding.INCONCLUSIVE, f"up to {_percent(test.at_most)} slower cannot be excluded; {hint}"
         )
-    if test.at_most < 0:
+    if test.at_most < -NEGLIGIBLE:
         return found(Finding.FASTER, f"{-100 * math.expm1(test.estimate):.1f} % less time")
     return found(Finding.SAME, f"at most {_percent(max(test.at_most, 0.0))} slower")
 
