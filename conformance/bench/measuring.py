@@ -135,12 +135,13 @@ class _Measuring:
         """What the device can do at best, and how long a unit of extra work takes, in a turn of its own."""
         turn = _Turn(self._turns, 0)
         if self.request.memory:
-            with turn.preparing(), suppress(torch.cuda.OutOfMemoryError):
-                self.ceilings = {
-                    **ceilings(self.request.device),
-                    "seconds_per_unit": seconds_per_unit(self.request.device),
-                }
-            _give_back_memory()
+            with turn.preparing():
+                with suppress(torch.cuda.OutOfMemoryError):
+                    self.ceilings = {
+                        **ceilings(self.request.device),
+                        "seconds_per_unit": seconds_per_unit(self.request.device),
+                    }
+                _give_back_memory()
 
     def agreed(self, grid: list[Point]) -> list[Point]:
         """The points that the process with which this one takes turns has too; of the others it is told that they are alone."""
@@ -389,20 +390,18 @@ def _check_modules(request: BenchRequest) -> None:
     root, repository = Path(request.code).resolve(), Path(request.repository).resolve()
     built = set(packages_built_from(repository))
     for name, module in sorted(sys.modules.items()):
-        place = getattr(module, "__file__", None)
-        if name.partition(".")[0] == "conformance" or not place:
+        place, package = getattr(module, "__file__", None), name.partition(".")[0]
+        if package == "conformance" or not place:
             continue
-        if name.partition(".")[0] in built and not Path(place).resolve().is_relative_to(root):
+        path = Path(place).resolve()
+        if path.is_relative_to(root):
+            continue
+        if package in built:
             raise CannotAssess(
                 f"{name} came from {place}, where it was installed from {repository}, and not from the checkout {root}: both "
                 "versions would be the same; run it from the folder that holds the package, or where it is not installed"
             )
-        path = Path(place).resolve()
-        if (
-            path.is_relative_to(repository)
-            and not path.is_relative_to(root)
-            and "site-packages" not in path.parts
-        ):
+        if path.is_relative_to(repository) and "site-packages" not in path.parts:
             raise CannotAssess(
                 f"{name} came from {place}, the working tree, and not from the checkout {root}: an editable installation is "
                 "found before it; run it where the package is not installed, or compare stored results (bench run --out)"

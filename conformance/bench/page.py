@@ -81,7 +81,7 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
             ),
         ),
         Section("Peak memory", ("benchmark", "base, bytes", "head, bytes", "change"), memory),
-        *_measured(head, comparison.head),
+        *_measured(head),
     ]
     return _page(
         title="Backbone benchmarks compared",
@@ -121,16 +121,16 @@ def history_page(history: History) -> str:
                 if stepped
                 else "",
             ),
-            *_measured(last, last.label),
+            *_measured(last),
         ],
     )
 
 
-def _measured(recording: Recording, label: str) -> list[Section]:
+def _measured(recording: Recording) -> list[Section]:
     rows = [Row(cells) for cells in shortened(measured_rows(recording))]
     return [
         Section(
-            f"What the device gives {label}",
+            f"What the device gives {recording.label}",
             ("benchmark", "median", "tokens/s", "of what it can do", "peak memory"),
             rows,
             note="The process in the middle. Shares are of a half-precision matrix product and of a copy, measured on random "

@@ -16,7 +16,6 @@ from conformance.bench.comparison import Finding, Pair, called_slower, compare, 
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, read_document, why_not_comparable
 from conformance.bench.running import Announce, Pairs, Side, record, record_pairs, recordings_of
-from conformance.bench.statistics import FALSE_ALARMS
 from conformance.rates import rate_bounds
 from conformance.run_request import CannotAssess
 
@@ -185,23 +184,21 @@ def read_recording(*places: Path) -> Recorded:
 
 def environment_of(place: Path) -> Mapping[str, Any]:
     """What the recording in ``place`` was made on."""
-    _, (base, _) = _stored(place)[0]
+    _, (base, _) = next(_stored(place))
     return base.runs[0].environment
 
 
-def _stored(place: Path) -> list[tuple[float, tuple[Recording, Recording]]]:
+def _stored(place: Path) -> Iterator[tuple[float, tuple[Recording, Recording]]]:
     """What was measured together in ``place``, with the slow-down."""
-    runs = _runs(place)
-    stored = [
-        (share, _recordings(share, pairs))
-        for share in SLOWDOWNS
-        for folder in (runs / _folder(share), *sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}")))
-        if (pairs := _stored_pairs(folder))
-    ]
-    if not stored:
+    runs, found = _runs(place), False
+    for share in SLOWDOWNS:
+        for folder in (runs / _folder(share), *sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))):
+            if pairs := _stored_pairs(folder):
+                found = True
+                yield share, _recordings(share, pairs)
+    if not found:
         what = "holds no pairs of runs" if place.is_dir() else "is no folder"
         raise CannotAssess(f"{place} {what}: `conformance bench power --out DIR` records them in DIR")
-    return stored
 
 
 def confirmations(place: Path) -> Iterator[Confirmation]:
@@ -282,9 +279,7 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
         for _ in range(draws):
             own = source.choice(together)
             chosen = source.choices(range(min(map(len, own.values()))), k=pairs)
-            slower = called_slower(
-                {name: tested([own[name][pair] for pair in chosen]) for name in names}, FALSE_ALARMS
-            )
+            slower = called_slower({name: tested([own[name][pair] for pair in chosen]) for name in names})
             for name in slower:
                 found[name] += 1
             found["any"] += bool(slower)

@@ -266,12 +266,8 @@ def environment_change(base: Recording, head: Recording) -> str:
 
 
 def _asked(run: Run) -> dict[str, Any]:
-    told = (
-        {name: run.asked[name] for name in _ASKED}
-        if run.asked.keys() >= set(_ASKED)
-        else dict.fromkeys(_ASKED)
-    )
-    if run.asked and told["backbone_id"] is None:
+    told = {name: run.asked.get(name) for name in _ASKED}
+    if told["backbone_id"] is None:
         told["backbone_id"] = "of the target's own"
     turns = {benchmark.in_turns for benchmark in run.benchmarks.values()}
     return {**told, "in turns": turns.pop() if len(turns) == 1 else None}
