@@ -11,17 +11,16 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
+from conformance.places import PACKAGE
 from conformance.toml import load_toml
 
 MUST = "MUST"
 SHOULD = "SHOULD"
 
-_PACKAGE = Path(__file__).parent
-CATALOGUE_FILE = _PACKAGE / "catalogue.json"
-PROFILES_FILE = _PACKAGE / "profiles.toml"
+CATALOGUE_FILE = PACKAGE / "catalogue.json"
+PROFILES_FILE = PACKAGE / "profiles.toml"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import Any
 
 from conformance.catalogue import Requirement
 from conformance.child_process import end_with_parent
-from conformance.run_request import CANARY_TOKEN, CannotAssess, RunRequest
+from conformance.errors import CannotAssess
+from conformance.run_request import CANARY_TOKEN, RunRequest
 
 #: Above the descriptors that careless code closes wholesale.
 _STREAM_FD_FLOOR = 200

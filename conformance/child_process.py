@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from conformance.places import HOME, is_installed
+
 if TYPE_CHECKING:
     from conformance.hub import HubView
 
@@ -76,11 +78,10 @@ def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
             environment.pop(name, None)
         else:
             environment[name] = value
-    home = Path(__file__).parents[1]
-    if home.name not in {"site-packages", "dist-packages"}:
+    if not is_installed():
         # A checkout that is on the path without being installed must be found by the child too.
         environment["PYTHONPATH"] = os.pathsep.join(
-            [str(home), *filter(None, [environment.get("PYTHONPATH")])]
+            [str(HOME), *filter(None, [environment.get("PYTHONPATH")])]
         )
     environment[RUN_MARKER] = marker
     # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.

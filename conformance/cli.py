@@ -16,6 +16,7 @@ import typer
 
 from conformance.bench.cli import bench_app
 from conformance.catalogue import Requirement, catalogue, expected_clauses, profiles
+from conformance.errors import CannotAssess
 from conformance.options import (
     DEVICES,
     SETTINGS,
@@ -30,14 +31,7 @@ from conformance.options import (
     positive,
 )
 from conformance.report.terminal import console, prepare_streams, say
-from conformance.run_request import (
-    BUDGETS,
-    DEFAULT_TIMEOUT_SECONDS,
-    CannotAssess,
-    RunRequest,
-    device_for,
-    weights_for,
-)
+from conformance.run_request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, RunRequest, device_for, weights_for
 
 if TYPE_CHECKING:
     from conformance.hub import Recipe

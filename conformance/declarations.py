@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 from conformance.toml import TOMLDecodeError, load_toml
 
 CONFIG_FILE = "conformance.toml"

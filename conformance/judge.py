@@ -8,16 +8,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import conformance.suite
 from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, listening
 from conformance.catalogue import Requirement, in_order_of_need
+from conformance.places import is_ours
 from conformance.subject import OPTIONAL_MEMBERS, Subject
 from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
-
-_PACKAGE = str(Path(__file__).parent)
 
 Test = Callable[[Subject], None]
 
@@ -126,7 +124,7 @@ def _is_ours(error: BaseException, frames: traceback.StackSummary) -> bool:
     """Whether the suite broke rather than the subject: the exception was raised in our code, or by Hypothesis."""
     if type(error).__module__.partition(".")[0] == "hypothesis":
         return True
-    return bool(frames) and frames[-1].filename.startswith(_PACKAGE)
+    return bool(frames) and is_ours(frames[-1].filename)
 
 
 def _blocked(

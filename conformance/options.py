@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 DEVICES = ("auto", "cpu", "cuda")

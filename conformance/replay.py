@@ -6,7 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.run_request import CannotAssess, RunRequest
+from conformance.errors import CannotAssess
+from conformance.run_request import RunRequest
 from conformance.target import resolve
 
 

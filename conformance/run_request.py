@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance.errors import CannotAssess
+
 BUDGETS = ("quick", "standard", "thorough")
 DEFAULT_TIMEOUT_SECONDS = 120.0
 #: The profile that runs at the published size, a layer at a time.
@@ -17,10 +19,6 @@ DEVICE_PROFILE = "gpu"
 
 #: What every construction is given as ``hf_token``: easily recognised wherever it leaks, valid nowhere.
 CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
-
-
-class CannotAssess(Exception):
-    """The subject could not be assessed at all: an unresolvable target, no recipe, bad options. Exit status 2."""
 
 
 @dataclass(frozen=True)

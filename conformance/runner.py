@@ -16,8 +16,9 @@ from typing import Any
 
 from conformance import child_process
 from conformance.catalogue import Requirement, catalogue, expected_clauses
+from conformance.errors import CannotAssess
 from conformance.hub import HubView
-from conformance.run_request import CannotAssess, RunRequest
+from conformance.run_request import RunRequest
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
 
 OnEvent = Callable[[Mapping[str, Any]], None]

@@ -15,6 +15,7 @@ from typing import Any
 from conformance.budget import Budget
 from conformance.checkpoint import Checkpoint
 from conformance.declarations import declarations_in
+from conformance.errors import CannotAssess
 from conformance.hub import (
     CannotBuild,
     Hub,
@@ -25,7 +26,7 @@ from conformance.hub import (
     known_recipes,
     recipe_for,
 )
-from conformance.run_request import CannotAssess, RunRequest
+from conformance.run_request import RunRequest
 from conformance.subject import Subject
 from conformance.target import Target
 

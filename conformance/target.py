@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 ENTRY_POINT_GROUP = "conformance.backbones"
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from conformance.checkpoint import Checkpoint, InvalidCheckpoint
-from conformance.run_request import CannotAssess, weights_for
+from conformance.errors import CannotAssess
+from conformance.run_request import weights_for
 
 TENSORS = {"a.weight": torch.ones(2, 3), "b.bias": torch.ones(4)}
 

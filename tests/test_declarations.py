@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.declarations import Declarations, PromptRule, declarations_in
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import conformance.judge
-from conformance.assertions import Blocked, ClauseFailure, NotApplicable, require
+from conformance.assertions import Blocked, ClauseFailure, NotApplicable
 from conformance.catalogue import MUST, requirement
 from conformance.judge import judge
+from conformance.places import PACKAGE
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
 
@@ -61,14 +63,31 @@ def test_an_exception_of_the_subjects_code_is_its_failure(monkeypatch: pytest.Mo
     assert "RuntimeError: the subject's own" in found.summary
 
 
-def test_an_exception_of_our_code_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    @requirement("X-01", MUST)
-    def test(subject: Any) -> None:
-        """A statement."""
-        require(1 / 0 > 0, observed="", expected="", mend="")
+@pytest.mark.parametrize(
+    "file", ["suite/test_pad_token.py", "subject/subject.py", "parity/gates.py", "catalogue.py"]
+)
+def test_an_exception_of_our_code_is_an_error(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    broken = clause_in(PACKAGE / file)
+    assert outcomes_of(monkeypatch, broken)["X-01"].outcome is Outcome.ERROR
 
-    monkeypatch.setattr(conformance.judge, "_PACKAGE", __file__)
-    assert outcomes_of(monkeypatch, test)["X-01"].outcome is Outcome.ERROR
+
+@pytest.mark.parametrize("file", ["conformance_mine.py", "conformance_suite/test_mine.py"])
+def test_what_only_looks_like_our_code_is_the_subjects(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    found = outcomes_of(monkeypatch, clause_in(PACKAGE.parent / file))["X-01"]
+    assert found.outcome is Outcome.FAILED
+
+
+def test_code_without_a_file_is_the_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(PACKAGE)
+    assert outcomes_of(monkeypatch, clause_in("<string>"))["X-01"].outcome is Outcome.FAILED
+
+
+def clause_in(file: str | Path) -> Any:
+    """A clause whose code lies in `file`, as a traceback tells it, and which divides by zero."""
+    namespace: dict[str, Any] = {}
+    source = "def test(subject):\n    'A statement.'\n    1 / 0\n"
+    exec(compile(source, str(file), "exec"), namespace)
+    return requirement("X-01", MUST)(namespace["test"])
 
 
 def test_what_hangs_on_a_failure_is_blocked_by_its_root(monkeypatch: pytest.MonkeyPatch) -> None:

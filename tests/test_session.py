@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance.hub import fixtures_directory
-from conformance.run_request import CannotAssess, RunRequest
+from conformance.errors import CannotAssess
+from conformance.places import fixtures_directory
+from conformance.run_request import RunRequest
 from conformance.session import open_session
 from conformance.target import resolve
 

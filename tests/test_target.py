@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 from conformance.target import resolve
 
 

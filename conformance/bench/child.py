@@ -61,9 +61,9 @@ def _put_first(places: list[str]) -> None:
     imported by way of its package, which knows its own place."""
     if not places:
         return
-    import conformance
+    from conformance.places import HOME
 
-    home = str(Path(conformance.__file__).parents[1])
+    home = str(HOME)
     sys.path[:] = [*places, *(place for place in sys.path if place not in ("", home, *places)), home]
     os.chdir(places[0])
 
@@ -73,7 +73,7 @@ def _import_targets(request: BenchRequest) -> None:
 
     Not with a GPU: code that uses it while it is imported would leave forks none that they could use.
     """
-    from conformance.run_request import CannotAssess
+    from conformance.errors import CannotAssess
     from conformance.target import resolve
 
     for target in request.targets:
@@ -82,7 +82,7 @@ def _import_targets(request: BenchRequest) -> None:
 
 
 def _measure(measure: Any, request: BenchRequest, out: Path, turns: Turns | None) -> dict[str, Any]:
-    from conformance.run_request import CannotAssess
+    from conformance.errors import CannotAssess
 
     try:
         if request.device == "cpu":

@@ -16,6 +16,7 @@ import typer
 
 from conformance.bench.request import ROUNDS, SIZES, WORKLOADS, BenchRequest
 from conformance.bench.statistics import ROUNDS as ROUNDS_NEEDED
+from conformance.errors import CannotAssess
 from conformance.options import (
     DEVICES,
     SETTINGS,
@@ -31,7 +32,6 @@ from conformance.options import (
     positive,
 )
 from conformance.report.terminal import console, say
-from conformance.run_request import CannotAssess
 
 if TYPE_CHECKING:
     from rich.console import Console

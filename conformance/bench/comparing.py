@@ -11,7 +11,7 @@ from conformance.bench.processes import RunFailed
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, in_turns, read
 from conformance.bench.running import SideFailed, record_pairs, sides
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 
 def are_stored(base: str, head: str | None) -> bool:

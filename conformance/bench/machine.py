@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.bench.timers import timer_for
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 #: Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them.
 DENSE_PEAKS = {

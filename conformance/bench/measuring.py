@@ -37,10 +37,11 @@ from conformance.bench.results import SCHEMA
 from conformance.bench.statistics import ROUNDS, steady_from
 from conformance.bench.turns import PartnerStopped, Turns
 from conformance.bench.workloads import Point, Work, points, work_of
+from conformance.errors import CannotAssess
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.probes import attention_of, attentions_of, cast_parameters
 from conformance.parity.streaming import seeded_model
-from conformance.run_request import CannotAssess, RunRequest
+from conformance.run_request import RunRequest
 from conformance.session import environment, open_session
 from conformance.target import resolve
 

@@ -16,8 +16,8 @@ from conformance.bench.comparison import Finding, Pair, called_slower, compare, 
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, read_document, why_not_comparable
 from conformance.bench.running import Announce, Pairs, Side, record, record_pairs, recordings_of
+from conformance.errors import CannotAssess
 from conformance.rates import rate_bounds
-from conformance.run_request import CannotAssess
 
 #: Shares of a benchmark's time that are added to it; nothing first, which is the question of false alarms.
 SLOWDOWNS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)

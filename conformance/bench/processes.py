@@ -16,8 +16,8 @@ from typing import Any
 
 from conformance import child_process
 from conformance.bench.request import HOME, BenchRequest
+from conformance.errors import CannotAssess
 from conformance.hub import HubView
-from conformance.run_request import CannotAssess
 
 #: Of the time that a process has: what it waits for one turn. Who takes longer over a turn hangs; who is merely slow does not.
 _PATIENCE = 0.5

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 #: The version of stored results that this release writes and reads.
 SCHEMA = 1

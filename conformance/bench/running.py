@@ -13,7 +13,7 @@ from typing import Any
 from conformance.bench.processes import Code, RunFailed, Worker, Workers, answers, checkout, repository_of
 from conformance.bench.request import BenchRequest
 from conformance.bench.results import Recording, labelled
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 #: Told before each process starts: what it is, its number, and how many there will be.
 Announce = Callable[[str, int, int], None]

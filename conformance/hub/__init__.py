@@ -11,7 +11,6 @@ from conformance.hub.recipes import (
     Recipe,
     TokenizerRecipe,
     UnknownRecipe,
-    fixtures_directory,
     known_recipes,
     recipe_for,
 )
@@ -31,7 +30,6 @@ __all__ = [
     "Recipe",
     "TokenizerRecipe",
     "UnknownRecipe",
-    "fixtures_directory",
     "known_recipes",
     "recipe_for",
 ]

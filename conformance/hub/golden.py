@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.recipes import Recipe, TokenizerRecipe, fixtures_directory, known_recipes
+from conformance.hub.recipes import Recipe, TokenizerRecipe, known_recipes
 from conformance.hub.vocabulary import ranked_tokens, vocabulary_source
+from conformance.places import fixtures_directory
 
 Encoder = Callable[[str], list[int]]
 

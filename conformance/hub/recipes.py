@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from conformance.places import fixtures_directory
 from conformance.toml import TOMLDecodeError, load_toml
 
 RECIPES_VARIABLE = "CONFORMANCE_RECIPES"
@@ -117,14 +118,6 @@ class Recipe:
         }
         # The order of keys is part of the files, hence of the digest: no `sort_keys`.
         return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()
-
-
-def fixtures_directory() -> Path:
-    """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in a
-    checkout."""
-    package = Path(__file__).resolve().parent.parent
-    packaged = package / "_fixtures"
-    return packaged if packaged.is_dir() else package.parent / "fixtures"
 
 
 def known_recipes(extra: Sequence[Path] = ()) -> dict[str, Recipe]:

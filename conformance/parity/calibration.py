@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from conformance.hub import Recipe, fixtures_directory, known_recipes
+from conformance.hub import Recipe, known_recipes
 from conformance.oracle import BFLOAT16, Architecture, Place
 from conformance.parity.equality import gradient_angles, gradients_of, relative_rms
 from conformance.parity.gates import (
@@ -33,6 +33,7 @@ from conformance.parity.modules import module_errors
 from conformance.parity.probes import cast_parameters, drawn_ids, untrained
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
+from conformance.places import fixtures_directory
 from conformance.rates import rate_bounds
 
 BOUNDS = {

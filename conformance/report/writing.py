@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 
 class UnwritableFolder(CannotAssess):

@@ -7,8 +7,8 @@ import string
 
 from conformance.assertions import NotApplicable, quoted, require
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.hub import fixtures_directory
 from conformance.parity.probes import text_config
+from conformance.places import fixtures_directory
 from conformance.properties import for_all
 from conformance.strategies import ordinary_text
 from conformance.subject import LLM_MAX_LENGTH, Subject

@@ -13,12 +13,12 @@ from datetime import datetime, timezone
 from functools import cached_property
 from typing import Any
 
-from conformance import __version__
 from conformance.catalogue import MUST, Requirement, catalogue, expected_clauses
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
 from conformance.verdict.resources import configuration_of
 from conformance.verdict.upstream import KnownDefect, apply_defects
 from conformance.verdict.waivers import Waiver, WaiverUse, apply_waivers
+from conformance.version import __version__
 
 PASSED = "PASSED"
 WARNED = "WARNED"

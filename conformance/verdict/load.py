@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 from conformance.verdict.certificate import PREDICATE_TYPE, STATEMENT_TYPE, statement
 from conformance.verdict.judgement import Verdict
 from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome

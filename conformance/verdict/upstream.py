@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import catalogue
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 from conformance.toml import TOMLDecodeError, load_toml
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
@@ -70,7 +70,7 @@ def known_defects() -> tuple[KnownDefect, ...]:
     Raises:
         InvalidDefects: if its own list is broken.
     """
-    from conformance.hub import fixtures_directory
+    from conformance.places import fixtures_directory
 
     return read_defects(fixtures_directory() / "upstream.toml")
 

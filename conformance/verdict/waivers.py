@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import catalogue
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 from conformance.toml import TOMLDecodeError, load_toml
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 

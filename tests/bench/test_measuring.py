@@ -11,7 +11,7 @@ import pytest
 
 from conformance.bench.measuring import _check_modules, packages_built_from
 from conformance.bench.request import BenchRequest
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 
 
 def note(noted: Path, repository: Path, *, editable: bool) -> None:

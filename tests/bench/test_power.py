@@ -12,7 +12,7 @@ from conformance.bench.charts import as_svg, power_curve
 from conformance.bench.comparison import Pair
 from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, rates, read_recording
 from conformance.bench.report import labels
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry
 
 

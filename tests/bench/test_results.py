@@ -16,8 +16,8 @@ from conformance.bench.history import history, steps
 from conformance.bench.page import history_page
 from conformance.bench.report import headline, measured_rows, summary
 from conformance.bench.results import InvalidResults, Recording, in_turns, read
+from conformance.errors import CannotAssess
 from conformance.rates import rate_bounds
-from conformance.run_request import CannotAssess
 from tests.bench.samples import DEVICE, PREFILL, document, entry, recording
 
 

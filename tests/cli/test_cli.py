@@ -13,7 +13,8 @@ import pytest
 
 import conformance.runner
 from conformance.cli import main
-from conformance.run_request import CannotAssess, RunRequest
+from conformance.errors import CannotAssess
+from conformance.run_request import RunRequest
 from conformance.verdict.certificate import serialise
 from conformance.verdict.outcomes import Assessment
 from tests.verdict.samples import assessment, one_cause_that_blocks, outcome, verdict

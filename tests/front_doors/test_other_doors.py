@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conformance import check_backbone
-from conformance.run_request import CannotAssess
+from conformance.errors import CannotAssess
 from conformance.verdict.outcomes import Outcome
 
 ROOT = Path(__file__).parents[2]

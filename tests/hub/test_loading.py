@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.hub import HubView, fixtures_directory, known_recipes
+from conformance.hub import HubView, known_recipes
+from conformance.places import fixtures_directory
 
 from .conftest import HUB_IDS, SnapshotOf
 

@@ -13,15 +13,9 @@ from pathlib import Path
 import pytest
 
 from conformance.declarations import Declarations
-from conformance.hub import (
-    InvalidRecipe,
-    Recipe,
-    UnknownRecipe,
-    fixtures_directory,
-    known_recipes,
-    recipe_for,
-)
+from conformance.hub import InvalidRecipe, Recipe, UnknownRecipe, known_recipes, recipe_for
 from conformance.hub.recipes import RECIPES_VARIABLE, read_recipe
+from conformance.places import fixtures_directory
 
 from .conftest import HUB_IDS, MISTRAL
 

@@ -9,9 +9,10 @@ import random
 import pytest
 from tokenizers import Tokenizer
 
-from conformance.hub import fixtures_directory, recipe_for
+from conformance.hub import recipe_for
 from conformance.hub.golden import TEXTS, golden_document, independent_encoder
 from conformance.hub.vocabulary import VocabularyUnavailable, byte_level_pieces, vocabulary_source
+from conformance.places import fixtures_directory
 
 from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 

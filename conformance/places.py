@@ -1,0 +1,33 @@
+"""Where our own files lie, and which files are ours."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+
+#: The folder of this package.
+PACKAGE = Path(__file__).resolve().parent
+#: What must be on the path for `import conformance` to find this copy.
+HOME = PACKAGE.parent
+
+
+def fixtures_directory() -> Path:
+    """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in a checkout."""
+    packaged = PACKAGE / "_fixtures"
+    return packaged if packaged.is_dir() else HOME / "fixtures"
+
+
+def is_installed() -> bool:
+    """Whether this copy is found without its folder on the path: it lies among the environment's packages."""
+    return HOME.name in {"site-packages", "dist-packages"}
+
+
+@cache
+def is_ours(path: str) -> bool:
+    """Whether `path`, as a traceback gives it, is a file of this package.
+
+    A user's `conformance_mine.py` beside the package is not, and neither is code without a file
+    (`<string>`), whatever the working directory.
+    """
+    return os.path.isabs(path) and Path(path).resolve().is_relative_to(PACKAGE)
