@@ -105,8 +105,8 @@ _VERDICT = pytest.StashKey[Any]()
 def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
     from conformance.catalogue import expected_clauses
     from conformance.errors import CannotAssess
-    from conformance.run_request import RunRequest, device_for, weights_for
-    from conformance.runner import run
+    from conformance.run.parent import run
+    from conformance.run.request import RunRequest, device_for, weights_for
     from conformance.verdict.judgement import judge
     from conformance.verdict.upstream import known_defects
 

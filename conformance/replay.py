@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from conformance.errors import CannotAssess
-from conformance.run_request import RunRequest
-from conformance.target import resolve
+from conformance.run.request import RunRequest
+from conformance.subject.target import resolve
 
 
 def replay(
@@ -24,7 +24,7 @@ def replay(
 
     Says what was found and returns an exit status: 1 if the clause fails, 0 if it holds, 2 if it could not be judged.
     """
-    from conformance.checking import in_process_session
+    from conformance.run.in_process import in_process_session
 
     try:
         resolved = resolve(target, backbone_id)
@@ -41,7 +41,7 @@ def replay(
 
 def _replayed(subject: Any, clause_id: str, draws: dict[str, Any]) -> int:
     from conformance.assertions import Blocked, NotApplicable
-    from conformance.judge import clause_tests
+    from conformance.suite.collection import clause_tests
 
     try:
         for test in clause_tests()[clause_id]:

@@ -11,7 +11,7 @@ import time
 import transformers
 
 from conformance.rates import rate_bounds
-from conformance.target import BUILT_IN_TARGETS, resolve
+from conformance.subject.target import BUILT_IN_TARGETS, resolve
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.matrix import Case, judge_in_forks
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import expected_clauses
-from conformance.run_request import RunRequest
-from conformance.target import Target
+from conformance.run.request import RunRequest
+from conformance.subject.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.upstream import apply_defects, known_defects
 
@@ -44,10 +44,10 @@ def judge_in_forks(
     """Outcomes by clause ID for every case, in the order in which they finish. A fork that dies yields none."""
     import torch
 
-    import conformance.judge
+    from conformance.suite.collection import clause_tests
 
     torch.set_num_threads(1)  # threads do not survive a fork, and probe models are too small for them
-    conformance.judge.clause_tests()  # imports torch, transformers and the suite once, before the first fork
+    clause_tests()  # imports torch, transformers and the suite once, before the first fork
     gc.freeze()  # as the child of `conformance certify` does, and forks share what nobody looks through
     waiting, running = list(cases), {}
     with tempfile.TemporaryDirectory(prefix="conformance-matrix-") as scratch:
@@ -101,8 +101,8 @@ def _fork(case: Case, hub: Path | None, home: Path) -> int:
 
 
 def _judge(case: Case, hub: Path | None, home: Path) -> None:
-    from conformance.judge import judge
-    from conformance.session import open_session
+    from conformance.run.judging import judge
+    from conformance.run.session import open_session
 
     request = RunRequest(target=case.name, budget=case.budget, seed=case.seed, hub=hub)
     target = Target(case.name, case.factory, case.backbone_id)

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from backbones.mistral import MistralLLMBackbone
-from conformance.judge import judge
-from conformance.run_request import RunRequest
-from conformance.session import open_session
-from conformance.target import Target
+from conformance.run.judging import judge
+from conformance.run.request import RunRequest
+from conformance.run.session import open_session
+from conformance.subject.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.mutants import INSTRUCT
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conformance.checkpoint import Checkpoint, InvalidCheckpoint
 from conformance.errors import CannotAssess
-from conformance.run_request import weights_for
+from conformance.run.request import weights_for
+from conformance.subject.checkpoint import Checkpoint, InvalidCheckpoint
 
 TENSORS = {"a.weight": torch.ones(2, 3), "b.bias": torch.ones(4)}
 

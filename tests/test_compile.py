@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from backbones.mistral import MistralLLMBackbone
-from conformance.judge import judge
-from conformance.run_request import RunRequest
-from conformance.session import open_session
-from conformance.target import Target
+from conformance.run.judging import judge
+from conformance.run.request import RunRequest
+from conformance.run.session import open_session
+from conformance.subject.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.mutants import PURE
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformance.declarations import Declarations, PromptRule, declarations_in
 from conformance.errors import CannotAssess
+from conformance.subject.declarations import Declarations, PromptRule, declarations_in
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -12,11 +12,11 @@ import torch
 
 from backbones.mistral import MistralLLMBackbone
 from conformance.catalogue import profiles
-from conformance.judge import judge
-from conformance.run_request import RunRequest
-from conformance.session import open_session
+from conformance.run.judging import judge
+from conformance.run.request import RunRequest
+from conformance.run.session import open_session
+from conformance.subject.target import Target
 from conformance.suite import test_gpu
-from conformance.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.mutants import INSTRUCT, PURE
 from tests.mutants.numerics import RmsNormInBfloat16

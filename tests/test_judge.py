@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-import conformance.judge
 from conformance.assertions import Blocked, ClauseFailure, NotApplicable
 from conformance.catalogue import MUST, requirement
-from conformance.judge import judge
 from conformance.places import PACKAGE
+from conformance.run.judging import judge
+from conformance.suite import collection
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
 
@@ -29,7 +29,7 @@ def outcomes_of(monkeypatch: pytest.MonkeyPatch, *tests: Any) -> dict[str, Claus
     by_id: dict[str, tuple[Any, ...]] = {}
     for test in tests:
         by_id[test.requirement.id] = (*by_id.get(test.requirement.id, ()), test)
-    monkeypatch.setattr(conformance.judge, "clause_tests", lambda: by_id)
+    monkeypatch.setattr(collection, "clause_tests", lambda: by_id)
     return {o.id: o for o in judge(FakeSubject(), list(by_id)) if isinstance(o, ClauseOutcome)}  # type: ignore[arg-type]
 
 

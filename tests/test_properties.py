@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies as st
 
 from conformance.assertions import ClauseFailure, NotApplicable, require
-from conformance.budget import Budget
-from conformance.properties import ShrinkLimit, StepMachine, for_all, for_all_runs, step
+from conformance.subject.budget import Budget
+from conformance.suite.properties import ShrinkLimit, StepMachine, for_all, for_all_runs, step
 
 
 def subject(seed: int = 0, budget: str = "standard") -> Any:

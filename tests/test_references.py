@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.target import BUILT_IN_TARGETS, resolve
+from conformance.subject.target import BUILT_IN_TARGETS, resolve
 from conformance.verdict.outcomes import Outcome
 from tests.matrix import Case, judge_in_forks
 from tests.mutants.construction import MasterWeightsAsPublished

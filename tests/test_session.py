@@ -8,9 +8,9 @@ import pytest
 
 from conformance.errors import CannotAssess
 from conformance.places import fixtures_directory
-from conformance.run_request import RunRequest
-from conformance.session import open_session
-from conformance.target import resolve
+from conformance.run.request import RunRequest
+from conformance.run.session import open_session
+from conformance.subject.target import resolve
 
 RECIPE = "mistralai--Mistral-7B-Instruct-v0.1.toml"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conformance.errors import CannotAssess
-from conformance.target import resolve
+from conformance.subject.target import resolve
 
 
 @pytest.fixture(autouse=True)

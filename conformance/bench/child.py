@@ -19,7 +19,7 @@ from typing import Any
 
 from conformance.bench.request import BenchRequest
 from conformance.bench.turns import PartnerStopped, Turns
-from conformance.child_process import end_with_parent
+from conformance.run.launch import end_with_parent
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def _import_targets(request: BenchRequest) -> None:
     Not with a GPU: code that uses it while it is imported would leave forks none that they could use.
     """
     from conformance.errors import CannotAssess
-    from conformance.target import resolve
+    from conformance.subject.target import resolve
 
     for target in request.targets:
         with suppress(CannotAssess):

@@ -41,9 +41,10 @@ from conformance.errors import CannotAssess
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.probes import attention_of, attentions_of, cast_parameters
 from conformance.parity.streaming import seeded_model
-from conformance.run_request import RunRequest
-from conformance.session import environment, open_session
-from conformance.target import resolve
+from conformance.run.environment import environment
+from conformance.run.request import RunRequest
+from conformance.run.session import open_session
+from conformance.subject.target import resolve
 
 #: Rounds before the first that counts: what is compiled, cached or allocated once is then there.
 _WARM_UP = 3

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conformance import child_process
 from conformance.bench.request import HOME, BenchRequest
 from conformance.errors import CannotAssess
 from conformance.hub import HubView
+from conformance.run import launch
 
 #: Of the time that a process has: what it waits for one turn. Who takes longer over a turn hangs; who is merely slow does not.
 _PATIENCE = 0.5
@@ -65,7 +65,7 @@ class Worker:
         pipes = [writing_end, *(turns or (-1, -1))]
         arguments = [*map(str, pipes), *(code.places if code else [])]
         self._closed = False
-        self._process = child_process.start(
+        self._process = launch.start(
             "conformance.bench.child",
             arguments,
             log=self._log,
@@ -96,7 +96,7 @@ class Worker:
         if self._closed:
             return
         self._closed = True
-        child_process.end(self._process)
+        launch.end(self._process)
         if self._process.stdin is not None:
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
@@ -105,11 +105,11 @@ class Worker:
 
     def last_words(self) -> str:
         """The end of what it wrote to its standard output and error."""
-        return "".join(f"\n    {line}" for line in child_process.last_lines(self._log))
+        return "".join(f"\n    {line}" for line in launch.last_lines(self._log))
 
 
 def _environment(home: Path) -> dict[str, str]:
-    environment = child_process.environment_of_child(HubView(home / "hf"), home.name)
+    environment = launch.environment_of_child(HubView(home / "hf"), home.name)
     # What a user, or a pytest around us, tells pytest would drop or disable benchmarks without a word.
     environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
     # Otherwise asking whether there is a device is enough to make forks unable to use it.

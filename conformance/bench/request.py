@@ -58,7 +58,7 @@ class BenchRequest:
         return cls(**{**data, **lists})
 
     def paths(self) -> dict[str, Any]:
-        """What a :class:`conformance.run_request.RunRequest` takes of it."""
+        """What a :class:`conformance.run.request.RunRequest` takes of it."""
         return {
             "hub": Path(self.hub) if self.hub else None,
             "recipes": tuple(map(Path, self.recipes)),

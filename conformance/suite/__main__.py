@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from conformance.catalogue import CATALOGUE_FILE, profiles
-from conformance.judge import requirements_of_suite
+from conformance.suite.collection import requirements_of_suite
 
 
 def catalogue_text() -> str:

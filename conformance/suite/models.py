@@ -15,7 +15,7 @@ from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.probes import in_dtype, text_config
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 
 IGNORED_LABEL = -100
 

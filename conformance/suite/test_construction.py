@@ -21,16 +21,16 @@ from hypothesis import strategies as st
 from conformance.assertions import Blocked, ClauseFailure, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.hub import HubCall
-from conformance.properties import for_all
-from conformance.subject import (
+from conformance.subject.contract import (
     CANARY_TOKEN,
     INSTANCE_MEMBERS,
     REQUIRED_MEMBERS,
-    Subject,
     eos_ids_of,
     lacks_member,
 )
+from conformance.subject.subject import Subject
 from conformance.suite.models import probe_ids, same_tensor, vocabulary_tensors
+from conformance.suite.properties import for_all
 
 UNKNOWN_ID = "no-such-backbone-13b"
 GARBAGE = b"not a safetensors file"

@@ -10,9 +10,7 @@ import torch
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.probes import text_config
-from conformance.properties import for_all
-from conformance.strategies import token_ids
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 from conformance.suite.models import (
     decoder_layers,
     next_multiple,
@@ -20,6 +18,8 @@ from conformance.suite.models import (
     same_tensor,
     vocabulary_tensors,
 )
+from conformance.suite.properties import for_all
+from conformance.suite.strategies import token_ids
 
 #: Tensor cores want vocabulary dimensions that are multiples of this in half precision.
 ROW_MULTIPLE = 64

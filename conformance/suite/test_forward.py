@@ -25,9 +25,7 @@ from conformance.parity.modules import first_outside, hidden_in, module_errors
 from conformance.parity.probes import attention_of, attentions_of, drawn_ids, untrained
 from conformance.parity.receptive_field import keys_seen, library_windows
 from conformance.parity.reference import Reference
-from conformance.properties import for_all
-from conformance.strategies import sequences
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 from conformance.suite.models import (
     IGNORED_LABEL,
     decoder_layers,
@@ -37,6 +35,8 @@ from conformance.suite.models import (
     probe_ids,
     reference_of,
 )
+from conformance.suite.properties import for_all
+from conformance.suite.strategies import sequences
 
 #: Longer than any probe's window, so that what happens at its edge is seen.
 LONG = 40

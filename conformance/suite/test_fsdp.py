@@ -15,9 +15,9 @@ from conformance.assertions import NotApplicable, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
 from conformance.parity.probes import text_config
-from conformance.process_group import one_rank
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL, decoder_layers, probe_ids, reference_of
+from conformance.suite.process_group import one_rank
 from conformance.suite.rounding import far_batch, rounds_alike
 
 WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]

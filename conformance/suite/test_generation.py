@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from conformance.assertions import require
 from conformance.catalogue import MUST, requirement
-from conformance.properties import for_all
-from conformance.strategies import sequences
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
+from conformance.suite.properties import for_all
+from conformance.suite.strategies import sequences
 
 #: Tokens that are favoured one after the other, twice over: processors that forbid repeating look at pairs and triples.
 FAVOURITES = 3

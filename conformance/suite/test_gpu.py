@@ -20,7 +20,7 @@ from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, co
 from conformance.parity.probes import attention_of, attentions_of, cast_parameters, drawn_ids, held_bytes
 from conformance.parity.reference import Reference
 from conformance.parity.streaming import seeded_model
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 from conformance.suite.models import configurable_class, logits_of, published_shapes, reference_of
 from conformance.suite.rounding import modules_round_alike, rounding_batch, rounds_alike
 

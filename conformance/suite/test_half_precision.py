@@ -12,10 +12,9 @@ from conformance.parity.equality import gradient_angles, gradients_of
 from conformance.parity.gates import GRADIENT_COSINE, conditions, rounding_ratio
 from conformance.parity.modules import error_growth
 from conformance.parity.probes import cast_parameters
-from conformance.properties import for_all
-from conformance.strategies import sequences
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL, is_routed, loaded_in, probe_ids, reference_of
+from conformance.suite.properties import for_all
 from conformance.suite.rounding import (
     far_batch,
     modules_round_alike,
@@ -23,6 +22,7 @@ from conformance.suite.rounding import (
     rounds_alike,
     within_rounding,
 )
+from conformance.suite.strategies import sequences
 
 #: Trained models have residuals of 1e3 to 1e5; the last is beyond float16's largest number, 65,504.
 _ACTIVATION_SCALES = (1, 2**8, 2**17)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from conformance.assertions import quoted, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.probes import text_config
-from conformance.properties import for_all
-from conformance.strategies import ALL_WORDS, ordinary_text, sequences, text_batches
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL
+from conformance.suite.properties import for_all
+from conformance.suite.strategies import ALL_WORDS, ordinary_text, sequences, text_batches
 
 
 @requirement("PAD-01", MUST, needs=["CON-01"], uses=["get_tokenizer"])

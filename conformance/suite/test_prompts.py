@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.prompting import HOST_MODEL_FAMILIES, ROLES, encode_turn_by_turn, turns_of
-from conformance.properties import StepMachine, for_all, for_all_runs, step
-from conformance.strategies import (
+from conformance.subject.subject import Subject
+from conformance.suite.dialogues import (
+    HOST_MODEL_FAMILIES,
+    ROLES,
+    encode_turn_by_turn,
+    official_ids,
+    turns_of,
+)
+from conformance.suite.properties import StepMachine, for_all, for_all_runs, step
+from conformance.suite.strategies import (
     IMAGE_MARKER,
     actions,
     any_message,
@@ -22,8 +29,6 @@ from conformance.strategies import (
     message,
     undeclared_identifiers,
 )
-from conformance.subject import Subject
-from conformance.templates import official_ids
 
 
 @requirement("PRM-16", MUST, needs=["CON-01"], uses=["prompt_builder_fn"])

@@ -22,7 +22,7 @@ from conformance.parity.streaming import (
     on_meta,
     read_from,
 )
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 from conformance.suite.models import configurable_class, judging_config, published_shapes
 
 #: Tokens of the streamed run: enough to attend to, and few beside the weights that each layer reads in any case.

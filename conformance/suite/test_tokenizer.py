@@ -9,9 +9,10 @@ from conformance.assertions import NotApplicable, quoted, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.probes import text_config
 from conformance.places import fixtures_directory
-from conformance.properties import for_all
-from conformance.strategies import ordinary_text
-from conformance.subject import LLM_MAX_LENGTH, Subject
+from conformance.subject.contract import LLM_MAX_LENGTH
+from conformance.subject.subject import Subject
+from conformance.suite.properties import for_all
+from conformance.suite.strategies import ordinary_text
 
 #: The strings whose single id Prismatic's VLM looks up when it is built, for scoring multiple-choice answers.
 TRIGGER_STRINGS = ("True", "False", "Yes", "No", *string.ascii_uppercase)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-import conformance.runner
 from conformance.cli import main
 from conformance.errors import CannotAssess
-from conformance.run_request import RunRequest
+from conformance.places import HOME
+from conformance.run import parent
+from conformance.run.request import RunRequest
 from conformance.verdict.certificate import serialise
 from conformance.verdict.outcomes import Assessment
 from tests.verdict.samples import assessment, one_cause_that_blocks, outcome, verdict
@@ -41,7 +42,7 @@ class Runner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runner:
     stand_in = Runner()
-    monkeypatch.setattr(conformance.runner, "run", stand_in)
+    monkeypatch.setattr(parent, "run", stand_in)
     monkeypatch.chdir(tmp_path)
     return stand_in
 
@@ -313,7 +314,7 @@ def test_a_narrow_encoding_is_no_error(tmp_path: Path) -> None:
 def _python(
     *arguments: str, stdout: int = subprocess.PIPE, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    root = str(Path(conformance.runner.__file__).parents[1])
+    root = str(HOME)
     return subprocess.run(
         [sys.executable, *arguments],
         stdout=stdout,

@@ -115,7 +115,7 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
 
 def _running(hostile: str, patience: int = 20) -> list[str]:
     """Command lines of children, and of what they left behind, that name this file; a moment is allowed for the last to go."""
-    ours = ("from conformance.child import main", "conformance-left-behind")
+    ours = ("from conformance.run.child import main", "conformance-left-behind")
     for _ in range(patience):
         found = []
         for entry in Path("/proc").glob("[0-9]*"):

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from conformance.declarations import Declarations
 from conformance.hub import InvalidRecipe, Recipe, UnknownRecipe, known_recipes, recipe_for
 from conformance.hub.recipes import RECIPES_VARIABLE, read_recipe
 from conformance.places import fixtures_directory
+from conformance.subject.declarations import Declarations
 
 from .conftest import HUB_IDS, MISTRAL
 

@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaRMSNorm
 
 from conformance.assertions import ClauseFailure, NotApplicable, listening
-from conformance.checkpoint import Checkpoint
 from conformance.errors import CannotAssess
 from conformance.hub import known_recipes
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS
 from conformance.parity.probes import drawn_ids
 from conformance.parity.streaming import OneLayer, SeededWeights, full_size_parity, on_meta
-from conformance.session import _check_is_of
+from conformance.run.session import _check_is_of
+from conformance.subject.checkpoint import Checkpoint
 from conformance.suite.test_scale import (
     test_every_layer_agrees_at_the_published_size as scl_02,
 )

@@ -20,7 +20,7 @@ from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from conformance.assertions import ClauseFailure, NotApplicable, NotRun
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 
 #: Examples drawn at the standard budget by a property that asks for no other number.
 STANDARD_EXAMPLES = 30

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from conformance.declarations import Declarations
-from conformance.subject import Subject
+from conformance.subject.declarations import Declarations
+from conformance.subject.subject import Subject
 
 IMAGE_MARKER = "<image>"
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.catalogue import expected_clauses
 from conformance.hub import HubView
-from conformance.run_request import RunRequest, device_for, weights_for
-from conformance.target import Target, only_id_of, resolve
+from conformance.run.request import RunRequest, device_for, weights_for
+from conformance.subject.target import Target, only_id_of, resolve
 from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
 if TYPE_CHECKING:
-    from conformance.session import Session
+    from conformance.run.session import Session
     from conformance.verdict.judgement import Verdict
 
 
@@ -44,7 +44,7 @@ def check_backbone(
         CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or ``weights`` cannot be used.
         KeyError: for a profile that is not implemented; the argument is its name.
     """
-    from conformance.judge import judge
+    from conformance.run.judging import judge
     from conformance.verdict.judgement import judge as reach_verdict
     from conformance.verdict.upstream import known_defects
 
@@ -101,7 +101,7 @@ def in_process_session(
             os.environ.pop(name, None) if value is None else os.environ.__setitem__(name, value)
         try:
             # Imported here: transformers reads these variables when it is first imported.
-            from conformance.session import open_session
+            from conformance.run.session import open_session
 
             with open_session(
                 target, request, Path(home), lambda phase, detail: None, declarations

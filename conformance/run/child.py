@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import Requirement
-from conformance.child_process import end_with_parent
 from conformance.errors import CannotAssess
-from conformance.run_request import CANARY_TOKEN, RunRequest
+from conformance.run.launch import end_with_parent
+from conformance.run.request import RunRequest
+from conformance.subject.contract import CANARY_TOKEN
 
 #: Above the descriptors that careless code closes wholesale.
 _STREAM_FD_FLOOR = 200
@@ -67,13 +68,14 @@ def main() -> None:
 
 def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     """Resolve, construct, judge ``request.only``; every step is announced before it is taken."""
-    from conformance.target import resolve
+    from conformance.subject.target import resolve
 
     stream.phase("resolving", request.target)
     target = resolve(request.target, request.backbone_id)
     stream.phase("loading", "torch and transformers")
-    from conformance.judge import clause_tests, judge
-    from conformance.session import open_session
+    from conformance.run.judging import judge
+    from conformance.run.session import open_session
+    from conformance.suite.collection import clause_tests
 
     clause_tests()
     # What the libraries made on import stays; transformers 4.40 has the collector look through all of it at every load, which

@@ -17,9 +17,6 @@ STREAMING_PROFILE = "scale"
 #: The profile that runs on a CUDA device; all others run on the CPU.
 DEVICE_PROFILE = "gpu"
 
-#: What every construction is given as ``hf_token``: easily recognised wherever it leaks, valid nowhere.
-CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
-
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -119,7 +116,7 @@ def device_for(asked: str, profiles: Sequence[str]) -> str:
 
 
 def _check(directory: Path) -> None:
-    from conformance.checkpoint import Checkpoint, InvalidCheckpoint
+    from conformance.subject.checkpoint import Checkpoint, InvalidCheckpoint
 
     try:
         checkpoint = Checkpoint(directory)

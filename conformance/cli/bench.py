@@ -16,8 +16,7 @@ import typer
 
 from conformance.bench.request import ROUNDS, SIZES, WORKLOADS, BenchRequest
 from conformance.bench.statistics import ROUNDS as ROUNDS_NEEDED
-from conformance.errors import CannotAssess
-from conformance.options import (
+from conformance.cli.options import (
     DEVICES,
     SETTINGS,
     BackboneId,
@@ -31,6 +30,7 @@ from conformance.options import (
     one_of,
     positive,
 )
+from conformance.errors import CannotAssess
 from conformance.report.terminal import console, say
 
 if TYPE_CHECKING:
@@ -413,7 +413,7 @@ def _request(
     recipes: list[Path] | None,
     config: Path | None,
 ) -> BenchRequest:
-    from conformance.target import registered_targets
+    from conformance.subject.target import registered_targets
 
     for option, place in (("--config", config), *(("--recipes", recipe) for recipe in recipes or ())):
         if place is not None and not place.exists():

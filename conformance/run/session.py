@@ -3,18 +3,11 @@ about the run that the certificate repeats."""
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from conformance.budget import Budget
-from conformance.checkpoint import Checkpoint
-from conformance.declarations import declarations_in
 from conformance.errors import CannotAssess
 from conformance.hub import (
     CannotBuild,
@@ -26,15 +19,13 @@ from conformance.hub import (
     known_recipes,
     recipe_for,
 )
-from conformance.run_request import RunRequest
-from conformance.subject import Subject
-from conformance.target import Target
-
-#: Packages whose versions can change a verdict.
-_RECORDED_PACKAGES = (
-    "backbone-conformance", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "hypothesis",
-    "accelerate", "numpy", "sentencepiece", "mistral-common", "flash-attn",
-)  # fmt: skip
+from conformance.run.environment import environment
+from conformance.run.request import RunRequest
+from conformance.subject.budget import Budget
+from conformance.subject.checkpoint import Checkpoint
+from conformance.subject.declarations import declarations_in
+from conformance.subject.subject import Subject
+from conformance.subject.target import Target
 
 
 class Session:
@@ -132,19 +123,6 @@ def open_session(
         yield session
 
 
-def environment() -> dict[str, Any]:
-    """The software and the machine, as far as they can change a verdict."""
-    packages = {name: found for name in _RECORDED_PACKAGES if (found := _version(name)) is not None}
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "packages": packages,
-        "cuda": _cuda(),
-    }
-
-
 def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:
     from conformance.oracle import InvalidConfig, NoReference
     from conformance.oracle.shapes import parameter_shapes
@@ -177,15 +155,3 @@ def _model_class(model: Any) -> dict[str, Any]:
     classes = type(model).__mro__
     librarys = next((c for c in classes if c.__module__.startswith("transformers.")), classes[0])
     return {"model_class": librarys.__name__, "model_class_is_the_librarys": librarys is classes[0]}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _cuda() -> str | None:
-    torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from conformance.bench.cli import bench_app
 from conformance.catalogue import Requirement, catalogue, expected_clauses, profiles
-from conformance.errors import CannotAssess
-from conformance.options import (
+from conformance.cli.bench import bench_app
+from conformance.cli.options import (
     DEVICES,
     SETTINGS,
     BackboneId,
@@ -30,8 +29,9 @@ from conformance.options import (
     one_of,
     positive,
 )
+from conformance.errors import CannotAssess
 from conformance.report.terminal import console, prepare_streams, say
-from conformance.run_request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, RunRequest, device_for, weights_for
+from conformance.run.request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, RunRequest, device_for, weights_for
 
 if TYPE_CHECKING:
     from conformance.hub import Recipe
@@ -133,11 +133,11 @@ def certify(
 
     Exit status: 0 certified, 1 not certified, 2 could not be assessed, 130 interrupted.
     """
-    from conformance.declarations import declarations_in
     from conformance.report.console import write_report
     from conformance.report.files import clear, write_all
     from conformance.report.progress import progress
-    from conformance.runner import run
+    from conformance.run.parent import run
+    from conformance.subject.declarations import declarations_in
     from conformance.verdict.certificate import serialise
     from conformance.verdict.judgement import judge
     from conformance.verdict.resources import digest_of_file
@@ -192,7 +192,7 @@ def list_backbones(as_json: Json = False, recipes: Recipes = None) -> None:
 
     These are the references, and what installed packages register in the group conformance.backbones.
     """
-    from conformance.target import registered_targets
+    from conformance.subject.target import registered_targets
 
     recipe_of = {
         backbone_id: recipe

@@ -1,4 +1,5 @@
-"""The official encoding of a dialogue: mistral-common for Mistral's own models, a family's Jinja template otherwise.
+"""Dialogues as hosts drive prompt builders, and as the official encoding has them: mistral-common for Mistral's own models, a
+family's Jinja template otherwise.
 
 Where a family's references depart from the official encoding on purpose, the recipe lists the difference with its
 reason; each has a name here, and a rule that takes it out of both sides before they are compared.
@@ -11,9 +12,27 @@ from functools import lru_cache
 from typing import Any
 
 from conformance.assertions import NotApplicable
-from conformance.subject import Subject
+from conformance.subject.subject import Subject
 
 Ids = list[int]
+
+#: Whose turn it is, in order. Prismatic's conversations call the parties so, after LLaVA's data files.
+ROLES = ("human", "gpt")
+
+#: What Prismatic's hosts pass as ``model_family``.
+HOST_MODEL_FAMILIES = ("prismatic", "openvla")
+
+
+def turns_of(builder: Any, messages: Sequence[str]) -> list[str]:
+    """Add the messages in turn, human first; returns what ``add_turn`` returned for each."""
+    return [builder.add_turn(ROLES[turn % 2], text) for turn, text in enumerate(messages)]
+
+
+def encode_turn_by_turn(subject: Subject, turns: Sequence[str]) -> list[int]:
+    """Token ids of a dialogue encoded a turn at a time, right-stripped, special tokens on the first turn only: what
+    Prismatic's fine-tuning dataset does (``FinetuneDataset``)."""
+    encoded = (subject.encode(turn.rstrip(), special=number == 0) for number, turn in enumerate(turns))
+    return [token for ids in encoded for token in ids]
 
 
 def official_ids(

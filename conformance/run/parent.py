@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance import child_process
 from conformance.catalogue import Requirement, catalogue, expected_clauses
 from conformance.errors import CannotAssess
 from conformance.hub import HubView
-from conformance.run_request import RunRequest
+from conformance.run import launch
+from conformance.run.request import RunRequest
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
 
 OnEvent = Callable[[Mapping[str, Any]], None]
@@ -94,11 +94,11 @@ class _Child:
         view = HubView(home / "hf")
         own = RunRequest(**{**vars(request), "only": tuple(_with_needs(share))})
         self.pipe, writing_end = os.pipe()
-        self._process = child_process.start(
-            "conformance.child",
+        self._process = launch.start(
+            "conformance.run.child",
             [str(writing_end), json.dumps(own.as_json()), str(home / "hf")],
             log=self._log,
-            environment=child_process.environment_of_child(view, marker),
+            environment=launch.environment_of_child(view, marker),
             pipes=[writing_end],
         )
         os.close(writing_end)
@@ -143,11 +143,11 @@ class _Child:
 
     def kill(self) -> None:
         """End the child and whatever runs in its process group."""
-        child_process.end(self._process)
+        launch.end(self._process)
 
     def log_tail(self) -> str:
         """The last lines that the subject wrote to its standard output and error."""
-        return "\n".join(child_process.last_lines(self._log))
+        return "\n".join(launch.last_lines(self._log))
 
     def _drain(self, on_event: OnEvent) -> None:
         deadline = time.monotonic() + _DRAIN_SECONDS
@@ -294,7 +294,7 @@ def _resident_bytes(pid: int) -> int:
 
 def _kill_marked(marker: str) -> None:
     """Kill what has left the child's process group: its environment still carries the run's marker."""
-    needle = f"{child_process.RUN_MARKER}={marker}".encode()
+    needle = f"{launch.RUN_MARKER}={marker}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if needle in (entry / "environ").read_bytes().split(b"\0"):

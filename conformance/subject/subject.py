@@ -16,36 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conformance.assertions import ClauseFailure
-from conformance.budget import Budget
-from conformance.checkpoint import Checkpoint
-from conformance.declarations import Declarations
 from conformance.hub import HubTap, HubView, Recipe
-from conformance.run_request import CANARY_TOKEN as CANARY_TOKEN
+from conformance.subject.budget import Budget
+from conformance.subject.checkpoint import Checkpoint
+from conformance.subject.contract import CANARY_TOKEN as CANARY_TOKEN
+from conformance.subject.contract import LLM_MAX_LENGTH, eos_ids_of, lacks_member
+from conformance.subject.declarations import Declarations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-LLM_MAX_LENGTH = 2048
-
-#: Members of the contract that a VLM calls on any backbone (OpenVLA's ``LLMBackbone``).
-REQUIRED_MEMBERS = (
-    "get_tokenizer",
-    "get_fsdp_wrapping_policy",
-    "enable_gradient_checkpointing",
-    "embed_input_ids",
-    "forward",
-    "prompt_builder_fn",
-    "transformer_layer_cls",
-    "half_precision_dtype",
-    "embed_dim",
-    "pad_token_id",
-)
-#: Members that only an instance shows.
-INSTANCE_MEMBERS = ("llm", "identifier")
-OPTIONAL_MEMBERS = ("last_layer_finetune_modules",)
-
-#: Where an `nn.Module` keeps what is assigned to it; a class has none of them.
-_MODULE_REGISTRIES = ("_modules", "_parameters", "_buffers")
 
 #: Packages whose classes a subject inherits from without their being its source.
 _LIBRARIES = frozenset({"torch", "transformers", "builtins", "abc", "typing", "functools"})
@@ -103,7 +82,7 @@ class Subject:
         Raises:
             ClauseFailure: if the factory returns something that is no backbone.
         """
-        from conformance.process_state import restored
+        from conformance.subject.process_state import restored
 
         with restored() as self._changed_by_building:
             built = self.factory(
@@ -135,7 +114,7 @@ class Subject:
     def changes_by_building(self, *, inference_mode: bool) -> Mapping[str, str]:
         """What building a backbone changed about the process before it was put back: each thing's name, and from what to
         what."""
-        from conformance.process_state import unusual_handlers
+        from conformance.subject.process_state import unusual_handlers
 
         with unusual_handlers():
             self.build(inference_mode=inference_mode)
@@ -313,25 +292,6 @@ class Subject:
             for name in sorted(filter(None, names))
             if name.partition(".")[0] not in _LIBRARIES and (file := _file_of(name)) is not None
         }
-
-
-def eos_ids_of(generation_config: Any) -> tuple[int, ...]:
-    """``eos_token_id`` as a tuple, whether it is None, one id or a list."""
-    eos = getattr(generation_config, "eos_token_id", None)
-    return () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
-
-
-def lacks_member(owner: Any, member: str) -> bool:
-    """Whether ``owner`` (a class or an instance) has no attribute ``member``; properties are not evaluated."""
-    try:
-        found = inspect.getattr_static(owner, member)
-    except AttributeError:
-        if any(member in vars(owner).get(registry, ()) for registry in _MODULE_REGISTRIES):
-            return False
-        # A wrapper may hand on what it has not itself; a class cannot.
-        return inspect.isclass(owner) or not hasattr(owner, member)
-    # Every `nn.Module` has a forward; one that nobody wrote is none.
-    return getattr(found, "__name__", "") == "_forward_unimplemented"
 
 
 def _evaluating(backbone: Any) -> Any:

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import conformance.suite
 from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, listening
 from conformance.catalogue import Requirement, in_order_of_need
 from conformance.places import is_ours
-from conformance.subject import OPTIONAL_MEMBERS, Subject
+from conformance.subject.contract import OPTIONAL_MEMBERS
+from conformance.subject.subject import Subject
+from conformance.suite import collection
 from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
-
-Test = Callable[[Subject], None]
-
-
-@cache
-def clause_tests() -> dict[str, tuple[Test, ...]]:
-    """Every clause's tests by ID, in the order of the suite's modules. Imports the suite, and with it torch."""
-    tests: dict[str, tuple[Test, ...]] = {}
-    for module in _suite_modules():
-        for value in vars(module).values():
-            clause = getattr(value, "requirement", None)
-            if isinstance(clause, Requirement) and value.__module__ == module.__name__:
-                tests[clause.id] = (*tests.get(clause.id, ()), value)
-    return tests
-
-
-def requirements_of_suite() -> dict[str, Requirement]:
-    """The requirements as the suite's decorators state them; ``catalogue.json`` is written from this."""
-    return {clause_id: tests[0].requirement for clause_id, tests in clause_tests().items()}  # type: ignore[attr-defined]
 
 
 def judge(subject: Subject, clause_ids: Sequence[str]) -> Iterator[ClauseOutcome | Requirement]:
     """Judge the clauses; yields each clause's Requirement as it begins and its ClauseOutcome when it ends."""
-    requirements = requirements_of_suite()
+    requirements = collection.requirements_of_suite()
     outcomes: dict[str, ClauseOutcome] = {}
     for clause_id in in_order_of_need(clause_ids, requirements):
         clause = requirements[clause_id]
@@ -84,7 +63,7 @@ def _stands_in_the_way(need: ClauseOutcome) -> bool:
 
 
 def _run_tests(subject: Subject, clause: Requirement) -> tuple[Outcome, str, dict[str, Any], Any]:
-    tests, reasons = clause_tests()[clause.id], []
+    tests, reasons = collection.clause_tests()[clause.id], []
     for test in tests:
         try:
             test(subject)
@@ -148,12 +127,3 @@ def _outcome(clause: Requirement, outcome: Outcome, summary: str, **rest: Any) -
         summary=summary,
         **rest,
     )
-
-
-def _suite_modules() -> list[Any]:
-    names = (
-        info.name
-        for info in pkgutil.iter_modules(conformance.suite.__path__)
-        if info.name.startswith("test_")
-    )
-    return [importlib.import_module(f"conformance.suite.{name}") for name in names]

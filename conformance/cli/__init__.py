@@ -1,0 +1,5 @@
+"""The command line. Nothing heavy is imported until a command needs it."""
+
+from conformance.cli.app import app, main
+
+__all__ = ["app", "main"]

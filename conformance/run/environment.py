@@ -1,0 +1,40 @@
+"""The software and the machine that a run was made on, as certificates and benchmark results record them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+#: Packages whose versions can change a verdict.
+_RECORDED_PACKAGES = (
+    "backbone-conformance", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "hypothesis",
+    "accelerate", "numpy", "sentencepiece", "mistral-common", "flash-attn",
+)  # fmt: skip
+
+
+def environment() -> dict[str, Any]:
+    """The software and the machine, as far as they can change a verdict."""
+    packages = {name: found for name in _RECORDED_PACKAGES if (found := _version(name)) is not None}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": packages,
+        "cuda": _cuda(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cuda() -> str | None:
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
