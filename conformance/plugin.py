@@ -107,7 +107,7 @@ def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
     from conformance.errors import CannotAssess
     from conformance.run.parent import run
     from conformance.run.request import RunRequest, device_for, weights_for
-    from conformance.verdict.judgement import judge
+    from conformance.verdict.reaching import reach_verdict
     from conformance.verdict.upstream import known_defects
 
     option = session.config.option
@@ -146,7 +146,7 @@ def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
     except CannotAssess as refusal:
         raise pytest.UsageError(f"{option.backbone} could not be assessed: {refusal}") from None
     _report_the_rest(waiting, assessment)
-    session.config.stash[_VERDICT] = judge(assessment, defects=known_defects(), only=only)
+    session.config.stash[_VERDICT] = reach_verdict(assessment, defects=known_defects(), only=only)
 
 
 def _report_the_rest(waiting: Mapping[str, list[pytest.Item]], assessment: Assessment) -> None:

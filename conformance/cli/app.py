@@ -139,7 +139,7 @@ def certify(
     from conformance.run.parent import run
     from conformance.subject.declarations import declarations_in
     from conformance.verdict.certificate import serialise
-    from conformance.verdict.judgement import judge
+    from conformance.verdict.reaching import reach_verdict
     from conformance.verdict.resources import digest_of_file
     from conformance.verdict.upstream import known_defects
     from conformance.verdict.waivers import read_waivers
@@ -171,7 +171,7 @@ def certify(
 
     with progress(console(stderr=True)) as on_event:
         assessment = run(request, on_event)
-    verdict = judge(assessment, waivers=waived, defects=defects, only=clauses, files=files)
+    verdict = reach_verdict(assessment, waivers=waived, defects=defects, only=clauses, files=files)
     if out is not None:
         write_all(verdict, out)
     write_report(

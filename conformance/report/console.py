@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from conformance.report import narrative
-from conformance.verdict.judgement import RootCause, Verdict
 from conformance.verdict.outcomes import ClauseOutcome
+from conformance.verdict.verdict import RootCause, Verdict
 
 _STYLES = {"failed": "bold red", "error": "bold magenta", "not-run": "bold yellow", "blocked": "yellow"}
 _LABEL_COLUMNS = 11

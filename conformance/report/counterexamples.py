@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from conformance.report import narrative
-from conformance.verdict.judgement import Verdict
 from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
+from conformance.verdict.verdict import Verdict
 
 #: How every script begins; what begins otherwise in that folder is not ours to replace.
 MARK = '"""Counterexample of '

@@ -11,7 +11,7 @@ from conformance.report.junit import junit
 from conformance.report.markdown import markdown
 from conformance.report.writing import write_whole, writing_to
 from conformance.verdict.certificate import serialise
-from conformance.verdict.judgement import Verdict
+from conformance.verdict.verdict import Verdict
 
 CERTIFICATE = "certificate.json"
 REPORTS = {"report.html": html, "summary.md": markdown, "junit.xml": junit}

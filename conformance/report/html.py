@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conformance.report import narrative
 from conformance.report.chart import growth_chart
-from conformance.verdict.judgement import Verdict
+from conformance.verdict.verdict import Verdict
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from conformance.report import narrative
-from conformance.verdict.judgement import Verdict, denies
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
+from conformance.verdict.verdict import Verdict, denies
 
 
 def junit(verdict: Verdict) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from conformance.report import narrative
-from conformance.verdict.judgement import RootCause, Verdict
+from conformance.verdict.verdict import RootCause, Verdict
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~!])")
 

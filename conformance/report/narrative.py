@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from conformance.catalogue import catalogue
-from conformance.verdict.judgement import RootCause, Verdict
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
+from conformance.verdict.verdict import RootCause, Verdict
 
 #: Evidence that every failure has beside what was observed, in the order of telling, with what to call it.
 _LEADING_EVIDENCE = {"expected": "should be", "mend": "to mend"}

@@ -18,7 +18,7 @@ from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
 if TYPE_CHECKING:
     from conformance.run.session import Session
-    from conformance.verdict.judgement import Verdict
+    from conformance.verdict.verdict import Verdict
 
 
 def check_backbone(
@@ -45,7 +45,7 @@ def check_backbone(
         KeyError: for a profile that is not implemented; the argument is its name.
     """
     from conformance.run.judging import judge
-    from conformance.verdict.judgement import judge as reach_verdict
+    from conformance.verdict.reaching import reach_verdict as reach_verdict
     from conformance.verdict.upstream import known_defects
 
     started = time.monotonic()
@@ -71,21 +71,7 @@ def check_backbone(
         session.construct()
         facts = session.facts()
         outcomes = tuple(item for item in judge(session.subject, expected) if isinstance(item, ClauseOutcome))
-    assessment = Assessment(
-        target=target.text,
-        backbone_id=target.backbone_id,
-        profiles=tuple(profiles),
-        outcomes=outcomes,
-        environment=facts["environment"],
-        declarations=facts["declarations"],
-        sources=facts["sources"],
-        hub=facts["hub"],
-        weights=request.weights,
-        device=request.device,
-        seed=seed,
-        budget=budget,
-        seconds=time.monotonic() - started,
-    )
+    assessment = Assessment.of(request, facts, outcomes, seconds=time.monotonic() - started)
     return reach_verdict(assessment, defects=known_defects(), only=None if only is None else tuple(only))
 
 

@@ -234,22 +234,7 @@ def _assessment(
         for clause in expected
     )
     facts = next((child.facts for child in children if child.facts), {})
-    return Assessment(
-        target=request.target,
-        backbone_id=facts.get("backbone_id") or request.backbone_id or request.target,
-        profiles=request.profiles,
-        outcomes=outcomes,
-        environment=facts.get("environment", {}),
-        declarations=facts.get("declarations", {}),
-        sources=facts.get("sources", {}),
-        hub=facts.get("hub", {}),
-        weights=request.weights,
-        device=request.device,
-        seed=request.seed,
-        budget=request.budget,
-        breakdown=breakdown,
-        seconds=seconds,
-    )
+    return Assessment.of(request, facts, outcomes, seconds=seconds, breakdown=breakdown)
 
 
 def _not_run(requirement: Requirement, why: str, log: str = "") -> ClauseOutcome:

@@ -1,73 +1,29 @@
-"""The certificate: a verdict as an in-toto Statement, in which everything else is an extension of the
-test-result predicate.
+"""The form of a certificate: an in-toto Statement, in which everything of ours extends the test-result
+predicate.
 
-https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md defines ``result``,
-``configuration``, ``passedTests``, ``warnedTests`` and ``failedTests``. A clause that does not apply is in
-none of the three lists.
+https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md defines `result`,
+`configuration`, `passedTests`, `warnedTests` and `failedTests`. A clause that does not apply is in none of
+the three lists.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
-from conformance.verdict.judgement import Verdict
-from conformance.verdict.outcomes import Outcome
-from conformance.verdict.resources import TOOL, digest_of_sources
+from conformance.verdict.outcomes import ClauseOutcome
+from conformance.verdict.resources import TOOL
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 
 
-def statement(verdict: Verdict) -> dict[str, Any]:
-    """The certificate as a JSON object: equal verdicts give equal objects, key order included."""
-    assessment = verdict.assessment
-    return {
-        "_type": STATEMENT_TYPE,
-        "subject": [{"name": assessment.target, "digest": {"sha256": digest_of_sources(assessment.sources)}}],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": {
-            "result": verdict.result,
-            "configuration": plain(verdict.configuration),
-            "passedTests": [outcome.id for outcome in verdict.outcomes if outcome.outcome is Outcome.PASSED],
-            "warnedTests": [outcome.id for outcome in verdict.warned],
-            "failedTests": [outcome.id for outcome in verdict.denying],
-            "target": assessment.target,
-            "backboneId": assessment.backbone_id,
-            "profiles": list(assessment.profiles),
-            "only": None if verdict.only is None else list(verdict.only),
-            "weights": assessment.weights,
-            "device": assessment.device,
-            "seed": assessment.seed,
-            "budget": assessment.budget,
-            "breakdown": assessment.breakdown,
-            "rootCauses": [
-                {"id": cause.outcome.id, "blocked": [blocked.id for blocked in cause.blocked]}
-                for cause in verdict.root_causes
-            ],
-            "requirements": [_requirement(outcome.as_json()) for outcome in verdict.outcomes],
-            "waivers": [use.as_json() for use in verdict.waivers],
-            "environment": _sorted(assessment.environment),
-            "subjectDeclarations": _sorted(assessment.declarations),
-            "sources": _sorted(assessment.sources),
-            "hub": _sorted(assessment.hub),
-            "tool": {"name": TOOL, "version": verdict.tool_version},
-            "issuedAt": verdict.issued_at,
-            "seconds": round(assessment.seconds, 4),
-        },
-    }
-
-
-def serialise(certificate: Mapping[str, Any]) -> str:
-    """The certificate's text: ASCII only, so that even half a surrogate pair in a counterexample survives any
-    editor."""
-    return json.dumps(certificate, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
-
-
 def plain(value: Any) -> Any:
-    """``value`` in JSON's own types: whatever else a check has put into its evidence becomes text."""
+    """`value` in JSON's own types: whatever else a check has put into its evidence becomes text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -82,9 +38,98 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _requirement(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _sorted(value) if name == "evidence" else plain(value) for name, value in entry.items()}
+def serialise(certificate: Mapping[str, Any]) -> str:
+    """The certificate's text: ASCII only, so that even half a surrogate pair in a counterexample survives
+    any editor."""
+    return json.dumps(certificate, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of the predicate.
+
+    `attribute` is where a `Verdict` has it, `kind` the JSON type or types that it has in the file, and
+    `form` how it is written. A derived field follows from the others, and is not read back but compared.
+    """
+
+    attribute: str
+    name: str
+    kind: Any
+    form: Callable[[Any], Any] = plain
+    derived: bool = False
+
+    def written(self, verdict: Any) -> Any:
+        """The field of a `Verdict`, in JSON's own types."""
+        return self.form(attrgetter(self.attribute)(verdict))
 
 
 def _sorted(mapping: Mapping[str, Any]) -> dict[str, Any]:
     return {str(key): plain(mapping[key]) for key in sorted(mapping, key=str)}
+
+
+def _seconds(value: float) -> float:
+    return round(value, 4)
+
+
+def _ids(outcomes: Iterable[ClauseOutcome]) -> list[str]:
+    return [outcome.id for outcome in outcomes]
+
+
+def _causes(causes: Iterable[Any]) -> list[dict[str, Any]]:
+    return [{"id": cause.outcome.id, "blocked": _ids(cause.blocked)} for cause in causes]
+
+
+def _requirements(outcomes: Iterable[ClauseOutcome]) -> list[dict[str, Any]]:
+    return [
+        {
+            name: _sorted(value) if name == "evidence" else plain(value)
+            for name, value in outcome.as_json().items()
+        }
+        for outcome in outcomes
+    ]
+
+
+def _each_as_json(uses: Iterable[Any]) -> list[dict[str, Any]]:
+    return [use.as_json() for use in uses]
+
+
+def _tool(version: str) -> dict[str, str]:
+    return {"name": TOOL, "version": version}
+
+
+_NUMBER = (int, float)
+_MAYBE_TEXT = (str, type(None))
+
+#: The fields of the predicate, in the order in which they are written.
+PREDICATE = (
+    Field("result", "result", str, derived=True),
+    Field("configuration", "configuration", list),
+    Field("passed", "passedTests", list, _ids, derived=True),
+    Field("warned", "warnedTests", list, _ids, derived=True),
+    Field("denying", "failedTests", list, _ids, derived=True),
+    Field("assessment.target", "target", str),
+    Field("assessment.backbone_id", "backboneId", str),
+    Field("assessment.profiles", "profiles", list),
+    Field("only", "only", (list, type(None))),
+    Field("assessment.weights", "weights", str),
+    Field("assessment.device", "device", str),
+    Field("assessment.seed", "seed", int),
+    Field("assessment.budget", "budget", str),
+    Field("assessment.breakdown", "breakdown", _MAYBE_TEXT),
+    Field("root_causes", "rootCauses", list, _causes, derived=True),
+    Field("assessment.outcomes", "requirements", list, _requirements),
+    Field("waivers", "waivers", list, _each_as_json),
+    Field("assessment.environment", "environment", dict, _sorted),
+    Field("assessment.declarations", "subjectDeclarations", dict, _sorted),
+    Field("assessment.sources", "sources", dict, _sorted),
+    Field("assessment.hub", "hub", dict, _sorted),
+    Field("tool_version", "tool", dict, _tool),
+    Field("issued_at", "issuedAt", str),
+    Field("assessment.seconds", "seconds", _NUMBER, _seconds),
+)
+#: Those of them that an `Assessment` has, by its attribute.
+ASSESSMENT = {
+    field.attribute.removeprefix("assessment."): field
+    for field in PREDICATE
+    if field.attribute.startswith("assessment.")
+}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.verdict.certificate import plain
-from conformance.verdict.judgement import Verdict
 from conformance.verdict.outcomes import UNMET, Outcome
+from conformance.verdict.verdict import Verdict
 
 #: What a clause of the other certificate is, that this one does not have.
 ABSENT = "absent"

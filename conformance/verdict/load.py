@@ -12,40 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from conformance.errors import CannotAssess
-from conformance.verdict.certificate import PREDICATE_TYPE, STATEMENT_TYPE, statement
-from conformance.verdict.judgement import Verdict
+from conformance.verdict.certificate import ASSESSMENT, PREDICATE, PREDICATE_TYPE, STATEMENT_TYPE
 from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
+from conformance.verdict.verdict import Verdict
 from conformance.verdict.waivers import WaiverUse
 
 _NUMBER = (int, float)
 #: Lists whose items are texts, wherever they stand in a certificate.
 _TEXT_LISTS = ("profiles", "only", "needs", "blocked")
-_PREDICATE_FIELDS: dict[str, Any] = {
-    "result": str,
-    "configuration": list,
-    "passedTests": list,
-    "warnedTests": list,
-    "failedTests": list,
-    "target": str,
-    "backboneId": str,
-    "profiles": list,
-    "only": (list, type(None)),
-    "weights": str,
-    "device": str,
-    "seed": int,
-    "budget": str,
-    "breakdown": (str, type(None)),
-    "rootCauses": list,
-    "requirements": list,
-    "waivers": list,
-    "environment": dict,
-    "subjectDeclarations": dict,
-    "sources": dict,
-    "hub": dict,
-    "tool": dict,
-    "issuedAt": str,
-    "seconds": _NUMBER,
-}
+_PREDICATE_FIELDS = {field.name: field.kind for field in PREDICATE}
 _REQUIREMENT_FIELDS: dict[str, Any] = {
     "id": str,
     "level": str,
@@ -59,9 +34,6 @@ _REQUIREMENT_FIELDS: dict[str, Any] = {
 }
 _WAIVER_FIELDS = dict.fromkeys(("id", "reason", "expires", "by", "note"), str)
 _CAUSE_FIELDS: dict[str, Any] = {"id": str, "blocked": list}
-
-#: What follows from the rest of a certificate, and so must agree with it.
-_DERIVED = ("result", "passedTests", "warnedTests", "failedTests", "rootCauses")
 
 _JSON_NAMES = {str: "a string", list: "a list", dict: "an object", int: "a whole number", _NUMBER: "a number"}
 
@@ -87,11 +59,11 @@ def read_certificate(path: Path) -> Verdict:
         )
     predicate = _checked(document.get("predicate"), _PREDICATE_FIELDS, "the predicate", path)
     verdict = _verdict(predicate, path)
-    restated = statement(verdict)
-    for name in _DERIVED:
-        if restated["predicate"][name] != predicate[name]:
+    restated = verdict.as_certificate()
+    for field in PREDICATE:
+        if field.derived and restated["predicate"][field.name] != predicate[field.name]:
             raise InvalidCertificate(
-                f"`{path}` contradicts itself: its `{name}` does not follow from its "
+                f"`{path}` contradicts itself: its `{field.name}` does not follow from its "
                 "`requirements`; it was edited"
             )
     if document.get("subject") != restated["subject"]:
@@ -133,21 +105,13 @@ def _verdict(predicate: Mapping[str, Any], path: Path) -> Verdict:
     for hub_id, stand_in in predicate["hub"].items():
         _checked(stand_in, {}, f"`hub` for {hub_id}", path)
     _checked(predicate["sources"], dict.fromkeys(predicate["sources"], str), "`sources`", path)
+    told = {attribute: predicate[field.name] for attribute, field in ASSESSMENT.items()}
     assessment = Assessment(
-        target=predicate["target"],
-        backbone_id=predicate["backboneId"],
-        profiles=tuple(predicate["profiles"]),
-        outcomes=tuple(_outcome(entry, root_of.get(entry["id"]), path) for entry in entries),
-        environment=predicate["environment"],
-        declarations=predicate["subjectDeclarations"],
-        sources=predicate["sources"],
-        hub=predicate["hub"],
-        weights=predicate["weights"],
-        device=predicate["device"],
-        seed=predicate["seed"],
-        budget=predicate["budget"],
-        breakdown=predicate["breakdown"],
-        seconds=predicate["seconds"],
+        **{
+            **told,
+            "profiles": tuple(told["profiles"]),
+            "outcomes": tuple(_outcome(entry, root_of.get(entry["id"]), path) for entry in entries),
+        }
     )
     try:
         uses = tuple(WaiverUse.from_json(entry) for entry in waivers)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 
 class Outcome(str, Enum):
@@ -73,6 +73,25 @@ class ClauseOutcome:
         return cls(**{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])})
 
 
+class Asked(Protocol):
+    """What an assessment repeats of the request for it."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def backbone_id(self) -> str | None: ...
+    @property
+    def profiles(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def budget(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Assessment:
     """Everything one run of the suite found out about a subject, before it is judged.
@@ -96,3 +115,32 @@ class Assessment:
     budget: str
     breakdown: str | None = None
     seconds: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        request: Asked,
+        facts: Mapping[str, Any],
+        outcomes: Iterable[ClauseOutcome],
+        *,
+        seconds: float,
+        breakdown: str | None = None,
+    ) -> Assessment:
+        """What a run for `request` found out.
+
+        `facts` are what the subject's process said of itself: `backbone_id`, `environment`, `declarations`,
+        `sources`, `hub`. A process that ended early may have said none of them.
+        """
+        return cls(
+            target=request.target,
+            backbone_id=facts.get("backbone_id") or request.backbone_id or request.target,
+            profiles=request.profiles,
+            outcomes=tuple(outcomes),
+            **{name: facts.get(name, {}) for name in ("environment", "declarations", "sources", "hub")},
+            weights=request.weights,
+            device=request.device,
+            seed=request.seed,
+            budget=request.budget,
+            breakdown=breakdown,
+            seconds=seconds,
+        )

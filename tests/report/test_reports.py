@@ -20,7 +20,8 @@ from conformance.report.markdown import markdown
 from conformance.report.narrative import listed, rerun_command, visible
 from conformance.report.progress import progress
 from conformance.report.writing import UnwritableFolder
-from conformance.verdict.judgement import Verdict, judge
+from conformance.verdict.reaching import reach_verdict
+from conformance.verdict.verdict import Verdict
 from tests.verdict.samples import NASTY, NOW, assessment, hang, one_cause_that_blocks, outcome, verdict
 
 EVIDENCE = {
@@ -121,7 +122,7 @@ def test_in_junit_a_must_that_did_not_run_is_an_error_and_an_unmet_should_a_skip
 
 
 def test_junit_without_a_certificate_is_never_green() -> None:
-    partial = judge(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
+    partial = reach_verdict(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
     for judged in (hang(), partial, verdict(profiles=(), outcomes=())):
         assert ElementTree.fromstring(junit(judged)).get("errors") != "0"
 

@@ -12,8 +12,9 @@ from unittest.mock import patch
 
 from conformance import catalogue
 from conformance.verdict import upstream
-from conformance.verdict.judgement import Verdict, judge
 from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
+from conformance.verdict.reaching import reach_verdict
+from conformance.verdict.verdict import Verdict
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
 
@@ -92,7 +93,7 @@ def assessment(*departures: ClauseOutcome, without: tuple[str, ...] = (), **fiel
 
 
 def verdict(*departures: ClauseOutcome, **fields: Any) -> Verdict:
-    return judge(assessment(*departures, **fields), now=NOW)
+    return reach_verdict(assessment(*departures, **fields), now=NOW)
 
 
 def one_cause_that_blocks() -> Verdict:

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from conformance.verdict.certificate import serialise
-from conformance.verdict.judgement import Verdict, judge
 from conformance.verdict.load import InvalidCertificate, read_certificate
+from conformance.verdict.reaching import reach_verdict
+from conformance.verdict.verdict import Verdict
 from conformance.verdict.waivers import Waiver
 from tests.verdict.samples import NASTY, NOW, assessment, hang, one_cause_that_blocks, outcome, verdict
 
 
 def waived() -> Verdict:
-    return judge(
+    return reach_verdict(
         assessment(outcome("PAD-03", "failed")),
         waivers=[Waiver("PAD-03", NASTY, date(2027, 1, 31), "Ada")],
         now=NOW,
@@ -25,7 +26,7 @@ def waived() -> Verdict:
 
 
 def partial() -> Verdict:
-    return judge(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
+    return reach_verdict(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
 
 
 VERDICTS = [verdict, one_cause_that_blocks, hang, waived, partial]
@@ -45,7 +46,7 @@ def test_it_is_an_in_toto_test_result() -> None:
 
 
 def test_what_shaped_the_run_is_named_by_digest() -> None:
-    configuration = judge(assessment(), files={"waivers.toml": "ef" * 32}, now=NOW).as_certificate()[
+    configuration = reach_verdict(assessment(), files={"waivers.toml": "ef" * 32}, now=NOW).as_certificate()[
         "predicate"
     ]["configuration"]
     assert all("digest" in descriptor or "uri" in descriptor for descriptor in configuration)

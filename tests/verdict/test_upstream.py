@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance.verdict.judgement import FAILED, PASSED, WARNED, judge
+from conformance.verdict.reaching import reach_verdict
 from conformance.verdict.upstream import InvalidDefects, KnownDefect, read_defects
+from conformance.verdict.verdict import FAILED, PASSED, WARNED
 from conformance.verdict.waivers import Waiver
 from tests.verdict.samples import NOW, assessment, outcome
 
@@ -30,13 +31,17 @@ shows = "sees 17"
 
 
 def test_a_known_defect_of_the_library_warns() -> None:
-    judged = judge(assessment(outcome("PAD-03", "failed", summary="it sees 17")), defects=[DEFECT], now=NOW)
+    judged = reach_verdict(
+        assessment(outcome("PAD-03", "failed", summary="it sees 17")), defects=[DEFECT], now=NOW
+    )
     assert judged.result == WARNED
     assert judged.warned[0].evidence["known defect"]["measured"] == "a window of 16 sees 17"
 
 
 def test_another_failure_of_the_same_clause_is_the_subjects() -> None:
-    judged = judge(assessment(outcome("PAD-03", "failed", summary="it sees 15")), defects=[DEFECT], now=NOW)
+    judged = reach_verdict(
+        assessment(outcome("PAD-03", "failed", summary="it sees 15")), defects=[DEFECT], now=NOW
+    )
     assert judged.result == FAILED
 
 
@@ -44,12 +49,12 @@ def test_what_cannot_show_need_not_reproduce() -> None:
     of_windows = replace(DEFECT, only_with="window")
     for window, result in ((None, PASSED), (16, FAILED)):
         passed = outcome("PAD-03", "passed", evidence={"window": window})
-        assert judge(assessment(passed), defects=[of_windows], now=NOW).result == result
+        assert reach_verdict(assessment(passed), defects=[of_windows], now=NOW).result == result
 
 
 def test_a_derived_class_may_have_mended_it() -> None:
     environment = {**assessment().environment, "model_class_is_the_librarys": False}
-    assert judge(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
+    assert reach_verdict(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
 
 
 @pytest.mark.parametrize(
@@ -64,18 +69,18 @@ def test_a_derived_class_may_have_mended_it() -> None:
 def test_another_version_or_model_is_not_excused(environment: dict[str, str]) -> None:
     shown = outcome("PAD-03", "failed", summary="it sees 17")
     unexcused = assessment(shown, environment=environment)
-    assert judge(unexcused, defects=[DEFECT], now=NOW).result == FAILED
-    assert judge(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
+    assert reach_verdict(unexcused, defects=[DEFECT], now=NOW).result == FAILED
+    assert reach_verdict(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
 
 
 def test_an_entry_that_no_longer_reproduces_is_an_error() -> None:
-    judged = judge(assessment(), defects=[DEFECT], now=NOW)
+    judged = reach_verdict(assessment(), defects=[DEFECT], now=NOW)
     assert judged.result == FAILED
     assert "no longer reproduces: remove it" in judged.root_causes[0].outcome.summary
 
 
 def test_an_entry_says_nothing_of_a_clause_that_was_not_judged() -> None:
-    judged = judge(assessment(outcome("PAD-03", "not-run")), defects=[DEFECT], now=NOW)
+    judged = reach_verdict(assessment(outcome("PAD-03", "not-run")), defects=[DEFECT], now=NOW)
     assert judged.root_causes == ()
     assert judged.result == FAILED
 
@@ -83,7 +88,7 @@ def test_an_entry_says_nothing_of_a_clause_that_was_not_judged() -> None:
 def test_a_waiver_is_not_used_up_on_a_known_defect() -> None:
     waiver = Waiver("PAD-03", "a reason", NOW.date(), "Ada")
     shown = outcome("PAD-03", "failed", summary="it sees 17")
-    judged = judge(assessment(shown), defects=[DEFECT], waivers=[waiver], now=NOW)
+    judged = reach_verdict(assessment(shown), defects=[DEFECT], waivers=[waiver], now=NOW)
     assert "unused: the clause is upstream" in judged.notes[0]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from conformance.verdict.judgement import FAILED, WARNED, Verdict, judge
 from conformance.verdict.outcomes import ClauseOutcome
+from conformance.verdict.reaching import reach_verdict
+from conformance.verdict.verdict import FAILED, WARNED, Verdict
 from conformance.verdict.waivers import InvalidWaivers, Waiver, read_waivers
 from tests.verdict.samples import NOW, assessment, outcome
 
@@ -24,7 +25,7 @@ def waiver(clause: str, expires: date = date(2027, 1, 31)) -> Waiver:
 
 
 def judged(waivers: list[Waiver], *departures: ClauseOutcome) -> Verdict:
-    return judge(assessment(*departures), waivers=waivers, now=NOW)
+    return reach_verdict(assessment(*departures), waivers=waivers, now=NOW)
 
 
 def read(tmp_path: Path, text: str) -> tuple[Waiver, ...]:
@@ -81,7 +82,9 @@ def test_a_waiver_of_a_clause_that_passed_is_reported_as_unused() -> None:
 
 
 def test_a_waiver_of_a_clause_outside_the_profiles_is_reported_as_unused() -> None:
-    result = judge(assessment(profiles=("core",), without=("EMB-11",)), waivers=[waiver("EMB-11")], now=NOW)
+    result = reach_verdict(
+        assessment(profiles=("core",), without=("EMB-11",)), waivers=[waiver("EMB-11")], now=NOW
+    )
     assert "not in these profiles" in result.notes[0]
 
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from conformance.verdict.judgement import FAILED, PASSED, WARNED, NotCertified, judge
 from conformance.verdict.outcomes import Outcome
+from conformance.verdict.reaching import reach_verdict
+from conformance.verdict.verdict import FAILED, PASSED, WARNED, NotCertified
 from tests.verdict.samples import NOW, assessment, hang, one_cause_that_blocks, outcome, verdict
 
 UNMET = ["failed", "blocked", "not-run", "error"]
@@ -45,7 +46,7 @@ def test_a_clause_that_nobody_expected_is_an_error_that_names_it() -> None:
 
 def test_two_outcomes_of_one_clause_are_an_error() -> None:
     doubled = assessment()
-    judged = judge(assessment(outcomes=(*doubled.outcomes, outcome("PAD-03"))), now=NOW)
+    judged = reach_verdict(assessment(outcomes=(*doubled.outcomes, outcome("PAD-03"))), now=NOW)
     assert judged.result == FAILED
     assert judged.root_causes[0].outcome.summary.startswith("2 outcomes arrived for PAD-03")
 
@@ -70,7 +71,7 @@ def test_a_run_that_broke_down_is_no_certificate_even_with_every_outcome_in() ->
 
 
 def test_a_run_of_chosen_clauses_never_certifies() -> None:
-    judged = judge(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
+    judged = reach_verdict(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
     assert judged.result == FAILED
     assert judged.reasons_for_denial == ("a run of chosen clauses never certifies",)
     assert [asked.id for asked in judged.asked] == ["PAD-03"]
@@ -99,7 +100,7 @@ def test_a_should_that_blocks_a_must_denies() -> None:
 
 def test_a_blocked_clause_whose_cause_was_not_asked_for_stands_for_itself() -> None:
     blocked = outcome("PAD-03", "blocked", root_cause="CON-01")
-    judged = judge(assessment(outcomes=(blocked,)), only=("PAD-03",), now=NOW)
+    judged = reach_verdict(assessment(outcomes=(blocked,)), only=("PAD-03",), now=NOW)
     assert [cause.outcome.id for cause in judged.root_causes] == ["PAD-03"]
 
 

@@ -1,24 +1,18 @@
-"""From what was observed to what follows from it: a verdict on the backbone.
-
-A verdict is drawn from the clauses that the profiles expect, never from those that happened to run: an
-outcome that did not arrive counts against the subject, and so does a run that judged nothing.
-"""
+"""What an assessment amounts to: certified or not, why, and what to mend first."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from conformance.catalogue import MUST, Requirement, catalogue, expected_clauses
+from conformance.catalogue import MUST
+from conformance.verdict.certificate import PREDICATE, PREDICATE_TYPE, STATEMENT_TYPE
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
-from conformance.verdict.resources import configuration_of
-from conformance.verdict.upstream import KnownDefect, apply_defects
-from conformance.verdict.waivers import Waiver, WaiverUse, apply_waivers
-from conformance.version import __version__
+from conformance.verdict.resources import digest_of_sources
+from conformance.verdict.waivers import WaiverUse
 
 PASSED = "PASSED"
 WARNED = "WARNED"
@@ -101,6 +95,10 @@ class Verdict:
         """The MUSTs that failed, were blocked, did not run, or whose check broke."""
         return tuple(outcome for outcome in self.outcomes if denies(outcome))
 
+    @property
+    def passed(self) -> tuple[ClauseOutcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.outcome is Outcome.PASSED)
+
     @cached_property
     def warned(self) -> tuple[ClauseOutcome, ...]:
         """Waived clauses, known library defects, and SHOULDs that are not met."""
@@ -171,10 +169,15 @@ class Verdict:
         return tuple(notes)
 
     def as_certificate(self) -> dict[str, Any]:
-        """The certificate: an in-toto Statement, as a JSON object."""
-        from conformance.verdict.certificate import statement
-
-        return statement(self)
+        """The certificate: an in-toto Statement as a JSON object. Equal verdicts give equal objects, in the
+        order of their keys too."""
+        sources = digest_of_sources(self.assessment.sources)
+        return {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": self.assessment.target, "digest": {"sha256": sources}}],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {field.name: field.written(self) for field in PREDICATE},
+        }
 
     def raise_if_failed(self) -> None:
         """Do nothing for a certified backbone.
@@ -212,38 +215,6 @@ class Verdict:
         return f"{_clauses(len(self.asked))}: {parts or 'none'}"
 
 
-def judge(
-    assessment: Assessment,
-    *,
-    waivers: Sequence[Waiver] = (),
-    defects: Sequence[KnownDefect] = (),
-    only: Sequence[str] | None = None,
-    files: Mapping[str, str] | None = None,
-    now: datetime | None = None,
-) -> Verdict:
-    """Draw the verdict on ``assessment``.
-
-    ``only`` are the clauses of a partial run. ``files`` maps the names of further files that shaped the run
-    (the waivers, a configuration) to their SHA-256. ``now`` decides which waivers have expired; it is the
-    present moment unless given.
-
-    Raises:
-        KeyError: for a profile that is not implemented; the argument is its name.
-    """
-    now = now or datetime.now(timezone.utc)
-    outcomes = _complete(assessment, catalogue(), only)
-    outcomes = apply_defects(outcomes, defects, assessment.environment)
-    outcomes, uses = apply_waivers(outcomes, waivers, now.date())
-    return Verdict(
-        assessment=replace(assessment, outcomes=outcomes),
-        only=None if only is None else tuple(only),
-        waivers=uses,
-        configuration=configuration_of(assessment, files or {}),
-        issued_at=now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        tool_version=__version__,
-    )
-
-
 def denies(outcome: ClauseOutcome) -> bool:
     """Whether this outcome alone denies the certificate."""
     return outcome.level == MUST and outcome.outcome in UNMET
@@ -252,58 +223,6 @@ def denies(outcome: ClauseOutcome) -> bool:
 def _warns(outcome: ClauseOutcome) -> bool:
     excused = outcome.outcome in (Outcome.WAIVED, Outcome.UPSTREAM)
     return excused or (outcome.level != MUST and outcome.outcome in UNMET)
-
-
-def _complete(
-    assessment: Assessment, requirements: Mapping[str, Requirement], only: Sequence[str] | None
-) -> tuple[ClauseOutcome, ...]:
-    """Exactly one outcome for each expected clause, in the order of the profiles, then whatever was not
-    expected."""
-    arrived: dict[str, list[ClauseOutcome]] = {}
-    for outcome in assessment.outcomes:
-        arrived.setdefault(outcome.id, []).append(outcome)
-    expected = expected_clauses(assessment.profiles)
-    complete = [
-        _as_catalogued(_the_one_outcome(clause, arrived.pop(clause, []), only), requirements)
-        for clause in expected
-    ]
-    unexpected = [
-        replace(
-            outcomes[0],
-            level=MUST,
-            outcome=Outcome.ERROR,
-            summary=f"{clause} was judged, but is not expected by profile "
-            f"{', '.join(assessment.profiles)}: the suite and conformance/profiles.toml disagree",
-        )
-        for clause, outcomes in arrived.items()
-    ]
-    return (*complete, *unexpected)
-
-
-def _the_one_outcome(
-    clause: str, arrived: Sequence[ClauseOutcome], only: Sequence[str] | None
-) -> ClauseOutcome:
-    if len(arrived) == 1:
-        return arrived[0]
-    if arrived:
-        outcome, summary = (
-            Outcome.ERROR,
-            f"{len(arrived)} outcomes arrived for {clause}, but exactly one should",
-        )
-    elif only is not None and clause not in only:
-        outcome, summary = Outcome.NOT_RUN, "not asked for"
-    else:
-        outcome, summary = Outcome.NOT_RUN, "no outcome arrived"
-    return ClauseOutcome(id=clause, level=MUST, profile="", outcome=outcome, summary=summary)
-
-
-def _as_catalogued(outcome: ClauseOutcome, requirements: Mapping[str, Requirement]) -> ClauseOutcome:
-    """The outcome with the catalogue's level: the process that judged ran the subject's code, so its word on
-    what is a MUST does not count."""
-    known = requirements.get(outcome.id)
-    if known is None:
-        return replace(outcome, level=MUST)
-    return replace(outcome, level=known.level, profile=known.profile, needs=known.needs)
 
 
 def _root_of(outcome: ClauseOutcome, by_id: Mapping[str, ClauseOutcome]) -> str:
