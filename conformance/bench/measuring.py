@@ -39,7 +39,7 @@ from conformance.bench.turns import PartnerStopped, Turns
 from conformance.bench.workloads import Point, Work, points, work_of
 from conformance.errors import CannotAssess
 from conformance.oracle.shapes import parameter_shapes
-from conformance.parity.probes import attention_of, attentions_of, cast_parameters
+from conformance.parity.library import attention_of, attentions_of, cast_parameters
 from conformance.parity.streaming import seeded_model
 from conformance.run.environment import environment
 from conformance.run.request import RunRequest

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from conformance.parity.probes import drawn_ids, text_config
+from conformance.parity.library import text_config
+from conformance.parity.probes import drawn_ids
 
 #: Tokens that one round of decoding makes, by size: one alone is over too soon for a clock.
 DECODED = {"probe": 2, "full": 16}

@@ -5,15 +5,8 @@ Importing this package imports neither torch, transformers, tokenizers nor huggi
 
 from __future__ import annotations
 
-from conformance.hub.recipes import (
-    AcceptedDifference,
-    InvalidRecipe,
-    Recipe,
-    TokenizerRecipe,
-    UnknownRecipe,
-    known_recipes,
-    recipe_for,
-)
+from conformance.hub.recipe import AcceptedDifference, InvalidRecipe, Recipe, TokenizerRecipe, UnknownRecipe
+from conformance.hub.recipes import known_recipes, recipe_for
 from conformance.hub.store import CannotBuild, Hub, HubEntry
 from conformance.hub.tap import HubCall, HubTap
 from conformance.hub.view import HubView

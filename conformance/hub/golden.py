@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.recipes import Recipe, TokenizerRecipe, known_recipes
+from conformance.hub.recipe import Recipe, TokenizerRecipe
+from conformance.hub.recipes import known_recipes
 from conformance.hub.vocabulary import ranked_tokens, vocabulary_source
 from conformance.places import fixtures_directory
 

@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.recipes import Recipe
+from conformance.hub.recipe import Recipe
 
 HUB_VARIABLE = "CONFORMANCE_HUB"
 SHARDS = 2

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.recipes import Recipe, TokenizerRecipe
+from conformance.hub.recipe import Recipe, TokenizerRecipe
 
 Merge = tuple[str, str]
 

@@ -29,8 +29,9 @@ from conformance.parity.gates import (
     SEMANTICS,
     rounding_ratio,
 )
+from conformance.parity.library import cast_parameters
 from conformance.parity.modules import module_errors
-from conformance.parity.probes import cast_parameters, drawn_ids, untrained
+from conformance.parity.probes import drawn_ids, untrained
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.places import fixtures_directory

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from conformance.parity.library import library_config
 from conformance.parity.modules import hidden_in, with_hidden
-from conformance.parity.probes import library_config
 from conformance.parity.reference import Reference
 
 #: The library's way of counting is measured with this window, in a sequence of this length.

@@ -105,7 +105,7 @@ class Subject:
         """A fresh training-mode backbone, in float32 throughout and in ``eval()``."""
         import torch
 
-        from conformance.parity.probes import unround_buffers
+        from conformance.parity.library import unround_buffers
 
         backbone = self.build()
         unround_buffers(backbone.llm)
@@ -143,7 +143,7 @@ class Subject:
         Buffers stay as built, as under FSDP's mixed precision with float32 buffers: what `.to()` does to rotary frequencies
         is a matter of its own.
         """
-        from conformance.parity.probes import cast_parameters
+        from conformance.parity.library import cast_parameters
 
         backbone = self.build()
         cast_parameters(backbone, backbone.half_precision_dtype)

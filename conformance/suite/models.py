@@ -12,7 +12,7 @@ import torch
 from conformance.assertions import ClauseFailure, NotApplicable
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
-from conformance.parity.probes import in_dtype, text_config
+from conformance.parity.library import in_dtype, text_config
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject

@@ -9,7 +9,7 @@ import torch
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.parity.probes import text_config
+from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
     decoder_layers,

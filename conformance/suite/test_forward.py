@@ -21,8 +21,9 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import EXACT_POSITIONS, SEMANTICS, conditions, semantics_bound
+from conformance.parity.library import attention_of, attentions_of
 from conformance.parity.modules import first_outside, hidden_in, module_errors
-from conformance.parity.probes import attention_of, attentions_of, drawn_ids, untrained
+from conformance.parity.probes import drawn_ids, untrained
 from conformance.parity.receptive_field import keys_seen, library_windows
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject

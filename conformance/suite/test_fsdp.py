@@ -14,7 +14,7 @@ from torch import nn
 from conformance.assertions import NotApplicable, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
-from conformance.parity.probes import text_config
+from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL, decoder_layers, probe_ids, reference_of
 from conformance.suite.process_group import one_rank

@@ -17,7 +17,8 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, conditions, rounding_ratio
-from conformance.parity.probes import attention_of, attentions_of, cast_parameters, drawn_ids, held_bytes
+from conformance.parity.library import attention_of, attentions_of, cast_parameters
+from conformance.parity.probes import drawn_ids, held_bytes
 from conformance.parity.reference import Reference
 from conformance.parity.streaming import seeded_model
 from conformance.subject.subject import Subject

@@ -10,8 +10,8 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place, Precision
 from conformance.parity.equality import gradient_angles, gradients_of
 from conformance.parity.gates import GRADIENT_COSINE, conditions, rounding_ratio
+from conformance.parity.library import cast_parameters
 from conformance.parity.modules import error_growth
-from conformance.parity.probes import cast_parameters
 from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL, is_routed, loaded_in, probe_ids, reference_of
 from conformance.suite.properties import for_all

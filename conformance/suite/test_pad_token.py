@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from conformance.assertions import quoted, require
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.parity.probes import text_config
+from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL
 from conformance.suite.properties import for_all

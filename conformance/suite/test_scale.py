@@ -10,18 +10,11 @@ import torch
 from conformance.assertions import require, within
 from conformance.catalogue import MUST, requirement
 from conformance.oracle import architecture_of
+from conformance.parity.full_size import Measured, all_cores, full_size_parity
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS, conditions
 from conformance.parity.probes import drawn_ids
 from conformance.parity.reference import prefix_of
-from conformance.parity.streaming import (
-    Measured,
-    OneLayer,
-    SeededWeights,
-    all_cores,
-    full_size_parity,
-    on_meta,
-    read_from,
-)
+from conformance.parity.streaming import OneLayer, SeededWeights, on_meta, read_from
 from conformance.subject.subject import Subject
 from conformance.suite.models import configurable_class, judging_config, published_shapes
 

@@ -7,7 +7,7 @@ import string
 
 from conformance.assertions import NotApplicable, quoted, require
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.parity.probes import text_config
+from conformance.parity.library import text_config
 from conformance.places import fixtures_directory
 from conformance.subject.contract import LLM_MAX_LENGTH
 from conformance.subject.subject import Subject

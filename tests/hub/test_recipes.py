@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from conformance.hub import InvalidRecipe, Recipe, UnknownRecipe, known_recipes, recipe_for
-from conformance.hub.recipes import RECIPES_VARIABLE, read_recipe
+from conformance.hub.recipe_file import read_recipe
+from conformance.hub.recipes import RECIPES_VARIABLE
 from conformance.places import fixtures_directory
 from conformance.subject.declarations import Declarations
 

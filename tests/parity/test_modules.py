@@ -11,8 +11,9 @@ import transformers
 
 from conformance.oracle import BFLOAT16, InvalidConfig, Place
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS
+from conformance.parity.library import cast_parameters
 from conformance.parity.modules import first_outside, module_errors
-from conformance.parity.probes import cast_parameters, drawn_ids, untrained
+from conformance.parity.probes import drawn_ids, untrained
 from conformance.parity.receptive_field import keys_seen
 from conformance.parity.reference import Reference
 from tests.oracle.test_families import LLAMA, PHI

@@ -20,9 +20,10 @@ from conformance.assertions import ClauseFailure, NotApplicable, listening
 from conformance.errors import CannotAssess
 from conformance.hub import known_recipes
 from conformance.oracle.shapes import parameter_shapes
+from conformance.parity.full_size import full_size_parity
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS
 from conformance.parity.probes import drawn_ids
-from conformance.parity.streaming import OneLayer, SeededWeights, full_size_parity, on_meta
+from conformance.parity.streaming import OneLayer, SeededWeights, on_meta
 from conformance.run.session import _check_is_of
 from conformance.subject.checkpoint import Checkpoint
 from conformance.suite.test_scale import (

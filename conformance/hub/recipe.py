@@ -1,0 +1,117 @@
+"""A recipe: the published facts of one hub id, and the tiny sizes at which its probe checkpoint is built."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+#: Counts the changes to what a recipe is turned into. It stands in every digest, and library versions do not:
+#: the files are written here, byte for byte, and no library has a say in their form.
+FILES_FORMAT = 1
+
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+TOKENIZER_KINDS = ("real", "stand-in")
+
+
+TEMPLATE_ORACLES = ("jinja", "mistral-common-v1")
+
+
+TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
+
+
+class InvalidRecipe(ValueError):
+    """A recipe file does not say what it must. The message names file, key and what would be right."""
+
+
+class UnknownRecipe(LookupError):
+    """No recipe has this hub id. The message lists the known ids and says how to add one."""
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """How the tokenizer's files come about.
+
+    `source` is a file of `mistral_common/data` with the digest `sha256`; of a ranked vocabulary the first
+    `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a `▁` before the
+    text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's). `golden` names the file
+    of `fixtures/golden` with the ids that an independent encoder gives, where there is one.
+    """
+
+    kind: str
+    source: str
+    sha256: str
+    layout: str
+    tokenizer_class: str
+    config: Mapping[str, Any]
+    special_tokens_map: Mapping[str, Any]
+    ranks: int | None = None
+    ships_chat_template: bool = False
+    golden: str | None = None
+
+
+@dataclass(frozen=True)
+class AcceptedDifference:
+    """A place where the reference prompt departs from the official template on purpose."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are as published; so is `parameters`, how
+    many numbers the checkpoint's weights are, where somebody has looked it up."""
+
+    hub_id: str
+    family: str
+    architecture: str
+    config: Mapping[str, Any]
+    probe: Mapping[str, Any]
+    dtype: str
+    tokenizer: TokenizerRecipe
+    generation_config: Mapping[str, Any] | None
+    chat_template: str | None
+    #: What says which ids a dialogue has: `chat_template`, or mistral-common's first instruct tokenizer.
+    template_oracle: str
+    accepted_template_differences: tuple[AcceptedDifference, ...]
+    subject: Mapping[str, Any]
+    sources: Mapping[str, str]
+    parameters: int | None
+    path: Path = field(compare=False)
+
+    def probe_config(self) -> dict[str, Any]:
+        """The published config with the tiny overrides in place: what the probe checkpoint's `config.json`
+        says."""
+        return {**self.config, **self.probe}
+
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of everything that shapes the written files, and of nothing else.
+
+        Declarations, sources and the recipe's own comments are left out: a better comment rebuilds nothing.
+        So are the versions of the installed libraries: an entry built with one version serves every other.
+        """
+        shaping = {
+            "format": FILES_FORMAT,
+            "hub_id": self.hub_id,
+            "architecture": self.architecture,
+            "config": self.probe_config(),
+            "dtype": self.dtype,
+            "generation_config": self.generation_config,
+            "tokenizer": {
+                "source": self.tokenizer.sha256,
+                "ranks": self.tokenizer.ranks,
+                "layout": self.tokenizer.layout,
+                "config": self.tokenizer.config,
+                "special_tokens_map": self.tokenizer.special_tokens_map,
+                "chat_template": self.chat_template if self.tokenizer.ships_chat_template else None,
+            },
+        }
+        # The order of keys is part of the files, hence of the digest: no `sort_keys`.
+        return hashlib.sha256(json.dumps(shaping).encode()).hexdigest()

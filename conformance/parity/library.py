@@ -1,0 +1,106 @@
+"""How the installed transformers is asked, whichever release it is: configs, dtypes, attention implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
+    """The transformers config object of a parsed ``config.json``, without token ids that a smaller vocabulary has not."""
+    import transformers
+
+    no_tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    return transformers.AutoConfig.for_model(**{**config, **no_tokens, **changes})
+
+
+def text_config(llm: Any) -> Any:
+    """The config of the language model itself, where the wrapped model nests it."""
+    return (
+        llm.config.get_text_config()
+        if hasattr(llm.config, "get_text_config")
+        else getattr(llm.config, "text_config", llm.config)
+    )
+
+
+def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The argument by which the installed transformers is told the dtype to load or build a model in."""
+    import transformers
+
+    # https://github.com/huggingface/transformers/pull/39782: `torch_dtype` became `dtype`.
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    return {"dtype" if release >= (4, 56) else "torch_dtype": dtype}
+
+
+def unround_buffers(llm: Any) -> None:
+    """Give rotary tables that were rounded because the model was loaded in half precision their digits back.
+
+    Before transformers 4.48 some are made in the dtype of loading, and `.to(float32)` keeps what rounding left. A buffer is
+    exchanged only for one that its class makes in float32 and that rounds to the very same bits, so that a wrong one stays.
+    """
+    half = {
+        name: buffer
+        for name, buffer in llm.named_buffers()
+        if name not in llm.state_dict() and buffer.dtype.is_floating_point and buffer.dtype.itemsize == 2
+    }
+    if not half or not hasattr(type(llm), "_from_config"):
+        return
+    with torch.random.fork_rng(devices=[]):
+        full = dict(type(llm)._from_config(llm.config, **in_dtype(torch.float32)).named_buffers())
+    for name, buffer in half.items():
+        exact = full.get(name)
+        if exact is not None and torch.equal(exact.to(buffer.dtype), buffer):
+            parent, _, leaf = name.rpartition(".")
+            setattr(llm.get_submodule(parent), leaf, exact.to(buffer.device))
+
+
+def attentions_of(llm: Any) -> tuple[str, ...]:
+    """The attention implementations that the model's class has and the machine can run, the installed flash-attn included."""
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
+    has_sdpa = getattr(type(llm), "_supports_sdpa", True)
+    has_flash = getattr(
+        type(llm), "_supports_flash_attn", getattr(type(llm), "_supports_flash_attn_2", False)
+    )
+    return (
+        "eager",
+        *(("sdpa",) if has_sdpa else ()),
+        *(("flash_attention_2",) if has_flash and is_flash_attn_2_available() else ()),
+    )
+
+
+@contextmanager
+def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> Iterator[Any]:
+    """``llm`` with this attention while the body runs: itself where it has it or can switch, else (before transformers 4.48)
+    built anew with the same tensors.
+
+    What is built anew lacks what was done to ``llm`` after it was built; with ``comparable`` either all implementations are
+    had by switching, or all are built anew.
+    """
+    before = llm.config._attn_implementation
+    switches = hasattr(llm, "set_attn_implementation")
+    if switches or (before == implementation and not comparable):
+        if before != implementation:
+            llm.set_attn_implementation(implementation)
+        try:
+            yield llm
+        finally:
+            if before != implementation:
+                llm.set_attn_implementation(before)
+        return
+    with torch.random.fork_rng(devices=[]):
+        other = type(llm)._from_config(llm.config, attn_implementation=implementation)
+    parameter = next(llm.parameters())
+    other = other.to(parameter.device)
+    cast_parameters(other, parameter.dtype)
+    other.load_state_dict(llm.state_dict())
+    yield other.eval()
+
+
+def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Cast the parameters alone, as FSDP's mixed precision with float32 buffers does; `.to()` would cast buffers too."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
