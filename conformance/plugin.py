@@ -7,12 +7,14 @@ certify``, and its outcomes are reported as those of the tests. Without ``--back
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
+    from conformance.run.request import RunRequest
     from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
 
@@ -65,12 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
     if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("the suite brings its own processes: use --backbone-jobs N instead of -n N")
-    from conformance.catalogue import expected_clauses
-
-    try:
-        wanted = set(expected_clauses(config.option.backbone_profile.split(",")))
-    except KeyError as error:
-        raise pytest.UsageError(f"--backbone-profile: there is no profile {error}") from None
+    wanted = set(_request(config).clauses)
     unwanted = [item for item in clauses if _clause_of(item) not in wanted]
     config.hook.pytest_deselected(items=unwanted)
     items[:] = [item for item in items if item not in unwanted]
@@ -103,62 +100,73 @@ _VERDICT = pytest.StashKey[Any]()
 
 
 def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
-    from conformance.catalogue import expected_clauses
     from conformance.errors import CannotAssess
+    from conformance.run.events import Event, Judged
     from conformance.run.parent import run
-    from conformance.run.request import RunRequest, device_for, weights_for
     from conformance.verdict.reaching import reach_verdict
     from conformance.verdict.upstream import known_defects
 
-    option = session.config.option
-    names = tuple(option.backbone_profile.split(","))
+    request = _request(session.config)
     chosen = tuple(dict.fromkeys(str(_clause_of(item)) for item in clauses))
-    only = None if set(chosen) == set(expected_clauses(names)) else chosen
-    try:
-        weights = weights_for(option.backbone_weights, names)
-    except CannotAssess as refusal:
-        raise pytest.UsageError(str(refusal).replace("--", "--backbone-")) from None
-    request = RunRequest(
-        target=option.backbone,
-        backbone_id=option.backbone_id,
-        profiles=names,
-        only=only,
-        weights=weights,
-        device=device_for("auto", names),
-        budget=option.backbone_budget,
-        seed=option.backbone_seed,
-        jobs=option.backbone_jobs,
-        timeout=option.backbone_timeout,
-        hub=Path(option.backbone_hub) if option.backbone_hub else None,
-        recipes=tuple(map(Path, option.backbone_recipes)),
-        config=Path(option.backbone_config) if option.backbone_config else None,
-    )
+    only = None if set(chosen) == set(request.clauses) else chosen
     waiting: dict[str, list[pytest.Item]] = {}
     for item in clauses:
         waiting.setdefault(str(_clause_of(item)), []).append(item)
 
-    def report_as_it_comes(event: Mapping[str, Any]) -> None:
-        if event["event"] == "outcome":
-            _report(waiting.pop(event["id"], []), event)
+    def report_as_it_comes(event: Event) -> None:
+        if isinstance(event, Judged):
+            _report(waiting.pop(event.id, []), event.outcome)
 
     try:
-        assessment = run(request, report_as_it_comes)
+        assessment = run(replace(request, only=only), report_as_it_comes)
     except CannotAssess as refusal:
-        raise pytest.UsageError(f"{option.backbone} could not be assessed: {refusal}") from None
+        raise pytest.UsageError(f"{request.target} could not be assessed: {refusal}") from None
     _report_the_rest(waiting, assessment)
     session.config.stash[_VERDICT] = reach_verdict(assessment, defects=known_defects(), only=only)
+
+
+def _request(config: pytest.Config) -> RunRequest:
+    """What the options ask for."""
+    from conformance.run.request import InvalidRequest, RunRequest
+
+    option = config.option
+    try:
+        return RunRequest(
+            target=option.backbone,
+            backbone_id=option.backbone_id,
+            profiles=tuple(option.backbone_profile.split(",")),
+            weights=option.backbone_weights or "auto",
+            budget=option.backbone_budget,
+            seed=option.backbone_seed,
+            jobs=option.backbone_jobs,
+            timeout=option.backbone_timeout,
+            hub=Path(option.backbone_hub) if option.backbone_hub else None,
+            recipes=tuple(map(Path, option.backbone_recipes)),
+            config=Path(option.backbone_config) if option.backbone_config else None,
+        )
+    except InvalidRequest as refusal:
+        raise pytest.UsageError(refusal.said(_option_of)) from None
+
+
+def _option_of(field: str) -> str:
+    """The option that sets this field of a `RunRequest`."""
+    names = {"target": "--backbone", "backbone_id": "--backbone-id", "profiles": "--backbone-profile"}
+    return names.get(field, f"--backbone-{field.replace('_', '-')}")
 
 
 def _report_the_rest(waiting: Mapping[str, list[pytest.Item]], assessment: Assessment) -> None:
     outcomes: dict[str, ClauseOutcome] = {outcome.id: outcome for outcome in assessment.outcomes}
     for clause_id, items in waiting.items():
-        _report(items, outcomes[clause_id].as_json())
+        _report(items, outcomes[clause_id])
 
 
-def _report(items: list[pytest.Item], outcome: Mapping[str, Any]) -> None:
+def _report(items: list[pytest.Item], outcome: ClauseOutcome) -> None:
     """Log one clause's outcome as that of its tests: only what passed or does not apply is no failure; a SHOULD that
     is not met is an expected failure."""
-    told = f"{outcome['id']} ({outcome['level']}) {outcome['outcome']}: {outcome['summary']}"
+    from conformance.catalogue import SHOULD
+    from conformance.verdict.outcomes import Outcome
+
+    told = f"{outcome.id} ({outcome.level}) {outcome.outcome}: {outcome.summary}"
     for item in items:
         report = pytest.TestReport(
             nodeid=item.nodeid,
@@ -167,17 +175,17 @@ def _report(items: list[pytest.Item], outcome: Mapping[str, Any]) -> None:
             outcome="passed",
             longrepr=None,
             when="call",
-            duration=outcome.get("seconds", 0.0),
+            duration=outcome.seconds,
         )
-        if outcome["outcome"] == "not-applicable":
+        if outcome.outcome is Outcome.NOT_APPLICABLE:
             report.outcome = "skipped"
-            report.longrepr = (str(item.path), 0, f"not applicable: {outcome['summary']}")
-        elif outcome["outcome"] != "passed" and outcome["level"] == "SHOULD":
+            report.longrepr = (str(item.path), 0, f"not applicable: {outcome.summary}")
+        elif outcome.outcome is not Outcome.PASSED and outcome.level == SHOULD:
             report.outcome = "skipped"
             report.wasxfail = told
-        elif outcome["outcome"] != "passed":
+        elif outcome.outcome is not Outcome.PASSED:
             report.outcome = "failed"
-            shown = outcome.get("counterexample")
+            shown = outcome.counterexample
             report.longrepr = told if not shown else f"{told}\ncounterexample: {shown!r}"
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         item.ihook.pytest_runtest_logreport(report=report)

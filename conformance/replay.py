@@ -6,8 +6,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from conformance.catalogue import catalogue
 from conformance.errors import CannotAssess
-from conformance.run.request import RunRequest
+from conformance.run.request import STREAMING_PROFILE, RunRequest
 from conformance.subject.target import resolve
 
 
@@ -28,15 +29,22 @@ def replay(
 
     try:
         resolved = resolve(target, backbone_id)
-        request = RunRequest(
-            target=target, backbone_id=backbone_id, only=(clause_id,), weights=weights, seed=seed
-        )
+        request = _request(clause_id, target=target, backbone_id=backbone_id, weights=weights, seed=seed)
         with in_process_session(resolved, request) as session:
             session.construct()
             return _replayed(session.subject, clause_id, dict(draws or {}))
     except CannotAssess as refusal:
         print(f"{clause_id} could not be judged: {refusal}", file=sys.stderr)
         return 2
+
+
+def _request(clause_id: str, *, weights: str, **asked: Any) -> RunRequest:
+    """Of a run of several profiles, the one that holds the clause: the others use none of its weights."""
+    clause = catalogue().get(clause_id)
+    names = ("default",) if clause is None else (clause.profile,)
+    return RunRequest(
+        profiles=names, only=(clause_id,), weights=weights if STREAMING_PROFILE in names else "auto", **asked
+    )
 
 
 def _replayed(subject: Any, clause_id: str, draws: dict[str, Any]) -> int:

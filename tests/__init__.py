@@ -1,0 +1,6 @@
+"""The project's tests. README.md says what is where, and how long it takes."""
+
+from pathlib import Path
+
+#: The checkout.
+ROOT = Path(__file__).parents[1]

@@ -17,7 +17,6 @@ import typer
 from conformance.bench.request import ROUNDS, SIZES, WORKLOADS, BenchRequest
 from conformance.bench.statistics import ROUNDS as ROUNDS_NEEDED
 from conformance.cli.options import (
-    DEVICES,
     SETTINGS,
     BackboneId,
     Config,
@@ -32,6 +31,7 @@ from conformance.cli.options import (
 )
 from conformance.errors import CannotAssess
 from conformance.report.terminal import console, say
+from conformance.run.request import DEVICES
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,6 @@ import typer
 from conformance.errors import CannotAssess
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
-DEVICES = ("auto", "cpu", "cuda")
 
 BackboneId = Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")]
 Config = Annotated[
@@ -25,6 +24,19 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard
 Recipes = Annotated[
     Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")
 ]
+
+Profile = Annotated[
+    Optional[str], typer.Option("--profile", help="Names, joined by commas [default: default].")
+]
+
+
+#: The options of `conformance certify` whose names are not those of the fields of a `RunRequest`.
+_OPTIONS = {"backbone_id": "--id", "profiles": "--profile", "memory_limit": "--max-memory"}
+
+
+def option_of(field: str) -> str:
+    """The option that sets this field of a `RunRequest`."""
+    return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
 
 
 def names_in(option: str, text: str) -> list[str]:

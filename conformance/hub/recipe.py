@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conformance.errors import CannotAssess
+
 #: Counts the changes to what a recipe is turned into. It stands in every digest, and library versions do not:
 #: the files are written here, byte for byte, and no library has a say in their form.
 FILES_FORMAT = 1
@@ -26,11 +28,11 @@ TEMPLATE_ORACLES = ("jinja", "mistral-common-v1")
 TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
 
 
-class InvalidRecipe(ValueError):
+class InvalidRecipe(CannotAssess):
     """A recipe file does not say what it must. The message names file, key and what would be right."""
 
 
-class UnknownRecipe(LookupError):
+class UnknownRecipe(CannotAssess):
     """No recipe has this hub id. The message lists the known ids and says how to add one."""
 
 

@@ -23,6 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from conformance.errors import CannotAssess
 from conformance.hub.recipe import Recipe
 
 HUB_VARIABLE = "CONFORMANCE_HUB"
@@ -31,7 +32,7 @@ SHARDS = 2
 Progress = Callable[[str], None]
 
 
-class CannotBuild(RuntimeError):
+class CannotBuild(CannotAssess):
     """A recipe's snapshot cannot be built on this machine. The message names the recipe, where, and why."""
 
 

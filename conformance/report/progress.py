@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.text import Text
 
 from conformance.report.narrative import one_line
+from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
-OnEvent = Callable[[Mapping[str, Any]], None]
+#: Outcomes that are worth a line as they come; what a failure blocks is told at the end.
+_TOLD = (Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN)
+
+
+class Progress(Protocol):
+    """Shows what a run is at."""
+
+    def step(self, text: str) -> None:
+        """A step begins."""
+
+    def begin(self, clause_id: str, total: int) -> None:
+        """A clause is about to be judged, one of ``total``."""
+
+    def judged(self, outcome: ClauseOutcome) -> None:
+        """A clause was judged."""
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[OnEvent]:
-    """A function that shows the runner's events on ``console`` for as long as the body runs."""
+def progress(console: Console) -> Iterator[Progress]:
+    """Something that shows on ``console`` what a run is at, for as long as the body runs."""
     if not console.is_terminal:
-        yield _Lines(console).show
+        yield _Lines(console)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as RichProgress
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -28,20 +44,25 @@ def progress(console: Console) -> Iterator[OnEvent]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield _Bar(bar).show
+    with RichProgress(*columns, console=console, transient=True) as bar:
+        yield _Bar(bar)
 
 
 class _Lines:
-    """One line for each phase, one for each clause that is not met."""
+    """One line for each step, one for each clause that is not met."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
 
-    def show(self, event: Mapping[str, Any]) -> None:
-        line = _line_for(event)
-        if line:
-            self._console.print(Text(line), soft_wrap=True)
+    def step(self, text: str) -> None:
+        self._console.print(Text(one_line(text)), soft_wrap=True)
+
+    def begin(self, clause_id: str, total: int) -> None:
+        pass
+
+    def judged(self, outcome: ClauseOutcome) -> None:
+        if outcome.outcome in _TOLD:
+            self._console.print(Text(f"{outcome.id} {outcome.outcome}"), soft_wrap=True)
 
 
 class _Bar:
@@ -50,23 +71,14 @@ class _Bar:
         self._task = bar.add_task("starting", total=None)
         self._done = 0
 
-    def show(self, event: Mapping[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "phase":
-            self._bar.update(self._task, description=one_line(f"{event['phase']} {event['detail']}"))
-        elif kind == "begin":
-            self._bar.update(self._task, description=f"judging {event['id']}", total=event["total"])
-        elif kind == "outcome":
-            self._done += 1
-            self._bar.update(self._task, completed=self._done)
-            line = _line_for(event)
-            if line:
-                self._bar.console.print(Text(line))
+    def step(self, text: str) -> None:
+        self._bar.update(self._task, description=one_line(text))
 
+    def begin(self, clause_id: str, total: int) -> None:
+        self._bar.update(self._task, description=f"judging {clause_id}", total=total)
 
-def _line_for(event: Mapping[str, Any]) -> str:
-    if event["event"] == "phase":
-        return one_line(f"{event['phase']} {event['detail']}")
-    if event["event"] == "outcome" and event["outcome"] in ("failed", "error", "not-run"):
-        return f"{event['id']} {event['outcome']}"
-    return ""
+    def judged(self, outcome: ClauseOutcome) -> None:
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
+        if outcome.outcome in _TOLD:
+            self._bar.console.print(Text(f"{outcome.id} {outcome.outcome}"))

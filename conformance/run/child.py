@@ -15,10 +15,10 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from conformance.catalogue import Requirement
 from conformance.errors import CannotAssess
+from conformance.run import events
 from conformance.run.launch import end_with_parent
 from conformance.run.request import RunRequest
 from conformance.subject.contract import CANARY_TOKEN
@@ -35,20 +35,19 @@ class EventStream:
         os.close(fd)
         self._outcomes = 0
 
-    def send(self, event: str, **fields: Any) -> None:
-        self._outcomes += event == "outcome"
+    def send(self, event: events.Event) -> None:
+        self._outcomes += isinstance(event, events.Judged)
         # Whatever the subject does with the token, it must not reach a certificate through an error message.
-        line = json.dumps({"event": event, **fields}, default=repr).replace(CANARY_TOKEN, "<hf_token>") + "\n"
-        data = line.encode("ascii")
+        data = (events.line(event).replace(CANARY_TOKEN, "<hf_token>") + "\n").encode("ascii")
         while data:
             data = data[os.write(self._fd, data) :]
 
     def phase(self, name: str, detail: str) -> None:
-        self.send("phase", phase=name, detail=detail)
+        self.send(events.Phase(name, detail))
 
     def footer(self) -> None:
         """The last line; a stream without it was cut short."""
-        self.send("footer", outcomes=self._outcomes)
+        self.send(events.Footer(self._outcomes))
 
 
 def main() -> None:
@@ -59,7 +58,7 @@ def main() -> None:
     try:
         assess(request, Path(home), stream)
     except CannotAssess as refusal:
-        stream.send("cannot-assess", message=str(refusal))
+        stream.send(events.Refused(str(refusal)))
     stream.footer()
     sys.stdout.flush()
     # Threads and exit handlers of the subject must not turn a finished run into a crash or a hang.
@@ -83,18 +82,18 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     gc.freeze()
 
     with open_session(target, request, home, stream.phase) as session:
-        clauses = list(request.only or ())
+        clauses = request.clauses
         stream.phase("constructing", target.backbone_id)
         # Sent before as well as after: when a constructor never returns, the certificate still says what it is about.
-        stream.send("facts", **session.facts())
+        stream.send(session.facts())
         session.construct()
-        stream.send("facts", **session.facts())
+        stream.send(session.facts())
         stream.phase("judging", target.backbone_id)
         for index, item in enumerate(judge(session.subject, clauses)):
             if isinstance(item, Requirement):
-                stream.send("begin", id=item.id, index=index // 2, total=len(clauses))
+                stream.send(events.Begin(item.id, index // 2, len(clauses)))
             else:
-                stream.send("outcome", **item.as_json(), root_cause=item.root_cause)
+                stream.send(events.Judged(item))
 
 
 def _prepare() -> None:

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.catalogue import expected_clauses
 from conformance.hub import HubView
-from conformance.run.request import RunRequest, device_for, weights_for
+from conformance.run.request import RunRequest
 from conformance.subject.target import Target, only_id_of, resolve
 from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
@@ -41,8 +40,8 @@ def check_backbone(
     exits takes this process with it: ``conformance certify`` is the front door that does not trust its subject.
 
     Raises:
-        CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or ``weights`` cannot be used.
-        KeyError: for a profile that is not implemented; the argument is its name.
+        CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or an argument has a value that it
+            does not take (`InvalidRequest`; for a profile that is not implemented, also a `KeyError`).
     """
     from conformance.run.judging import judge
     from conformance.verdict.reaching import reach_verdict as reach_verdict
@@ -54,14 +53,12 @@ def check_backbone(
         if isinstance(factory, str)
         else Target(_name_of(factory), factory, backbone_id or only_id_of(factory, _name_of(factory)))
     )
-    expected = tuple(only) if only is not None else expected_clauses(profiles)
     request = RunRequest(
         target=target.text,
         backbone_id=target.backbone_id,
         profiles=tuple(profiles),
-        only=expected,
-        weights=weights_for(weights, profiles),
-        device=device_for("auto", profiles),
+        only=None if only is None else tuple(only),
+        weights=weights or "auto",
         budget=budget,
         seed=seed,
         hub=hub,
@@ -70,9 +67,11 @@ def check_backbone(
     with in_process_session(target, request, declarations) as session:
         session.construct()
         facts = session.facts()
-        outcomes = tuple(item for item in judge(session.subject, expected) if isinstance(item, ClauseOutcome))
+        outcomes = tuple(
+            item for item in judge(session.subject, request.clauses) if isinstance(item, ClauseOutcome)
+        )
     assessment = Assessment.of(request, facts, outcomes, seconds=time.monotonic() - started)
-    return reach_verdict(assessment, defects=known_defects(), only=None if only is None else tuple(only))
+    return reach_verdict(assessment, defects=known_defects(), only=request.only)
 
 
 @contextmanager

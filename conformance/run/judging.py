@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, listening
@@ -44,15 +45,15 @@ def _judge_clause(
         return _blocked(clause, "CON-03", earlier, f"the subject has no `{missing}`")
     try:
         with listening() as told:
-            outcome, summary, evidence, counterexample = _run_tests(subject, clause)
+            found = _run_tests(subject, clause)
     except Blocked as block:
         return _blocked(clause, block.cause, earlier)
     return _outcome(
         clause,
-        outcome,
-        summary,
-        evidence={**evidence, **told},
-        counterexample=counterexample,
+        found.outcome,
+        found.summary,
+        evidence={**found.evidence, **told},
+        counterexample=found.counterexample,
         seconds=time.perf_counter() - started,
     )
 
@@ -62,7 +63,17 @@ def _stands_in_the_way(need: ClauseOutcome) -> bool:
     return need.outcome in UNMET and not need.evidence.get("library")
 
 
-def _run_tests(subject: Subject, clause: Requirement) -> tuple[Outcome, str, dict[str, Any], Any]:
+@dataclass(frozen=True)
+class _Found:
+    """What the tests of one clause found."""
+
+    outcome: Outcome
+    summary: str = ""
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    counterexample: Mapping[str, Any] | None = None
+
+
+def _run_tests(subject: Subject, clause: Requirement) -> _Found:
     tests, reasons = collection.clause_tests()[clause.id], []
     for test in tests:
         try:
@@ -70,20 +81,20 @@ def _run_tests(subject: Subject, clause: Requirement) -> tuple[Outcome, str, dic
         except NotApplicable as reason:
             reasons.append(str(reason))
         except NotRun as lack:
-            return Outcome.NOT_RUN, str(lack), {}, None
+            return _Found(Outcome.NOT_RUN, str(lack))
         except (KeyboardInterrupt, Blocked):
             raise
         except BaseException as error:
             return _judged_exception(error)
     if len(reasons) == len(tests):
-        return Outcome.NOT_APPLICABLE, reasons[0], {}, None
-    return Outcome.PASSED, "", {}, None
+        return _Found(Outcome.NOT_APPLICABLE, reasons[0])
+    return _Found(Outcome.PASSED)
 
 
-def _judged_exception(error: BaseException) -> tuple[Outcome, str, dict[str, Any], Any]:
+def _judged_exception(error: BaseException) -> _Found:
     counterexample = getattr(error, "counterexample", None)
     if isinstance(error, ClauseFailure):
-        return Outcome.FAILED, str(error), error.evidence, counterexample
+        return _Found(Outcome.FAILED, str(error), error.evidence, counterexample)
     frames = traceback.extract_tb(error.__traceback__)
     where = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "unknown"
     evidence = {
@@ -92,11 +103,13 @@ def _judged_exception(error: BaseException) -> tuple[Outcome, str, dict[str, Any
         "traceback": traceback.format_exc(limit=-8),
     }
     if isinstance(error, SystemExit):
-        return Outcome.FAILED, f"the backbone called sys.exit({error.code!r})", evidence, counterexample
+        return _Found(
+            Outcome.FAILED, f"the backbone called sys.exit({error.code!r})", evidence, counterexample
+        )
     told = f"{type(error).__name__}: {error}"
     if _is_ours(error, frames):
-        return Outcome.ERROR, f"the check itself broke, {told} at {where}", evidence, counterexample
-    return Outcome.FAILED, f"the backbone raised {told} ({where})", evidence, counterexample
+        return _Found(Outcome.ERROR, f"the check itself broke, {told} at {where}", evidence, counterexample)
+    return _Found(Outcome.FAILED, f"the backbone raised {told} ({where})", evidence, counterexample)
 
 
 def _is_ours(error: BaseException, frames: traceback.StackSummary) -> bool:

@@ -10,18 +10,17 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from conformance.catalogue import Requirement, catalogue, expected_clauses
+from conformance.catalogue import Requirement, catalogue
 from conformance.errors import CannotAssess
 from conformance.hub import HubView
-from conformance.run import launch
+from conformance.run import events, launch
+from conformance.run.events import OnEvent
 from conformance.run.request import RunRequest
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
-
-OnEvent = Callable[[Mapping[str, Any]], None]
 
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 2.0
@@ -35,7 +34,7 @@ def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessme
         KeyboardInterrupt: passed on once all children are gone.
     """
     started = time.monotonic()
-    expected = request.only or expected_clauses(request.profiles)
+    expected = request.clauses
     marker = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True) as scratch:
         children = [
@@ -78,7 +77,7 @@ class _Child:
 
     def __init__(self, request: RunRequest, share: Sequence[str], home: Path, marker: str) -> None:
         self.share = list(share)
-        self.facts: dict[str, Any] = {}
+        self.facts: events.Facts | None = None
         self.outcomes: dict[str, ClauseOutcome] = {}
         self.refusal: str | None = None
         self.breakdown: str | None = None
@@ -92,7 +91,7 @@ class _Child:
         home.mkdir(parents=True)
         self._log = home / "log"
         view = HubView(home / "hf")
-        own = RunRequest(**{**vars(request), "only": tuple(_with_needs(share))})
+        own = replace(request, only=tuple(_with_needs(share)))
         self.pipe, writing_end = os.pipe()
         self._process = launch.start(
             "conformance.run.child",
@@ -158,30 +157,33 @@ class _Child:
 
     def _take(self, line: bytes, on_event: OnEvent) -> None:
         try:
-            event = json.loads(line)
-            kind = event.pop("event")
-            self._note(kind, event)
-        except (ValueError, KeyError, TypeError, AttributeError):
+            event = events.parse(line)
+        except ValueError:
             self._end(f"the stream of results was garbled: {line[:80]!r}")
             return
-        if kind in {"phase", "begin", "outcome"} and event.get("id", self.share[0]) in self.share:
-            on_event({"event": kind, **event})
+        self._note(event)
+        is_shown = isinstance(event, events.Phase) or (
+            isinstance(event, (events.Begin, events.Judged)) and event.id in self.share
+        )
+        if is_shown:
+            on_event(event)
 
-    def _note(self, kind: str, event: dict[str, Any]) -> None:
-        if kind == "footer":
-            self._footer = event["outcomes"] == len(self.outcomes)
-        elif kind == "cannot-assess":
-            self.refusal = event["message"]
-        elif kind == "facts":
-            self.facts = event
-        elif kind == "phase":
-            self._step = f"{event['phase']} {event['detail']}"
-        elif kind == "begin":
-            self._in_progress = event["id"]
-            self._step = f"judging {event['id']}"
-        elif kind == "outcome":
-            self._in_progress = None
-            self.outcomes[event["id"]] = ClauseOutcome.from_json(event)
+    def _note(self, event: events.Event) -> None:
+        match event:
+            case events.Footer():
+                self._footer = event.outcomes == len(self.outcomes)
+            case events.Refused():
+                self.refusal = event.message
+            case events.Facts():
+                self.facts = event
+            case events.Phase():
+                self._step = str(event)
+            case events.Begin():
+                self._in_progress = event.id
+                self._step = f"judging {event.id}"
+            case events.Judged():
+                self._in_progress = None
+                self.outcomes[event.id] = event.outcome
 
     def _end(self, how: str) -> None:
         if self.done:
@@ -233,7 +235,7 @@ def _assessment(
         said.get(clause) or _not_run(known[clause], breakdown or "no outcome was reported")
         for clause in expected
     )
-    facts = next((child.facts for child in children if child.facts), {})
+    facts = next((child.facts for child in children if child.facts), None)
     return Assessment.of(request, facts, outcomes, seconds=seconds, breakdown=breakdown)
 
 

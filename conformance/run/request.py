@@ -1,38 +1,71 @@
-"""What a run of the suite was asked to do, and the ways in which it can be refused."""
+"""What a run of the suite was asked to do. A request that exists is a valid one, whichever door it came by."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance.catalogue import catalogue, expected_clauses, profiles
 from conformance.errors import CannotAssess
 
 BUDGETS = ("quick", "standard", "thorough")
+DEVICES = ("auto", "cpu", "cuda")
 DEFAULT_TIMEOUT_SECONDS = 120.0
-#: The profile that runs at the published size, a layer at a time.
 STREAMING_PROFILE = "scale"
-#: The profile that runs on a CUDA device; all others run on the CPU.
+"""The profile that runs at the published size, a layer at a time."""
 DEVICE_PROFILE = "gpu"
+"""The profile that runs on a CUDA device; all others run on the CPU."""
+
+
+class InvalidRequest(CannotAssess):
+    """A field of a request has a value that it does not take, or one that another field rules out.
+
+    The message names fields in braces: `{seed} is -1, but should be 0 or more`. Each door fills in what
+    its own users call them, by `said`; as a string, the message has the names of `RunRequest`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self._message = message
+
+    def said(self, name_of: Callable[[str], str]) -> str:
+        """The message, with `name_of(field)` for each field it names."""
+        names = {field: name_of(field) for field in RunRequest.__dataclass_fields__}
+        return self._message.format(**names)
+
+    def __str__(self) -> str:
+        return self.said(lambda field: f"`{field}`")
+
+
+class UnknownProfile(InvalidRequest, KeyError):
+    """No profile of this name is implemented."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
     """One run: which subject, which clauses, under which conditions.
 
-    ``only`` restricts the run to a few clauses, and such a run never certifies. ``timeout`` is in seconds and bounds
-    each step (resolution, construction, one clause); ``memory_limit`` is in bytes of resident memory, None for
-    three quarters of what is available. ``weights`` is what :func:`weights_for` gives.
+    `only` restricts the run to a few clauses, and such a run never certifies. `weights` is what profile
+    `scale` streams beside the probe that all others run on: `full` (the published size with seeded
+    weights) or the directory of a real checkpoint; it is `probe` without that profile. `auto` chooses `full` or `probe`.
+    `device` is `cuda` with profile `gpu` and else `cpu`, which `auto` chooses. `timeout` is in seconds and
+    bounds each step (resolution, construction, one clause); `memory_limit` is in bytes of resident memory,
+    None for three quarters of what is available.
+
+    Raises:
+        InvalidRequest: for a value that a field does not take, or that another field rules out.
     """
 
     target: str
     backbone_id: str | None = None
     profiles: tuple[str, ...] = ("default",)
     only: tuple[str, ...] | None = None
-    weights: str = "probe"
-    device: str = "cpu"
+    weights: str = "auto"
+    device: str = "auto"
     budget: str = "standard"
     seed: int = 0
     jobs: int = 1
@@ -42,8 +75,26 @@ class RunRequest:
     config: Path | None = None
     memory_limit: int | None = None
 
+    def __post_init__(self) -> None:
+        check_profiles(self.profiles)
+        _check_clauses(self.only)
+        _one_of("budget", self.budget, BUDGETS)
+        _whole("seed", self.seed, least=0)
+        _whole("jobs", self.jobs, least=1)
+        _positive("timeout", self.timeout, "seconds")
+        if self.memory_limit is not None:
+            _positive("memory_limit", self.memory_limit, "bytes")
+        _one_of("device", self.device, DEVICES)
+        object.__setattr__(self, "weights", _weights_for(self.weights, self.profiles))
+        object.__setattr__(self, "device", _device_for(self.device, self.profiles))
+
+    @property
+    def clauses(self) -> tuple[str, ...]:
+        """The IDs to judge."""
+        return self.only if self.only is not None else expected_clauses(self.profiles)
+
     def as_json(self) -> dict[str, Any]:
-        """A JSON object from which :meth:`from_json` makes an equal request."""
+        """A JSON object from which `from_json` makes an equal request."""
         return {
             key: list(map(os.fspath, value))
             if isinstance(value, tuple)
@@ -55,7 +106,7 @@ class RunRequest:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRequest:
-        paths = {"hub": data["hub"] and Path(data["hub"]), "config": data["config"] and Path(data["config"])}
+        paths = {name: data[name] and Path(data[name]) for name in ("hub", "config")}
         sequences = {
             "profiles": tuple(data["profiles"]),
             "only": None if data["only"] is None else tuple(data["only"]),
@@ -64,62 +115,104 @@ class RunRequest:
         return cls(**{**data, **paths, **sequences})
 
 
-def weights_for(asked: str | None, profiles: Sequence[str]) -> str:
-    """``probe``, or what profile ``scale`` streams beside the probe that all others run on: ``full``, the published size
-    with seeded weights, or the directory of a real checkpoint.
+def check_profiles(names: Sequence[str]) -> None:
+    """Refuse names of profiles that are not implemented.
 
     Raises:
-        CannotAssess: for weights that no profile asked for uses, or a directory that holds no whole checkpoint.
+        UnknownProfile: naming the first, and those that are.
     """
-    scale = STREAMING_PROFILE in profiles
-    if asked is None:
+    if not names:
+        raise InvalidRequest("{profiles} is empty: name one or more profiles")
+    for name in names:
+        if name not in profiles():
+            raise UnknownProfile(
+                f"profile `{name}` is not implemented in this version; implemented: {', '.join(profiles())}"
+            )
+
+
+def _check_clauses(only: Sequence[str] | None) -> None:
+    if only is not None and not only:
+        raise InvalidRequest("{only} is empty: name one or more clauses, or leave it out")
+    for clause in only or ():
+        if clause not in catalogue():
+            raise InvalidRequest(
+                f"{{only}} names `{clause}`, which is no clause; `conformance requirements` lists them"
+            )
+
+
+def _one_of(field: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InvalidRequest(f"{{{field}}} is {_braced(value)}, but should be one of {', '.join(choices)}")
+
+
+def _whole(field: str, value: Any, *, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        number = "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number, "
+        raise InvalidRequest(f"{{{field}}} is {_braced(value)}, but should be {number}{least} or more")
+
+
+def _positive(field: str, value: Any, unit: str) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        shown = f"{value:g}" if is_number else _braced(value)
+        raise InvalidRequest(f"{{{field}}} is {shown}, but should be a number of {unit} above zero")
+
+
+def _weights_for(asked: str, names: Sequence[str]) -> str:
+    scale = STREAMING_PROFILE in names
+    if asked == "auto":
         return "full" if scale else "probe"
+    asked = os.fspath(asked)
+    shown = _escaped(asked)
     if asked == "probe":
         if scale:
-            raise CannotAssess(
-                f"--weights probe is tiny, and profile {STREAMING_PROFILE} streams the published size: leave --weights "
+            raise InvalidRequest(
+                f"{{weights}} probe is tiny, and profile {STREAMING_PROFILE} streams the published size: leave {{weights}} "
                 "out, or give full or the directory of a checkpoint (the other profiles run on the probe in any case)"
             )
         return asked
     if asked != "full" and not Path(asked).is_dir():
-        raise CannotAssess(
-            f"--weights {asked} is no directory; it takes probe, full, or the directory of a checkpoint "
+        raise InvalidRequest(
+            f"{{weights}} {shown} is no directory; it takes probe, full, or the directory of a checkpoint "
             "(config.json and safetensors files)"
         )
     if not scale:
-        raise CannotAssess(
-            f"--weights {asked} is for profile {STREAMING_PROFILE}, which was not asked for: "
-            f"add --profile {STREAMING_PROFILE}, or leave --weights out"
+        raise InvalidRequest(
+            f"{{weights}} {shown} is for profile {STREAMING_PROFILE}, which was not asked for: "
+            f"add {{profiles}} {STREAMING_PROFILE}, or leave {{weights}} out"
         )
     if asked != "full":
-        _check(Path(asked))
+        _check_checkpoint(Path(asked))
     return asked
 
 
-def device_for(asked: str, profiles: Sequence[str]) -> str:
-    """``cuda`` where profile ``gpu`` is asked for, else ``cpu``: where clauses run is a matter of their profile.
-
-    Raises:
-        CannotAssess: for another device than the profiles run on.
-    """
-    runs_on = "cuda" if DEVICE_PROFILE in profiles else "cpu"
+def _device_for(asked: str, names: Sequence[str]) -> str:
+    runs_on = "cuda" if DEVICE_PROFILE in names else "cpu"
     if asked not in ("auto", runs_on):
-        raise CannotAssess(
-            f"--device {asked} does not go with profile {','.join(profiles)}, which runs on {runs_on}: "
-            + (
-                "leave --device out"
-                if runs_on == "cuda"
-                else f"add --profile {DEVICE_PROFILE}, or leave --device out"
-            )
+        leave_out = "leave {device} out"
+        remedy = leave_out if runs_on == "cuda" else f"add {{profiles}} {DEVICE_PROFILE}, or {leave_out}"
+        raise InvalidRequest(
+            f"{{device}} {asked} does not go with profile {','.join(names)}, which runs on {runs_on}: {remedy}"
         )
     return runs_on
 
 
-def _check(directory: Path) -> None:
+def _check_checkpoint(directory: Path) -> None:
     from conformance.subject.checkpoint import Checkpoint, InvalidCheckpoint
 
     try:
         checkpoint = Checkpoint(directory)
         _ = checkpoint.config, checkpoint.shapes
     except InvalidCheckpoint as error:
-        raise CannotAssess(f"--weights {directory} holds no whole checkpoint: {error}") from None
+        raise InvalidRequest(
+            f"{{weights}} {_escaped(str(directory))} holds no whole checkpoint: {_escaped(str(error))}"
+        ) from None
+
+
+def _braced(value: Any) -> str:
+    return _escaped(repr(value))
+
+
+def _escaped(text: str) -> str:
+    """`text` as a part of a message whose braces name fields."""
+    return text.replace("{", "{{").replace("}", "}}")

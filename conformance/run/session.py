@@ -20,6 +20,7 @@ from conformance.hub import (
     recipe_for,
 )
 from conformance.run.environment import environment
+from conformance.run.events import Facts
 from conformance.run.request import RunRequest
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
@@ -77,21 +78,21 @@ class Session:
         with suppress(Exception, SystemExit):
             _ = self.subject.training
         if self._unserved is not None:
-            raise CannotAssess(str(self._unserved))
+            raise self._unserved
         if self.subject.real_checkpoint is not None and "training" in self.subject.__dict__:
             _check_is_of(self.subject.recipe, self.subject.real_checkpoint)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """Environment, declarations, hub entries and source digests, as the certificate repeats them."""
         constructed = "training" in self.subject.__dict__
         model = getattr(self.subject.training, "llm", None) if constructed else None
-        return {
-            "environment": {**environment(), **_model_class(model)},
-            "declarations": self.subject.declared.as_json() if constructed and self.subject.hub_ids else {},
-            "hub": {hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._served},
-            "sources": self.subject.source_files(),
-            "backbone_id": self.subject.backbone_id,
-        }
+        return Facts(
+            backbone_id=self.subject.backbone_id,
+            environment={**environment(), **_model_class(model)},
+            declarations=self.subject.declared.as_json() if constructed and self.subject.hub_ids else {},
+            hub={hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._served},
+            sources=self.subject.source_files(),
+        )
 
     def _build(self, hub_id: str) -> None:
         self._announce("building hub", hub_id)

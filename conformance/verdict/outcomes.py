@@ -92,6 +92,21 @@ class Asked(Protocol):
     def budget(self) -> str: ...
 
 
+class Told(Protocol):
+    """What a subject's process says of itself."""
+
+    @property
+    def backbone_id(self) -> str: ...
+    @property
+    def environment(self) -> Mapping[str, Any]: ...
+    @property
+    def declarations(self) -> Mapping[str, Any]: ...
+    @property
+    def sources(self) -> Mapping[str, str]: ...
+    @property
+    def hub(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+
 @dataclass(frozen=True)
 class Assessment:
     """Everything one run of the suite found out about a subject, before it is judged.
@@ -120,7 +135,7 @@ class Assessment:
     def of(
         cls,
         request: Asked,
-        facts: Mapping[str, Any],
+        facts: Told | None,
         outcomes: Iterable[ClauseOutcome],
         *,
         seconds: float,
@@ -128,15 +143,17 @@ class Assessment:
     ) -> Assessment:
         """What a run for `request` found out.
 
-        `facts` are what the subject's process said of itself: `backbone_id`, `environment`, `declarations`,
-        `sources`, `hub`. A process that ended early may have said none of them.
+        `facts` are what the subject's process said of itself; one that ended early may have said nothing.
         """
         return cls(
             target=request.target,
-            backbone_id=facts.get("backbone_id") or request.backbone_id or request.target,
+            backbone_id=(facts and facts.backbone_id) or request.backbone_id or request.target,
             profiles=request.profiles,
             outcomes=tuple(outcomes),
-            **{name: facts.get(name, {}) for name in ("environment", "declarations", "sources", "hub")},
+            environment=facts.environment if facts else {},
+            declarations=facts.declarations if facts else {},
+            sources=facts.sources if facts else {},
+            hub=facts.hub if facts else {},
             weights=request.weights,
             device=request.device,
             seed=request.seed,

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from conformance.cli import main
 from conformance.errors import CannotAssess
 from conformance.places import HOME
 from conformance.run import parent
+from conformance.run.events import OnEvent, Phase
 from conformance.run.request import RunRequest
 from conformance.verdict.certificate import serialise
 from conformance.verdict.outcomes import Assessment
@@ -31,9 +31,9 @@ class Runner:
     result: Assessment | BaseException = field(default_factory=assessment)
     requests: list[RunRequest] = field(default_factory=list)
 
-    def __call__(self, request: RunRequest, on_event: Callable[[dict[str, Any]], None]) -> Assessment:
+    def __call__(self, request: RunRequest, on_event: OnEvent) -> Assessment:
         self.requests.append(request)
-        on_event({"event": "phase", "phase": "resolving", "detail": request.target})
+        on_event(Phase("resolving", request.target))
         if isinstance(self.result, BaseException):
             raise self.result
         return replace(self.result, profiles=request.profiles)

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conformance import check_backbone
 from conformance.errors import CannotAssess
+from conformance.run.request import InvalidRequest
 from conformance.verdict.outcomes import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +70,24 @@ def test_the_plugin_refuses_what_cannot_be_assessed(tmp_path: Path) -> None:
     assert "no-such-id" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--backbone-budget", "huge", "--backbone-budget is 'huge', but should be one of quick"),
+        ("--backbone-seed", "-1", "--backbone-seed is -1, but should be 0 or more"),
+        ("--backbone-profile", "croe", "profile `croe` is not implemented"),
+        ("--backbone-weights", "full", "--backbone-weights full is for profile scale"),
+    ],
+)
+def test_the_plugin_refuses_wrong_values_before_anything_runs(
+    tmp_path: Path, option: str, value: str, told: str
+) -> None:
+    done = suite("--backbone", INSTRUCT, option, value, cwd=tmp_path)
+    assert done.returncode == 4
+    assert told in done.stdout + done.stderr
+    assert "error" not in done.stdout.lower().replace("usageerror", "")
+
+
 def test_the_plugin_costs_other_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(
         "def test_mine():\n    import sys\n    assert 'torch' not in sys.modules\n"
@@ -96,6 +116,17 @@ def test_check_backbone_is_never_fail_fast() -> None:
     assert [cause.outcome.id for cause in verdict.root_causes][:1] == ["CON-01"]
     with pytest.raises(AssertionError, match="CON-01"):
         verdict.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"budget": "huge"}, {"seed": -1}, {"only": ["PAD-99"]}, {"weights": "full"}]
+)
+def test_check_backbone_refuses_wrong_arguments_before_anything_is_built(wrong: dict[str, Any]) -> None:
+    def never(*args: object, **kwargs: object) -> None:
+        raise AssertionError("it was called")
+
+    with pytest.raises(InvalidRequest, match=f"`{next(iter(wrong))}`"):
+        check_backbone(never, INSTRUCT, **wrong)
 
 
 def test_check_backbone_refuses_an_unknown_target() -> None:

@@ -5,7 +5,6 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -233,20 +232,14 @@ def test_the_command_to_run_again_survives_a_shell() -> None:
     )
 
 
-EVENTS: list[dict[str, Any]] = [
-    {"event": "phase", "phase": "constructing", "detail": NASTY},
-    {"event": "begin", "id": "PAD-01", "index": 0, "total": 2},
-    {"event": "outcome", "id": "PAD-01", "outcome": "passed"},
-    {"event": "outcome", "id": "PAD-03", "outcome": "failed"},
-]
-
-
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_shows_phases_and_what_failed(terminal: bool) -> None:
     stream = io.StringIO()
-    with progress(Console(file=stream, force_terminal=terminal, width=60)) as on_event:
-        for event in EVENTS:
-            on_event(event)
+    with progress(Console(file=stream, force_terminal=terminal, width=60)) as shown:
+        shown.step(f"constructing {NASTY}")
+        shown.begin("PAD-01", 2)
+        shown.judged(outcome("PAD-01"))
+        shown.judged(outcome("PAD-03", "failed"))
     assert "PAD-03 failed" in stream.getvalue()
     assert terminal or stream.getvalue().splitlines()[1:] == ["PAD-03 failed"]
 

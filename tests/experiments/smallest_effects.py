@@ -1,4 +1,4 @@
-"""How small a defect each numerical gate still sees. ``python -m tests.smallest_effects``
+"""How small a defect each numerical gate still sees. ``python -m tests.experiments.smallest_effects``
 
 Each defect is planted ever smaller until its clause passes; the smallest that died goes into
 ``tests/mutants/smallest_effects.json``, from where the kill matrix takes it.
@@ -21,9 +21,10 @@ from conformance.run.request import RunRequest
 from conformance.run.session import open_session
 from conformance.subject.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
+from tests import ROOT
 from tests.mutants import INSTRUCT
 
-RESULTS = Path(__file__).parent / "mutants" / "smallest_effects.json"
+RESULTS = ROOT / "tests" / "mutants" / "smallest_effects.json"
 
 Edit = Callable[[Any, float], None]
 

@@ -10,7 +10,7 @@ from backbones import prompting
 from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from conformance.verdict.outcomes import Outcome
-from tests.matrix import Case, judge_in_forks
+from tests.forks import Case, judge_in_forks
 from tests.mutants import LLAMA_CHAT, PURE
 
 

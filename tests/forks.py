@@ -109,7 +109,7 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
     with open_session(target, request, home / "hf", lambda phase, detail: None, case.declared) as session:
         session.construct()
         clauses = dict.fromkeys((*expected_clauses([case.profile]), *sorted(case.also)))
-        known, environment = known_defects(), session.facts()["environment"]
+        known, environment = known_defects(), session.facts().environment
         with open(home / "outcomes", "w", encoding="utf-8") as stream:
             for item in judge(session.subject, tuple(clauses)):
                 if isinstance(item, ClauseOutcome):

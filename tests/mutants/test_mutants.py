@@ -8,13 +8,13 @@ import pytest
 
 from conformance.catalogue import expected_clauses
 from conformance.verdict.outcomes import Outcome
-from tests.kill_matrix import DOCUMENT, document, run_mutants
-from tests.matrix import failed
+from tests.experiments.kill_matrix import DOCUMENT, document, run_mutants
+from tests.forks import failed
 from tests.mutants import Mutant, all_mutants
 
 #: One defect in so many is planted where the whole matrix would take too long.
 SAMPLE = 12
-#: Judged at the thorough budget alone; tests/test_compile.py plants its defect.
+#: Judged at the thorough budget alone; tests/suite/test_compile.py plants its defect.
 NOT_AT_THIS_BUDGET = {"FWD-12"}
 
 
@@ -56,4 +56,6 @@ def test_the_planted_defect_dies_by_its_clauses(mutant: Mutant) -> None:
 def test_the_document_tells_the_matrix(request: pytest.FixtureRequest) -> None:
     if request.config.getoption("--mutants") != "full":
         pytest.skip("the document tells of the full matrix, on the newest transformers")
-    assert DOCUMENT.read_text(encoding="utf-8") == document(all_mutants()), "run python -m tests.kill_matrix"
+    assert DOCUMENT.read_text(encoding="utf-8") == document(all_mutants()), (
+        "run python -m tests.experiments.kill_matrix"
+    )

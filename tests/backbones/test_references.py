@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from conformance.subject.target import BUILT_IN_TARGETS, resolve
 from conformance.verdict.outcomes import Outcome
-from tests.matrix import Case, judge_in_forks
+from tests import ROOT
+from tests.forks import Case, judge_in_forks
 from tests.mutants.construction import MasterWeightsAsPublished
 
 #: SHOULDs that an installed library makes impossible, with the reason. None is known.
@@ -53,7 +52,7 @@ def test_the_three_lists_of_ids_are_one() -> None:
     from backbones.registry import LLM_BACKBONES
     from conformance.toml import load_toml
 
-    project = load_toml(Path(__file__).parents[1] / "pyproject.toml")["project"]
+    project = load_toml(ROOT / "pyproject.toml")["project"]
     assert project["entry-points"]["conformance.backbones"] == BUILT_IN_TARGETS
     classes = {name: f"{cls.__module__}:{cls.__name__}" for name, cls in LLM_BACKBONES.items()}
     assert classes == BUILT_IN_TARGETS

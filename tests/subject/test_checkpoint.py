@@ -1,4 +1,4 @@
-"""Which `--weights` are taken, and what is said of a directory that holds no whole checkpoint."""
+"""What is said of a directory that holds no whole checkpoint."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conformance.errors import CannotAssess
-from conformance.run.request import weights_for
+from conformance.run.request import InvalidRequest, RunRequest
 from conformance.subject.checkpoint import Checkpoint, InvalidCheckpoint
 
 TENSORS = {"a.weight": torch.ones(2, 3), "b.bias": torch.ones(4)}
@@ -65,29 +64,9 @@ def test_what_is_not_whole_is_told(folder: Path, spoil: Callable[[Path], None], 
     with pytest.raises(InvalidCheckpoint) as error:
         _ = Checkpoint(folder).shapes, Checkpoint(folder).config
     assert told in str(error.value)
-    with pytest.raises(CannotAssess, match="holds no whole checkpoint"):
-        weights_for(str(folder), ("scale",))
+    with pytest.raises(InvalidRequest, match="holds no whole checkpoint"):
+        RunRequest("it", profiles=("scale",), weights=str(folder))
 
 
-def test_the_published_size_is_what_scale_streams(folder: Path) -> None:
-    assert weights_for(None, ("default",)) == "probe"
-    assert weights_for("probe", ("core",)) == "probe"
-    assert weights_for(None, ("core", "scale")) == "full"
-    assert weights_for("full", ("scale",)) == "full"
-    assert weights_for(str(folder), ("scale",)) == str(folder)
-
-
-@pytest.mark.parametrize(
-    ("asked", "profiles", "told"),
-    [
-        ("full", ("default",), "--weights full is for profile scale, which was not asked for: add --profile scale"),
-        (".", ("default",), "--weights . is for profile scale"),
-        ("absent", ("scale",), "--weights absent is no directory; it takes probe, full, or the directory"),
-        ("hub", ("default",), "--weights hub is no directory"),
-        ("probe", ("core", "scale"), "--weights probe is tiny, and profile scale streams the published size"),
-    ],
-)  # fmt: skip
-def test_weights_that_nothing_uses_are_refused(asked: str, profiles: tuple[str, ...], told: str) -> None:
-    with pytest.raises(CannotAssess) as refusal:
-        weights_for(asked, profiles)
-    assert told in str(refusal.value)
+def test_a_whole_checkpoint_is_taken(folder: Path) -> None:
+    assert RunRequest("it", profiles=("scale",), weights=str(folder)).weights == str(folder)

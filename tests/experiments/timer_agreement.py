@@ -1,4 +1,4 @@
-"""Our timers beside torch's own, and triton's on CUDA, on the same work in turns. ``python -m tests.timer_agreement [ROUNDS]``
+"""Our timers beside torch's own, and triton's on CUDA, on the same work in turns. ``python -m tests.experiments.timer_agreement [ROUNDS]``
 
 Prints the ratio of medians, which is to be within one per cent, and what timing nothing reads.
 """

@@ -1,6 +1,6 @@
 """The kill matrix: which clauses each planted defect fails, as run, and as ``docs/kill-matrix.md`` tells it.
 
-``python -m tests.kill_matrix [NAME…]`` runs the named defects (all without names), says where a run differs from the
+``python -m tests.experiments.kill_matrix [NAME…]`` runs the named defects (all without names), says where a run differs from the
 record, and after a full run writes the document anew.
 """
 
@@ -13,11 +13,12 @@ from pathlib import Path
 
 from conformance.catalogue import catalogue, expected_clauses
 from conformance.verdict.outcomes import ClauseOutcome
-from tests.matrix import Case, failed, judge_in_forks
+from tests import ROOT
+from tests.experiments.smallest_effects import RESULTS
+from tests.forks import Case, failed, judge_in_forks
 from tests.mutants import Mutant, all_mutants
-from tests.smallest_effects import RESULTS
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "kill-matrix.md"
+DOCUMENT = ROOT / "docs" / "kill-matrix.md"
 
 
 def run_mutants(
@@ -43,11 +44,11 @@ def document(mutants: Sequence[Mutant]) -> str:
         "",
         "What the suite is worth: the defects planted in the reference backbones (`tests/mutants/`), and the exact set",
         "of clauses that each one fails; clauses that these block are not counted. The tests assert the sets, in full on",
-        "the newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m tests.kill_matrix`.",
+        "the newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m tests.experiments.kill_matrix`.",
         "",
         f"{len(mutants)} planted defects, {len(expected_clauses(['default']))} clauses of the default profile. "
         "The tests judge a defect by the profile of",
-        "the clause that names it and what else it is recorded to fail; `python -m tests.kill_matrix` by the default profile.",
+        "the clause that names it and what else it is recorded to fail; `python -m tests.experiments.kill_matrix` by the default profile.",
         "",
         "| clause | level | planted defect | known as | also fails |",
         "|---|---|---|---|---|",
@@ -65,7 +66,7 @@ def document(mutants: Sequence[Mutant]) -> str:
         "",
         "## The smallest effect that each gate still sees",
         "",
-        "Planted ever smaller, by halves, in the Mistral reference (`python -m tests.smallest_effects`, transformers 5.23.0).",
+        "Planted ever smaller, by halves, in the Mistral reference (`python -m tests.experiments.smallest_effects`, transformers 5.23.0).",
         "",
         "| clause | planted | dies down to | passes at |",
         "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Never cry wolf: the references under many seeds. ``python -m tests.false_alarms [SEEDS] [BUDGET]``
+"""Never cry wolf: the references under many seeds. ``python -m tests.experiments.false_alarms [SEEDS] [BUDGET]``
 
 Prints every clause that a reference did not meet, and the 95 % upper bound on the rate of false alarms a run.
 """
@@ -13,7 +13,7 @@ import transformers
 from conformance.rates import rate_bounds
 from conformance.subject.target import BUILT_IN_TARGETS, resolve
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
-from tests.matrix import Case, judge_in_forks
+from tests.forks import Case, judge_in_forks
 
 
 def main(seeds: int = 20, budget: str = "standard") -> int:

@@ -1,0 +1,190 @@
+"""`conformance certify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from conformance.catalogue import catalogue, expected_clauses
+from conformance.cli.clauses import known_clause, profile_names
+from conformance.cli.options import (
+    BackboneId,
+    Config,
+    HubRoot,
+    Json,
+    Profile,
+    Recipes,
+    names_in,
+    positive,
+)
+from conformance.errors import CannotAssess
+from conformance.report.terminal import console, say
+from conformance.run.events import Begin, Event, Judged, OnEvent, Phase
+from conformance.run.request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, RunRequest
+
+if TYPE_CHECKING:
+    from conformance.report.progress import Progress
+
+
+def certify(
+    target: Annotated[
+        str,
+        typer.Argument(metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`."),
+    ],
+    backbone_id: BackboneId = None,
+    profile: Profile = None,
+    weights: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="probe|full|DIR",
+            help="What profile scale streams: the published size with seeded weights (full) or a real checkpoint; "
+            "all others run on probe (tiny, seeded) [default: full with scale].",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; profile gpu alone runs on cuda.")] = "auto",
+    budget: Annotated[str, typer.Option(help=f"How many inputs to draw: {', '.join(BUDGETS)}.")] = "standard",
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes to share the clauses between.")] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds for each step.")] = DEFAULT_TIMEOUT_SECONDS,
+    max_memory: Annotated[
+        Optional[float],
+        typer.Option(help="GiB of memory for each process [default: three quarters of what is free]."),
+    ] = None,
+    waivers: Annotated[Optional[Path], typer.Option(help="TOML file of waived clauses.")] = None,
+    config: Config = None,
+    hub: HubRoot = None,
+    recipes: Recipes = None,
+    only: Annotated[
+        Optional[str], typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies.")
+    ] = None,
+    failed_from: Annotated[
+        Optional[Path],
+        typer.Option(help="Judge the clauses that this certificate has as not met; never certifies."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Folder for the certificate and reports; those of an earlier run are removed first."
+        ),
+    ] = None,
+    as_json: Json = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show tracebacks, logs and all of the evidence.")
+    ] = False,
+) -> None:
+    """Judge a backbone and certify it.
+
+    Exit status: 0 certified, 1 not certified, 2 could not be assessed, 130 interrupted.
+    """
+    from conformance.hub import known_recipes
+    from conformance.report.console import write_report
+    from conformance.report.files import clear, write_all
+    from conformance.report.progress import progress
+    from conformance.run.parent import run
+    from conformance.subject.declarations import declarations_in
+    from conformance.verdict.certificate import serialise
+    from conformance.verdict.reaching import reach_verdict
+    from conformance.verdict.resources import digest_of_file
+    from conformance.verdict.upstream import known_defects
+    from conformance.verdict.waivers import read_waivers
+
+    names, clauses = _scope(profile, only, failed_from)
+    request = RunRequest(
+        target=target,
+        backbone_id=backbone_id,
+        profiles=names,
+        only=clauses,
+        weights=weights or "auto",
+        device=device,
+        budget=budget,
+        seed=seed,
+        jobs=jobs,
+        timeout=timeout,
+        hub=hub,
+        recipes=tuple(recipes or ()),
+        config=config,
+        memory_limit=None if max_memory is None else int(positive("--max-memory", max_memory, "GiB") * 2**30),
+    )
+    waived = read_waivers(waivers) if waivers else ()
+    defects = known_defects()
+    known_recipes(recipes or ())
+    configuration = declarations_in(config)[1]
+    files = {str(path): digest_of_file(path) for path in (waivers, configuration) if path}
+    if out is not None:
+        clear(out)
+
+    with progress(console(stderr=True)) as shown:
+        assessment = run(request, _shown_on(shown))
+    verdict = reach_verdict(assessment, waivers=waived, defects=defects, only=clauses, files=files)
+    if out is not None:
+        write_all(verdict, out)
+    write_report(
+        console(stderr=as_json), verdict, deep=verbose, options=_options_to_repeat(config, hub, recipes)
+    )
+    if as_json:
+        say(serialise(verdict.as_certificate()).rstrip())
+    elif out is not None:
+        say(f"  files: {out / 'certificate.json'}, report.html, summary.md, junit.xml beside it")
+    else:
+        say("  files: add --out DIR for certificate.json, report.html, summary.md and junit.xml")
+    raise typer.Exit(verdict.exit_status)
+
+
+def _shown_on(shown: Progress) -> OnEvent:
+    def show(event: Event) -> None:
+        match event:
+            case Phase():
+                shown.step(str(event))
+            case Begin():
+                shown.begin(event.id, event.total)
+            case Judged():
+                shown.judged(event.outcome)
+
+    return show
+
+
+def _scope(
+    profile: str | None, only: str | None, failed_from: Path | None
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The profiles, and the clauses of a partial run (None for a whole one)."""
+    if only is not None and failed_from is not None:
+        raise CannotAssess("--only and --failed-from both choose the clauses: give one of them")
+    if failed_from is not None:
+        return _unmet_in(failed_from, profile)
+    names = profile_names(profile)
+    if only is None:
+        return names, None
+    wanted = tuple(dict.fromkeys(known_clause(name).id for name in names_in("--only", only)))
+    return names, _within(wanted, names, "--only")
+
+
+def _unmet_in(certificate: Path, profile: str | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    from conformance.verdict.load import read_certificate
+    from conformance.verdict.outcomes import UNMET
+
+    verdict = read_certificate(certificate)
+    unmet = [outcome.id for outcome in verdict.asked if outcome.outcome in UNMET]
+    if not unmet:
+        raise CannotAssess(f"`{certificate}` has no clause that is not met: there is nothing to judge again")
+    names = profile_names(profile or ",".join(verdict.assessment.profiles))
+    return names, _within(tuple(known_clause(name).id for name in unmet), names, "--failed-from")
+
+
+def _within(clauses: tuple[str, ...], names: tuple[str, ...], option: str) -> tuple[str, ...]:
+    expected = expected_clauses(names)
+    for clause in clauses:
+        if clause not in expected:
+            home = catalogue()[clause].profile
+            raise CannotAssess(
+                f"{option} names {clause}, which profile {', '.join(names)} does not hold: "
+                f"add --profile {home}"
+            )
+    return clauses
+
+
+def _options_to_repeat(config: Path | None, hub: Path | None, recipes: Iterable[Path] | None) -> list[str]:
+    options = [("--config", config), ("--hub", hub), *(("--recipes", recipe) for recipe in recipes or ())]
+    return [word for option, path in options if path is not None for word in (option, str(path))]

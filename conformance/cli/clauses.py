@@ -1,0 +1,73 @@
+"""`conformance requirements`, and how commands take the names of clauses and profiles."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Annotated, Optional
+
+import typer
+
+from conformance.catalogue import Requirement, catalogue, expected_clauses
+from conformance.cli.options import (
+    Json,
+    Profile,
+    names_in,
+)
+from conformance.cli.rows import cell, show
+from conformance.errors import CannotAssess
+from conformance.report.terminal import say
+from conformance.run.request import check_profiles
+
+
+def requirements(
+    clause: Annotated[
+        Optional[str], typer.Argument(metavar="[ID]", help="A clause, for all there is on it.")
+    ] = None,
+    profile: Profile = None,
+    as_json: Json = False,
+) -> None:
+    """List the clauses, or show one of them."""
+    if clause is not None:
+        known = known_clause(clause).as_json()
+        say(
+            json.dumps(known, indent=2)
+            if as_json
+            else "\n".join(f"{name:<10} {cell(known[name])}" for name in known)
+        )
+        return
+    wanted = expected_clauses(profile_names(profile)) if profile else tuple(catalogue())
+    entries = [catalogue()[name].as_json() for name in wanted]
+    if as_json:
+        say(json.dumps(entries, indent=2))
+    else:
+        show(
+            [{name: entry[name] for name in ("id", "level", "profile", "statement")} for entry in entries],
+            False,
+        )
+
+
+def profile_names(profile: str | None) -> tuple[str, ...]:
+    """The profiles that `--profile` names.
+
+    Raises:
+        CannotAssess: for one that is not implemented.
+    """
+    names = tuple(dict.fromkeys(names_in("--profile", profile or "default")))
+    check_profiles(names)
+    return names
+
+
+def known_clause(name: str) -> Requirement:
+    """The clause of this ID, in whatever case.
+
+    Raises:
+        CannotAssess: for an ID of none, with those near it.
+    """
+    known = catalogue()
+    clause = known.get(name.upper())
+    if clause is None:
+        close = difflib.get_close_matches(name.upper(), known, n=3)
+        hint = f"; near it: {', '.join(close)}" if close else ""
+        raise CannotAssess(f"there is no clause `{name}`{hint}; `conformance requirements` lists them")
+    return clause

@@ -1,0 +1,26 @@
+"""Rows that commands print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from conformance.report.terminal import say
+
+
+def show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Rows as JSON, or in aligned columns of which the last is as long as it is."""
+    if as_json:
+        say(json.dumps(rows, indent=2))
+        return
+    cells = [[cell(value) for value in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row in cells:
+        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
