@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-import random
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.comparison import Finding, Pair, called_slower, compare, pairs_of, tested
+from conformance.bench.parent.checkouts import Side
+from conformance.bench.parent.recording import Announce, Pairs, record, record_pairs
 from conformance.bench.request import BenchRequest
-from conformance.bench.results import Recording, read_document, why_not_comparable
-from conformance.bench.running import Announce, Pairs, Side, record, record_pairs, recordings_of
+from conformance.bench.results.comparable import in_turns, why_not_comparable
+from conformance.bench.results.comparison import Finding, compare, pairs_of
+from conformance.bench.results.drawing import DRAWS, Confirmation, PowerReport, Recorded, rates
+from conformance.bench.results.stored import Recording, read
 from conformance.errors import CannotAssess
-from conformance.rates import rate_bounds
 
 #: Shares of a benchmark's time that are added to it; nothing first, which is the question of false alarms.
 SLOWDOWNS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)
@@ -25,36 +26,11 @@ SLOWDOWNS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)
 CONFIRMED = (0.05, 0.03)
 #: Of the smallest peak: ten times what counts as more memory.
 MEMORY_SHARE = 0.01
-DRAWS = 1000
 #: A slow-down so large that a few pairs tell how many units of extra work it takes.
 _CALIBRATING = 0.5
 _CALIBRATING_PAIRS = 3
 _MEMORY = "more-memory"
 _CONFIRMATION = "confirmation"
-#: By slow-down, by what was measured together: the pairs of each benchmark.
-Recorded = dict[float, list[Mapping[str, list[Pair]]]]
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How many of ``draws`` comparisons of ``pairs`` pairs called a benchmark slower that had been slowed by ``slowdown``
-    (``measured``: as the ``recorded`` pairs show it), drawn from ``together`` groups of pairs that were measured together; bounds
-    are Clopper and Pearson's, one-sided, 95 %, and those of the drawing alone."""
-
-    benchmark: str
-    slowdown: float
-    measured: float
-    deviation: float
-    recorded: int
-    pairs: int
-    draws: int
-    together: int
-    found: float
-    at_least: float
-    at_most: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -66,29 +42,26 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """One comparison end to end: what head was slowed by, the verdict, which benchmarks it called slower, its length."""
-
-    slowdown: float
-    pairs: int
-    result: str
-    slower: tuple[str, ...]
-    minutes: float
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Experiment:
     """Pairs of the installed code with itself, head's rounds made longer on purpose. All that is measured lies in ``out``, for
     :func:`read_recording`, :func:`confirmations` and :func:`memory_found`, as soon as it is."""
 
     request: BenchRequest
     out: Path
-    processes: str
     timeout: float
     announce: Announce
+
+    def run(self, recorded: int, comparisons: int, pairs: int) -> None:
+        """Calibrate, record `recorded` pairs of each slow-down, inject memory, and run `comparisons` of `pairs` pairs.
+
+        Raises:
+            CannotAssess: if nothing could be measured.
+            RunFailed: if a process died.
+        """
+        calibration = self.calibrate()
+        self.record(calibration, recorded)
+        self.inject_memory(calibration)
+        self.confirm(calibration, comparisons, pairs)
 
     def calibrate(self) -> Calibration:
         """Time the benchmarks and a unit of extra work; then, in turns, the benchmarks with and without so much of it that
@@ -124,7 +97,7 @@ class Experiment:
     def record(self, calibration: Calibration, recorded: int) -> None:
         """``recorded`` pairs for each of :data:`SLOWDOWNS`, in turn: none of them has the quiet hour for itself."""
         own = Side("installed", None)
-        with Pairs(own, own, processes=self.processes, timeout=self.timeout) as measuring:
+        with Pairs(own, own, timeout=self.timeout) as measuring:
             for number in range(recorded):
                 for share in SLOWDOWNS:
                     self.announce(f"slowed by {100 * share:g} %, pair", number + 1, recorded)
@@ -153,12 +126,29 @@ class Experiment:
         own = Side("installed", None)
         return record_pairs(
             self.request, own, own, pairs, place, head_request=head_request,
-            processes=self.processes, timeout=self.timeout, what=what, announce=self.announce,
+            timeout=self.timeout, what=what, announce=self.announce,
         )  # fmt: skip
 
     def _slowed(self, calibration: Calibration, share: float) -> BenchRequest:
         units = {name: _units(share * per_round) for name, per_round in calibration.units.items()}
         return replace(self.request, injected=units)
+
+
+def report(places: Sequence[Path], pairs: int, *, draws: int = DRAWS, seed: int = 0) -> PowerReport:
+    """What the recordings in `places` show of comparisons of `pairs` pairs.
+
+    Raises:
+        CannotAssess: where a place holds no recording, or fewer pairs than a comparison takes.
+    """
+    recorded = read_recording(*places)
+    return PowerReport(
+        environment=environment_of(places[0]),
+        pairs=pairs,
+        rates=tuple(rates(recorded, pairs, draws=draws, seed=seed)),
+        confirmations=tuple(one for place in places for one in confirmations(place)),
+        memory=next(filter(None, map(memory_found, places)), None),
+        recorded=recorded,
+    )
 
 
 def read_recording(*places: Path) -> Recorded:
@@ -189,13 +179,14 @@ def environment_of(place: Path) -> Mapping[str, Any]:
 
 
 def _stored(place: Path) -> Iterator[tuple[float, tuple[Recording, Recording]]]:
-    """What was measured together in ``place``, with the slow-down."""
+    """What was measured together in `place`, with the slow-down."""
     runs, found = _runs(place), False
     for share in SLOWDOWNS:
-        for folder in (runs / _folder(share), *sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))):
-            if pairs := _stored_pairs(folder):
+        confirming = sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))
+        for folder in (runs / _folder(share), *confirming):
+            if pairs := _pairs_in(folder):
                 found = True
-                yield share, _recordings(share, pairs)
+                yield share, pairs
     if not found:
         what = "holds no pairs of runs" if place.is_dir() else "is no folder"
         raise CannotAssess(f"{place} {what}: `conformance bench power --out DIR` records them in DIR")
@@ -209,88 +200,40 @@ def confirmations(place: Path) -> Iterator[Confirmation]:
         for folder in (_runs(place) / _CONFIRMATION).glob(f"*/{_folder(share)}")
     ]
     for folder, share in sorted(found):
-        pairs = _stored_pairs(folder)
-        if len(pairs) < 2:
+        base, head = _pairs_in(folder) or (None, None)
+        if base is None or head is None or len(head.runs) < 2:
             continue  # interrupted before there was anything to judge
-        base, head = _recordings(share, pairs)
+        pairs = len(head.runs)
         verdict = compare(base, head, paired=True)
         slower = tuple(one.name for one in verdict.benchmarks if one.finding is Finding.SLOWER)
         ended = [datetime.fromisoformat(run.recorded) for run in head.runs]
         # The time of the first pair is not among those between the ends.
-        minutes = (ended[-1] - ended[0]).total_seconds() / 60 * len(pairs) / (len(pairs) - 1)
-        yield Confirmation(share, len(pairs), verdict.result, slower, round(minutes, 2))
+        minutes = (ended[-1] - ended[0]).total_seconds() / 60 * pairs / (pairs - 1)
+        yield Confirmation(share, pairs, verdict.result, slower, round(minutes, 2))
 
 
 def memory_found(place: Path) -> dict[str, int] | None:
     """How many benchmarks a comparison found to need more memory, of how many there are, and how much more they held."""
-    pairs = _stored_pairs(_runs(place) / _MEMORY)
-    if not pairs:
+    pairs = _pairs_in(_runs(place) / _MEMORY)
+    if pairs is None:
         return None
-    hoarded = pairs[0]["head"][0]["conformance"]["request"]["injected_bytes"]
-    found = compare(*_recordings(0.0, pairs), paired=True).benchmarks
+    found = compare(*pairs, paired=True).benchmarks
     hungrier = sum(one.finding is Finding.HUNGRIER for one in found)
-    return {"injectedBytes": hoarded, "found": hungrier, "of": len(found)}
+    injected = pairs[1].runs[0].asked["injected_bytes"]
+    return {"injectedBytes": injected, "found": hungrier, "of": len(found)}
 
 
 def _runs(place: Path) -> Path:
     return place / "runs" if (place / "runs").is_dir() else place
 
 
-def _stored_pairs(folder: Path) -> list[dict[str, tuple[Any, str]]]:
+def _pairs_in(folder: Path) -> tuple[Recording, Recording] | None:
     """The pairs of which both runs were stored: an interrupted one left only one of them, or none."""
-    return [
-        {
-            side: (read_document(path), str(path))
-            for side, path in (("base", folder / "base" / place.name), ("head", place))
-        }
-        for place in sorted((folder / "head").glob("*.json"))
-        if (folder / "base" / place.name).is_file()
-    ]
-
-
-def _recordings(share: float, pairs: list[dict[str, tuple[Any, str]]]) -> tuple[Recording, Recording]:
-    return recordings_of("installed", f"slowed by {100 * share:g} %", pairs)
-
-
-def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Rate]:
-    """Draw comparisons of ``pairs`` recorded pairs, each kind of slow-down for itself, and count what they find.
-
-    Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm, under the name ``any``.
-
-    A comparison is drawn, with replacement, from the pairs that were measured together: what they have in common belongs to a
-    comparison's error, and would average out over pairs of many. What was measured together is fewer pairs than a comparison
-    takes only where it was interrupted, and is left out. Drawn comparisons share pairs: the bounds are those of the drawing,
-    and how far the recording itself strays, fresh comparisons tell.
-
-    Raises:
-        CannotAssess: if fewer pairs were recorded than a comparison takes.
-    """
-    source = random.Random(seed)
-    for share, every in recorded.items():
-        together = [one for one in every if one and min(map(len, one.values())) >= pairs]
-        if not together:
-            most = max((min(map(len, one.values()), default=0) for one in every), default=0)
-            raise CannotAssess(
-                f"{most} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
-            )
-        names = [name for name in together[0] if all(name in one for one in together)]
-        values = {name: [pair.logarithm for one in together for pair in one[name]] for name in names}
-        found = dict.fromkeys([*values, "any"], 0)
-        for _ in range(draws):
-            own = source.choice(together)
-            chosen = source.choices(range(min(map(len, own.values()))), k=pairs)
-            slower = called_slower({name: tested([own[name][pair] for pair in chosen]) for name in names})
-            for name in slower:
-                found[name] += 1
-            found["any"] += bool(slower)
-        for name in values if share else ["any"]:
-            measured = values.get(name) or [value for every in values.values() for value in every]
-            lower, upper = rate_bounds(found[name], draws)
-            yield Rate(
-                name, share, math.expm1(statistics.fmean(measured)), statistics.stdev(measured),
-                len(measured) if share else len(measured) // len(values), pairs, draws, len(together), found[name] / draws,
-                lower, upper,
-            )  # fmt: skip
+    sides = [folder / side for side in ("base", "head")]
+    if not all(any(side.glob("*.json")) for side in sides):
+        return None
+    taken = in_turns(*map(read, sides))
+    return None if taken is None else taken[:2]
 
 
 def _folder(share: float) -> str:

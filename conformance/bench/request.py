@@ -9,21 +9,24 @@ from typing import Any
 
 #: Names the folder of a process that measures: what it leaves there goes when it does, however it ends.
 HOME = "CONFORMANCE_BENCH_HOME"
-SIZES = ("probe", "full")
-WORKLOADS = ("prefill", "decode", "train")
 #: More than a median needs: the first are left out until a benchmark runs steadily.
 ROUNDS = 90
+#: Fewer rounds than this have no median to speak of.
+LEAST_ROUNDS = 30
+#: The centre of a pair looks at any two of its rounds.
+MOST_ROUNDS = 1000
 
 
 @dataclass(frozen=True)
 class BenchRequest:
     """One process: which targets, at which size, on which device.
 
-    ``code`` is the root of the checkout that the targets' code must come from, None for what is installed; ``repository`` the
-    one that it was made of, whose own files must not be loaded in its place. ``injected`` slows a benchmark down on purpose,
-    by its name: how much extra work is in each round (see :mod:`conformance.bench.injection`); ``injected_bytes`` are
-    allocated beside it. ``first`` says which of two processes that take turns begins, None that this one runs alone;
-    ``processor`` is the one that both keep to, ``pair`` the name that they have in common, ``pairs`` how many there are to be.
+    `code` is the root of the checkout that the targets' code must come from, None for what is installed;
+    `repository` is the one that it was made of, whose own files must not be loaded in its place. `injected`
+    slows a benchmark down on purpose, by its name: how much extra work is in each round (see
+    `bench.child.injection`); `injected_bytes` are allocated beside it. `first` says which of two processes
+    that take turns begins, None that this one runs alone; `processor` is the one that both keep to, `pair`
+    the name that they have in common, `pairs` how many there are to be.
     """
 
     targets: tuple[str, ...]
@@ -49,7 +52,7 @@ class BenchRequest:
     pairs: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON object from which :meth:`from_json` makes an equal request."""
+        """A JSON object from which `from_json` makes an equal request."""
         return asdict(self)
 
     @classmethod
@@ -58,7 +61,7 @@ class BenchRequest:
         return cls(**{**data, **lists})
 
     def paths(self) -> dict[str, Any]:
-        """What a :class:`conformance.run.request.RunRequest` takes of it."""
+        """What a `RunRequest` takes of it."""
         return {
             "hub": Path(self.hub) if self.hub else None,
             "recipes": tuple(map(Path, self.recipes)),

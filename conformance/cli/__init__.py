@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         status = _refuse(told, given, traced=usage is None)
     if status == INTERRUPTED:
         kept = (
-            "what was measured before stays where --out put it"
+            "results measured so far are in the --out folder"
             if given[:1] == ["bench"]
             else "no certificate was written"
         )

@@ -33,4 +33,8 @@ hub_app = _app("Build or list the offline checkpoints.")
 hub_app.command("build")(hub.build)
 hub_app.command("list")(hub.list_built)
 app.add_typer(hub_app, name="hub")
-app.add_typer(bench.bench_app, name="bench")
+
+bench_app = _app("Time backbones, and compare two versions of them.")
+for timing in (bench.run, bench.compare, bench.history, bench.power):
+    bench_app.command()(timing)
+app.add_typer(bench_app, name="bench")

@@ -56,6 +56,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def manner_of_death(returncode: int) -> str:
+    """How a process ended: `exited with status 3`, `was killed by SIGSEGV`."""
+    if returncode >= 0:
+        return f"exited with status {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    hint = " (out of memory, most likely)" if name == "SIGKILL" else ""
+    return f"was killed by {name}{hint}"
+
+
 def last_lines(log: Path) -> list[str]:
     """The end of what a child wrote to its standard output and error."""
     return (

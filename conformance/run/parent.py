@@ -128,7 +128,7 @@ class _Child:
         elif self._process.poll() is not None:
             self._drain(on_event)
             if not self._footer:
-                self._end(f"the subject's process {_manner_of_death(self._process.returncode)}")
+                self._end(f"the subject's process {launch.manner_of_death(self._process.returncode)}")
             self.done = True
         elif time.monotonic() - self._last_word > self._timeout:
             self._process.send_signal(signal.SIGUSR1)
@@ -249,17 +249,6 @@ def _not_run(requirement: Requirement, why: str, log: str = "") -> ClauseOutcome
         summary=why,
         evidence={"log": log} if log else {},
     )
-
-
-def _manner_of_death(returncode: int) -> str:
-    if returncode >= 0:
-        return f"exited with status {returncode}"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = f"signal {-returncode}"
-    hint = " (out of memory, most likely)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
 
 
 def _three_quarters_of_memory() -> int:

@@ -83,10 +83,6 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
     def __len__(self) -> int:
         return len(self._file_of)
 
-    @property
-    def weight_files(self) -> tuple[Path, ...]:
-        return tuple(self.directory / name for name in sorted(set(self._file_of.values())))
-
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:

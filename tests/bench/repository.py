@@ -24,7 +24,7 @@ class Mine(MistralLLMBackbone):
         return super().forward(*args, **kwargs)
 """
 TARGET = ["mine.py:Mine", "--id", "mistral-v0.1-7b-instruct"]
-QUICK = ["--workload", "prefill", "--rounds", "30", "--processes", "forked", "--device", "cpu"]
+QUICK = ["--workload", "prefill", "--rounds", "30", "--device", "cpu"]
 
 
 def run(*arguments: str) -> int:

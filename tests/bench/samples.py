@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from conformance.bench.results import SCHEMA, Recording, labelled
+from conformance.bench.results.stored import SCHEMA, Recording, labelled
 
 DEVICE = {"kind": "cpu", "name": "a processor", "threads": 1, "mig": False}
 PREFILL = "prefill[mistral-probe-sdpa-b1-s32]"

@@ -90,7 +90,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(
         (["compare", "--base", "clean", "--timeout", "0"], "--timeout is 0"),
         (["run", "--runs", "0"], "--runs is 0"),
         (["run", "--device", "tpu"], "--device is 'tpu'"),
-        (["run", "--processes", "some"], "--processes is 'some'"),
         (["power", "--recorded", "3"], "--recorded is 3"),
         (["history", "nowhere.json"], "nowhere.json cannot be read"),
     ],

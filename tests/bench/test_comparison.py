@@ -8,11 +8,12 @@ import re
 from typing import Any
 
 import pytest
+from conformance.bench.report.markdown import summary
 
-from conformance.bench.comparison import Comparison, Finding, compare, with_pairs_missing
-from conformance.bench.page import comparison_page
-from conformance.bench.report import headline, summary
-from conformance.bench.results import Recording
+from conformance.bench.report.html import comparison_page
+from conformance.bench.report.rows import headline
+from conformance.bench.results.comparison import Comparison, Finding, compare, with_pairs_missing
+from conformance.bench.results.stored import Recording
 from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry, recording, runs
 
 STEADY = [1.0, 1.001, 0.999, 1.0, 1.002, 0.998]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.bench.repository import CLEAN, QUICK, TARGET, run
-from tests.conftest import ROOT
 
 LATE = """
     calls = 0
@@ -40,7 +40,7 @@ def test_a_head_that_does_not_build_fails(repository: Path, capsys: pytest.Captu
     ("does", "told"),
     [
         ("time.sleep(600)", "did not pass the turn"),
-        ("os._exit(3)", "the process that measured ended with status 3"),
+        ("os._exit(3)", "the process that measured exited with status 3"),
     ],
 )
 def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
@@ -51,9 +51,9 @@ def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
     told: str,
 ) -> None:
     """Base, which waits for its turn in vain, says so too, and is not to blame."""
-    monkeypatch.setattr("conformance.bench.processes._LAST_WORDS", 1.0)
+    monkeypatch.setattr("conformance.bench.parent.workers._LAST_WORDS", 1.0)
     if "sleep" in does:  # a fifth of two minutes, within which all is prepared
-        monkeypatch.setattr("conformance.bench.processes._PATIENCE", 0.2)
+        monkeypatch.setattr("conformance.bench.parent.workers._PATIENCE", 0.2)
     Path("mine.py").write_text(
         "import os\nimport time\n" + CLEAN.replace("    pass\n", LATE.format(does=does))
     )

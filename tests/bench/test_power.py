@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance.bench.results.drawing import rates
 
-from conformance.bench.charts import as_svg, power_curve
-from conformance.bench.comparison import Pair
-from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, rates, read_recording
-from conformance.bench.report import labels
+from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, read_recording
+from conformance.bench.report.charts import as_svg, power_curve
+from conformance.bench.report.rows import labels
+from conformance.bench.results.comparison import Pair
 from conformance.errors import CannotAssess
 from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry
 
@@ -75,7 +76,9 @@ def test_short_names_are_used_where_they_are_enough() -> None:
 
 def store(folder: Path, pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     for number, pair in enumerate(pairs):
-        for side, stored in zip(("base", "head"), pair, strict=True):
+        for side, made in zip(("base", "head"), pair, strict=True):
+            request = {**made["conformance"]["request"], "pair": f"pair {number}"}
+            stored = {**made, "conformance": {**made["conformance"], "request": request}}
             (folder / side).mkdir(parents=True, exist_ok=True)
             (folder / side / f"{number + 1:03d}.json").write_text(json.dumps(stored))
 

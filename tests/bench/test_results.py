@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance.bench.report.markdown import summary
+from conformance.bench.results.comparable import in_turns
 
-from conformance.bench.comparison import compare
-from conformance.bench.history import history, steps
-from conformance.bench.page import history_page
-from conformance.bench.report import headline, measured_rows, summary
-from conformance.bench.results import InvalidResults, Recording, in_turns, read
+from conformance.bench.report.html import history_page
+from conformance.bench.report.rows import headline, measured_rows
+from conformance.bench.results.comparison import compare
+from conformance.bench.results.history import history, steps
+from conformance.bench.results.stored import InvalidResults, Recording, read
 from conformance.errors import CannotAssess
 from conformance.rates import rate_bounds
 from tests.bench.samples import DEVICE, PREFILL, document, entry, recording

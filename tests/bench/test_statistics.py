@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from conformance.bench.statistics import (
+from conformance.bench.results.statistics import (
     NEGLIGIBLE,
     centre,
     holm,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from conformance.bench.turns import Turns
+from conformance.bench.child.turns import Alone, PointTurns, Turns
 
 ROUNDS = 6
 
@@ -34,40 +34,56 @@ def both(first: Callable[[Turns], None], second: Callable[[Turns], None]) -> Non
     assert not errors, errors
 
 
+def benchmark(name: str, turns: Alone, done: list[str]) -> None:
+    point = PointTurns(turns, ROUNDS)
+    with point.preparing():
+        done.append(name.upper())
+    for _ in range(ROUNDS):
+        point.next()
+        done.append(name)
+    point.over()
+
+
 def test_the_order_is_abba_and_preparing_disturbs_nobody() -> None:
     done: list[str] = []
 
     def act(name: str) -> Callable[[Turns], None]:
-        def rounds(turns: Turns) -> None:
-            for _ in range(2):  # two benchmarks, one after the other
-                turns.begin_preparing()
-                done.append(name.upper())
-                turns.end_preparing()
-                for number in range(ROUNDS):
-                    turns.begin(number)
-                    done.append(name)
-                    turns.end(number)
+        def two_benchmarks(turns: Turns) -> None:
+            for _ in range(2):
+                benchmark(name, turns, done)
 
-        return rounds
+        return two_benchmarks
 
     both(act("a"), act("b"))
     assert "".join(done) == "ABabbaabbaabba" * 2
 
 
+def test_alone_it_is_always_ones_turn() -> None:
+    done: list[str] = []
+    benchmark("a", Alone(), done)
+    assert "".join(done) == "A" + "a" * ROUNDS
+    PointTurns(Alone(), ROUNDS).give_up()
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+@pytest.mark.parametrize("taken", [0, 1, 2, 3, ROUNDS])
 @pytest.mark.parametrize("gives_up", ["first", "second"])
-def test_who_gives_up_keeps_nobody_waiting(gives_up: str) -> None:
+def test_who_gives_up_keeps_nobody_waiting(gives_up: str, taken: int, prepared: bool) -> None:
     finished: list[str] = []
 
     def act(name: str) -> Callable[[Turns], None]:
         def rounds(turns: Turns) -> None:
-            turns.begin_preparing()
-            turns.end_preparing()
-            for number in range(ROUNDS):
-                turns.begin(number)
-                turns.end(number)
-                if name == gives_up and number == 1:
-                    turns.forfeit(number + 1, ROUNDS)
-                    break
+            for _ in range(2):  # the next benchmark begins in step
+                if name != gives_up:
+                    benchmark(name, turns, [])
+                    continue
+                point = PointTurns(turns, ROUNDS)
+                if prepared:
+                    with point.preparing():
+                        pass
+                    for _ in range(taken):
+                        point.next()
+                point.give_up()
             finished.append(name)
 
         return rounds
@@ -79,17 +95,14 @@ def test_who_gives_up_keeps_nobody_waiting(gives_up: str) -> None:
 def test_they_agree_on_what_both_have() -> None:
     agreed: dict[str, set[str]] = {}
 
-    def first(turns: Turns) -> None:
-        agreed["first"] = turns.agree(["x", "y"])
-        turns.begin_preparing()
-        turns.end_preparing()
+    def act(name: str, names: list[str]) -> Callable[[Turns], None]:
+        def agree(turns: Turns) -> None:
+            agreed[name] = turns.agree(names)
+            benchmark(name, turns, [])
 
-    def second(turns: Turns) -> None:
-        agreed["second"] = turns.agree(["y", "z"])
-        turns.begin_preparing()
-        turns.end_preparing()
+        return agree
 
-    both(first, second)
+    both(act("first", ["x", "y"]), act("second", ["y", "z"]))
     assert agreed == {"first": {"y"}, "second": {"y"}}
 
 
@@ -98,6 +111,6 @@ def test_a_partner_that_stopped_is_told() -> None:
     from_self, to_other = os.pipe()
     os.close(to_self)
     with pytest.raises(RuntimeError, match="has stopped"):
-        Turns(False, from_other, to_other, 1).begin(0)
+        Turns(False, from_other, to_other, 1).wait()
     for pipe in (from_other, from_self, to_other):
         os.close(pipe)

@@ -11,18 +11,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from conformance.bench.machine import disturbances, state
-from conformance.bench.memory import held_memory, peak_memory
-from conformance.bench.timers import DeviceInstant
-from conformance.bench.workloads import (
-    Point,
+from conformance.bench.child.device import disturbances, state
+from conformance.bench.child.memory import held_storages, peak_memory
+from conformance.bench.child.timers import DeviceInstant
+from conformance.bench.child.workloads import (
     attention_flops,
     cache_bytes,
     flops_per_token,
-    points,
     read_weights,
     work_of,
 )
+from conformance.bench.points import Point, points
 
 #: Per layer 4 · 8·8 for q and o (8), k and v (4 each), and 3 · 8 · 16; two layers, and a head of 8 · 32.
 MATRICES = 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16) + 8 * 32
@@ -149,7 +148,7 @@ def test_what_a_backbone_holds_is_counted_once() -> None:
     backbone.slotted = Slotted()
     backbone.slotted.made = torch.zeros(600, dtype=torch.uint8)
     sparse = 3 * 8 + 3  # an index and a value for each
-    assert held_memory(backbone) == 1000 + 4 * 4 * 8 + 77 + sparse + 600
+    assert sum(held_storages(backbone).values()) == 1000 + 4 * 4 * 8 + 77 + sparse + 600
 
 
 def test_what_takes_the_place_of_something_is_not_counted_beside_it() -> None:

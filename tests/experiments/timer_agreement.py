@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from conformance.bench.timers import timer_for
+from conformance.bench.child.timers import timer_for
 
 _SIDE = {"cpu": 384, "cuda": 4096}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from conformance.bench.points import is_among
 from conformance.errors import CannotAssess
 
 #: The version of stored results that this release writes and reads.
@@ -19,8 +20,6 @@ VERDICT = "verdict.json"
 
 #: What every benchmark records beside its times.
 _FACTS = {"workload", "batch", "tokens", "tokens_per_second", "flops", "bytes_read", "flops_per_second"}
-#: What two runs must have been asked alike, beside what is in the names of benchmarks. Where files lay may differ.
-_ASKED = ("backbone_id", "rounds", "seed")
 
 
 _Told = TypeVar("_Told")
@@ -113,7 +112,7 @@ class Recording:
         return next((run.ceilings for run in self.runs if run.ceilings), {})
 
     def typical_benchmark(self, name: str) -> Benchmark | None:
-        """Of the process in the middle, by time: the slower of two."""
+        """The benchmark as the median process measured it; of an even number, the slower of the middle two."""
         found = sorted(
             (run.benchmarks[name] for run in self.runs if name in run.benchmarks), key=lambda one: one.seconds
         )
@@ -132,11 +131,7 @@ class Recording:
         """
 
         def wanted(name: str) -> bool:
-            workload, _, rest = name.partition("[")
-            # What could not be built has no workload, and is not known of any.
-            return (not workloads or workload in (*workloads, "build")) and (
-                not targets or any(rest.startswith((f"{target}-", f"{target}]")) for target in targets)
-            )
+            return is_among(name, targets, workloads)
 
         if not any(map(wanted, self.names)):
             held = ", ".join(self.names) or "none"
@@ -221,58 +216,6 @@ def run_of(document: Any, place: str) -> Run:
         raise wrong(f"is not what it says it is ({type(error).__name__}: {error})") from None
 
 
-def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, int] | None:
-    """The runs of two stored recordings that took turns with one another, in order, and how many pairs are missing, whole or by
-    half; None where no runs took turns."""
-    before, after = ({run.pair: run for run in side.runs if run.pair} for side in (base, head))
-    both = [pair for pair in before if pair in after]
-    if not both:
-        return None
-    meant = max(int(before[pair].asked.get("pairs") or 0) for pair in both)
-    return (
-        Recording(base.label, tuple(before[pair] for pair in both)),
-        Recording(head.label, tuple(after[pair] for pair in both)),
-        max(meant, len(base.runs), len(head.runs)) - len(both),
-    )
-
-
-def why_not_comparable(
-    base: Recording, head: Recording, *, allow_environment_change: bool = False
-) -> str | None:
-    """The difference between two recordings that makes a comparison meaningless; None where there is none."""
-    runs = [*base.runs, *head.runs]
-    environments = [run.environment for run in runs]
-    changed = _differences(*(environment.get("device", {}) for environment in environments))
-    if changed:
-        return f"they were taken on different devices ({changed})"
-    if any(environment.get("device", {}).get("mig") for environment in environments):
-        return "a MIG slice shares its memory bandwidth with others: time whole devices"
-    changed = _differences(*map(_asked, runs))
-    if changed:
-        return f"they were asked for different things ({changed}): record them alike"
-    changed = environment_change(base, head)
-    if changed and not allow_environment_change:
-        return f"the software changed beside the code ({changed}); --allow-environment-change compares them all the same"
-    return None
-
-
-def environment_change(base: Recording, head: Recording) -> str:
-    """How the software differs between any two of the runs, the code that is compared aside; empty if it does not."""
-    environments = [
-        {**run.environment, **run.environment.get("packages", {}), "device": None, "packages": None}
-        for run in (*base.runs, *head.runs)
-    ]
-    return _differences(*environments)
-
-
-def _asked(run: Run) -> dict[str, Any]:
-    told = {name: run.asked.get(name) for name in _ASKED}
-    if told["backbone_id"] is None:
-        told["backbone_id"] = "of the target's own"
-    turns = {benchmark.in_turns for benchmark in run.benchmarks.values()}
-    return {**told, "in turns": turns.pop() if len(turns) == 1 else None}
-
-
 def read_document(path: Path) -> Any:
     """The JSON in a file.
 
@@ -314,18 +257,6 @@ def _environment(told: Any) -> Mapping[str, Any]:
     if not all(isinstance(told.get(name, {}), Mapping) for name in ("device", "packages")):
         raise ValueError("an environment whose device and packages are no tables")
     return dict(told)
-
-
-def _differences(*tables: Mapping[str, Any]) -> str:
-    """What is not the same in all of them; None is what is not known."""
-    names = sorted({name for table in tables for name in table})
-    known = {
-        name: list(
-            dict.fromkeys(str(value) for table in tables if (value := table.get(name, "absent")) is not None)
-        )
-        for name in names
-    }
-    return ", ".join(f"{name} {' and '.join(values)}" for name, values in known.items() if len(values) > 1)
 
 
 def labelled(label: str, documents: Sequence[tuple[Any, str]]) -> Recording:

@@ -5,5 +5,5 @@ from __future__ import annotations
 from typing import Any
 
 
-def test_point(benchmark: Any, measuring: Any, point: Any) -> None:
-    measuring.measure(benchmark, point)
+def test_point(benchmark: Any, stopwatch: Any, point: Any) -> None:
+    stopwatch.time(benchmark, point)

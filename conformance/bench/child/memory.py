@@ -49,13 +49,9 @@ def peak_memory(
     return held + _peak(allocations, marks[1:])
 
 
-def held_memory(root: Any) -> int:
-    """Bytes of all tensors in the computer's memory that ``root`` holds: in attributes, containers and closures, however deep."""
-    return sum(held_storages(root).values())
-
-
 def held_storages(root: Any) -> dict[int, int]:
-    """Address and size in bytes of each of them."""
+    """Address and size in bytes of all tensors in the computer's memory that `root` holds: in attributes, containers
+    and closures, however deep."""
     found: dict[int, int] = {}
     seen: dict[int, Any] = {}
     waiting = [root]

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.bench.comparison import MEMORY_SLACK
-from conformance.bench.results import InvalidResults, Recording, read, why_not_comparable
-from conformance.bench.statistics import student_tail
+from conformance.bench.results.comparable import why_not_comparable
+from conformance.bench.results.comparison import MEMORY_SLACK
+from conformance.bench.results.statistics import student_tail
+from conformance.bench.results.stored import InvalidResults, Recording, read
 
 #: A step is told where chance alone would make one as clear in one of a thousand series.
 _CHANCE = 0.001

@@ -2,63 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from conformance.bench.points import Point
 from conformance.parity.library import text_config
 from conformance.parity.probes import drawn_ids
 
 #: Tokens that one round of decoding makes, by size: one alone is over too soon for a clock.
 DECODED = {"probe": 2, "full": 16}
-#: Batch and length of each workload by size: enough work for a clock, little enough for many rounds.
-GRIDS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
-    "probe": {"prefill": ((1, 32),), "decode": ((1, 32),), "train": ((1, 16),)},
-    "full": {"prefill": ((1, 2048), (8, 512)), "decode": ((1, 2048), (8, 2048)), "train": ((1, 1024),)},
-}
-
-
-@dataclass(frozen=True)
-class Point:
-    """One benchmark: a workload of a target, at a size, on an attention implementation, over (batch, tokens)."""
-
-    target: str
-    size: str
-    workload: str
-    attention: str
-    batch: int
-    tokens: int
-    compiled: bool = False
-
-    @property
-    def name(self) -> str:
-        """By which results of different runs are matched."""
-        how = f"{self.attention}-compiled" if self.compiled else self.attention
-        return f"{self.workload}[{self.target}-{self.size}-{how}-b{self.batch}-s{self.tokens}]"
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def points(
-    target: str,
-    size: str,
-    attentions: Sequence[str],
-    *,
-    compiled: bool = False,
-    workloads: Sequence[str] = (),
-) -> list[Point]:
-    """The grid of one target; compiled models are timed beside the others where asked for."""
-    return [
-        Point(target, size, workload, attention, batch, tokens, how)
-        for workload, shapes in GRIDS[size].items()
-        if not workloads or workload in workloads
-        for attention in attentions
-        for how in ((False, True) if compiled and workload != "decode" else (False,))
-        for batch, tokens in shapes
-    ]
 
 
 @dataclass(frozen=True)
@@ -139,7 +94,8 @@ def read_weights(llm: Any) -> float:
 
 
 def attention_flops(llm: Any, batch: int, begin: int, end: int) -> float:
-    """Of scores and their weighted sum, for queries at positions ``begin`` to ``end``, each over the keys it may see."""
+    """FLOPs of the attention scores and their weighted sum, for queries at positions `begin` to `end`, each over
+    the keys it may see."""
     config = text_config(llm)
     keys = sum(
         min(position + 1, window) for window in _windows(config, end) for position in range(begin, end)
@@ -149,7 +105,7 @@ def attention_flops(llm: Any, batch: int, begin: int, end: int) -> float:
 
 
 def cache_bytes(llm: Any, batch: int, tokens: int) -> float:
-    """Of the keys and values of all layers that one decoded token must read."""
+    """Bytes of the keys and values of all layers that one decoded token must read."""
     config = text_config(llm)
     keys = sum(_windows(config, tokens))
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

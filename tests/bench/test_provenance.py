@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from conformance.bench.measuring import _check_modules, packages_built_from
+from conformance.bench.child.provenance import check_modules, packages_built_from
 from conformance.bench.request import BenchRequest
 from conformance.errors import CannotAssess
 
@@ -44,17 +44,17 @@ def test_an_installed_copy_does_not_stand_in_for_both_versions(
     assert list(packages_built_from(installed)) == ["robots"]
     for code in (tmp_path / "worktree", installed):
         with pytest.raises(CannotAssess, match=r"robots came from .*both versions would be the same"):
-            _check_modules(BenchRequest(("x",), code=str(code), repository=str(installed)))
+            check_modules(BenchRequest(("x",), code=str(code), repository=str(installed)))
     # A package without a module of its own is one all the same.
     monkeypatch.delitem(sys.modules, "robots")
     module = ModuleType("robots.arm")
     module.__file__ = str(tmp_path / "site-packages" / "robots" / "arm.py")
     monkeypatch.setitem(sys.modules, "robots.arm", module)
     with pytest.raises(CannotAssess, match=r"robots\.arm came from"):
-        _check_modules(BenchRequest(("x",), code=str(installed), repository=str(installed)))
-    _check_modules(BenchRequest(("x",), code=None, repository=None))
+        check_modules(BenchRequest(("x",), code=str(installed), repository=str(installed)))
+    check_modules(BenchRequest(("x",), code=None, repository=None))
     elsewhere = tmp_path / "another"
-    _check_modules(BenchRequest(("x",), code=str(elsewhere), repository=str(elsewhere)))
+    check_modules(BenchRequest(("x",), code=str(elsewhere), repository=str(elsewhere)))
 
 
 def test_an_editable_installation_is_no_copy(installed: Path, tmp_path: Path) -> None:

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from conformance.bench import charts
-from conformance.bench.comparison import Comparison, slowest_first
-from conformance.bench.report import (
+from conformance.bench.points import labels
+from conformance.bench.report import charts
+from conformance.bench.report.rows import (
     compared_rows,
     headline,
-    labels,
     measured_rows,
     memory_change,
     method,
     shortened,
 )
-from conformance.bench.results import Recording
+from conformance.bench.results.comparison import Comparison, slowest_first
+from conformance.bench.results.stored import Recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from conformance.bench.history import History
+    from conformance.bench.results.history import History
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG of ours under a title; only :mod:`conformance.bench.charts` makes them."""
+    """An SVG of ours under a title; only `charts` makes them."""
 
     title: str
     svg: str
@@ -152,7 +152,7 @@ def _page(*, sections: Sequence[Section], **content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("conformance.bench", "."),
+        loader=PackageLoader("conformance.bench.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.timers import timer_for
+from conformance.bench.child.timers import median_seconds
 from conformance.errors import CannotAssess
 
 #: Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them.
@@ -135,30 +134,21 @@ def ceilings(device: str) -> dict[str, float]:
     ``bytes_per_second`` of a copy, reading and writing counted."""
     import torch
 
-    timer, on = timer_for(device), torch.device(device)
-    side = _MATRIX[device]
+    on, side = torch.device(device), _MATRIX[device]
     left, right = (torch.randn(side, side, device=on).to(torch.bfloat16) for _ in range(2))
     source = torch.randint(0, 255, (_COPIED[device],), dtype=torch.uint8, device=on)
     target = torch.empty_like(source)
     return {
-        "flops": 2 * side**3 / _median_seconds(lambda: left @ right, timer),
-        "bytes_per_second": 2 * source.numel() / _median_seconds(lambda: target.copy_(source), timer),
+        "flops": 2 * side**3 / median_seconds(lambda: left @ right, device, _REPEATS),
+        "bytes_per_second": 2
+        * source.numel()
+        / median_seconds(lambda: target.copy_(source), device, _REPEATS),
     }
 
 
 def dense_peak(name: str) -> float | None:
     """The datasheet's dense half-precision peak in FLOP/s; None for a device without an entry."""
     return DENSE_PEAKS.get(name)
-
-
-def _median_seconds(work: Callable[[], Any], timer: Callable[[], Any]) -> float:
-    work()
-    seconds = []
-    for _ in range(_REPEATS):
-        begun = timer()
-        work()
-        seconds.append(timer() - begun)
-    return statistics.median(seconds)
 
 
 def _processor() -> str:

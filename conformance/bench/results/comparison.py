@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
-from conformance.bench.results import Benchmark, Recording, environment_change, why_not_comparable
-from conformance.bench.statistics import (
+from conformance.bench.results.comparable import environment_change, why_not_comparable
+from conformance.bench.results.statistics import (
     DETECTABLE,
     FALSE_ALARMS,
     NEGLIGIBLE,
@@ -24,6 +24,7 @@ from conformance.bench.statistics import (
     slowdown,
     unpaired_slowdown,
 )
+from conformance.bench.results.stored import Benchmark, Recording
 from conformance.bench.units import size
 
 NO_REGRESSION, REGRESSION, INCONCLUSIVE = 0, 1, 2
@@ -32,7 +33,7 @@ MEMORY_SLACK = 0.001
 #: A round that takes so many times as long as base's usual one stalls. The centre of a pair's rounds does not see what happens in
 #: fewer than a quarter of them: a cache that is built anew every tenth time, say.
 STALL = 1.5
-#: So many more of head's rounds may stall than of base's, as a share, and pass for none; about one round of a pair.
+#: Head may stall in this share more of its rounds than base before it counts: about one round of a pair.
 FEW_STALLS = 0.01
 #: Stalls are counted, and of fewer pairs than this the counts are too often all the same.
 STALL_PAIRS = 6
@@ -257,20 +258,22 @@ def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
     had, has = (any(recording.seconds(name)) for recording in (base, head))
     if had and has:
         return None
-    before, after = base.trouble(name), head.trouble(name)
-    if has or (after or "").startswith("alone"):
-        why = f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
-        # What broke in base may have been there; what it had no room or no attention for was not.
-        failed = (before or "").startswith("failed")
-        return Compared(name, Finding.INCONCLUSIVE if failed else Finding.NEW, why)
-    if name not in head.names:
-        if had or (before or "").startswith("alone"):
-            why = f"{base.label} has it, {head.label} has not: renamed or removed"
-            return Compared(name, Finding.MISSING, why)
-        return Compared(name, Finding.INCONCLUSIVE, f"in {base.label} {before}")
-    if had or name not in base.names:
-        return Compared(name, Finding.BROKEN, f"in {head.label} {after}")
-    return Compared(name, Finding.INCONCLUSIVE, f"in both {after}")
+    before, after = (recording.trouble(name) or "" for recording in (base, head))
+    base_alone, head_alone = before.startswith("alone"), after.startswith("alone")
+    only_there = f"{base.label} has it, {head.label} has not: renamed or removed"
+    only_here = f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
+    # What broke in base may have been there; what it had no room or no attention for was not.
+    new = Finding.INCONCLUSIVE if before.startswith("failed") else Finding.NEW
+    return _first(
+        name,
+        (
+            (has or head_alone, new, only_here),
+            (name not in head.names and (had or base_alone), Finding.MISSING, only_there),
+            (name not in head.names, Finding.INCONCLUSIVE, f"in {base.label} {before}"),
+            (had or name not in base.names, Finding.BROKEN, f"in {head.label} {after}"),
+            (True, Finding.INCONCLUSIVE, f"in both {after}"),
+        ),
+    )
 
 
 def _measured(
@@ -283,16 +286,36 @@ def _measured(
     detectable: float,
     hint: str,
 ) -> Compared:
-    """The finding on a benchmark that both measured; ``slower`` says by how much it is, if it is, and ``hint`` what would make an
-    inconclusive one conclusive."""
+    """The finding on a benchmark that both measured.
+
+    `slower` says by how much head is slower, empty if it is not; `hint` what would make an inconclusive finding
+    conclusive.
+    """
     before, after = base.peak_memory(name), head.peak_memory(name)
+    trouble = base.trouble(name) or head.trouble(name)
+    more = _more_memory(before, after)
+    recorded_in = [side.label for side, peak in ((base, before), (head, after)) if peak is not None]
+    test = tests.time if tests else None
+    at_most, estimate = (math.inf, 0.0) if test is None else (test.at_most, test.estimate)
+    table = (
+        (trouble, Finding.INCONCLUSIVE, f"disturbed: {trouble}"),
+        (slower, Finding.SLOWER, f"{slower}, and {more}" if more else slower),
+        (more, Finding.HUNGRIER, more),
+        (len(recorded_in) == 1, Finding.INCONCLUSIVE, f"memory was recorded in {''.join(recorded_in)} alone"),
+        (not recorded_in, Finding.INCONCLUSIVE, "memory was recorded in neither"),
+        (test is None, Finding.INCONCLUSIVE,
+         "one run says nothing of how far runs stray: record several of each (bench run --runs)"),
+        (at_most > detectable, Finding.INCONCLUSIVE,
+         f"up to {_percent(at_most)} slower cannot be excluded; {hint}"),
+        (at_most < -NEGLIGIBLE, Finding.FASTER, f"{-100 * math.expm1(estimate):.1f} % less time"),
+        (True, Finding.SAME, f"at most {_percent(max(at_most, 0.0))} slower"),
+    )  # fmt: skip
     numbers: dict[str, Any] = {
         "base_seconds": base.typical(name),
         "head_seconds": head.typical(name),
         "base_bytes": before,
         "head_bytes": after,
     }
-    test = tests.time if tests else None
     if test is not None:
         numbers |= {
             "ratio": math.exp(test.estimate),
@@ -301,38 +324,20 @@ def _measured(
             "probability": test.probability,
             "pairs": test.pairs,
         }
+    return replace(_first(name, table), **numbers)
 
-    def found(finding: Finding, why: str) -> Compared:
-        return Compared(name, finding, why, **numbers)
 
-    trouble = base.trouble(name) or head.trouble(name)
-    if trouble:
-        return found(Finding.INCONCLUSIVE, f"disturbed: {trouble}")
-    more = ""
-    if before is not None and after is not None and after - before > before * MEMORY_SLACK:
-        share = 100 * (after - before) / max(before, 1)
-        more = f"{size(after - before)} ({share:.2g} %) more memory at the peak: {size(after)}, and {size(before)} before"
-    if slower:
-        return found(Finding.SLOWER, f"{slower}, and {more}" if more else slower)
-    if more:
-        return found(Finding.HUNGRIER, more)
-    if (before is None) != (after is None):
-        only = head.label if before is None else base.label
-        return found(Finding.INCONCLUSIVE, f"memory was recorded in {only} alone")
-    if before is None:
-        return found(Finding.INCONCLUSIVE, "memory was recorded in neither")
-    if test is None:
-        return found(
-            Finding.INCONCLUSIVE,
-            "one run says nothing of how far runs stray: record several of each (bench run --runs)",
-        )
-    if test.at_most > detectable:
-        return found(
-            Finding.INCONCLUSIVE, f"up to {_percent(test.at_most)} slower cannot be excluded; {hint}"
-        )
-    if test.at_most < -NEGLIGIBLE:
-        return found(Finding.FASTER, f"{-100 * math.expm1(test.estimate):.1f} % less time")
-    return found(Finding.SAME, f"at most {_percent(max(test.at_most, 0.0))} slower")
+def _first(name: str, table: Sequence[tuple[object, Finding, str]]) -> Compared:
+    """The first row of (when, finding, why) that holds; one must."""
+    return next(Compared(name, finding, why) for when, finding, why in table if when)
+
+
+def _more_memory(before: int | None, after: int | None) -> str:
+    """How much more head needs at the peak, in words; empty if it is not more than counts."""
+    if before is None or after is None or after - before <= before * MEMORY_SLACK:
+        return ""
+    share = 100 * (after - before) / max(before, 1)
+    return f"{size(after - before)} ({share:.2g} %) more memory at the peak: {size(after)}, and {size(before)} before"
 
 
 def _percent(logarithm: float) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from conformance.bench import processes
-from conformance.bench.processes import RunFailed, answers
+from conformance.bench.parent import workers
+from conformance.bench.parent.workers import RunFailed, documents
 
 
 class Stub:
@@ -21,6 +21,7 @@ class Stub:
 
     def __init__(self, name: str, timeout: float = 20.0) -> None:
         self.name, self.timeout = name, timeout
+        self.out = Path(os.devnull)
         self.answers, self._end = os.pipe()
 
     def says(self, answer: dict[str, Any] | None, after: float = 0.0) -> None:
@@ -33,6 +34,9 @@ class Stub:
                 self._end = -1
 
         threading.Thread(target=act).start()
+
+    def manner_of_death(self) -> str:
+        return "died"
 
     def last_words(self) -> str:
         return f" [{self.name}]"
@@ -54,7 +58,7 @@ def two() -> Iterator[list[Stub]]:
 
 def blamed(two: list[Stub]) -> tuple[str | None, str]:
     with pytest.raises(RunFailed) as failure:
-        answers(two)  # type: ignore[arg-type]
+        documents(two)  # type: ignore[arg-type]
     worker: Any = failure.value.worker
     return worker and worker.name, str(failure.value)
 
@@ -68,7 +72,7 @@ def test_not_the_one_that_was_left_alone(two: list[Stub], crash: dict[str, Any] 
 
 
 def test_the_one_that_does_not_pass_the_turn(two: list[Stub], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_LAST_WORDS", 0.2)
+    monkeypatch.setattr(workers, "_LAST_WORDS", 0.2)
     two[0].says({"partner": "stopped"})
     assert blamed(two) == ("head", "the process did not pass the turn: it hangs, or was killed [head]")
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.bench.comparison import Comparison, Finding, pairs_of
-from conformance.bench.report import labels
-from conformance.bench.results import Recording
+from conformance.bench.points import Point, labels
+from conformance.bench.results.comparison import Comparison, Finding, pairs_of
+from conformance.bench.results.stored import Recording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def roofline(recording: Recording) -> Figure | None:
     for (name, one), intensity in zip(found.items(), intensities, strict=True):
         axes.plot([intensity], [one.facts["flops_per_second"]], "o", color=_HEAD, markersize=5)
         axes.annotate(
-            f"{one.facts['workload']} b{one.facts['batch']} s{one.facts['tokens']} {name.split('[')[1].split('-')[0]}",
+            _in_roofline(name),
             (intensity, one.facts["flops_per_second"]), textcoords="offset points", xytext=(5, -9), fontsize=7,
         )  # fmt: skip
     axes.set_xscale("log")
@@ -171,7 +171,7 @@ def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
             markersize=4,
             capsize=3,
             linewidth=1.2,
-            label=benchmark.split("[")[0],
+            label=_workload(benchmark),
         )
     axes.axhline(95, color=_FAINT, linewidth=1, linestyle=":")
     axes.set_xlabel("slow-down as measured, %")
@@ -190,6 +190,16 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=8)
     return figure, axes
+
+
+def _in_roofline(name: str) -> str:
+    point = Point.parse(name)
+    return name if point is None else f"{point.short} {point.target.partition('-')[0]}"
+
+
+def _workload(name: str) -> str:
+    point = Point.parse(name)
+    return name if point is None else point.workload
 
 
 def _percent(ratio: float | None) -> float:

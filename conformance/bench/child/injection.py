@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
+from conformance.bench.child.timers import median_seconds
+
 #: Units that tell how long one is: a fraction of a millisecond on a CPU, a few milliseconds on CUDA.
 _UNITS = {"cpu": 20_000, "cuda": 10_000_000}
+_REPEATS = 31
 
 
 def extra_work(device: str, units: int) -> Callable[[], None]:
@@ -31,18 +32,8 @@ def extra_work(device: str, units: int) -> Callable[[], None]:
 
 def seconds_per_unit(device: str) -> float:
     """How long a unit of :func:`extra_work` takes on this machine."""
-    from conformance.bench.timers import timer_for
-
     units = _UNITS[device]
-    work, timer = extra_work(device, units), timer_for(device)
-    work()
-    seconds = []
-    for _ in range(31):
-        begun = timer()
-        work()
-        seconds.append(timer() - begun)
-        time.sleep(0)
-    return statistics.median(seconds) / units
+    return median_seconds(extra_work(device, units), device, _REPEATS) / units
 
 
 def slowed(work: Callable[[Any], Any], device: str, units: int, hoarded: int) -> Callable[[Any], Any]:

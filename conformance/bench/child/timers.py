@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -30,3 +32,16 @@ class DeviceInstant:
 def timer_for(device: str) -> Any:
     """What to give to pytest-benchmark as its timer: CUDA events, or the wall clock where there is no such device."""
     return DeviceInstant if device == "cuda" else time.perf_counter
+
+
+def median_seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
+    """The median time of `work` on the device, after a first time that does not count."""
+    timer = timer_for(device)
+    work()
+    seconds = []
+    for _ in range(repeats):
+        begun = timer()
+        work()
+        seconds.append(timer() - begun)
+        time.sleep(0)  # whoever else wants the processor has it now, and not in between
+    return statistics.median(seconds)

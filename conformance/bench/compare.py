@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.comparison import Comparison, compare, head_failed, with_pairs_missing
-from conformance.bench.processes import RunFailed
+from conformance.bench.parent.checkouts import sides
+from conformance.bench.parent.recording import SideFailed, record_pairs
+from conformance.bench.parent.workers import RunFailed
 from conformance.bench.request import BenchRequest
-from conformance.bench.results import Recording, in_turns, read
-from conformance.bench.running import SideFailed, record_pairs, sides
+from conformance.bench.results.comparable import in_turns
+from conformance.bench.results.comparison import Comparison, compare, head_failed, with_pairs_missing
+from conformance.bench.results.stored import Recording, read
 from conformance.errors import CannotAssess
 
 
@@ -37,7 +39,7 @@ def compare_stored(
     base: Path, head: Path, targets: Sequence[str], workloads: Sequence[str], **how: Any
 ) -> tuple[Comparison, tuple[Recording, Recording]]:
     """The verdict on two stored results, in pairs where they were made in turns; ``how`` goes to
-    :func:`~conformance.bench.comparison.compare`."""
+    :func:`~conformance.bench.results.stored.comparison.compare`."""
     before, after = (read(place).only(targets, workloads) for place in (base, head))
     taken = in_turns(before, after)
     if taken is None:
@@ -51,7 +53,7 @@ def compare_commits(
     request: BenchRequest, base: str, head: str | None, how_measured: dict[str, Any], **how: Any
 ) -> tuple[Comparison, tuple[Recording, Recording] | None]:
     """The verdict on two git refs of the repository around the working directory, ``head`` None being the working tree;
-    ``how_measured`` goes to :func:`~conformance.bench.running.record_pairs`. No recordings where head's process died.
+    ``how_measured`` goes to :func:`~conformance.bench.parent.recording.record_pairs`. No recordings where head's process died.
 
     Raises:
         CannotAssess: if base's process died, or both were too slow.

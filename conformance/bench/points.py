@@ -1,0 +1,118 @@
+"""What can be timed, and the names by which results of different runs are matched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SIZES = ("probe", "full")
+WORKLOADS = ("prefill", "decode", "train")
+#: Batch and length of each workload by size: enough work for a clock, little enough for many rounds.
+GRIDS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
+    "probe": {"prefill": ((1, 32),), "decode": ((1, 32),), "train": ((1, 16),)},
+    "full": {
+        "prefill": ((1, 2048), (8, 512)),
+        "decode": ((1, 2048), (8, 2048)),
+        "train": ((1, 1024),),
+    },
+}
+#: Stands for the workload of a target that could not be built.
+_BUILD = "build"
+_COMPILED = "-compiled"
+_NAME = re.compile(
+    r"(?P<workload>\w+)\[(?P<target>.*)-(?P<size>probe|full)-(?P<attention>\w+)"
+    rf"(?P<compiled>{_COMPILED})?-b(?P<batch>\d+)-s(?P<tokens>\d+)\]",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One benchmark: a workload of a target, at a size, on an attention implementation, over (batch, tokens)."""
+
+    target: str
+    size: str
+    workload: str
+    attention: str
+    batch: int
+    tokens: int
+    compiled: bool = False
+
+    @classmethod
+    def parse(cls, name: str) -> Point | None:
+        """The point of this name, None for what is no point's: a target that could not be built, say."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            return None
+        return cls(
+            found["target"], found["size"], found["workload"], found["attention"],
+            int(found["batch"]), int(found["tokens"]), bool(found["compiled"]),
+        )  # fmt: skip
+
+    @property
+    def name(self) -> str:
+        return f"{self.workload}[{self.setting}-b{self.batch}-s{self.tokens}]"
+
+    @property
+    def setting(self) -> str:
+        """The part of the name that points of one target, at one size, computed in one way, have in common."""
+        return f"{self.target}-{self.size}-{self.attention}{_COMPILED if self.compiled else ''}"
+
+    @property
+    def short(self) -> str:
+        """The name without the setting: `prefill b1 s32`."""
+        return f"{self.workload} b{self.batch} s{self.tokens}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def points(
+    target: str,
+    size: str,
+    attentions: Sequence[str],
+    *,
+    compiled: bool = False,
+    workloads: Sequence[str] = (),
+) -> list[Point]:
+    """The grid of one target; compiled models are timed beside the others where asked for."""
+    return [
+        Point(target, size, workload, attention, batch, tokens, how)
+        for workload, shapes in GRIDS[size].items()
+        if not workloads or workload in workloads
+        for attention in attentions
+        for how in ((False, True) if compiled and workload != "decode" else (False,))
+        for batch, tokens in shapes
+    ]
+
+
+def building(target: str) -> str:
+    """The name under which it is said that a target could not be built."""
+    return f"{_BUILD}[{target}]"
+
+
+def is_among(name: str, targets: Sequence[str], workloads: Sequence[str]) -> bool:
+    """Whether a name is one of these targets and workloads; empty stands for all.
+
+    What could not be built has no workload, and is one of any.
+    """
+    point = Point.parse(name)
+    if point is None:
+        return not targets or name in map(building, targets)
+    return (not workloads or point.workload in workloads) and (not targets or point.target in targets)
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """A short form of each name where all are in one setting, else the names themselves."""
+    found = {name: point for name in names if (point := Point.parse(name)) is not None}
+    if len({point.setting for point in found.values()}) != 1:
+        return {name: name for name in names}
+    return {name: found[name].short if name in found else name for name in names}
+
+
+def common_setting(names: Sequence[str]) -> str:
+    """What `labels` leave out."""
+    settings = {point.setting for name in names if (point := Point.parse(name)) is not None}
+    return settings.pop() if len(settings) == 1 else ""

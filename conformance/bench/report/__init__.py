@@ -1,0 +1,1 @@
+"""What measurements and comparisons look like: terminal, pull request, page."""

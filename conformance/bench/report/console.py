@@ -1,0 +1,65 @@
+"""What a run and a comparison look like on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from conformance.bench.points import common_setting
+from conformance.bench.report.rows import compared_rows, headline, measured_rows, power_rows, shortened
+from conformance.bench.results.comparison import Comparison
+from conformance.bench.results.drawing import PowerReport
+from conformance.bench.results.stored import Recording
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def write_measured(console: Console, recording: Recording) -> None:
+    """A line for each benchmark: time, throughput, how near it comes to what the device can do, memory."""
+    console.print(headline(recording))
+    console.print(
+        table(("benchmark", "median", "tokens/s", "of peak", "memory"), shortened(measured_rows(recording)))
+    )
+
+
+def write_comparison(console: Console, comparison: Comparison) -> None:
+    """The verdict, and a line for each benchmark, what fails first."""
+    console.print(f"{comparison.result} {comparison.head} against {comparison.base}")
+    if comparison.refusal:
+        console.print(f"  not compared: {comparison.refusal}")
+        return
+    rows = compared_rows(comparison)
+    told = common_setting([row[0] for row in rows])
+    if told:
+        console.print(f"  {told}")
+    console.print(table(("benchmark", "finding", "head / base", ""), shortened(rows)))
+
+
+def write_power(console: Console, found: PowerReport) -> None:
+    """How often each slow-down was found, and what was confirmed end to end."""
+    draws = found.rates[0].draws if found.rates else 0
+    columns = ("benchmark", "slowed by", "measured", "a pair strays", f"found of {draws:,}", "its bounds")
+    console.print(table(columns, shortened(power_rows(found.rates))))
+    if found.memory is not None:
+        console.print(
+            f"  {found.memory['injectedBytes']:,} bytes more were found in {found.memory['found']} of "
+            f"{found.memory['of']} benchmarks"
+        )
+    for one in found.confirmations:
+        console.print(
+            f"  confirmed, slowed by {100 * one.slowdown:g} %: {one.result}, {len(one.slower)} slower, "
+            f"{one.minutes:g} minutes"
+        )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A borderless table for the terminal; long names fold, numbers do not."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for column in head:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made

@@ -1,0 +1,1 @@
+"""What stored numbers say. Knows no torch and starts no process."""

@@ -1,0 +1,75 @@
+"""What two recordings must have in common to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conformance.bench.results.stored import Recording, Run
+
+#: What two runs must have been asked alike, beside what is in the names of benchmarks. Where files lay may differ.
+_ASKED = ("backbone_id", "rounds", "seed")
+
+
+def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, int] | None:
+    """The runs of two stored recordings that took turns with one another, in order, and how many pairs are missing, whole or by
+    half; None where no runs took turns."""
+    before, after = ({run.pair: run for run in side.runs if run.pair} for side in (base, head))
+    both = [pair for pair in before if pair in after]
+    if not both:
+        return None
+    meant = max(int(before[pair].asked.get("pairs") or 0) for pair in both)
+    return (
+        Recording(base.label, tuple(before[pair] for pair in both)),
+        Recording(head.label, tuple(after[pair] for pair in both)),
+        max(meant, len(base.runs), len(head.runs)) - len(both),
+    )
+
+
+def why_not_comparable(
+    base: Recording, head: Recording, *, allow_environment_change: bool = False
+) -> str | None:
+    """The difference between two recordings that makes a comparison meaningless; None where there is none."""
+    runs = [*base.runs, *head.runs]
+    environments = [run.environment for run in runs]
+    changed = _differences(*(environment.get("device", {}) for environment in environments))
+    if changed:
+        return f"they were taken on different devices ({changed})"
+    if any(environment.get("device", {}).get("mig") for environment in environments):
+        return "a MIG slice shares its memory bandwidth with others: time whole devices"
+    changed = _differences(*map(_asked, runs))
+    if changed:
+        return f"they were asked for different things ({changed}): record them alike"
+    changed = environment_change(base, head)
+    if changed and not allow_environment_change:
+        return f"the software changed beside the code ({changed}); --allow-environment-change compares them all the same"
+    return None
+
+
+def environment_change(base: Recording, head: Recording) -> str:
+    """How the software differs between any two of the runs, the code that is compared aside; empty if it does not."""
+    environments = [
+        {**run.environment, **run.environment.get("packages", {}), "device": None, "packages": None}
+        for run in (*base.runs, *head.runs)
+    ]
+    return _differences(*environments)
+
+
+def _asked(run: Run) -> dict[str, Any]:
+    told = {name: run.asked.get(name) for name in _ASKED}
+    if told["backbone_id"] is None:
+        told["backbone_id"] = "of the target's own"
+    turns = {benchmark.in_turns for benchmark in run.benchmarks.values()}
+    return {**told, "in turns": turns.pop() if len(turns) == 1 else None}
+
+
+def _differences(*tables: Mapping[str, Any]) -> str:
+    """What is not the same in all of them; None is what is not known."""
+    names = sorted({name for table in tables for name in table})
+    known = {
+        name: list(
+            dict.fromkeys(str(value) for table in tables if (value := table.get(name, "absent")) is not None)
+        )
+        for name in names
+    }
+    return ", ".join(f"{name} {' and '.join(values)}" for name, values in known.items() if len(values) > 1)

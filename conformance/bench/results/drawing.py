@@ -1,0 +1,163 @@
+"""How often comparisons that are drawn from recorded pairs cry wolf, and how often they find a slow-down."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from conformance.bench.results.comparison import Pair, called_slower, tested
+from conformance.errors import CannotAssess
+from conformance.rates import rate_bounds
+
+DRAWS = 1000
+#: The name under which a comparison that calls any benchmark slower is counted.
+_ANY = "any"
+#: The pairs of each benchmark, of what was measured together.
+Together = Mapping[str, list[Pair]]
+#: By slow-down, everything that was measured together.
+Recorded = dict[float, list[Together]]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How many of `draws` comparisons of `pairs` pairs called a benchmark slower that had been slowed by
+    `slowdown` (`measured`: as the `recorded` pairs show it).
+
+    They are drawn from `together` groups of pairs that were measured together. The bounds are Clopper and
+    Pearson's, one-sided, 95 %, and those of the drawing alone.
+    """
+
+    benchmark: str
+    slowdown: float
+    measured: float
+    deviation: float
+    recorded: int
+    pairs: int
+    draws: int
+    together: int
+    found: float
+    at_least: float
+    at_most: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One comparison end to end: what head was slowed by, the verdict, which benchmarks it called slower, its length."""
+
+    slowdown: float
+    pairs: int
+    result: str
+    slower: tuple[str, ...]
+    minutes: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PowerReport:
+    """What comparisons of so many `pairs` find on a machine: drawn from a recording, and confirmed end to end."""
+
+    environment: Mapping[str, Any]
+    pairs: int
+    rates: tuple[Rate, ...]
+    confirmations: tuple[Confirmation, ...]
+    memory: Mapping[str, int] | None
+    recorded: Recorded
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "environment": self.environment,
+            "pairs": self.pairs,
+            "rates": [rate.as_json() for rate in self.rates],
+            "confirmations": [one.as_json() for one in self.confirmations],
+            "memory": self.memory,
+            "logarithms": self._of_every_pair("logarithm"),
+            "stalls": self._of_every_pair("stalls"),
+            "means": self._of_every_pair("mean"),
+        }
+
+    def _of_every_pair(self, what: str) -> dict[str, Any]:
+        """One number of every pair, by slow-down and benchmark, those that were measured together in one list."""
+        return {
+            str(share): [
+                {name: [round(getattr(pair, what), 6) for pair in own] for name, own in together.items()}
+                for together in every
+            ]
+            for share, every in self.recorded.items()
+        }
+
+
+def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Rate]:
+    """Draw comparisons of `pairs` recorded pairs, each slow-down for itself, and count what they find.
+
+    Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm, under the name
+    `any`.
+
+    A comparison is drawn, with replacement, from pairs that were measured together: what they have in common
+    belongs to a comparison's error, and would average out over pairs of many groups. A group of fewer pairs
+    than a comparison takes was interrupted, and is left out. Drawn comparisons share pairs: the bounds are
+    those of the drawing, and how far the recording itself strays, fresh comparisons tell.
+
+    Raises:
+        CannotAssess: if fewer pairs were recorded than a comparison takes.
+    """
+    source = random.Random(seed)
+    for share, every in recorded.items():
+        groups = _long_enough(every, pairs)
+        names = [name for name in groups[0] if all(name in group for group in groups)]
+        values = {name: [pair.logarithm for group in groups for pair in group[name]] for name in names}
+        found = _drawn(groups, names, pairs, draws, source)
+        everything = [value for own in values.values() for value in own]
+        for name in names if share else [_ANY]:
+            measured = values.get(name, everything)
+            lower, upper = rate_bounds(found[name], draws)
+            yield Rate(
+                benchmark=name,
+                slowdown=share,
+                measured=math.expm1(statistics.fmean(measured)),
+                deviation=statistics.stdev(measured),
+                recorded=len(measured) if share else len(measured) // len(values),
+                pairs=pairs,
+                draws=draws,
+                together=len(groups),
+                found=found[name] / draws,
+                at_least=lower,
+                at_most=upper,
+            )
+
+
+def _drawn(
+    groups: Sequence[Together], names: Sequence[str], pairs: int, draws: int, source: random.Random
+) -> Counter[str]:
+    """How many drawn comparisons call each benchmark slower, and any."""
+    found: Counter[str] = Counter()
+    for _ in range(draws):
+        group = source.choice(groups)
+        chosen = source.choices(range(_pairs_in(group)), k=pairs)
+        slower = called_slower({name: tested([group[name][pair] for pair in chosen]) for name in names})
+        found.update(slower.keys())
+        found[_ANY] += bool(slower)
+    return found
+
+
+def _long_enough(every: Sequence[Together], pairs: int) -> list[Together]:
+    groups = [group for group in every if _pairs_in(group) >= pairs]
+    if not groups:
+        most = max(map(_pairs_in, every), default=0)
+        raise CannotAssess(
+            f"{most} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
+        )
+    return groups
+
+
+def _pairs_in(group: Together) -> int:
+    return min(map(len, group.values()), default=0)
