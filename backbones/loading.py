@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,16 +125,43 @@ def _attention(use_flash_attention_2: bool) -> dict[str, Any]:
 def _faults(llm_cls: Any, hub_path: str, token: str | None) -> list[str]:
     """What keeps a checkpoint from being loaded whole, by file and tensor; reads no tensor's data."""
     find = functools.partial(cached_file, hub_path, token=token, _raise_exceptions_for_missing_entries=False)
-    faults: list[str] = []
-    file_of: dict[str, str] = {}
+    try:
+        file_of = _indexed_files(find)
+    except CheckpointError as fault:
+        return [str(fault)]
+    shapes, faults = _shapes_on_disk(find, file_of)
+    if faults:
+        return faults
+    config = llm_cls.config_class.from_pretrained(hub_path, token=token)
+    with torch.device("meta"):
+        llm = llm_cls(config)
+    return [*_misfits(llm, shapes, file_of), *_leftovers(llm, shapes, file_of)]
+
+
+def _indexed_files(find: Callable[[str], str | None]) -> dict[str, str]:
+    """The file of each tensor, as the index has it; empty for a checkpoint of one file."""
+    index = find(WEIGHTS_INDEX)
+    if index is None and find(WEIGHTS) is None:
+        raise CheckpointError(
+            f"it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; pickled weights are not read, convert them"
+        )
+    try:
+        return {} if index is None else json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"file {WEIGHTS_INDEX} cannot be read ({error!r}): delete it and download it again"
+        ) from error
+
+
+def _shapes_on_disk(
+    find: Callable[[str], str | None], file_of: dict[str, str]
+) -> tuple[dict[str, list[int]], list[str]]:
+    """The shape of each tensor, from the headers of its files; and which files are missing or unreadable.
+
+    `file_of` takes in the tensors that a file holds beside those of the index.
+    """
     shapes: dict[str, list[int]] = {}
-    if (index := find(WEIGHTS_INDEX)) is not None:
-        try:
-            file_of = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError) as error:
-            return [f"file {WEIGHTS_INDEX} cannot be read ({error!r}): delete it and download it again"]
-    elif find(WEIGHTS) is None:
-        return [f"it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; pickled weights are not read, convert them"]
+    faults = []
     for file in sorted(set(file_of.values())) or [WEIGHTS]:
         if (path := find(file)) is None:
             faults.append(f"file {file} is missing: download it")
@@ -145,23 +173,23 @@ def _faults(llm_cls: Any, hub_path: str, token: str | None) -> list[str]:
                 file_of |= dict.fromkeys(names, file)
         except (SafetensorError, OSError) as error:
             faults.append(f"file {file} cannot be read ({error}): delete it and download it again")
-    if faults:
-        return faults
+    return shapes, faults
 
-    config = llm_cls.config_class.from_pretrained(hub_path, token=token)
-    with torch.device("meta"):
-        llm = llm_cls(config)
+
+def _misfits(llm: Any, shapes: dict[str, list[int]], file_of: dict[str, str]) -> Iterator[str]:
+    """Tensors that the architecture has, and the checkpoint lacks or has in another shape."""
     for name, parameter in llm.named_parameters():  # A tied parameter counts once.
+        wanted = list(parameter.shape)
         if name not in shapes:
-            faults.append(f"tensor {name} is missing from {file_of.get(name, 'every file')}")
-        elif shapes[name] != list(parameter.shape):
-            wanted = list(parameter.shape)
-            faults.append(
-                f"tensor {name} in {file_of[name]} has shape {shapes[name]}, its config.json wants {wanted}"
-            )
+            yield f"tensor {name} is missing from {file_of.get(name, 'every file')}"
+        elif shapes[name] != wanted:
+            yield f"tensor {name} in {file_of[name]} has shape {shapes[name]}, its config.json wants {wanted}"
+
+
+def _leftovers(llm: Any, shapes: dict[str, list[int]], file_of: dict[str, str]) -> Iterator[str]:
+    """Tensors that the checkpoint has, and the architecture has no place for."""
     known = {name for name, _ in llm.named_parameters(remove_duplicate=False)}
     for name in sorted(shapes.keys() - known):
         # Old Llama checkpoints hold rotary buffers, which every release computes for itself.
         if not name.endswith("rotary_emb.inv_freq"):
-            faults.append(f"tensor {name} in {file_of[name]} has no place in {llm_cls.__name__}")
-    return faults
+            yield f"tensor {name} in {file_of[name]} has no place in {type(llm).__name__}"

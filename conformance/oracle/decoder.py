@@ -1,7 +1,13 @@
 """The reference decoder: one causal language model, written from the papers, to be read beside them.
 
-It shares no code with transformers. In float64 it says what the logits are; in bfloat16, with float32 where careful
-eager PyTorch has it, it says how far rounding alone moves them.
+It shares no code with transformers. In float64 it says what the logits are; in bfloat16, with float32 where
+careful eager PyTorch has it, it says how far rounding alone moves them.
+
+Shapes are written with these letters:
+
+    B  batch                 H  heads of queries           D  hidden width
+    S  sequence (queries)    G  key-value heads            d  width of one head
+    K  sequence (keys)       V  vocabulary                 F  width inside the MLP
 """
 
 from __future__ import annotations
@@ -52,8 +58,8 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tokens of a batch stand: ``positions`` and ``mask`` are of shape (batch, sequence), the mask True at
-    real tokens. Order in time is the order in the sequence."""
+    """Where the tokens of a batch stand: `positions` and `mask` are (B, S), the mask True at real
+    tokens. Order in time is the order in the sequence."""
 
     positions: torch.Tensor
     mask: torch.Tensor
@@ -66,7 +72,7 @@ class Place:
         return cls(counted if positions is None else positions, mask)
 
     def visible(self, window: int | None) -> torch.Tensor:
-        """Which keys each query may see, (batch, queries, keys): the past, the last ``window`` of it, and no padding."""
+        """Which keys each query may see, (B, S, K): the past, the last ``window`` of it, and no padding."""
         time = torch.arange(self.mask.shape[1], device=self.mask.device)
         age = time[:, None] - time[None, :]
         seen = (age >= 0) & (age < (window or len(time)))
@@ -94,7 +100,7 @@ class Decoder:
         *,
         tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(batch, sequence, vocabulary) from embeddings of shape (batch, sequence, hidden), in the working dtype.
+        """(B, S, V) from embeddings (B, S, D), in the working dtype.
 
         ``tokens`` keeps only the logits of these ids: the head over a large vocabulary is most of a tiny model's work.
         """
@@ -113,7 +119,7 @@ class Decoder:
         return hidden
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of the embedding for ids of shape (batch, sequence), times the family's scale."""
+        """Rows of the embedding for ids (B, S), times the family's scale."""
         rows = self._tensor(f"{self.architecture.names.embedding}.weight", ids)
         return rows * self.architecture.embedding_scale
 
@@ -135,19 +141,29 @@ class Decoder:
         def norm(name: str, given: torch.Tensor) -> torch.Tensor:
             return passed(name, lambda x: self.norm(f"{path}.{name}", x), given) if name else given
 
-        normed = norm(names.attention_norm, hidden)
-        attended = passed(names.attention, lambda x: self.attention(index, x, place), normed)
-        attended = norm(names.after_attention_norm, attended)
-        if names.mlp_norm:
-            hidden_between = hidden + attended
-            normed = norm(names.mlp_norm, hidden_between)
-        fed = norm(names.after_mlp_norm, passed(names.mlp, lambda x: self.mlp(index, x), normed))
-        out = hidden_between + fed if names.mlp_norm else attended + fed + hidden
+        def attention(normed: torch.Tensor) -> torch.Tensor:
+            attended = passed(names.attention, lambda x: self.attention(index, x, place), normed)
+            return norm(names.after_attention_norm, attended)
+
+        def mlp(normed: torch.Tensor) -> torch.Tensor:
+            fed = passed(names.mlp, lambda x: self.mlp(index, x), normed)
+            return norm(names.after_mlp_norm, fed)
+
+        def sequential() -> torch.Tensor:
+            between = hidden + attention(norm(names.attention_norm, hidden))
+            return between + mlp(norm(names.mlp_norm, between))
+
+        def parallel() -> torch.Tensor:
+            """Both from one norm (GPT-J, https://github.com/kingoflolz/mesh-transformer-jax; Phi)."""
+            normed = norm(names.attention_norm, hidden)
+            return attention(normed) + mlp(normed) + hidden
+
+        out = sequential() if names.mlp_norm else parallel()
         told(path, hidden, out)
         return out
 
     def attention(self, index: int, hidden: torch.Tensor, place: Place) -> torch.Tensor:
-        """Grouped-query attention (https://arxiv.org/abs/2305.13245) over normed ``hidden``, (batch, sequence, hidden).
+        """Grouped-query attention (https://arxiv.org/abs/2305.13245) over normed `hidden`, (B, S, D).
 
         Heads share keys and values in consecutive groups: head h uses key-value head h // (heads / key_value_heads).
         """
@@ -181,7 +197,7 @@ class Decoder:
         return self.linear(f"{path}.{names.output}", joined)
 
     def rotated(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """(batch, heads, sequence, head dimension), turned by position."""
+        """(B, H, S, d), turned by position."""
         rotary = self.architecture.rotary
         half = rotary.dimensions // 2
         frequencies = rotary.frequencies().to(heads.device, self.precision.wide)

@@ -70,7 +70,7 @@ def full_size_parity(
     half = weights.dtype
     place = Place.of(torch.ones_like(ids))
     model = _Streamed(model_class, config, weights, architecture, attention)
-    subjects = [_Subject(model, names, dtype) for dtype in (torch.float32, half)]
+    subjects = [_StreamedIn(model, names, dtype) for dtype in (torch.float32, half)]
     given: dict[str, torch.Tensor] = {}
 
     def give_rounded(path: str, hidden: torch.Tensor) -> torch.Tensor:
@@ -80,11 +80,11 @@ def full_size_parity(
     def give_the_same(path: str, hidden: torch.Tensor) -> torch.Tensor:
         return given[path]
 
-    teacher = _Reference(architecture, weights, FLOAT64, give_rounded)
-    pupil = _Reference(architecture, weights, Precision(half, torch.float32), give_the_same)
+    teacher = _ForcedDecoder(architecture, weights, FLOAT64, give_rounded)
+    pupil = _ForcedDecoder(architecture, weights, Precision(half, torch.float32), give_the_same)
 
     announce("embedding, final norm and head")
-    truth, own = _Trace(), _Trace()
+    truth, own = _Passed(), _Passed()
     truth.made[names.embedding] = teacher.embed(ids)
     own.made[names.embedding] = pupil.embed(ids)
     hidden = truth.made[names.embedding].to(half)
@@ -98,7 +98,7 @@ def full_size_parity(
 
     for index in range(architecture.layers):
         announce(f"layer {index} of {architecture.layers}")
-        truth, own = _Trace(), _Trace()
+        truth, own = _Passed(), _Passed()
         given.clear()
         given[f"{names.layers}.{index}"] = hidden
         made = teacher.layer(index, hidden.double(), place, truth)
@@ -119,7 +119,7 @@ def all_cores() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Reference(Decoder):
+class _ForcedDecoder(Decoder):
     """A reference decoder each of whose modules is given what ``force`` makes of what arrives at its path."""
 
     def __init__(
@@ -181,7 +181,7 @@ class _Streamed:
         cast_parameters(self.llm, dtype)
 
 
-class _Subject:
+class _StreamedIn:
     """A streamed model in one dtype."""
 
     def __init__(self, model: _Streamed, names: Names, dtype: torch.dtype) -> None:
@@ -190,10 +190,10 @@ class _Subject:
         self._dtype = dtype
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def outside(self, ids: torch.Tensor, given: Mapping[str, torch.Tensor]) -> _Trace:
+    def outside(self, ids: torch.Tensor, given: Mapping[str, torch.Tensor]) -> _Passed:
         """What the embedding makes, and the final norm and the head of ``given``. The layers are passed over: how the
         library calls them is kept for :meth:`layer`."""
-        trace, llm = _Trace(), self._model.llm
+        trace, llm = _Passed(), self._model.llm
         self._model.cast(self._dtype)
 
         def pass_over(*args: Any, **kwargs: Any) -> Any:
@@ -210,10 +210,10 @@ class _Subject:
         trace.made |= {self._names.embedding: hidden_in(*self._calls[0]), self._names.head: logits}
         return trace
 
-    def layer(self, index: int, given: Mapping[str, torch.Tensor]) -> _Trace:
+    def layer(self, index: int, given: Mapping[str, torch.Tensor]) -> _Passed:
         """One layer, called as the library called it, with the modules at the paths of ``given`` given those tensors: what
         would have arrived at those within it, and what they make."""
-        trace, own = _Trace(), self._own(given)
+        trace, own = _Passed(), self._own(given)
         self._model.cast(self._dtype)
         args, kwargs = self._calls[index]
 
@@ -280,7 +280,7 @@ class _Scratch:
         return self._memory[: tensor.numel()].view(tensor.shape).copy_(tensor)
 
 
-class _Trace:
+class _Passed:
     """What arrives at modules and what they make, by path, in the order in which they are done."""
 
     def __init__(self) -> None:
@@ -291,7 +291,7 @@ class _Trace:
         self.arrived[path], self.made[path] = arrived, made
 
 
-def _held_to_both_gates(truth: _Trace, own: _Trace, exact: _Trace, rounded: _Trace) -> Iterator[Measured]:
+def _held_to_both_gates(truth: _Passed, own: _Passed, exact: _Passed, rounded: _Passed) -> Iterator[Measured]:
     for path, made in truth.made.items():
         if path in exact.arrived:
             yield Measured("semantics", path, relative_rms(exact.arrived[path], truth.arrived[path]), "input")

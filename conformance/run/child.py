@@ -70,7 +70,7 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     from conformance.subject.target import resolve
 
     stream.phase("resolving", request.target)
-    target = resolve(request.target, request.backbone_id)
+    resolved = resolve(request.target, request.backbone_id)
     stream.phase("loading", "torch and transformers")
     from conformance.run.judging import judge
     from conformance.run.session import open_session
@@ -81,14 +81,14 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     # took half a second each time.
     gc.freeze()
 
-    with open_session(target, request, home, stream.phase) as session:
+    with open_session(resolved, request, home, stream.phase) as session:
         clauses = request.clauses
-        stream.phase("constructing", target.backbone_id)
+        stream.phase("constructing", resolved.backbone_id)
         # Sent before as well as after: when a constructor never returns, the certificate still says what it is about.
         stream.send(session.facts())
         session.construct()
         stream.send(session.facts())
-        stream.phase("judging", target.backbone_id)
+        stream.phase("judging", resolved.backbone_id)
         for index, item in enumerate(judge(session.subject, clauses)):
             if isinstance(item, Requirement):
                 stream.send(events.Begin(item.id, index // 2, len(clauses)))

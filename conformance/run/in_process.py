@@ -48,14 +48,14 @@ def check_backbone(
     from conformance.verdict.upstream import known_defects
 
     started = time.monotonic()
-    target = (
+    resolved = (
         resolve(factory, backbone_id)
         if isinstance(factory, str)
         else Target(_name_of(factory), factory, backbone_id or only_id_of(factory, _name_of(factory)))
     )
     request = RunRequest(
-        target=target.text,
-        backbone_id=target.backbone_id,
+        target=resolved.text,
+        backbone_id=resolved.backbone_id,
         profiles=tuple(profiles),
         only=None if only is None else tuple(only),
         weights=weights or "auto",
@@ -64,7 +64,7 @@ def check_backbone(
         hub=hub,
         recipes=tuple(recipes),
     )
-    with in_process_session(target, request, declarations) as session:
+    with in_process_session(resolved, request, declarations) as session:
         session.construct()
         facts = session.facts()
         outcomes = tuple(
@@ -76,7 +76,7 @@ def check_backbone(
 
 @contextmanager
 def in_process_session(
-    target: Target, request: RunRequest, declarations: Mapping[str, Any] | None = None
+    resolved: Target, request: RunRequest, declarations: Mapping[str, Any] | None = None
 ) -> Iterator[Session]:
     """A session in this process, its Hugging Face cache in a temporary folder; the environment is put back after."""
     with tempfile.TemporaryDirectory(prefix="conformance-") as home:
@@ -89,7 +89,7 @@ def in_process_session(
             from conformance.run.session import open_session
 
             with open_session(
-                target, request, Path(home), lambda phase, detail: None, declarations
+                resolved, request, Path(home), lambda phase, detail: None, declarations
             ) as session:
                 yield session
         finally:

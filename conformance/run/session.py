@@ -34,7 +34,7 @@ class Session:
 
     def __init__(
         self,
-        target: Target,
+        resolved: Target,
         request: RunRequest,
         home: Path,
         announce: Callable[[str, str], None],
@@ -53,8 +53,8 @@ class Session:
             (declarations, "declarations") if declarations is not None else declarations_in(request.config)
         )
         self.subject = Subject(
-            target.factory,
-            target.backbone_id,
+            resolved.factory,
+            resolved.backbone_id,
             view=self._view,
             tap=self.tap,
             recipes=self._recipes,
@@ -112,14 +112,14 @@ class Session:
 
 @contextmanager
 def open_session(
-    target: Target,
+    resolved: Target,
     request: RunRequest,
     home: Path,
     announce: Callable[[str, str], None],
     declarations: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
     """A session whose hub tap is in place while the body runs; ``declarations`` stand in for a configuration file."""
-    session = Session(target, request, home, announce, declarations)
+    session = Session(resolved, request, home, announce, declarations)
     with session.tap:
         yield session
 

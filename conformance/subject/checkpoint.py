@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-CONFIG_FILE = "config.json"
+CONFIG_JSON = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
@@ -37,7 +37,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         Raises:
             InvalidCheckpoint: if there is none, or it is no JSON object.
         """
-        return _json_object(self.directory / CONFIG_FILE)
+        return _json_object(self.directory / CONFIG_JSON)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

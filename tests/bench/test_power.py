@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.bench.results.drawing import rates
 
 from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, read_recording
 from conformance.bench.report.charts import as_svg, power_curve
 from conformance.bench.report.rows import labels
 from conformance.bench.results.comparison import Pair
+from conformance.bench.results.drawing import rates
 from conformance.errors import CannotAssess
 from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry
 
