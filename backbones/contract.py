@@ -22,8 +22,9 @@ IMAGE_PATCHES = 256
 class LLMBackbone(nn.Module, ABC):
     """A causal language model with its tokenizer, pad token, prompt format and sharding policy.
 
-    A host projects image patches to `embed_dim`, splices them into `embed_input_ids(input_ids)` and calls
-    the backbone with `inputs_embeds`. Nothing else of the language model's inside needs to be known to it.
+    A host projects image patches to `embed_dim`, splices them into `embed_input_ids(input_ids)` and
+    calls the backbone with `inputs_embeds`. Nothing else of the language model's inside needs to be
+    known to it.
 
     Attributes:
         identifier: the id that the backbone was asked for.
@@ -45,7 +46,8 @@ class LLMBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def prompt_builder_fn(self) -> type[PromptBuilder]:
-        """The prompt builder class for `identifier`; called with `(model_family, system_prompt=None)`.
+        """The prompt builder class for `identifier`; called with `(model_family,
+        system_prompt=None)`.
 
         Raises:
             ValueError: no format is defined for `identifier`.
@@ -56,8 +58,8 @@ class LLMBackbone(nn.Module, ABC):
     def transformer_layer_cls(self) -> type[nn.Module]:
         """The class of one decoder layer: the unit of sharding and of activation checkpointing.
 
-        `llm` holds exactly `num_hidden_layers` instances; outside them lie only embeddings, final norm,
-        rotary buffers and head.
+        `llm` holds exactly `num_hidden_layers` instances; outside them lie only embeddings, final
+        norm, rotary buffers and head.
         """
 
     @property
@@ -65,14 +67,15 @@ class LLMBackbone(nn.Module, ABC):
     def half_precision_dtype(self) -> torch.dtype:
         """The 16-bit dtype that the family was trained in.
 
-        Master weights are float32; `backbone.to(backbone.half_precision_dtype)` or autocast is how to run
-        in half precision. Rotary frequencies stay float32 through either.
+        Master weights are float32; `backbone.to(backbone.half_precision_dtype)` or autocast is how
+        to run in half precision. Rotary frequencies stay float32 through either.
         """
 
     @property
     @abstractmethod
     def embed_dim(self) -> int:
-        """Width of the input embedding: the last axis of `embed_input_ids` and of `inputs_embeds`."""
+        """Width of the input embedding: the last axis of `embed_input_ids` and of
+        `inputs_embeds`."""
 
     @property
     @abstractmethod
@@ -87,11 +90,13 @@ class LLMBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
-        """What last-layer fine-tuning trains: input embedding, last decoder layer, head, in this order."""
+        """What last-layer fine-tuning trains: input embedding, last decoder layer, head, in this
+        order."""
 
     @abstractmethod
     def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
-        """The `auto_wrap_policy` under which FSDP makes one unit of each decoder layer, and the root."""
+        """The `auto_wrap_policy` under which FSDP makes one unit of each decoder layer, and the
+        root."""
 
     @abstractmethod
     def enable_gradient_checkpointing(self) -> None:
@@ -112,8 +117,8 @@ class LLMBackbone(nn.Module, ABC):
             input_ids: any shape, every id in [0, rows of the embedding).
 
         Returns:
-            shape `(*input_ids.shape, embed_dim)`, the embedding's dtype and device. In training mode it
-            takes part in the graph even when every parameter is frozen.
+            shape `(*input_ids.shape, embed_dim)`, the embedding's dtype and device. In training
+            mode it takes part in the graph even when every parameter is frozen.
 
         Raises:
             IndexError: an id lies outside the embedding.
@@ -133,22 +138,21 @@ class LLMBackbone(nn.Module, ABC):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """Runs the language model; every keyword goes to it as it is, and what it returns is returned.
+        """Runs the language model; every keyword goes to it as it is, and what it returns is
+        returned.
 
         Args:
-            input_ids: `(batch, sequence)`; exactly one of this and `inputs_embeds`.
-            attention_mask: `(batch, past + sequence)`, 1 on tokens, 0 on padding.
-            position_ids: `(batch, sequence)`; by default they count from the cache's length.
-            past_key_values: the cache that an earlier call returned.
-            inputs_embeds: `(batch, sequence, embed_dim)`.
-            labels: `(batch, sequence)`, ids not shifted, -100 where there is nothing to learn.
-            use_cache: whether to return a cache; by default off in training mode, on in inference mode.
-            output_attentions: whether to return each layer's attention weights, where the attention in
-                force has them.
-            output_hidden_states: whether to return every layer's hidden states.
+            input_ids: `(batch, sequence)`; exactly one of this and `inputs_embeds`. attention_mask:
+            `(batch, past + sequence)`, 1 on tokens, 0 on padding. position_ids: `(batch,
+            sequence)`; by default they count from the cache's length. past_key_values: the cache
+            that an earlier call returned. inputs_embeds: `(batch, sequence, embed_dim)`. labels:
+            `(batch, sequence)`, ids not shifted, -100 where there is nothing to learn. use_cache:
+            whether to return a cache; by default off in training mode, on in inference mode.
+            output_attentions: whether to return each layer's attention weights, where the attention
+            in force has them. output_hidden_states: whether to return every layer's hidden states.
             return_dict: False for a tuple.
 
         Returns:
-            `logits` of shape `(batch, sequence, vocab)`; with `labels` also `loss`, the mean over what is
-            to learn.
+            `logits` of shape `(batch, sequence, vocab)`; with `labels` also `loss`, the mean over
+            what is to learn.
         """

@@ -1,4 +1,5 @@
-"""HFCausalLLMBackbone: what all families do alike that are causal language models of transformers."""
+"""HFCausalLLMBackbone: what all families do alike that are causal language models of
+transformers."""
 
 from __future__ import annotations
 
@@ -37,20 +38,22 @@ class PublishedModel(TypedDict):
 class HFCausalLLMBackbone(LLMBackbone):
     """A backbone over a causal language model of transformers.
 
-    A family is a subclass that states facts: its table `models`, its `prompt_builders`, the class of its
-    decoder layer, the dtype it was trained in, and who adds its bos. Loading, pad token, resize, sharding
-    and attention are done here.
+    A family is a subclass that states facts: its table `models`, its `prompt_builders`, the class
+    of its decoder layer, the dtype it was trained in, and who adds its bos. Loading, pad token,
+    resize, sharding and attention are done here.
     """
 
     models: ClassVar[Mapping[str, PublishedModel]]
     """The ids of the family."""
     prompt_builders: ClassVar[tuple[tuple[str, type[PromptBuilder]], ...]]
-    """Shell-style patterns of ids, each with the prompt format of what matches it; the first match counts."""
+    """Shell-style patterns of ids, each with the prompt format of what matches it; the first match
+    counts."""
     bos_convention: ClassVar[BosConvention] = "auto"
     """`"auto"` where the tokenizer adds the bos, `"prompt"` where the prompt builder writes it."""
 
     llm: Any
-    """An instance of the table's `llm_cls`, a `PreTrainedModel`: Any, for its members differ by release."""
+    """An instance of the table's `llm_cls`, a `PreTrainedModel`: Any, for its members differ by
+    release."""
 
     def __init__(
         self,
@@ -60,15 +63,12 @@ class HFCausalLLMBackbone(LLMBackbone):
         inference_mode: bool = False,
         use_flash_attention_2: bool = True,
     ) -> None:
-        """
-        Args:
-            llm_backbone_id: one of `models`.
-            llm_max_length: tokens that the tokenizer truncates to, special ones included.
-            hf_token: passed on to every download, for gated models, and kept nowhere.
-            inference_mode: build the architecture without reading weights, for a state dict to come; the
-                model returns a cache by default.
-            use_flash_attention_2: use it where it is installed and there is CUDA; otherwise warn and go
-                without.
+        """Args:
+            llm_backbone_id: one of `models`. llm_max_length: tokens that the tokenizer truncates
+            to, special ones included. hf_token: passed on to every download, for gated models, and
+            kept nowhere. inference_mode: build the architecture without reading weights, for a
+            state dict to come; the model returns a cache by default. use_flash_attention_2: use it
+            where it is installed and there is CUDA; otherwise warn and go without.
 
         Raises:
             ValueError: unknown id; or a tokenizer at odds with the family's bos convention.
@@ -87,7 +87,9 @@ class HFCausalLLMBackbone(LLMBackbone):
         self.inference_mode = inference_mode
 
         generation_config = load_generation_config(hub_path, token=hf_token)
-        self.tokenizer = load_tokenizer(hub_path, llm_max_length, self.bos_convention, token=hf_token)
+        self.tokenizer = load_tokenizer(
+            hub_path, llm_max_length, self.bos_convention, token=hf_token
+        )
         add_pad_token(self.tokenizer)
         build = build_without_weights if inference_mode else load_weights
         self.llm = build(llm_cls, hub_path, use_flash_attention_2, token=hf_token)
@@ -96,8 +98,9 @@ class HFCausalLLMBackbone(LLMBackbone):
         fit_vocabulary(self.llm, self.tokenizer)
         keep_rotary_float32(self.llm)
         if not inference_mode:
-            # With every parameter frozen, checkpointed layers have a gradient only if their input asks for
-            # one. The hook sits on the embedding module, which the resize has replaced: hence after it.
+            # With every parameter frozen, checkpointed layers have a gradient only if their input
+            # asks for one. The hook sits on the embedding module, which the resize has replaced:
+            # hence after it.
             self.llm.enable_input_require_grads()
 
     @property
@@ -133,15 +136,20 @@ class HFCausalLLMBackbone(LLMBackbone):
         )
 
     def enable_gradient_checkpointing(self) -> None:
-        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.llm.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
 
     def embed_input_ids(self, input_ids: torch.LongTensor) -> torch.Tensor:
         embedding = self.llm.get_input_embeddings()
         outside = (input_ids < 0) | (input_ids >= embedding.num_embeddings)
-        if outside.any():  # A CUDA device would report it later, elsewhere, and be unusable from then on.
+        if (
+            outside.any()
+        ):  # A CUDA device would report it later, elsewhere, and be unusable from then on.
             raise IndexError(
                 f"token id {input_ids[outside][0].item()} is outside the "
-                f"{embedding.num_embeddings} rows of the embedding: does it come from another tokenizer?"
+                f"{embedding.num_embeddings} rows of the embedding: does it come from another "
+                f"tokenizer?"
             )
         return embedding(input_ids)
 

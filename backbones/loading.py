@@ -1,4 +1,5 @@
-"""Reads a published checkpoint the same way under every supported transformers: all of it, or an error."""
+"""Reads a published checkpoint the same way under every supported transformers: all of it, or an
+error."""
 
 from __future__ import annotations
 
@@ -36,13 +37,13 @@ def load_weights(
 ) -> PreTrainedModel:
     """The published model with its published weights, in float32.
 
-    The headers of the weight files are compared with the architecture first: transformers itself leaves
-    some parameters uninitialised with a warning, and 4.x, where the index names a tensor that its file
-    lacks, without one.
+    The headers of the weight files are compared with the architecture first: transformers itself
+    leaves some parameters uninitialised with a warning, and 4.x, where the index names a tensor
+    that its file lacks, without one.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, a tensor is missing, mis-shaped or left over, or
-            there are no safetensors (nothing is ever unpickled).
+        CheckpointError: a file is missing or unreadable, a tensor is missing, mis-shaped or left
+            over, or there are no safetensors (nothing is ever unpickled).
     """
     attention = _attention(use_flash_attention_2)
     if faults := _faults(llm_cls, hub_path, token):
@@ -57,22 +58,25 @@ def load_weights(
 def build_without_weights(
     llm_cls: Any, hub_path: str, use_flash_attention_2: bool, token: str | None
 ) -> PreTrainedModel:
-    """The published architecture, every parameter as `load_weights` names, shapes and types it, and no
-    weight file read.
+    """The published architecture, every parameter as `load_weights` names, shapes and types it, and
+    no weight file read.
 
-    Parameters are zero or one until a state dict is loaded: drawing billions of random numbers would cost
-    minutes.
+    Parameters are zero or one until a state dict is loaded: drawing billions of random numbers
+    would cost minutes.
     """
     config = llm_cls.config_class.from_pretrained(hub_path, token=token)
     with ZeroRandomFills():
-        return llm_cls._from_config(config, **{DTYPE: MASTER_DTYPE}, **_attention(use_flash_attention_2))
+        return llm_cls._from_config(
+            config, **{DTYPE: MASTER_DTYPE}, **_attention(use_flash_attention_2)
+        )
 
 
 def load_generation_config(hub_path: str, token: str | None) -> GenerationConfig:
     """Greedy decoding that stops where the published generation config stops.
 
-    Only token ids and the length limit are taken from it: sampling parameters make `save_pretrained` refuse
-    a greedy config, and penalties would make greedy decoding something else than the argmax of the logits.
+    Only token ids and the length limit are taken from it: sampling parameters make
+    `save_pretrained` refuse a greedy config, and penalties would make greedy decoding something
+    else than the argmax of the logits.
     """
     published = GenerationConfig.from_pretrained(hub_path, token=token)
     return GenerationConfig(
@@ -86,13 +90,18 @@ def load_generation_config(hub_path: str, token: str | None) -> GenerationConfig
 def load_tokenizer(
     hub_path: str, max_length: int, bos_convention: BosConvention, token: str | None
 ) -> PreTrainedTokenizerBase:
-    """The published tokenizer, padding and truncating on the right, at most `max_length` tokens long.
+    """The published tokenizer, padding and truncating on the right, at most `max_length` tokens
+    long.
 
     Raises:
         ValueError: it does not treat bos as the family says.
     """
     tokenizer = published_tokenizer(
-        hub_path, token=token, model_max_length=max_length, padding_side="right", truncation_side="right"
+        hub_path,
+        token=token,
+        model_max_length=max_length,
+        padding_side="right",
+        truncation_side="right",
     )
     text = "Test 123"
     prefix = [tokenizer.bos_token_id] if bos_convention == "auto" else []
@@ -102,8 +111,10 @@ def load_tokenizer(
     )
     if observed != expected:
         raise ValueError(
-            f"the tokenizer of {hub_path} encodes {text!r} to {observed}, but with its bos convention "
-            f"{bos_convention!r} {expected} is right: check add_bos_token in its tokenizer_config.json, and "
+            f"the tokenizer of {hub_path} encodes {text!r} to {observed}, but with its bos "
+            f"convention "
+            f"{bos_convention!r} {expected} is right: check add_bos_token in its "
+            f"tokenizer_config.json, and "
             "bos_convention in the family's class"
         )
     return tokenizer
@@ -115,7 +126,8 @@ def _attention(use_flash_attention_2: bool) -> dict[str, Any]:
     if is_flash_attn_2_available():
         return {"attn_implementation": "flash_attention_2"}
     warnings.warn(
-        "flash-attention 2 was asked for, but it needs CUDA and `pip install flash-attn`; torch's own is "
+        "flash-attention 2 was asked for, but it needs CUDA and `pip install flash-attn`; torch's "
+        "own is "
         "used. Pass use_flash_attention_2=False to say so yourself.",
         stacklevel=4,
     )
@@ -123,8 +135,11 @@ def _attention(use_flash_attention_2: bool) -> dict[str, Any]:
 
 
 def _faults(llm_cls: Any, hub_path: str, token: str | None) -> list[str]:
-    """What keeps a checkpoint from being loaded whole, by file and tensor; reads no tensor's data."""
-    find = functools.partial(cached_file, hub_path, token=token, _raise_exceptions_for_missing_entries=False)
+    """What keeps a checkpoint from being loaded whole, by file and tensor; reads no tensor's
+    data."""
+    find = functools.partial(
+        cached_file, hub_path, token=token, _raise_exceptions_for_missing_entries=False
+    )
     try:
         file_of = _indexed_files(find)
     except CheckpointError as fault:
@@ -143,10 +158,15 @@ def _indexed_files(find: Callable[[str], str | None]) -> dict[str, str]:
     index = find(WEIGHTS_INDEX)
     if index is None and find(WEIGHTS) is None:
         raise CheckpointError(
-            f"it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; pickled weights are not read, convert them"
+            f"it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; pickled weights are not read, convert "
+            f"them"
         )
     try:
-        return {} if index is None else json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        return (
+            {}
+            if index is None
+            else json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        )
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"file {WEIGHTS_INDEX} cannot be read ({error!r}): delete it and download it again"
@@ -156,7 +176,8 @@ def _indexed_files(find: Callable[[str], str | None]) -> dict[str, str]:
 def _shapes_on_disk(
     find: Callable[[str], str | None], file_of: dict[str, str]
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """The shape of each tensor, from the headers of its files; and which files are missing or unreadable.
+    """The shape of each tensor, from the headers of its files; and which files are missing or
+    unreadable.
 
     `file_of` takes in the tensors that a file holds beside those of the index.
     """
@@ -183,7 +204,10 @@ def _misfits(llm: Any, shapes: dict[str, list[int]], file_of: dict[str, str]) ->
         if name not in shapes:
             yield f"tensor {name} is missing from {file_of.get(name, 'every file')}"
         elif shapes[name] != wanted:
-            yield f"tensor {name} in {file_of[name]} has shape {shapes[name]}, its config.json wants {wanted}"
+            yield (
+                f"tensor {name} in {file_of[name]} has shape {shapes[name]}, its config.json "
+                f"wants {wanted}"
+            )
 
 
 def _leftovers(llm: Any, shapes: dict[str, list[int]], file_of: dict[str, str]) -> Iterator[str]:

@@ -12,7 +12,8 @@ from backbones.prompting import MistralInstructPromptBuilder, PurePromptBuilder
 # fmt: off
 MISTRAL_MODELS: dict[str, PublishedModel] = {
     "mistral-v0.1-7b-pure": {
-        "llm_family": "mistral", "llm_cls": MistralForCausalLM, "hf_hub_path": "mistralai/Mistral-7B-v0.1",
+        "llm_family": "mistral", "llm_cls": MistralForCausalLM,
+        "hf_hub_path": "mistralai/Mistral-7B-v0.1",
     },
     "mistral-v0.1-7b-instruct": {
         "llm_family": "mistral", "llm_cls": MistralForCausalLM, "hf_hub_path":

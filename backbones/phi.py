@@ -23,9 +23,9 @@ PHI_POSITIONS = 2048
 class PhiLLMBackbone(HFCausalLLMBackbone):
     """Phi-2 (https://huggingface.co/microsoft/phi-2), 2.7 billion parameters.
 
-    Its tokenizer adds no bos; the prompt builder writes `<|endoftext|>`, which is eos as well. Published in
-    float16; trained with bfloat16's range, which its attention needs: in float16 it overflows
-    (https://github.com/huggingface/transformers/pull/28163).
+    Its tokenizer adds no bos; the prompt builder writes `<|endoftext|>`, which is eos as well.
+    Published in float16; trained with bfloat16's range, which its attention needs: in float16 it
+    overflows (https://github.com/huggingface/transformers/pull/28163).
     """
 
     models = PHI_MODELS
@@ -43,4 +43,6 @@ class PhiLLMBackbone(HFCausalLLMBackbone):
         use_flash_attention_2: bool = True,
     ) -> None:
         """As the base; by default the text leaves room for an image within the 2,048 positions."""
-        super().__init__(llm_backbone_id, llm_max_length, hf_token, inference_mode, use_flash_attention_2)
+        super().__init__(
+            llm_backbone_id, llm_max_length, hf_token, inference_mode, use_flash_attention_2
+        )

@@ -11,7 +11,11 @@ from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
 
-FAMILIES: tuple[type[HFCausalLLMBackbone], ...] = (LLaMa2LLMBackbone, MistralLLMBackbone, PhiLLMBackbone)
+FAMILIES: tuple[type[HFCausalLLMBackbone], ...] = (
+    LLaMa2LLMBackbone,
+    MistralLLMBackbone,
+    PhiLLMBackbone,
+)
 
 LLM_BACKBONES: dict[str, type[HFCausalLLMBackbone]] = {
     id_: family for family in FAMILIES for id_ in family.models
@@ -25,9 +29,9 @@ def get_llm_backbone_and_tokenizer(
     """Builds the backbone of an id.
 
     Args:
-        llm_backbone_id: one of `LLM_BACKBONES`.
-        options: `llm_max_length`, `hf_token`, `inference_mode`, `use_flash_attention_2`, as the class takes
-            them; what is not given is as the family has it.
+        llm_backbone_id: one of `LLM_BACKBONES`. options: `llm_max_length`, `hf_token`,
+        `inference_mode`, `use_flash_attention_2`, as the class takes them; what is not given is as
+        the family has it.
 
     Returns:
         the backbone and its tokenizer.
@@ -38,7 +42,8 @@ def get_llm_backbone_and_tokenizer(
     """
     if llm_backbone_id not in LLM_BACKBONES:
         raise ValueError(
-            f"unknown LLM backbone id {llm_backbone_id!r}; known ids: {', '.join(sorted(LLM_BACKBONES))}"
+            f"unknown LLM backbone id {llm_backbone_id!r}; known ids: "
+            f"{', '.join(sorted(LLM_BACKBONES))}"
         )
     backbone = LLM_BACKBONES[llm_backbone_id](llm_backbone_id, **options)
     return backbone, backbone.get_tokenizer()

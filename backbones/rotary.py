@@ -1,7 +1,7 @@
 """Keeps rotary frequencies in float32 while everything else goes to half precision.
 
-A frequency rounded to bfloat16 turns a query by an angle whose error grows with its position: at 1,024
-positions it is larger than all other rounding together
+A frequency rounded to bfloat16 turns a query by an angle whose error grows with its position: at
+1,024 positions it is larger than all other rounding together
 (https://github.com/huggingface/transformers/issues/25681).
 """
 
@@ -14,20 +14,23 @@ import torch
 from torch import nn
 
 FREQUENCY_BUFFERS = ("inv_freq", "original_inv_freq")
-"""What transformers calls them, from 4.40 (a module in each layer) to 5.x (one module for all layers)."""
+"""What transformers calls them, from 4.40 (a module in each layer) to 5.x (one module for all
+layers)."""
 
 
 def keep_rotary_float32(llm: nn.Module) -> None:
     """From now on `llm`'s rotary frequencies stay float32, whoever casts the model.
 
-    Two ways lead to a cast: `.to(dtype)`, `.half()` and their like go through `_apply`, at `llm` or at any
-    module around it; FSDP's `buffer_dtype` overwrites a buffer's data in place. The first is answered at
-    once, the second before the next forward. Buffers stay buffers, so devices, sharding, state dicts and
-    pickles are as before.
+    Two ways lead to a cast: `.to(dtype)`, `.half()` and their like go through `_apply`, at `llm` or
+    at any module around it; FSDP's `buffer_dtype` overwrites a buffer's data in place. The first is
+    answered at once, the second before the next forward. Buffers stay buffers, so devices,
+    sharding, state dicts and pickles are as before.
     """
     for module in llm.modules():
         buffers = dict(module.named_buffers(recurse=False))
-        exact = {name: buffers[name].detach().clone() for name in FREQUENCY_BUFFERS if name in buffers}
+        exact = {
+            name: buffers[name].detach().clone() for name in FREQUENCY_BUFFERS if name in buffers
+        }
         if exact:
             object.__setattr__(module, "_apply", functools.partial(_apply_to_all_but_dtype, module))
             module.register_forward_pre_hook(functools.partial(_restore, exact))

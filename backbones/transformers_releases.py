@@ -14,17 +14,23 @@ from transformers.utils.hub import cached_file
 release = Version(transformers.__version__)
 
 DTYPE = "dtype" if release >= Version("4.56") else "torch_dtype"
-"""The keyword for the dtype of weights. Always given: 5.x takes the checkpoint's by default, 4.x float32."""
+"""The keyword for the dtype of weights. Always given: 5.x takes the checkpoint's by default, 4.x
+float32."""
 
-RESIZE_WITHOUT_MEANS: dict[str, Any] = {"mean_resizing": False} if release >= Version("4.46") else {}
-"""Asks `resize_token_embeddings` not to draw new rows around the mean of the old ones; 4.40 never does."""
+RESIZE_WITHOUT_MEANS: dict[str, Any] = (
+    {"mean_resizing": False} if release >= Version("4.46") else {}
+)
+"""Asks `resize_token_embeddings` not to draw new rows around the mean of the old ones; 4.40 never
+does."""
 
 
-def published_tokenizer(hub_path: str, token: str | None, **options: Any) -> PreTrainedTokenizerBase:
+def published_tokenizer(
+    hub_path: str, token: str | None, **options: Any
+) -> PreTrainedTokenizerBase:
     """The tokenizer with the ids of the published `tokenizer.json`, in every release those of 4.40.
 
-    From 5.0 on the family classes (`LlamaTokenizer` ...) keep the vocabulary of that file and build the
-    rest anew, which changes ids at leading spaces and behind special tokens
+    From 5.0 on the family classes (`LlamaTokenizer` ...) keep the vocabulary of that file and build
+    the rest anew, which changes ids at leading spaces and behind special tokens
     (https://github.com/huggingface/transformers/issues/46710). Before, the automatic class reads it
     unchanged, and hosts ask for `LlamaTokenizerFast` by name.
 
@@ -33,10 +39,13 @@ def published_tokenizer(hub_path: str, token: str | None, **options: Any) -> Pre
     """
     if release.major < 5:
         return AutoTokenizer.from_pretrained(hub_path, token=token, **options)
-    file = cached_file(hub_path, "tokenizer.json", token=token, _raise_exceptions_for_missing_entries=False)
+    file = cached_file(
+        hub_path, "tokenizer.json", token=token, _raise_exceptions_for_missing_entries=False
+    )
     if file is None:
         raise FileNotFoundError(
-            f"{hub_path} has no tokenizer.json, and transformers {release} would make up other ids: load "
+            f"{hub_path} has no tokenizer.json, and transformers {release} would make up other "
+            f"ids: load "
             "its tokenizer with transformers 4, save it with save_pretrained, and load that"
         )
     return PreTrainedTokenizerFast.from_pretrained(hub_path, token=token, **options)
@@ -45,17 +54,25 @@ def published_tokenizer(hub_path: str, token: str | None, **options: Any) -> Pre
 class ZeroRandomFills(TorchFunctionMode):
     """While it is active, tensors that would be filled with random numbers are filled with zeros.
 
-    For parameters that are about to be overwritten: costs no random numbers, leaves every generator where
-    it was, and gives the same parameters each time.
+    For parameters that are about to be overwritten: costs no random numbers, leaves every generator
+    where it was, and gives the same parameters each time.
     """
 
     RANDOM_FILLS = frozenset(
         {"normal_", "uniform_", "trunc_normal_"}
-        | {f"{family}_{shape}_" for family in ("kaiming", "xavier") for shape in ("normal", "uniform")}
+        | {
+            f"{family}_{shape}_"
+            for family in ("kaiming", "xavier")
+            for shape in ("normal", "uniform")
+        }
     )
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func.__name__ not in self.RANDOM_FILLS:

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 
 PAD_TOKEN = "<PAD>"
 ROW_MULTIPLE = 64
-"""What tensor cores like: https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication"""
+"""What tensor cores like:
+https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication"""
 
 
 def add_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes `<PAD>` the pad token: a special token, so that no ordinary text encodes to it. Idempotent."""
+    """Makes `<PAD>` the pad token: a special token, so that no ordinary text encodes to it.
+    Idempotent."""
     tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
 
 
@@ -25,8 +27,8 @@ def fit_vocabulary(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
     """Resizes `llm`'s embeddings for `tokenizer`, and tells everyone concerned the pad id.
 
     Rows become the next multiple of 64 that holds every row of the checkpoint and every id of the
-    tokenizer: 32,000 become 32,064, Phi's 51,200 stay. Rows of the checkpoint keep their values, new ones
-    get those of `_fill_new_rows`. The pad row takes no gradient through the input path.
+    tokenizer: 32,000 become 32,064, Phi's 51,200 stay. Rows of the checkpoint keep their values,
+    new ones get those of `_fill_new_rows`. The pad row takes no gradient through the input path.
     """
     rows = llm.get_input_embeddings().num_embeddings
     with ZeroRandomFills():
@@ -50,10 +52,10 @@ def fit_vocabulary(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 def _fill_new_rows(parameter: torch.nn.Parameter, trained: int) -> None:
     """Sets row `trained + k` to the midpoint of two trained rows, other ones for each k.
 
-    Midpoints have the scale of what was trained and differ from each other, unlike the mean of all rows;
-    they need no random numbers, so every rank and every run gets the same; and in the head the logit of a
-    midpoint is the mean of two trained logits, so greedy decoding never chooses a row that no text has
-    trained.
+    Midpoints have the scale of what was trained and differ from each other, unlike the mean of all
+    rows; they need no random numbers, so every rank and every run gets the same; and in the head
+    the logit of a midpoint is the mean of two trained logits, so greedy decoding never chooses a
+    row that no text has trained.
     """
     new = parameter.shape[0] - trained
     if new > 0:

@@ -1,7 +1,7 @@
 """backbone-conformance: is this language-model backbone wired right?
 
-:func:`check_backbone` judges a backbone from Python; ``conformance certify`` and ``pytest --pyargs conformance.suite
---backbone TARGET`` do so from a terminal.
+`check_backbone` judges a backbone from Python; `conformance certify` and `pytest --pyargs
+conformance.suite --backbone TARGET` do so from a terminal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ __all__ = ["__version__", "check_backbone"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing conformance must cost nothing: the plugin is loaded by every pytest run of its users.
+    # Importing conformance must cost nothing: the plugin is loaded by every pytest run of its
+    # users.
     if name == "check_backbone":
         from conformance.run.in_process import check_backbone
 

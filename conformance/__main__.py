@@ -1,4 +1,5 @@
-"""``python -m conformance``: the command line of a checkout that is on the path without being installed."""
+"""`python -m conformance`: the command line of a checkout that is on the path without being
+installed."""
 
 from conformance.cli import main
 

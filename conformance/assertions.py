@@ -9,12 +9,13 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
-#: What the clause being judged has told of itself so far; None outside of clauses.
 _told: ContextVar[dict[str, Any] | None] = ContextVar("told", default=None)
+"""What the clause being judged has told of itself so far; None outside of clauses."""
 
 
 class ClauseFailure(AssertionError):
-    """The subject breaks the clause. ``evidence`` is what the certificate records (JSON values only)."""
+    """The subject breaks the clause. `evidence` is what the certificate records (JSON values
+    only)."""
 
     def __init__(self, observed: str, expected: str, mend: str, **measured: Any) -> None:
         super().__init__(f"{observed}, but should be {expected}. To mend it: {mend}.")
@@ -22,15 +23,17 @@ class ClauseFailure(AssertionError):
 
 
 class NotApplicable(Exception):
-    """The clause has nothing to judge here; the reason is a declaration or a library too old for the feature."""
+    """The clause has nothing to judge here; the reason is a declaration or a library too old for
+    the feature."""
 
 
 class NotRun(Exception):
-    """The clause cannot be judged on this machine; the reason says what it lacks. It counts as not met."""
+    """The clause cannot be judged on this machine; the reason says what it lacks. It counts as not
+    met."""
 
 
 class Blocked(Exception):
-    """The clause cannot be judged because of what the clause ``cause`` found."""
+    """The clause cannot be judged because of what the clause `cause` found."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
@@ -38,7 +41,8 @@ class Blocked(Exception):
 
 
 def require(holds: bool, *, observed: str, expected: str, mend: str, **measured: Any) -> None:
-    """Fail the clause unless ``holds``; the three texts complete "observed …, but should be …. To mend it: …."."""
+    """Fail the clause unless `holds`; the three texts complete "observed …, but should be …. To
+    mend it: …."."""
     if not holds:
         raise ClauseFailure(observed, expected, mend, **measured)
 
@@ -54,10 +58,11 @@ def within(
     conditions: Mapping[str, Any] = MappingProxyType({}),
     **found: Any,
 ) -> None:
-    """Fail the clause unless ``value`` is at most ``bound``; NaN never is.
+    """Fail the clause unless `value` is at most `bound`; NaN never is.
 
-    Passing or not, the clause's evidence tells under ``measured`` the largest value of each ``quantity`` for its bound, how
-    many were measured, and the ``conditions`` (JSON values) of the last.
+    Passing or not, the clause's evidence tells under `measured` the largest value of each
+    `quantity` for its bound, how many were measured, and the `conditions` (JSON values) of the
+    last.
     """
     told = _told.get()
     # JSON has no word for NaN and infinity.
@@ -91,7 +96,7 @@ def tell(name: str, value: Any) -> None:
 
 @contextmanager
 def listening() -> Iterator[dict[str, Any]]:
-    """Collect what :func:`within` and :func:`tell` say in the body."""
+    """Collect what `within` and `tell` say in the body."""
     heard: dict[str, Any] = {}
     token = _told.set(heard)
     try:
@@ -102,7 +107,8 @@ def listening() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def refusal(*types: type[Exception]) -> Iterator[list[Exception]]:
-    """Collect the exception that the body raises, if it is one of ``types`` (any Exception without them)."""
+    """Collect the exception that the body raises, if it is one of `types` (any Exception without
+    them)."""
     caught: list[Exception] = []
     try:
         yield caught
@@ -113,6 +119,6 @@ def refusal(*types: type[Exception]) -> Iterator[list[Exception]]:
 
 
 def quoted(value: Any, limit: int = 120) -> str:
-    """``repr`` of a value, shortened in the middle so that a message stays readable."""
+    """`repr` of a value, shortened in the middle so that a message stays readable."""
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= limit else f"{text[: limit // 2]} … {text[-limit // 2 :]}"

@@ -1,7 +1,8 @@
 """The requirement catalogue: one entry a clause, generated from the suite and read without torch.
 
-``conformance/catalogue.json`` is what ``conformance requirements`` prints and certificates are keyed by; the profiles'
-IDs are kept by hand in ``conformance/profiles.toml``, so that deleting a test cannot shrink what is expected.
+`conformance/catalogue.json` is what `conformance requirements` prints and certificates are keyed
+by; the profiles' IDs are kept by hand in `conformance/profiles.toml`, so that deleting a test
+cannot shrink what is expected.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ PROFILES_FILE = PACKAGE / "profiles.toml"
 class Requirement:
     """One clause: its ID is for ever, its statement is the docstring of the test that checks it.
 
-    ``needs`` are the clauses without which this one cannot be judged; ``uses`` the members of the contract that it
-    touches (a subject without one has it judged by CON-03 alone).
+    `needs` are the clauses without which this one cannot be judged; `uses` the members of the
+    contract that it touches (a subject without one has it judged by CON-03 alone).
     """
 
     id: str
@@ -55,15 +56,22 @@ Clause = TypeVar("Clause", bound=Callable[..., None])
 
 
 def requirement(
-    clause_id: str, level: str, *, profile: str = "core", needs: Sequence[str] = (), uses: Sequence[str] = ()
+    clause_id: str,
+    level: str,
+    *,
+    profile: str = "core",
+    needs: Sequence[str] = (),
+    uses: Sequence[str] = (),
 ) -> Callable[[Clause], Clause]:
-    """Declare a test function to be the check of one clause; its docstring is the clause's statement."""
+    """Declare a test function to be the check of one clause; its docstring is the clause's
+    statement."""
 
     def declare(test: Clause) -> Clause:
         statement = inspect.getdoc(test)
         if not statement:
             raise ValueError(
-                f"{clause_id}: the test {test.__name__} needs a docstring; it is the clause's statement"
+                f"{clause_id}: the test {test.__name__} needs a docstring; it is the clause's "
+                f"statement"
             )
         test.requirement = Requirement(  # type: ignore[attr-defined]
             id=clause_id,
@@ -84,14 +92,16 @@ def catalogue() -> dict[str, Requirement]:
     """All implemented clauses by ID, in the suite's order."""
     entries = json.loads(CATALOGUE_FILE.read_text(encoding="utf-8"))
     return {
-        entry["id"]: Requirement(**{**entry, "needs": tuple(entry["needs"]), "uses": tuple(entry["uses"])})
+        entry["id"]: Requirement(
+            **{**entry, "needs": tuple(entry["needs"]), "uses": tuple(entry["uses"])}
+        )
         for entry in entries
     }
 
 
 @cache
 def profiles() -> dict[str, tuple[str, ...]]:
-    """The exact set of IDs that each implemented profile expects, ``default`` included."""
+    """The exact set of IDs that each implemented profile expects, `default` included."""
     table = load_toml(PROFILES_FILE)["profiles"]
     named = {name: tuple(ids) for name, ids in table.items()}
     default = [name for name in ("core", "numerics", "training", "vla") if name in named]
@@ -110,7 +120,7 @@ def expected_clauses(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def in_order_of_need(ids: Iterable[str], requirements: Mapping[str, Requirement]) -> list[str]:
-    """``ids`` so ordered that every clause follows those it needs, otherwise as given.
+    """`ids` so ordered that every clause follows those it needs, otherwise as given.
 
     Raises:
         ValueError: if needs form a cycle.

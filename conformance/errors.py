@@ -1,21 +1,21 @@
 """What ends a run before there is a verdict.
 
-A run takes these steps. Each refuses with a kind of `CannotAssess` whose message says what was wrong,
-with which value, and what to try:
+A run takes these steps. Each refuses with a kind of `CannotAssess` whose message says what was
+wrong, with which value, and what to try:
 
 1. the request is made (`run.request`, `bench.request`): a value that no option takes, options that
    contradict each other, a checkpoint that is not whole;
-2. the target is resolved (`subject.target`): nothing of that name, a file that cannot be imported, an
-   id that must be chosen;
+2. the target is resolved (`subject.target`): nothing of that name, a file that cannot be imported,
+   an id that must be chosen;
 3. the declarations are read (`subject.declarations`): an unknown key, a value of the wrong kind;
-4. the hub serves what the constructor asks for (`run.session`): no recipe, or one that cannot be built
-   here;
+4. the hub serves what the constructor asks for (`run.session`): no recipe, or one that cannot be
+   built here;
 5. waivers, certificates and stored results are read (`InvalidWaivers`, `InvalidDefects`,
    `InvalidCertificate`, `InvalidResults`);
 6. reports are written (`UnwritableFolder`).
 
-What the subject does wrong is never among them: a constructor that raises, exits or hangs is a failed
-clause.
+What the subject does wrong is never among them: a constructor that raises, exits or hangs is a
+failed clause.
 """
 
 

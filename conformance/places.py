@@ -6,20 +6,22 @@ import os
 from functools import cache
 from pathlib import Path
 
-#: The folder of this package.
 PACKAGE = Path(__file__).resolve().parent
-#: What must be on the path for `import conformance` to find this copy.
+"""The folder of this package."""
 HOME = PACKAGE.parent
+"""What must be on the path for `import conformance` to find this copy."""
 
 
 def fixtures_directory() -> Path:
-    """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in a checkout."""
+    """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in
+    a checkout."""
     packaged = PACKAGE / "_fixtures"
     return packaged if packaged.is_dir() else HOME / "fixtures"
 
 
 def is_installed() -> bool:
-    """Whether this copy is found without its folder on the path: it lies among the environment's packages."""
+    """Whether this copy is found without its folder on the path: it lies among the environment's
+    packages."""
     return HOME.name in {"site-packages", "dist-packages"}
 
 

@@ -1,7 +1,8 @@
-"""The pytest front door: ``pytest --pyargs conformance.suite --backbone TARGET``.
+"""The pytest front door: `pytest --pyargs conformance.suite --backbone TARGET`.
 
-The suite's tests are collected here and judged elsewhere: the subject lives in a child process, as with ``conformance
-certify``, and its outcomes are reported as those of the tests. Without ``--backbone`` nothing happens, at no cost.
+The suite's tests are collected here and judged elsewhere: the subject lives in a child process, as
+with `conformance certify`, and its outcomes are reported as those of the tests. Without
+`--backbone` nothing happens, at no cost.
 """
 
 from __future__ import annotations
@@ -27,31 +28,56 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--backbone-id", metavar="ID", help="the id to ask the class for")
     group.addoption(
-        "--backbone-profile", metavar="NAMES", default="default", help="profiles, joined by commas [default]"
+        "--backbone-profile",
+        metavar="NAMES",
+        default="default",
+        help="profiles, joined by commas [default]",
     )
     group.addoption(
         "--backbone-weights",
         metavar="full|DIR",
-        help="what profile scale streams: the published size with seeded weights [full], or a checkpoint",
+        help="what profile scale streams: the published size with seeded weights [full], or a "
+        "checkpoint",
     )
     group.addoption(
-        "--backbone-budget", metavar="NAME", default="standard", help="quick, standard or thorough [standard]"
+        "--backbone-budget",
+        metavar="NAME",
+        default="standard",
+        help="quick, standard or thorough [standard]",
     )
     group.addoption(
-        "--backbone-seed", metavar="N", type=int, default=0, help="seed of everything that is drawn [0]"
+        "--backbone-seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="seed of everything that is drawn [0]",
     )
     group.addoption(
-        "--backbone-timeout", metavar="S", type=float, default=120.0, help="seconds for each step [120]"
+        "--backbone-timeout",
+        metavar="S",
+        type=float,
+        default=120.0,
+        help="seconds for each step [120]",
     )
     group.addoption(
-        "--backbone-jobs", metavar="N", type=int, default=1, help="processes to share the clauses between [1]"
+        "--backbone-jobs",
+        metavar="N",
+        type=int,
+        default=1,
+        help="processes to share the clauses between [1]",
     )
     group.addoption(
-        "--backbone-config", metavar="FILE", help="TOML file with a [subject] table [conformance.toml]"
+        "--backbone-config",
+        metavar="FILE",
+        help="TOML file with a [subject] table [conformance.toml]",
     )
     group.addoption("--backbone-hub", metavar="DIR", help="where built checkpoints are kept")
     group.addoption(
-        "--backbone-recipes", metavar="DIR", action="append", default=[], help="recipe file or directory"
+        "--backbone-recipes",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="recipe file or directory",
     )
 
 
@@ -62,11 +88,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     if config.option.backbone is None:
         raise pytest.UsageError(
-            "the conformance suite needs a backbone to judge: add --backbone with an id (`conformance list`), "
+            "the conformance suite needs a backbone to judge: add --backbone with an id "
+            "(`conformance list`), "
             "package.module:Class or path/to/file.py:Class"
         )
     if hasattr(config, "workerinput") or getattr(config.option, "numprocesses", None):
-        raise pytest.UsageError("the suite brings its own processes: use --backbone-jobs N instead of -n N")
+        raise pytest.UsageError(
+            "the suite brings its own processes: use --backbone-jobs N instead of -n N"
+        )
     wanted = set(_request(config).clauses)
     unwanted = [item for item in clauses if _clause_of(item) not in wanted]
     config.hook.pytest_deselected(items=unwanted)
@@ -79,7 +108,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if not clauses or session.config.option.collectonly or session.testsfailed:
         return None
     _judge(session, clauses)
-    # pytest's own loop takes failures that precede it for errors of collection, so what else was collected runs here.
+    # pytest's own loop takes failures that precede it for errors of collection, so what else was
+    # collected runs here.
     others = [item for item in session.items if item not in clauses]
     for number, item in enumerate(others):
         following = others[number + 1] if number + 1 < len(others) else None
@@ -150,7 +180,11 @@ def _request(config: pytest.Config) -> RunRequest:
 
 def _option_of(field: str) -> str:
     """The option that sets this field of a `RunRequest`."""
-    names = {"target": "--backbone", "backbone_id": "--backbone-id", "profiles": "--backbone-profile"}
+    names = {
+        "target": "--backbone",
+        "backbone_id": "--backbone-id",
+        "profiles": "--backbone-profile",
+    }
     return names.get(field, f"--backbone-{field.replace('_', '-')}")
 
 
@@ -161,8 +195,8 @@ def _report_the_rest(waiting: Mapping[str, list[pytest.Item]], assessment: Asses
 
 
 def _report(items: list[pytest.Item], outcome: ClauseOutcome) -> None:
-    """Log one clause's outcome as that of its tests: only what passed or does not apply is no failure; a SHOULD that
-    is not met is an expected failure."""
+    """Log one clause's outcome as that of its tests: only what passed or does not apply is no
+    failure; a SHOULD that is not met is an expected failure."""
     from conformance.catalogue import SHOULD
     from conformance.verdict.outcomes import Outcome
 

@@ -6,9 +6,9 @@ import math
 
 
 def rate_bounds(seen: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's one-sided bounds, lower and upper, each at ``confidence``, on a rate of which ``seen`` in
-    ``runs`` were observed: the rates at which so many, or more, and so many, or fewer, are seen as seldom as by
-    ``1 - confidence`` (Biometrika 26, 1934)."""
+    """Clopper and Pearson's one-sided bounds, lower and upper, each at `confidence`, on a rate of
+    which `seen` in `runs` were observed: the rates at which so many, or more, and so many, or
+    fewer, are seen as seldom as by `1 - confidence` (Biometrika 26, 1934)."""
     if not 0 <= seen <= runs or runs < 1:
         raise ValueError(f"{seen} in {runs} is no observed rate")
     miss = 1 - confidence
@@ -22,13 +22,15 @@ def _rate_at_which_so_many(seen: int, runs: int, probability: float) -> float:
     low, high = 0.0, 1.0
     for _ in range(53):
         middle = (low + high) / 2
-        low, high = (middle, high) if _so_many_or_more(seen, runs, middle) < probability else (low, middle)
+        low, high = (
+            (middle, high) if _so_many_or_more(seen, runs, middle) < probability else (low, middle)
+        )
     return (low + high) / 2
 
 
 def _so_many_or_more(seen: int, runs: int, rate: float) -> float:
-    """The binomial distribution's upper tail, term by term: a closed form by way of the incomplete beta function does not
-    converge in mpmath at thousands of runs."""
+    """The binomial distribution's upper tail, term by term: a closed form by way of the incomplete
+    beta function does not converge in mpmath at thousands of runs."""
     one, other, all_ways = math.log(rate), math.log1p(-rate), math.lgamma(runs + 1)
     return math.fsum(
         math.exp(

@@ -1,4 +1,4 @@
-"""Showing one failure again: what the scripts under ``counterexamples/`` call."""
+"""Showing one failure again: what the scripts under `counterexamples/` call."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def replay(
 ) -> int:
     """Check one clause on a freshly built subject, on the drawn inputs alone where there are any.
 
-    Says what was found and returns an exit status: 1 if the clause fails, 0 if it holds, 2 if it could not be judged.
+    Says what was found and returns an exit status: 1 if the clause fails, 0 if it holds, 2 if it
+    could not be judged.
     """
     from conformance.run.in_process import in_process_session
 
     try:
         resolved = resolve(target, backbone_id)
-        request = _request(clause_id, target=target, backbone_id=backbone_id, weights=weights, seed=seed)
+        request = _request(
+            clause_id, target=target, backbone_id=backbone_id, weights=weights, seed=seed
+        )
         with in_process_session(resolved, request) as session:
             session.construct()
             return _replayed(session.subject, clause_id, dict(draws or {}))
@@ -39,11 +42,15 @@ def replay(
 
 
 def _request(clause_id: str, *, weights: str, **asked: Any) -> RunRequest:
-    """Of a run of several profiles, the one that holds the clause: the others use none of its weights."""
+    """Of a run of several profiles, the one that holds the clause: the others use none of its
+    weights."""
     clause = catalogue().get(clause_id)
     names = ("default",) if clause is None else (clause.profile,)
     return RunRequest(
-        profiles=names, only=(clause_id,), weights=weights if STREAMING_PROFILE in names else "auto", **asked
+        profiles=names,
+        only=(clause_id,),
+        weights=weights if STREAMING_PROFILE in names else "auto",
+        **asked,
     )
 
 

@@ -1,4 +1,4 @@
-"""TOML reading on every supported Python: ``tomllib`` from 3.11 on, ``tomli`` before."""
+"""TOML reading on every supported Python: `tomllib` from 3.11 on, `tomli` before."""
 
 from __future__ import annotations
 

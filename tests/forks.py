@@ -1,4 +1,5 @@
-"""Running the suite on many subjects from one warmed process: each is judged in a fork, and nothing it does stays."""
+"""Running the suite on many subjects from one warmed process: each is judged in a fork, and nothing
+it does stays."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ from conformance.subject.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.upstream import apply_defects, known_defects
 
-#: A fork that takes longer is killed; its subject counts as hung.
 FORK_SECONDS = 240.0
+"""A fork that takes longer is killed; its subject counts as hung."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One subject: ``factory`` under ``backbone_id``, with ``declared`` on top of its recipe's declarations, judged by the
-    clauses of ``profile`` and those in ``also``."""
+    """One subject: `factory` under `backbone_id`, with `declared` on top of its recipe's
+    declarations, judged by the clauses of `profile` and those in `also`."""
 
     name: str
     factory: Callable[..., Any]
@@ -41,14 +42,18 @@ class Case:
 def judge_in_forks(
     cases: Sequence[Case], hub: Path | None, *, jobs: int = 2
 ) -> Iterator[tuple[Case, dict[str, ClauseOutcome]]]:
-    """Outcomes by clause ID for every case, in the order in which they finish. A fork that dies yields none."""
+    """Outcomes by clause ID for every case, in the order in which they finish. A fork that dies
+    yields none."""
     import torch
 
     from conformance.suite.collection import clause_tests
 
-    torch.set_num_threads(1)  # threads do not survive a fork, and probe models are too small for them
+    torch.set_num_threads(
+        1
+    )  # threads do not survive a fork, and probe models are too small for them
     clause_tests()  # imports torch, transformers and the suite once, before the first fork
-    gc.freeze()  # as the child of `conformance certify` does, and forks share what nobody looks through
+    # As the child of `conformance certify` does, and forks share what nobody looks through.
+    gc.freeze()
     waiting, running = list(cases), {}
     with tempfile.TemporaryDirectory(prefix="conformance-matrix-") as scratch:
         try:
@@ -106,7 +111,9 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
 
     request = RunRequest(target=case.name, budget=case.budget, seed=case.seed, hub=hub)
     target = Target(case.name, case.factory, case.backbone_id)
-    with open_session(target, request, home / "hf", lambda phase, detail: None, case.declared) as session:
+    with open_session(
+        target, request, home / "hf", lambda phase, detail: None, case.declared
+    ) as session:
         session.construct()
         clauses = dict.fromkeys((*expected_clauses([case.profile]), *sorted(case.also)))
         known, environment = known_defects(), session.facts().environment
@@ -115,7 +122,9 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
                 if isinstance(item, ClauseOutcome):
                     (outcome,) = apply_defects([item], known, environment)
                     print(
-                        json.dumps({**outcome.as_json(), "root_cause": outcome.root_cause}, default=repr),
+                        json.dumps(
+                            {**outcome.as_json(), "root_cause": outcome.root_cause}, default=repr
+                        ),
                         file=stream,
                         flush=True,
                     )

@@ -20,7 +20,9 @@ from conformance.verdict.upstream import known_defects
 def test_the_catalogue_is_what_the_suite_says() -> None:
     from conformance.suite.__main__ import catalogue_text
 
-    assert CATALOGUE_FILE.read_text(encoding="utf-8") == catalogue_text(), "run python -m conformance.suite"
+    assert CATALOGUE_FILE.read_text(encoding="utf-8") == catalogue_text(), (
+        "run python -m conformance.suite"
+    )
 
 
 def test_profiles_expect_exactly_the_suite() -> None:
@@ -56,7 +58,9 @@ def test_a_cycle_is_refused() -> None:
         return Requirement(name, MUST, "core", needs, (), "statement", "test")
 
     with pytest.raises(ValueError, match="A-01 -> B-01 -> A-01"):
-        in_order_of_need(["A-01", "B-01"], {"A-01": clause("A-01", "B-01"), "B-01": clause("B-01", "A-01")})
+        in_order_of_need(
+            ["A-01", "B-01"], {"A-01": clause("A-01", "B-01"), "B-01": clause("B-01", "A-01")}
+        )
 
 
 def test_an_unknown_profile_is_named() -> None:

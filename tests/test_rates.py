@@ -9,7 +9,8 @@ from conformance.rates import rate_bounds
 
 @pytest.mark.parametrize(
     ("seen", "runs", "bounds"),
-    # Without a failure the bound is 1 - 0.05 ** (1 / n), the rule of three; five in ten from the tables.
+    # Without a failure the bound is 1 - 0.05 ** (1 / n), the rule of three; five in ten from the
+    # tables.
     [
         (0, 1, (0.0, 0.95)),
         (0, 10, (0.0, 0.2589)),
@@ -18,7 +19,8 @@ from conformance.rates import rate_bounds
         (0, 500, (0.0, 0.00597)),
         (1, 2, (0.0253, 0.9747)),
         (5, 10, (0.2224, 0.7776)),
-        # Poisson's bounds for three, 0.818 and 7.754 (Pearson and Hartley, table 40), at many runs; all of many.
+        # Poisson's bounds for three, 0.818 and 7.754 (Pearson and Hartley, table 40), at many runs;
+        # all of many.
         (3, 20_000, (4.09e-5, 38.77e-5)),
         (10_000, 10_000, (0.9997, 1.0)),
     ],

@@ -1,4 +1,5 @@
-"""PromptBuilder: a dialogue, turn by turn, in the text format that one family of models was trained on."""
+"""PromptBuilder: a dialogue, turn by turn, in the text format that one family of models was trained
+on."""
 
 from __future__ import annotations
 
@@ -13,12 +14,12 @@ IMAGE_MARKER = "<image>"
 class PromptBuilder(ABC):
     """Collects the turns of one dialogue and renders them as the prompt of a family.
 
-    Turns alternate, `human` first. Two ways of encoding a dialogue give the same token ids: the whole of
-    `get_prompt()` at once, or each string that `add_turn` returned, stripped on the right, with special
-    tokens on the first one only. For that, a format owes two things: whatever separates a question from its
-    answer belongs where the family's tokenizer breaks words (before the turn's end for SentencePiece, whose
-    dummy prefix replaces it; at the head of the answer for a byte-level BPE), and a bos appears in the text
-    only where the tokenizer does not add it.
+    Turns alternate, `human` first. Two ways of encoding a dialogue give the same token ids: the
+    whole of `get_prompt()` at once, or each string that `add_turn` returned, stripped on the right,
+    with special tokens on the first one only. For that, a format owes two things: whatever
+    separates a question from its answer belongs where the family's tokenizer breaks words (before
+    the turn's end for SentencePiece, whose dummy prefix replaces it; at the head of the answer for
+    a byte-level BPE), and a bos appears in the text only where the tokenizer does not add it.
 
     A format is a subclass that says what a turn looks like: `human_turn`, the class attributes, and
     `gpt_turn` where the answer is not simply followed by the terminator.
@@ -29,15 +30,14 @@ class PromptBuilder(ABC):
     default_system_prompt: ClassVar[str | None] = None
     """The system prompt when the caller names none; None for formats without one."""
     terminator: ClassVar[str]
-    """The special token that ends an assistant turn; also the last one that training must supervise."""
+    """The special token that ends an assistant turn; also the last one that training must
+    supervise."""
 
     def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
-        """
-        Args:
-            model_family: who asks, `"prismatic"` or `"openvla"`; kept, and decides nothing here: both
-                families were trained on the same texts.
-            system_prompt: replaces the default one; `""` means none. Formats that take none warn and go
-                without.
+        """Args:
+        model_family: who asks, `"prismatic"` or `"openvla"`; kept, and decides nothing here:
+            both families were trained on the same texts. system_prompt: replaces the default
+            one; `""` means none. Formats that take none warn and go without.
         """
         if system_prompt and not self.supports_system_prompt:
             warnings.warn(
@@ -47,13 +47,16 @@ class PromptBuilder(ABC):
             )
             system_prompt = None
         self.model_family = model_family
-        self.system_prompt = (self.default_system_prompt if system_prompt is None else system_prompt) or ""
+        self.system_prompt = (
+            self.default_system_prompt if system_prompt is None else system_prompt
+        ) or ""
         self.system_prompt = self.system_prompt.strip()
         self.prompt = ""
         self.turn_count = 0
 
     def add_turn(self, role: str, message: str) -> str:
-        """Appends a turn and returns exactly the text that was appended, the system prompt included.
+        """Appends a turn and returns exactly the text that was appended, the system prompt
+        included.
 
         Args:
             role: `"human"` on even turns, `"gpt"` on odd ones.
@@ -69,7 +72,8 @@ class PromptBuilder(ABC):
         return turn
 
     def get_potential_prompt(self, message: str) -> str:
-        """What `get_prompt()` would be after `add_turn("human", message)`; the dialogue stays as it is.
+        """What `get_prompt()` would be after `add_turn("human", message)`; the dialogue stays as it
+        is.
 
         Raises:
             ValueError: it is not the human's turn.
@@ -83,13 +87,14 @@ class PromptBuilder(ABC):
 
     @abstractmethod
     def human_turn(self, message: str, first: bool) -> str:
-        """The text of a human turn, up to where the answer begins; `first` is the dialogue's opening turn."""
+        """The text of a human turn, up to where the answer begins; `first` is the dialogue's
+        opening turn."""
 
     def gpt_turn(self, message: str) -> str:
         """The text of an assistant turn: the answer and the terminator.
 
-        An empty answer becomes one space: a SentencePiece tokenizer then encodes the turn alone to the ids
-        that it has behind the question's own trailing space.
+        An empty answer becomes one space: a SentencePiece tokenizer then encodes the turn alone to
+        the ids that it has behind the question's own trailing space.
         """
         return f"{message or ' '}{self.terminator}"
 
@@ -105,7 +110,8 @@ class PromptBuilder(ABC):
         expected = ROLES[self.turn_count % 2]
         if role != expected:
             raise ValueError(
-                f"turn {self.turn_count} is for {expected!r}, got {role!r}: turns alternate, 'human' first"
+                f"turn {self.turn_count} is for {expected!r}, got {role!r}: turns alternate, "
+                f"'human' first"
             )
 
 

@@ -1,4 +1,5 @@
-"""The format of Llama-2's chat models: `[INST]`, with the system prompt inside the first of them."""
+"""The format of Llama-2's chat models: `[INST]`, with the system prompt inside the first of
+them."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ from backbones.prompting.builder import PromptBuilder
 
 
 class LLaMa2ChatPromptBuilder(PromptBuilder):
-    """`[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{question} [/INST] {answer}</s>[INST] {question} [/INST] …`.
+    """`[INST] <<SYS>>\\n{system}\\n<</SYS>>\\n\\n{question} [/INST] {answer}</s>[INST] {question}
+    [/INST] …`.
 
     One bos at the very beginning. Two differences from Meta's own encoding
-    (https://huggingface.co/blog/llama2, "How to Prompt Llama 2") are kept. Theirs opens every question with
-    a bos; Prismatic's checkpoints were trained with the first one only, which the tokenizer adds. Theirs
-    puts a space between the answer and `</s>`; here the terminator follows the answer, so that nothing but
-    the answer and its terminator is learnt.
+    (https://huggingface.co/blog/llama2, "How to Prompt Llama 2") are kept. Theirs opens every
+    question with a bos; Prismatic's checkpoints were trained with the first one only, which the
+    tokenizer adds. Theirs puts a space between the answer and `</s>`; here the terminator follows
+    the answer, so that nothing but the answer and its terminator is learnt.
     """
 
     supports_system_prompt = True
@@ -24,5 +26,7 @@ class LLaMa2ChatPromptBuilder(PromptBuilder):
     terminator = "</s>"
 
     def human_turn(self, message: str, first: bool) -> str:
-        system = f"<<SYS>>\n{self.system_prompt}\n<</SYS>>\n\n" if first and self.system_prompt else ""
+        system = (
+            f"<<SYS>>\n{self.system_prompt}\n<</SYS>>\n\n" if first and self.system_prompt else ""
+        )
         return f"[INST] {system}{message} [/INST] "

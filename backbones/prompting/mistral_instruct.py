@@ -8,8 +8,9 @@ from backbones.prompting.builder import PromptBuilder
 class MistralInstructPromptBuilder(PromptBuilder):
     """`[INST] {question} [/INST] {answer}</s>`, one bos at the very beginning.
 
-    Encodes to the ids of mistral-common's first instruct tokenizer (`InstructTokenizerV1`), which encodes
-    each message by itself: the dummy prefix stands for the space after `[/INST]` and after `</s>`.
+    Encodes to the ids of mistral-common's first instruct tokenizer (`InstructTokenizerV1`), which
+    encodes each message by itself: the dummy prefix stands for the space after `[/INST]` and after
+    `</s>`.
     """
 
     supports_system_prompt = False

@@ -6,11 +6,12 @@ from backbones.prompting.builder import PromptBuilder
 
 
 class PhiPromptBuilder(PromptBuilder):
-    """`<|endoftext|>Input: {question}\\nOutput: {answer}\\n<|endoftext|>`, one bos at the very beginning.
+    """`<|endoftext|>Input: {question}\\nOutput: {answer}\\n<|endoftext|>`, one bos at the very
+    beginning.
 
-    Phi's tokenizer adds no bos, so the text carries it. The space before the answer is the answer's: in a
-    byte-level BPE `" word"` is one token, and an inference prompt that ended in a space would be no prefix
-    of what was trained on.
+    Phi's tokenizer adds no bos, so the text carries it. The space before the answer is the
+    answer's: in a byte-level BPE `" word"` is one token, and an inference prompt that ended in a
+    space would be no prefix of what was trained on.
     """
 
     supports_system_prompt = False

@@ -6,7 +6,8 @@ from backbones.prompting.builder import PromptBuilder
 
 
 class PurePromptBuilder(PromptBuilder):
-    """`In: {question}\\nOut: {answer}</s>`, for SentencePiece families without a format of their own.
+    """`In: {question}\\nOut: {answer}</s>`, for SentencePiece families without a format of their
+    own.
 
     Source: the prompt of Prismatic's and OpenVLA's base-model checkpoints.
     """

@@ -8,8 +8,8 @@ from backbones.prompting.builder import PromptBuilder
 class VicunaV15ChatPromptBuilder(PromptBuilder):
     """`{system} USER: {question} ASSISTANT: {answer}</s>USER: …`.
 
-    Source: FastChat's conversation template `vicuna_v1.1`, separators `" "` and `"</s>"`, with its system
-        prompt.
+    Source: FastChat's conversation template `vicuna_v1.1`, separators `" "` and `"</s>"`, with its
+        system prompt.
     """
 
     supports_system_prompt = True

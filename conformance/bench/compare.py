@@ -1,4 +1,5 @@
-"""Comparing what two names stand for: stored results, or commits, which are measured in turns first."""
+"""Comparing what two names stand for: stored results, or commits, which are measured in turns
+first."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ from conformance.bench.parent.recording import SideFailed, record_pairs
 from conformance.bench.parent.workers import RunFailed
 from conformance.bench.request import BenchRequest
 from conformance.bench.results.comparable import in_turns
-from conformance.bench.results.comparison import Comparison, compare, head_failed, with_pairs_missing
+from conformance.bench.results.comparison import (
+    Comparison,
+    compare,
+    head_failed,
+    with_pairs_missing,
+)
 from conformance.bench.results.stored import Recording, read
 from conformance.errors import CannotAssess
 
@@ -24,13 +30,16 @@ def are_stored(base: str, head: str | None) -> bool:
     """
     before, after = Path(base).exists(), head is not None and Path(head).exists()
     if before and head is None:
-        raise CannotAssess(f"--base {base} is a stored result: name the one to hold against it with --head")
+        raise CannotAssess(
+            f"--base {base} is a stored result: name the one to hold against it with --head"
+        )
     if before != after:
         missing, there = (
             (f"--head {head}", f"--base {base}") if before else (f"--base {base}", f"--head {head}")
         )
         raise CannotAssess(
-            f"{missing} does not exist as a file or folder, and {there} does: compare two stored results, or two git refs"
+            f"{missing} does not exist as a file or folder, and {there} does: compare two stored "
+            f"results, or two git refs"
         )
     return before
 
@@ -38,8 +47,8 @@ def are_stored(base: str, head: str | None) -> bool:
 def compare_stored(
     base: Path, head: Path, targets: Sequence[str], workloads: Sequence[str], **how: Any
 ) -> tuple[Comparison, tuple[Recording, Recording]]:
-    """The verdict on two stored results, in pairs where they were made in turns; ``how`` goes to
-    :func:`~conformance.bench.results.stored.comparison.compare`."""
+    """The verdict on two stored results, in pairs where they were made in turns; `how` goes to
+    `conformance.bench.results.stored.comparison.compare`."""
     before, after = (read(place).only(targets, workloads) for place in (base, head))
     taken = in_turns(before, after)
     if taken is None:
@@ -52,8 +61,9 @@ def compare_stored(
 def compare_commits(
     request: BenchRequest, base: str, head: str | None, how_measured: dict[str, Any], **how: Any
 ) -> tuple[Comparison, tuple[Recording, Recording] | None]:
-    """The verdict on two git refs of the repository around the working directory, ``head`` None being the working tree;
-    ``how_measured`` goes to :func:`~conformance.bench.parent.recording.record_pairs`. No recordings where head's process died.
+    """The verdict on two git refs of the repository around the working directory, `head` None being
+    the working tree; `how_measured` goes to `conformance.bench.parent.recording.record_pairs`. No
+    recordings where head's process died.
 
     Raises:
         CannotAssess: if base's process died, or both were too slow.

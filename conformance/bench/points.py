@@ -9,7 +9,6 @@ from typing import Any
 
 SIZES = ("probe", "full")
 WORKLOADS = ("prefill", "decode", "train")
-#: Batch and length of each workload by size: enough work for a clock, little enough for many rounds.
 GRIDS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
     "probe": {"prefill": ((1, 32),), "decode": ((1, 32),), "train": ((1, 16),)},
     "full": {
@@ -18,8 +17,10 @@ GRIDS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
         "train": ((1, 1024),),
     },
 }
-#: Stands for the workload of a target that could not be built.
+"""Batch and length of each workload by size: enough work for a clock, little enough for many
+rounds."""
 _BUILD = "build"
+"""Stands for the workload of a target that could not be built."""
 _COMPILED = "-compiled"
 _NAME = re.compile(
     r"(?P<workload>\w+)\[(?P<target>.*)-(?P<size>probe|full)-(?P<attention>\w+)"
@@ -30,7 +31,8 @@ _NAME = re.compile(
 
 @dataclass(frozen=True)
 class Point:
-    """One benchmark: a workload of a target, at a size, on an attention implementation, over (batch, tokens)."""
+    """One benchmark: a workload of a target, at a size, on an attention implementation, over
+    (batch, tokens)."""
 
     target: str
     size: str
@@ -42,7 +44,8 @@ class Point:
 
     @classmethod
     def parse(cls, name: str) -> Point | None:
-        """The point of this name, None for what is no point's: a target that could not be built, say."""
+        """The point of this name, None for what is no point's: a target that could not be built,
+        say."""
         found = _NAME.fullmatch(name)
         if found is None:
             return None
@@ -57,7 +60,8 @@ class Point:
 
     @property
     def setting(self) -> str:
-        """The part of the name that points of one target, at one size, computed in one way, have in common."""
+        """The part of the name that points of one target, at one size, computed in one way, have in
+        common."""
         return f"{self.target}-{self.size}-{self.attention}{_COMPILED if self.compiled else ''}"
 
     @property
@@ -101,7 +105,9 @@ def is_among(name: str, targets: Sequence[str], workloads: Sequence[str]) -> boo
     point = Point.parse(name)
     if point is None:
         return not targets or name in map(building, targets)
-    return (not workloads or point.workload in workloads) and (not targets or point.target in targets)
+    return (not workloads or point.workload in workloads) and (
+        not targets or point.target in targets
+    )
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""How often does a comparison cry wolf, and how large a slow-down does it find? Measured, on the machine at hand."""
+"""How often does a comparison cry wolf, and how large a slow-down does it find? Measured, on the
+machine at hand."""
 
 from __future__ import annotations
 
@@ -20,14 +21,16 @@ from conformance.bench.results.drawing import DRAWS, Confirmation, PowerReport, 
 from conformance.bench.results.stored import Recording, read
 from conformance.errors import CannotAssess
 
-#: Shares of a benchmark's time that are added to it; nothing first, which is the question of false alarms.
 SLOWDOWNS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)
-#: What comparisons are confirmed with, end to end: what is to be found nearly always, and most of the time.
+"""Shares of a benchmark's time that are added to it; nothing first, which is the question of false
+alarms."""
 CONFIRMED = (0.05, 0.03)
-#: Of the smallest peak: ten times what counts as more memory.
+"""What comparisons are confirmed with, end to end: what is to be found nearly always, and most of
+the time."""
 MEMORY_SHARE = 0.01
-#: A slow-down so large that a few pairs tell how many units of extra work it takes.
+"""Of the smallest peak: ten times what counts as more memory."""
 _CALIBRATING = 0.5
+"""A slow-down so large that a few pairs tell how many units of extra work it takes."""
 _CALIBRATING_PAIRS = 3
 _MEMORY = "more-memory"
 _CONFIRMATION = "confirmation"
@@ -35,7 +38,8 @@ _CONFIRMATION = "confirmation"
 
 @dataclass(frozen=True)
 class Calibration:
-    """How many units of extra work are as long as a round of each benchmark, and the least that any of them allocates."""
+    """How many units of extra work are as long as a round of each benchmark, and the least that any
+    of them allocates."""
 
     units: Mapping[str, float]
     peak_bytes: int
@@ -43,8 +47,9 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Pairs of the installed code with itself, head's rounds made longer on purpose. All that is measured lies in ``out``, for
-    :func:`read_recording`, :func:`confirmations` and :func:`memory_found`, as soon as it is."""
+    """Pairs of the installed code with itself, head's rounds made longer on purpose. All that is
+    measured lies in `out`, for `read_recording`, `confirmations` and `memory_found`, as soon as it
+    is."""
 
     request: BenchRequest
     out: Path
@@ -52,7 +57,8 @@ class Experiment:
     announce: Announce
 
     def run(self, recorded: int, comparisons: int, pairs: int) -> None:
-        """Calibrate, record `recorded` pairs of each slow-down, inject memory, and run `comparisons` of `pairs` pairs.
+        """Calibrate, record `recorded` pairs of each slow-down, inject memory, and run
+        `comparisons` of `pairs` pairs.
 
         Raises:
             CannotAssess: if nothing could be measured.
@@ -64,8 +70,9 @@ class Experiment:
         self.confirm(calibration, comparisons, pairs)
 
     def calibrate(self) -> Calibration:
-        """Time the benchmarks and a unit of extra work; then, in turns, the benchmarks with and without so much of it that
-        the difference says how long a unit is: in turns alone are two times told apart that closely.
+        """Time the benchmarks and a unit of extra work; then, in turns, the benchmarks with and
+        without so much of it that the difference says how long a unit is: in turns alone are two
+        times told apart that closely.
 
         Raises:
             CannotAssess: if nothing could be measured.
@@ -78,7 +85,9 @@ class Experiment:
                 f"nothing could be measured: {'; '.join(run.unmeasured.values()) or 'no benchmark'}"
             )
         peak = min(one.peak_memory or 0 for one in run.benchmarks.values())
-        guess = Calibration({name: one.seconds / unit for name, one in run.benchmarks.items()}, peak)
+        guess = Calibration(
+            {name: one.seconds / unit for name, one in run.benchmarks.items()}, peak
+        )
         slower = self._slowed(guess, _CALIBRATING)
         base, head = self._pairs_of("calibrating, pair", slower, _CALIBRATING_PAIRS, place)
         taken = {
@@ -89,13 +98,17 @@ class Experiment:
         }
         if unmeasured := [name for name, share in taken.items() if share < _CALIBRATING / 10]:
             raise CannotAssess(
-                f"extra work of half a round's length does not show in {', '.join(unmeasured)}: the machine is too busy, or a "
+                f"extra work of half a round's length does not show in {', '.join(unmeasured)}: "
+                f"the machine is too busy, or a "
                 "benchmark failed (bench run tells why)"
             )
-        return replace(guess, units={name: units / taken[name] for name, units in slower.injected.items()})
+        return replace(
+            guess, units={name: units / taken[name] for name, units in slower.injected.items()}
+        )
 
     def record(self, calibration: Calibration, recorded: int) -> None:
-        """``recorded`` pairs for each of :data:`SLOWDOWNS`, in turn: none of them has the quiet hour for itself."""
+        """`recorded` pairs for each of `SLOWDOWNS`, in turn: none of them has the quiet hour for
+        itself."""
         own = Side("installed", None)
         with Pairs(own, own, timeout=self.timeout) as measuring:
             for number in range(recorded):
@@ -106,11 +119,14 @@ class Experiment:
 
     def inject_memory(self, calibration: Calibration) -> None:
         """Let head hold one per cent more than the smallest peak."""
-        hungrier = replace(self.request, injected_bytes=max(1, round(MEMORY_SHARE * calibration.peak_bytes)))
+        hungrier = replace(
+            self.request, injected_bytes=max(1, round(MEMORY_SHARE * calibration.peak_bytes))
+        )
         self._pairs_of("more memory, pair", hungrier, 1, self.out / _MEMORY)
 
     def confirm(self, calibration: Calibration, comparisons: int, pairs: int) -> None:
-        """Comparisons end to end, every other one of them without a slow-down, the others with one of :data:`CONFIRMED`."""
+        """Comparisons end to end, every other one of them without a slow-down, the others with one
+        of `CONFIRMED`."""
         kinds = [kind for share in CONFIRMED for kind in (0.0, share)]
         for number, share in zip(range(comparisons), cycle(kinds), strict=False):
             self._pairs_of(
@@ -152,8 +168,8 @@ def report(places: Sequence[Path], pairs: int, *, draws: int = DRAWS, seed: int 
 
 
 def read_recording(*places: Path) -> Recorded:
-    """All pairs that an :class:`Experiment` stored in one of ``places``: those recorded in turn, and those of each confirming
-    comparison.
+    """All pairs that an `Experiment` stored in one of `places`: those recorded in turn, and those
+    of each confirming comparison.
 
     Raises:
         CannotAssess: where one holds no such recording, or they were not made alike.
@@ -167,13 +183,14 @@ def read_recording(*places: Path) -> Recorded:
         if refusal:
             raise CannotAssess(f"recordings cannot be read together: {refusal}")
         values = {name: pairs_of(base, head, name) for name in base.names}
-        # What could not be measured (an attention that is not there) has no rate, and keeps none from the others.
+        # What could not be measured (an attention that is not there) has no rate, and keeps none
+        # from the others.
         found.setdefault(share, []).append({name: own for name, own in values.items() if own})
     return {share: found[share] for share in SLOWDOWNS if share in found}
 
 
 def environment_of(place: Path) -> Mapping[str, Any]:
-    """What the recording in ``place`` was made on."""
+    """What the recording in `place` was made on."""
     _, (base, _) = next(_stored(place))
     return base.runs[0].environment
 
@@ -189,11 +206,14 @@ def _stored(place: Path) -> Iterator[tuple[float, tuple[Recording, Recording]]]:
                 yield share, pairs
     if not found:
         what = "holds no pairs of runs" if place.is_dir() else "is no folder"
-        raise CannotAssess(f"{place} {what}: `conformance bench power --out DIR` records them in DIR")
+        raise CannotAssess(
+            f"{place} {what}: `conformance bench power --out DIR` records them in DIR"
+        )
 
 
 def confirmations(place: Path) -> Iterator[Confirmation]:
-    """The verdict of each comparison that an :class:`Experiment` ran end to end, from what it stored in ``place``."""
+    """The verdict of each comparison that an `Experiment` ran end to end, from what it stored in
+    `place`."""
     found = [
         (folder, share)
         for share in SLOWDOWNS
@@ -213,7 +233,8 @@ def confirmations(place: Path) -> Iterator[Confirmation]:
 
 
 def memory_found(place: Path) -> dict[str, int] | None:
-    """How many benchmarks a comparison found to need more memory, of how many there are, and how much more they held."""
+    """How many benchmarks a comparison found to need more memory, of how many there are, and how
+    much more they held."""
     pairs = _pairs_in(_runs(place) / _MEMORY)
     if pairs is None:
         return None
@@ -228,7 +249,8 @@ def _runs(place: Path) -> Path:
 
 
 def _pairs_in(folder: Path) -> tuple[Recording, Recording] | None:
-    """The pairs of which both runs were stored: an interrupted one left only one of them, or none."""
+    """The pairs of which both runs were stored: an interrupted one left only one of them, or
+    none."""
     sides = [folder / side for side in ("base", "head")]
     if not all(any(side.glob("*.json")) for side in sides):
         return None

@@ -7,26 +7,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-#: Names the folder of a process that measures: what it leaves there goes when it does, however it ends.
 HOME = "CONFORMANCE_BENCH_HOME"
-#: More than a median needs: the first are left out until a benchmark runs steadily.
+"""Names the folder of a process that measures: what it leaves there goes when it does, however it
+ends."""
 ROUNDS = 90
-#: Fewer rounds than this have no median to speak of.
+"""More than a median needs: the first are left out until a benchmark runs steadily."""
 LEAST_ROUNDS = 30
-#: The centre of a pair looks at any two of its rounds.
+"""Fewer rounds than this have no median to speak of."""
 MOST_ROUNDS = 1000
+"""The centre of a pair looks at any two of its rounds."""
 
 
 @dataclass(frozen=True)
 class BenchRequest:
     """One process: which targets, at which size, on which device.
 
-    `code` is the root of the checkout that the targets' code must come from, None for what is installed;
-    `repository` is the one that it was made of, whose own files must not be loaded in its place. `injected`
-    slows a benchmark down on purpose, by its name: how much extra work is in each round (see
-    `bench.child.injection`); `injected_bytes` are allocated beside it. `first` says which of two processes
-    that take turns begins, None that this one runs alone; `processor` is the one that both keep to, `pair`
-    the name that they have in common, `pairs` how many there are to be.
+    `code` is the root of the checkout that the targets' code must come from, None for what is
+    installed; `repository` is the one that it was made of, whose own files must not be loaded in
+    its place. `injected` slows a benchmark down on purpose, by its name: how much extra work is in
+    each round (see `bench.child.injection`); `injected_bytes` are allocated beside it. `first` says
+    which of two processes that take turns begins, None that this one runs alone; `processor` is the
+    one that both keep to, `pair` the name that they have in common, `pairs` how many there are to
+    be.
     """
 
     targets: tuple[str, ...]

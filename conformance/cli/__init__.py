@@ -22,7 +22,8 @@ INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 certified, 1 not certified, 2 not assessed, 130 interrupted."""
+    """Run the command line and exit: 0 certified, 1 not certified, 2 not assessed, 130
+    interrupted."""
     prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 @contextmanager
 def _ending_when_terminated() -> Iterator[None]:
-    """Let SIGTERM end us as an exception does: whoever cancels a job in CI must find no worktree and no child of ours."""
+    """Let SIGTERM end us as an exception does: whoever cancels a job in CI must find no worktree
+    and no child of ours."""
 
     def end(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
@@ -81,4 +83,6 @@ def _refuse(message: str, arguments: Sequence[str], *, traced: bool = True) -> i
 def _internal_error(error: Exception) -> str:
     told = f"{type(error).__name__}: {error}"
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"internal error, {told} ({place.filename}:{place.lineno}; this is a defect of conformance)"
+    return (
+        f"internal error, {told} ({place.filename}:{place.lineno}; this is a defect of conformance)"
+    )

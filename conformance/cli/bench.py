@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from conformance.cli.measuring import Measuring, Targets, given_measuring_options, with_measuring_options
+from conformance.cli.measuring import (
+    Measuring,
+    Targets,
+    given_measuring_options,
+    with_measuring_options,
+)
 from conformance.cli.options import (
     Json,
     at_least,
@@ -29,8 +34,9 @@ if TYPE_CHECKING:
     from conformance.bench.results.drawing import PowerReport
     from conformance.bench.results.stored import Recording
 
-#: Finds three per cent in four of five comparisons or more on two shared cores (docs/benchmarks.md); a quiet device needs fewer.
 PAIRS = 16
+"""Finds three per cent in four of five comparisons or more on two shared cores
+(docs/benchmarks.md); a quiet device needs fewer."""
 _LOG_WIDTH = 200
 
 
@@ -39,7 +45,9 @@ def run(
     measuring: Measuring,
     targets: Targets = None,
     runs: Annotated[int, typer.Option(help="Processes; two or more can be compared later.")] = 1,
-    out: Annotated[Optional[Path], typer.Option(help="Folder for the results, one file a process.")] = None,
+    out: Annotated[
+        Optional[Path], typer.Option(help="Folder for the results, one file a process.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Time backbones: prefill, decode and a training step.
@@ -69,7 +77,9 @@ def compare(
     context: typer.Context,
     measuring: Measuring,
     targets: Targets = None,
-    base: Annotated[str, typer.Option(help="A git ref, or a file or folder of stored results.")] = "",
+    base: Annotated[
+        str, typer.Option(help="A git ref, or a file or folder of stored results.")
+    ] = "",
     head: Annotated[
         Optional[str],
         typer.Option(help="The same [default: the working tree, uncommitted changes included]."),
@@ -80,7 +90,9 @@ def compare(
     ] = 3.0,
     allow_environment_change: Annotated[
         bool,
-        typer.Option("--allow-environment-change", help="Compare although torch or another package changed."),
+        typer.Option(
+            "--allow-environment-change", help="Compare although torch or another package changed."
+        ),
     ] = False,
     out: Annotated[
         Optional[Path],
@@ -104,7 +116,8 @@ def compare(
         )
     if not 100 * math.expm1(NEGLIGIBLE) < detect <= 100:
         raise CannotAssess(
-            f"--detect is {detect:g}, but should be more than the half per cent that counts as none, and 100 at most"
+            f"--detect is {detect:g}, but should be more than the half per cent that counts as "
+            f"none, and 100 at most"
         )
     how: dict[str, Any] = {
         "detectable": math.log1p(detect / 100),
@@ -121,14 +134,21 @@ def compare(
     else:
         request = measuring.request(targets)
         with _folder(out and out / "runs") as folder, _progress() as announce:
-            how_measured = {"pairs": pairs, "out": folder, "timeout": measuring.timeout, "announce": announce}
+            how_measured = {
+                "pairs": pairs,
+                "out": folder,
+                "timeout": measuring.timeout,
+                "announce": announce,
+            }
             comparison, recordings = compare_commits(request, base, head, how_measured, **how)
     written = write_all(comparison, recordings, out) if out is not None else []
     if as_json:
         say(json.dumps(comparison.as_json(), indent=2))
     else:
         write_comparison(_screen(), comparison)
-        beside = f"  files: {out / written[0]}, and beside it {', '.join(written[1:])}" if out else ""
+        beside = (
+            f"  files: {out / written[0]}, and beside it {', '.join(written[1:])}" if out else ""
+        )
         say(beside or "  files: add --out DIR")
     raise typer.Exit(comparison.exit_status)
 
@@ -171,14 +191,20 @@ def power(
     recorded: Annotated[int, typer.Option(help="Pairs to record of each slow-down.")] = 40,
     draws: Annotated[int, typer.Option(help="Comparisons to draw from the recording.")] = 1000,
     confirm: Annotated[
-        int, typer.Option(help="Comparisons to run end to end besides, half of them without a slow-down.")
+        int,
+        typer.Option(
+            help="Comparisons to run end to end besides, half of them without a slow-down."
+        ),
     ] = 0,
     recording: Annotated[
         Optional[list[Path]],
-        typer.Option(help="Folder of an earlier run: draw from it, and record nothing; may be repeated."),
+        typer.Option(
+            help="Folder of an earlier run: draw from it, and record nothing; may be repeated."
+        ),
     ] = None,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for power.json, power.svg, power.png and the runs.")
+        Optional[Path],
+        typer.Option(help="Folder for power.json, power.svg, power.png and the runs."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -196,12 +222,15 @@ def power(
     else:
         if recorded < pairs:
             raise CannotAssess(
-                f"--recorded is {recorded}, but should be {pairs} or more, which a comparison takes (--pairs)"
+                f"--recorded is {recorded}, but should be {pairs} or more, which a comparison "
+                f"takes (--pairs)"
             )
         request = measuring.request(targets)
         with _folder(out and out / "runs") as folder:
             with _progress() as announce, _failures_refused():
-                Experiment(request, folder, measuring.timeout, announce).run(recorded, confirm, pairs)
+                Experiment(request, folder, measuring.timeout, announce).run(
+                    recorded, confirm, pairs
+                )
             found = report([folder], pairs, draws=draws, seed=measuring.seed)
     _show_power(found, out, as_json, runs_beside=not recording)
 
@@ -220,14 +249,20 @@ def _show_power(found: PowerReport, out: Path | None, as_json: bool, *, runs_bes
         return
     write_power(_screen(), found)
     beside = "power.svg, power.png and runs" if runs_beside else "power.svg and power.png"
-    say(f"  files: {out / 'power.json'}, and beside it {beside}" if out else "  files: add --out DIR")
+    say(
+        f"  files: {out / 'power.json'}, and beside it {beside}"
+        if out
+        else "  files: add --out DIR"
+    )
 
 
 def _even_pairs(pairs: int) -> None:
-    """Who begins a pair is measured a little slower: each version is to begin as often as the other."""
+    """Who begins a pair is measured a little slower: each version is to begin as often as the
+    other."""
     if at_least("--pairs", pairs, 2) % 2:
         raise CannotAssess(
-            f"--pairs is {pairs}, but should be even: the two versions take turns at beginning, and who begins is slower"
+            f"--pairs is {pairs}, but should be even: the two versions take turns at beginning, "
+            f"and who begins is slower"
         )
 
 
@@ -248,7 +283,8 @@ def _failures_refused() -> Iterator[None]:
 
 
 def _screen() -> Console:
-    """Standard output, with room for a table's rows where no terminal limits them: a log is searched by the line."""
+    """Standard output, with room for a table's rows where no terminal limits them: a log is
+    searched by the line."""
     return console(stderr=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
 
 
@@ -261,7 +297,8 @@ def _folder(out: Path | None) -> Iterator[Path]:
             held = any(out.rglob("*.json"))
         if held:
             raise CannotAssess(
-                f"{out} holds results already, which would be lost: name another folder, or remove it"
+                f"{out} holds results already, which would be lost: name another folder, or "
+                f"remove it"
             )
         yield out
         return
@@ -271,7 +308,8 @@ def _folder(out: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _progress() -> Iterator[Announce]:
-    """Says of each process that it starts: a line that is written over on a terminal, lines elsewhere."""
+    """Says of each process that it starts: a line that is written over on a terminal, lines
+    elsewhere."""
     screen = console(stderr=True)
     if not screen.is_terminal:
         yield lambda what, number, total: say(f"{number}/{total} {what}", sys.stderr)

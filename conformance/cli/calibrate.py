@@ -17,14 +17,17 @@ from conformance.report.terminal import console, say
 
 
 def calibrate(
-    variants: Annotated[int, typer.Option(help="Legitimate variants of the computation to run.")] = 500,
+    variants: Annotated[
+        int, typer.Option(help="Legitimate variants of the computation to run.")
+    ] = 500,
     seed: Annotated[int, typer.Option(help="Seed of their weights and orders.")] = 0,
     out: Annotated[
         Optional[Path], typer.Option(metavar="FILE", help="Write the result there, as JSON.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the parity gates' bounds anew, on correct models whose channels stand in another order.
+    """Measure the parity gates' bounds anew, on correct models whose channels stand in another
+    order.
 
     Exit status: 0 if every gate admits every variant, 1 if one refuses one.
     """
@@ -34,7 +37,9 @@ def calibrate(
 
     families = len(calibration.FAMILIES)
     if variants < families:
-        raise CannotAssess(f"`--variants` is {variants}, but should be at least {families}: one a family")
+        raise CannotAssess(
+            f"`--variants` is {variants}, but should be at least {families}: one a family"
+        )
     running = track(
         calibration.variants(variants, seed),
         description="calibrating",

@@ -22,7 +22,8 @@ def report(
 ) -> None:
     """Show what a certificate says.
 
-    With --out, write its reports again. Exit status: 0 for any whole certificate, 2 for anything else.
+    With --out, write its reports again. Exit status: 0 for any whole certificate, 2 for anything
+    else.
     """
     from conformance.report.console import write_report
     from conformance.report.files import write_reports
@@ -40,7 +41,8 @@ def diff(
 ) -> None:
     """Compare two certificates.
 
-    Exit status: 0 if every clause has the same outcome in both, 1 if one has not, 2 if they cannot be read.
+    Exit status: 0 if every clause has the same outcome in both, 1 if one has not, 2 if they cannot
+    be read.
     """
     from conformance.report.narrative import one_line
     from conformance.verdict.difference import changed_clauses, changed_conditions

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 def certify(
     target: Annotated[
         str,
-        typer.Argument(metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`."),
+        typer.Argument(
+            metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`."
+        ),
     ],
     backbone_id: BackboneId = None,
     profile: Profile = None,
@@ -40,34 +42,47 @@ def certify(
         Optional[str],
         typer.Option(
             metavar="probe|full|DIR",
-            help="What profile scale streams: the published size with seeded weights (full) or a real checkpoint; "
+            help="What profile scale streams: the published size with seeded weights (full) or a "
+            "real checkpoint; "
             "all others run on probe (tiny, seeded) [default: full with scale].",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda; profile gpu alone runs on cuda.")] = "auto",
-    budget: Annotated[str, typer.Option(help=f"How many inputs to draw: {', '.join(BUDGETS)}.")] = "standard",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda; profile gpu alone runs on cuda.")
+    ] = "auto",
+    budget: Annotated[
+        str, typer.Option(help=f"How many inputs to draw: {', '.join(BUDGETS)}.")
+    ] = "standard",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes to share the clauses between.")] = 1,
-    timeout: Annotated[float, typer.Option(help="Seconds for each step.")] = DEFAULT_TIMEOUT_SECONDS,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds for each step.")
+    ] = DEFAULT_TIMEOUT_SECONDS,
     max_memory: Annotated[
         Optional[float],
-        typer.Option(help="GiB of memory for each process [default: three quarters of what is free]."),
+        typer.Option(
+            help="GiB of memory for each process [default: three quarters of what is free]."
+        ),
     ] = None,
     waivers: Annotated[Optional[Path], typer.Option(help="TOML file of waived clauses.")] = None,
     config: Config = None,
     hub: HubRoot = None,
     recipes: Recipes = None,
     only: Annotated[
-        Optional[str], typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies.")
+        Optional[str],
+        typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies."),
     ] = None,
     failed_from: Annotated[
         Optional[Path],
-        typer.Option(help="Judge the clauses that this certificate has as not met; never certifies."),
+        typer.Option(
+            help="Judge the clauses that this certificate has as not met; never certifies."
+        ),
     ] = None,
     out: Annotated[
         Optional[Path],
         typer.Option(
-            help="Folder for the certificate and reports; those of an earlier run are removed first."
+            help="Folder for the certificate and reports; those of an earlier run are removed "
+            "first."
         ),
     ] = None,
     as_json: Json = False,
@@ -106,7 +121,9 @@ def certify(
         hub=hub,
         recipes=tuple(recipes or ()),
         config=config,
-        memory_limit=None if max_memory is None else int(positive("--max-memory", max_memory, "GiB") * 2**30),
+        memory_limit=None
+        if max_memory is None
+        else int(positive("--max-memory", max_memory, "GiB") * 2**30),
     )
     waived = read_waivers(waivers) if waivers else ()
     defects = known_defects()
@@ -122,7 +139,10 @@ def certify(
     if out is not None:
         write_all(verdict, out)
     write_report(
-        console(stderr=as_json), verdict, deep=verbose, options=_options_to_repeat(config, hub, recipes)
+        console(stderr=as_json),
+        verdict,
+        deep=verbose,
+        options=_options_to_repeat(config, hub, recipes),
     )
     if as_json:
         say(serialise(verdict.as_certificate()).rstrip())
@@ -168,7 +188,9 @@ def _unmet_in(certificate: Path, profile: str | None) -> tuple[tuple[str, ...], 
     verdict = read_certificate(certificate)
     unmet = [outcome.id for outcome in verdict.asked if outcome.outcome in UNMET]
     if not unmet:
-        raise CannotAssess(f"`{certificate}` has no clause that is not met: there is nothing to judge again")
+        raise CannotAssess(
+            f"`{certificate}` has no clause that is not met: there is nothing to judge again"
+        )
     names = profile_names(profile or ",".join(verdict.assessment.profiles))
     return names, _within(tuple(known_clause(name).id for name in unmet), names, "--failed-from")
 
@@ -185,6 +207,12 @@ def _within(clauses: tuple[str, ...], names: tuple[str, ...], option: str) -> tu
     return clauses
 
 
-def _options_to_repeat(config: Path | None, hub: Path | None, recipes: Iterable[Path] | None) -> list[str]:
-    options = [("--config", config), ("--hub", hub), *(("--recipes", recipe) for recipe in recipes or ())]
+def _options_to_repeat(
+    config: Path | None, hub: Path | None, recipes: Iterable[Path] | None
+) -> list[str]:
+    options = [
+        ("--config", config),
+        ("--hub", hub),
+        *(("--recipes", recipe) for recipe in recipes or ()),
+    ]
     return [word for option, path in options if path is not None for word in (option, str(path))]

@@ -42,7 +42,10 @@ def requirements(
         say(json.dumps(entries, indent=2))
     else:
         show(
-            [{name: entry[name] for name in ("id", "level", "profile", "statement")} for entry in entries],
+            [
+                {name: entry[name] for name in ("id", "level", "profile", "statement")}
+                for entry in entries
+            ],
             False,
         )
 
@@ -69,5 +72,7 @@ def known_clause(name: str) -> Requirement:
     if clause is None:
         close = difflib.get_close_matches(name.upper(), known, n=3)
         hint = f"; near it: {', '.join(close)}" if close else ""
-        raise CannotAssess(f"there is no clause `{name}`{hint}; `conformance requirements` lists them")
+        raise CannotAssess(
+            f"there is no clause `{name}`{hint}; `conformance requirements` lists them"
+        )
     return clause

@@ -1,4 +1,5 @@
-"""`conformance list` and `conformance hub`: which backbones are known by id, and the checkpoints that stand in for theirs."""
+"""`conformance list` and `conformance hub`: which backbones are known by id, and the checkpoints
+that stand in for theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from conformance.report.terminal import say
 def list_backbones(as_json: Json = False, recipes: Recipes = None) -> None:
     """List the backbones known by id.
 
-    These are the references, and what installed packages register in the group conformance.backbones.
+    These are the references, and what installed packages register in the group
+    conformance.backbones.
     """
     from conformance.hub import known_recipes
     from conformance.subject.target import registered_targets
@@ -52,7 +54,9 @@ def build(
     """Build checkpoints from recipes, those that are not there yet."""
     from conformance.hub import Hub, known_recipes, recipe_for
 
-    chosen = [recipe_for(hub_id, recipes or ()) for hub_id in hub_ids or known_recipes(recipes or ())]
+    chosen = [
+        recipe_for(hub_id, recipes or ()) for hub_id in hub_ids or known_recipes(recipes or ())
+    ]
     store = Hub(hub)
     built = []
     for recipe in chosen:
@@ -69,11 +73,17 @@ def list_built(hub: HubRoot = None, as_json: Json = False) -> None:
     entries = store.entries()
     if not entries and not as_json:
         say(
-            f"nothing is built in `{store.root}` yet; `conformance hub build` builds every recipe", sys.stderr
+            f"nothing is built in `{store.root}` yet; `conformance hub build` builds every recipe",
+            sys.stderr,
         )
     show(
         [
-            {"hub": entry.hub_id, "digest": entry.digest, "bytes": entry.bytes, "path": str(entry.path)}
+            {
+                "hub": entry.hub_id,
+                "digest": entry.digest,
+                "bytes": entry.bytes,
+                "path": str(entry.path),
+            }
             for entry in entries
         ],
         as_json,

@@ -31,7 +31,9 @@ ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "all")
 
 Targets = Annotated[
     Optional[list[str]],
-    typer.Argument(metavar="[TARGET]...", help="Ids, `package.module:Class` or `path/to/file.py:Class`."),
+    typer.Argument(
+        metavar="[TARGET]...", help="Ids, `package.module:Class` or `path/to/file.py:Class`."
+    ),
 ]
 
 
@@ -40,22 +42,24 @@ class Measuring:
     """The options that say what to measure and how, as commands take them."""
 
     backbone_id: BackboneId = None
-    size: Annotated[str, typer.Option(help="probe (tiny, seeded) or full (the published size, seeded).")] = (
-        "probe"
-    )
+    size: Annotated[
+        str, typer.Option(help="probe (tiny, seeded) or full (the published size, seeded).")
+    ] = "probe"
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
     attention: Annotated[
         Optional[str],
         typer.Option(
-            help="eager, sdpa, flash_attention_2, joined by commas, or all [default: the backbone's own]."
+            help="eager, sdpa, flash_attention_2, joined by commas, or all [default: the "
+            "backbone's own]."
         ),
     ] = None
     workload: Annotated[
-        Optional[str], typer.Option(help=f"Of {', '.join(WORKLOADS)}, joined by commas [default: all].")
+        Optional[str],
+        typer.Option(help=f"Of {', '.join(WORKLOADS)}, joined by commas [default: all]."),
     ] = None
-    compiled: Annotated[bool, typer.Option("--compile", help="Time compiled models beside the others.")] = (
-        False
-    )
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Time compiled models beside the others.")
+    ] = False
     rounds: Annotated[int, typer.Option(help="Rounds of each benchmark in each process.")] = ROUNDS
     timeout: Annotated[float, typer.Option(help="Seconds for each process.")] = 1800.0
     seed: Annotated[int, typer.Option(help="Seed of weights and tokens.")] = 0
@@ -79,7 +83,10 @@ class Measuring:
         from conformance.subject.target import registered_targets
 
         recipes = self.recipes or []
-        for option, place in (("--config", self.config), *(("--recipes", recipe) for recipe in recipes)):
+        for option, place in (
+            ("--config", self.config),
+            *(("--recipes", recipe) for recipe in recipes),
+        ):
             if place is not None and not place.exists():
                 raise CannotAssess(f"{option} {place} does not exist")
         return BenchRequest(
@@ -90,7 +97,9 @@ class Measuring:
             attentions=_each_of("--attention", self.attention, ATTENTIONS),
             workloads=self.workloads,
             compiled=self.compiled,
-            rounds=at_most("--rounds", at_least("--rounds", self.rounds, LEAST_ROUNDS), MOST_ROUNDS),
+            rounds=at_most(
+                "--rounds", at_least("--rounds", self.rounds, LEAST_ROUNDS), MOST_ROUNDS
+            ),
             seed=self.seed,
             hub=None if self.hub is None else str(self.hub.resolve()),
             recipes=tuple(str(path.resolve()) for path in recipes),
@@ -116,7 +125,10 @@ def with_measuring_options(command: Callable[..., None]) -> Callable[..., None]:
             continue
         parameters += (
             inspect.Parameter(
-                name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=field.default, annotation=hints[name]
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=field.default,
+                annotation=hints[name],
             )
             for name, field in options.items()
         )
@@ -126,8 +138,8 @@ def with_measuring_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def given_measuring_options(context: typer.Context, *others: str) -> list[str]:
-    """Which options of `Measuring`, and of the parameters `others`, the command line gave; `--workload` aside,
-    by which stored results can be chosen too."""
+    """Which options of `Measuring`, and of the parameters `others`, the command line gave;
+    `--workload` aside, by which stored results can be chosen too."""
     names = [field.name for field in fields(Measuring) if field.name != "workload"]
 
     def was_given(name: str) -> bool:
@@ -139,7 +151,11 @@ def given_measuring_options(context: typer.Context, *others: str) -> list[str]:
 
 
 def _each_of(option: str, text: str | None, choices: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(one_of(option, name, choices) for name in names_in(option, text)) if text is not None else ()
+    return (
+        tuple(one_of(option, name, choices) for name in names_in(option, text))
+        if text is not None
+        else ()
+    )
 
 
 def _device(asked: str) -> str:

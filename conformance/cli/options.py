@@ -15,14 +15,17 @@ SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 BackboneId = Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")]
 Config = Annotated[
-    Optional[Path], typer.Option(help="TOML file with a [subject] table [default: conformance.toml].")
+    Optional[Path],
+    typer.Option(help="TOML file with a [subject] table [default: conformance.toml]."),
 ]
 HubRoot = Annotated[
-    Optional[Path], typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB].")
+    Optional[Path],
+    typer.Option("--hub", help="Where built checkpoints are kept [env: CONFORMANCE_HUB]."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 Recipes = Annotated[
-    Optional[list[Path]], typer.Option("--recipes", help="Recipe file or directory; may be repeated.")
+    Optional[list[Path]],
+    typer.Option("--recipes", help="Recipe file or directory; may be repeated."),
 ]
 
 Profile = Annotated[
@@ -30,8 +33,9 @@ Profile = Annotated[
 ]
 
 
-#: The options of `conformance certify` whose names are not those of the fields of a `RunRequest`.
 _OPTIONS = {"backbone_id": "--id", "profiles": "--profile", "memory_limit": "--max-memory"}
+"""The options of `conformance certify` whose names are not those of the fields of a `RunRequest`.
+"""
 
 
 def option_of(field: str) -> str:
@@ -40,7 +44,7 @@ def option_of(field: str) -> str:
 
 
 def names_in(option: str, text: str) -> list[str]:
-    """The names that ``text`` joins by commas."""
+    """The names that `text` joins by commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise CannotAssess(f"{option} is empty: give names joined by commas")

@@ -5,7 +5,13 @@ Importing this package imports neither torch, transformers, tokenizers nor huggi
 
 from __future__ import annotations
 
-from conformance.hub.recipe import AcceptedDifference, InvalidRecipe, Recipe, TokenizerRecipe, UnknownRecipe
+from conformance.hub.recipe import (
+    AcceptedDifference,
+    InvalidRecipe,
+    Recipe,
+    TokenizerRecipe,
+    UnknownRecipe,
+)
 from conformance.hub.recipes import known_recipes, recipe_for
 from conformance.hub.store import CannotBuild, Hub, HubEntry
 from conformance.hub.tap import HubCall, HubTap

@@ -1,9 +1,11 @@
-"""Golden token ids: what encoders that share no code with the tokenizers library make of some awkward texts.
+"""Golden token ids: what encoders that share no code with the tokenizers library make of some
+awkward texts.
 
     python -m conformance.hub.golden        writes fixtures/golden anew
 
-SentencePiece itself encodes for its own model; for a prefix of ranks tiktoken does, with GPT-2's pattern,
-around the runs of blanks that the tokenizer adds. Ids are without special tokens, and no text contains one.
+SentencePiece itself encodes for its own model; for a prefix of ranks tiktoken does, with GPT-2's
+pattern, around the runs of blanks that the tokenizer adds. Ids are without special tokens, and no
+text contains one.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ from conformance.places import fixtures_directory
 
 Encoder = Callable[[str], list[int]]
 
-#: How GPT-2 cuts a text before joining bytes (Radford et al. 2019, the released encoder).
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""How GPT-2 cuts a text before joining bytes (Radford et al. 2019, the released encoder)."""
 
 TEXTS = (
     "",
@@ -92,10 +94,15 @@ def main() -> None:
 
 
 def golden_document(tokenizer: TokenizerRecipe) -> dict[str, Any]:
-    """What a golden file says: which vocabulary, which encoder, and `cases`, each a text with its ids."""
+    """What a golden file says: which vocabulary, which encoder, and `cases`, each a text with its
+    ids."""
     encode = independent_encoder(tokenizer)
     return {
-        "vocabulary": {"source": tokenizer.source, "sha256": tokenizer.sha256, "ranks": tokenizer.ranks},
+        "vocabulary": {
+            "source": tokenizer.source,
+            "sha256": tokenizer.sha256,
+            "ranks": tokenizer.ranks,
+        },
         "encoder": "tiktoken" if tokenizer.layout == "byte-level-bpe" else "sentencepiece",
         "cases": [{"text": text, "ids": encode(text)} for text in TEXTS],
     }
@@ -126,7 +133,8 @@ def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
         special_tokens={},
     )
     added = {
-        token["content"]: int(index) for index, token in tokenizer.config["added_tokens_decoder"].items()
+        token["content"]: int(index)
+        for index, token in tokenizer.config["added_tokens_decoder"].items()
     }
     longest_first = "|".join(re.escape(content) for content in sorted(added, key=len, reverse=True))
     separators = re.compile(f"({longest_first})")

@@ -1,4 +1,5 @@
-"""A recipe: the published facts of one hub id, and the tiny sizes at which its probe checkpoint is built."""
+"""A recipe: the published facts of one hub id, and the tiny sizes at which its probe checkpoint is
+built."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from typing import Any
 
 from conformance.errors import CannotAssess
 
-#: Counts the changes to what a recipe is turned into. It stands in every digest, and library versions do not:
-#: the files are written here, byte for byte, and no library has a say in their form.
 FILES_FORMAT = 1
+"""Counts the changes to what a recipe is turned into. It stands in every digest, and library
+versions do not: the files are written here, byte for byte, and no library has a say in their form.
+"""
 
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -29,7 +31,8 @@ TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
 
 
 class InvalidRecipe(CannotAssess):
-    """A recipe file does not say what it must. The message names file, key and what would be right."""
+    """A recipe file does not say what it must. The message names file, key and what would be
+    right."""
 
 
 class UnknownRecipe(CannotAssess):
@@ -40,10 +43,11 @@ class UnknownRecipe(CannotAssess):
 class TokenizerRecipe:
     """How the tokenizer's files come about.
 
-    `source` is a file of `mistral_common/data` with the digest `sha256`; of a ranked vocabulary the first
-    `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a `▁` before the
-    text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's). `golden` names the file
-    of `fixtures/golden` with the ids that an independent encoder gives, where there is one.
+    `source` is a file of `mistral_common/data` with the digest `sha256`; of a ranked vocabulary the
+    first `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a `▁`
+    before the text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's).
+    `golden` names the file of `fixtures/golden` with the ids that an independent encoder gives,
+    where there is one.
     """
 
     kind: str
@@ -68,8 +72,9 @@ class AcceptedDifference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are as published; so is `parameters`, how
-    many numbers the checkpoint's weights are, where somebody has looked it up."""
+    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are as published;
+    so is `parameters`, how many numbers the checkpoint's weights are, where somebody has looked it
+    up."""
 
     hub_id: str
     family: str
@@ -80,8 +85,9 @@ class Recipe:
     tokenizer: TokenizerRecipe
     generation_config: Mapping[str, Any] | None
     chat_template: str | None
-    #: What says which ids a dialogue has: `chat_template`, or mistral-common's first instruct tokenizer.
     template_oracle: str
+    """What says which ids a dialogue has: `chat_template`, or mistral-common's first instruct
+    tokenizer."""
     accepted_template_differences: tuple[AcceptedDifference, ...]
     subject: Mapping[str, Any]
     sources: Mapping[str, str]
@@ -89,15 +95,16 @@ class Recipe:
     path: Path = field(compare=False)
 
     def probe_config(self) -> dict[str, Any]:
-        """The published config with the tiny overrides in place: what the probe checkpoint's `config.json`
-        says."""
+        """The published config with the tiny overrides in place: what the probe checkpoint's
+        `config.json` says."""
         return {**self.config, **self.probe}
 
     def digest(self) -> str:
         """SHA-256 (64 hex digits) of everything that shapes the written files, and of nothing else.
 
-        Declarations, sources and the recipe's own comments are left out: a better comment rebuilds nothing.
-        So are the versions of the installed libraries: an entry built with one version serves every other.
+        Declarations, sources and the recipe's own comments are left out: a better comment rebuilds
+        nothing. So are the versions of the installed libraries: an entry built with one version
+        serves every other.
         """
         shaping = {
             "format": FILES_FORMAT,

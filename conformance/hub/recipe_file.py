@@ -1,6 +1,7 @@
 """A recipe's file: `fixtures/hub/<org>--<name>.toml`.
 
-The published JSON files stand in it as text, so that what a constructor reads is what was published, `null` and all."""
+The published JSON files stand in it as text, so that what a constructor reads is what was
+published, `null` and all."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def read_recipe(path: Path) -> Recipe:
     """Reads one recipe file.
 
     Raises:
-        InvalidRecipe: the file cannot be read, is not TOML, or a key of it is missing, unknown or wrong.
+        InvalidRecipe: the file cannot be read, is not TOML, or a key of it is missing, unknown or
+            wrong.
     """
     try:
         document = load_toml(path)
@@ -53,7 +55,9 @@ def read_recipe(path: Path) -> Recipe:
     template = table.optional_text("chat_template")
     if tokenizer.ships_chat_template and template is None:
         table.wrong(
-            "chat_template", "is missing", "the name of a file of chat_templates/, as the tokenizer ships one"
+            "chat_template",
+            "is missing",
+            "the name of a file of chat_templates/, as the tokenizer ships one",
         )
     recipe = Recipe(
         hub_id=hub_id,
@@ -64,11 +68,15 @@ def read_recipe(path: Path) -> Recipe:
         dtype=table.one_of("dtype", DTYPES),
         tokenizer=tokenizer,
         generation_config=(
-            published.json_object("generation_config") if "generation_config" in published.values else None
+            published.json_object("generation_config")
+            if "generation_config" in published.values
+            else None
         ),
         chat_template=None if template is None else _read_template(table, template),
         template_oracle=(
-            table.one_of("template_oracle", TEMPLATE_ORACLES) if "template_oracle" in document else "jinja"
+            table.one_of("template_oracle", TEMPLATE_ORACLES)
+            if "template_oracle" in document
+            else "jinja"
         ),
         accepted_template_differences=tuple(
             AcceptedDifference(difference.text("name"), difference.text("reason"))
@@ -121,12 +129,18 @@ TOKENIZER_KEYS = (
 
 
 def _check_file_name(table: _Table, hub_id: str) -> None:
-    if hub_id.count("/") > 1 or any(part in ("", ".", "..") for part in hub_id.split("/")) or "--" in hub_id:
+    if (
+        hub_id.count("/") > 1
+        or any(part in ("", ".", "..") for part in hub_id.split("/"))
+        or "--" in hub_id
+    ):
         table.wrong("hub_id", f"is {hub_id!r}", "a hub id such as 'mistralai/Mistral-7B-v0.1'")
     expected = hub_id.replace("/", "--") + ".toml"
     if table.path.name != expected:
         table.wrong(
-            "hub_id", f"is {hub_id!r}, which does not go with the file's name", f"a file named {expected}"
+            "hub_id",
+            f"is {hub_id!r}, which does not go with the file's name",
+            f"a file named {expected}",
         )
 
 
@@ -146,21 +160,29 @@ def _check_heads(probe: _Table, config: Mapping[str, Any]) -> None:
     heads, shared = config.get("num_attention_heads"), config.get("num_key_value_heads")
     if isinstance(heads, int) and isinstance(shared, int) and (shared < 1 or heads % shared):
         probe.wrong(
-            "num_key_value_heads", f"is {shared} for {heads} attention heads", f"a divisor of {heads}"
+            "num_key_value_heads",
+            f"is {shared} for {heads} attention heads",
+            f"a divisor of {heads}",
         )
 
 
 def _read_tokenizer(table: _Table) -> TokenizerRecipe:
     layout = table.one_of("layout", TOKENIZER_LAYOUTS)
     ranks = (
-        table.value("ranks", int, "a number of vocabulary entries") if layout == "byte-level-bpe" else None
+        table.value("ranks", int, "a number of vocabulary entries")
+        if layout == "byte-level-bpe"
+        else None
     )
     config = table.json_object("config")
     if not isinstance(config.get("tokenizer_class"), str):
-        table.wrong("config", "has no 'tokenizer_class'", "the published tokenizer_config.json, verbatim")
+        table.wrong(
+            "config", "has no 'tokenizer_class'", "the published tokenizer_config.json, verbatim"
+        )
     sha256 = table.text("sha256")
     if len(sha256) != 64 or any(character not in "0123456789abcdef" for character in sha256):
-        table.wrong("sha256", f"is {sha256!r}", "64 lower-case hex digits, the digest of the source file")
+        table.wrong(
+            "sha256", f"is {sha256!r}", "64 lower-case hex digits, the digest of the source file"
+        )
     table.only_keys(TOKENIZER_KEYS, "one of " + ", ".join(TOKENIZER_KEYS))
     return TokenizerRecipe(
         kind=table.one_of("kind", TOKENIZER_KINDS),

@@ -18,10 +18,12 @@ RECIPES_VARIABLE = "CONFORMANCE_RECIPES"
 
 
 def known_recipes(extra: Sequence[Path] = ()) -> dict[str, Recipe]:
-    """Every recipe by hub id: the built-in ones, those of `$CONFORMANCE_RECIPES`, and those of `extra`.
+    """Every recipe by hub id: the built-in ones, those of `$CONFORMANCE_RECIPES`, and those of
+    `extra`.
 
-    `extra` and the variable (paths joined by the path separator) name directories of recipes or single files;
-    of two recipes for one hub id the later wins, so that a project can replace a built-in one.
+    `extra` and the variable (paths joined by the path separator) name directories of recipes or
+    single files; of two recipes for one hub id the later wins, so that a project can replace a
+    built-in one.
 
     Raises:
         InvalidRecipe: a recipe file, or a path named in `extra` or the variable, cannot be used.
@@ -46,8 +48,10 @@ def recipe_for(hub_id: str, extra: Sequence[Path] = ()) -> Recipe:
     known = "\n".join(f"  {known_id}" for known_id in sorted(recipes)) or "  (none)"
     name = hub_id.replace("/", "--") + ".toml"
     raise UnknownRecipe(
-        f"no recipe for hub id {hub_id!r}, so the offline hub cannot serve it. Known hub ids:\n{known}\n"
-        f"To add it, write a recipe: copy the nearest one of {fixtures_directory() / 'hub'} to a directory "
+        f"no recipe for hub id {hub_id!r}, so the offline hub cannot serve it. Known hub "
+        f"ids:\n{known}\n"
+        f"To add it, write a recipe: copy the nearest one of {fixtures_directory() / 'hub'} to a "
+        f"directory "
         f"of yours as {name}, then name that directory with `--recipes DIR` or {RECIPES_VARIABLE} "
         f"(in a checkout of this project: fixtures/hub/{name})."
     )
@@ -63,7 +67,8 @@ def _recipe_files(extra: Sequence[Path]) -> list[Path]:
             files.append(place)
         else:
             raise InvalidRecipe(
-                f"recipes {place}: no such directory or file; `--recipes` and {RECIPES_VARIABLE} take a "
+                f"recipes {place}: no such directory or file; `--recipes` and {RECIPES_VARIABLE} "
+                f"take a "
                 f"directory of <org>--<name>.toml files, or one such file"
             )
     return files

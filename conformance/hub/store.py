@@ -1,11 +1,11 @@
 """The content store: one immutable snapshot for each recipe, built on demand and once.
 
-    ROOT/<org>--<name>/<digest>/manifest.json     size and digest of every file, what it was built with
-    ROOT/<org>--<name>/<digest>/snapshot/…        the files, read-only
+    ROOT/<org>--<name>/<digest>/manifest.json     size and digest of every file, what it was built
+    with ROOT/<org>--<name>/<digest>/snapshot/…        the files, read-only
 
-An entry appears by a rename and so is whole or absent; a build holds a lock on the directory of its hub id,
-which the kernel releases with the process. Reading takes no lock and needs no write access: a hub that was
-built on another machine can be copied and used, also from a read-only medium.
+An entry appears by a rename and so is whole or absent; a build holds a lock on the directory of its
+hub id, which the kernel releases with the process. Reading takes no lock and needs no write access:
+a hub that was built on another machine can be copied and used, also from a read-only medium.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ Progress = Callable[[str], None]
 
 
 class CannotBuild(CannotAssess):
-    """A recipe's snapshot cannot be built on this machine. The message names the recipe, where, and why."""
+    """A recipe's snapshot cannot be built on this machine. The message names the recipe, where, and
+    why."""
 
 
 @dataclass(frozen=True)
 class HubEntry:
-    """One built snapshot: its hub id, the digest of its recipe, its size in bytes, and its directory."""
+    """One built snapshot: its hub id, the digest of its recipe, its size in bytes, and its
+    directory."""
 
     hub_id: str
     digest: str
@@ -47,22 +49,26 @@ class HubEntry:
 
 
 class Hub:
-    """The snapshots under one root directory: `$CONFORMANCE_HUB` by default, else the user's cache."""
+    """The snapshots under one root directory: `$CONFORMANCE_HUB` by default, else the user's
+    cache."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = Path(root) if root is not None else _default_root()
 
-    def build(self, recipe: Recipe, weights: str = "probe", on_progress: Progress | None = None) -> Path:
+    def build(
+        self, recipe: Recipe, weights: str = "probe", on_progress: Progress | None = None
+    ) -> Path:
         """The directory of the recipe's snapshot, built if it is not there yet or no longer whole.
 
-        `on_progress` is called with one line of text as each step begins. Only a build imports torch,
-        transformers and mistral-common: a snapshot that is there is verified with nothing but the standard
-        library.
+        `on_progress` is called with one line of text as each step begins. Only a build imports
+        torch, transformers and mistral-common: a snapshot that is there is verified with nothing
+        but the standard library.
 
         Raises:
             ValueError: `weights` cannot be built here.
-            CannotBuild: what the tokenizer is made from is not installed, the installed transformers refuses the
-                architecture or its config, or the root cannot be written to.
+            CannotBuild: what the tokenizer is made from is not installed, the installed
+                transformers refuses the architecture or its config, or the root cannot be written
+                to.
         """
         if weights != "probe":
             raise ValueError(f"weights={weights!r} cannot be built here; right would be 'probe'")
@@ -86,7 +92,8 @@ class Hub:
         return entry / "snapshot"
 
     def entries(self) -> list[HubEntry]:
-        """What is built and can be used, by hub id. Half-written and foreign directories are passed over."""
+        """What is built and can be used, by hub id. Half-written and foreign directories are passed
+        over."""
         entries = []
         for path in sorted(self.root.glob("*/*/manifest.json")):
             manifest = _read_manifest(path.parent)
@@ -105,7 +112,10 @@ def _default_root() -> Path:
     try:
         from platformdirs import user_cache_dir
     except ModuleNotFoundError:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "backbone-conformance"
+        cache = (
+            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+            / "backbone-conformance"
+        )
     else:
         cache = Path(user_cache_dir("backbone-conformance"))
     return cache / "hub"
@@ -172,7 +182,8 @@ def _write_weights(recipe: Recipe, snapshot: Path) -> None:
     shards: list[dict[str, Any]] = [{} for _ in range(SHARDS)]
     written = 0
     for index, (name, tensor) in enumerate(tensors.items()):
-        # The last shard always gets something: a constructor must meet an index, as at the published size.
+        # The last shard always gets something: a constructor must meet an index, as at the
+        # published size.
         last = index == len(tensors) - 1
         shards[SHARDS - 1 if last else min(written * SHARDS // total, SHARDS - 1)][name] = tensor
         written += tensor.nbytes
@@ -206,7 +217,11 @@ def _read_manifest(entry: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
         if all(isinstance(facts["bytes"], int) for facts in manifest["files"].values()):
-            return {"hub_id": manifest["hub_id"], "digest": manifest["digest"], "files": manifest["files"]}
+            return {
+                "hub_id": manifest["hub_id"],
+                "digest": manifest["digest"],
+                "files": manifest["files"],
+            }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return None

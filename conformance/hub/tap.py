@@ -1,7 +1,8 @@
 """A tap on the hub: what a constructor asks for, and with which token, while a view serves it.
 
-Requests are recorded where they enter: at transformers' own look-ups, which carry the token even where the
-cache then answers without one, and at huggingface_hub's functions for whoever calls those directly.
+Requests are recorded where they enter: at transformers' own look-ups, which carry the token even
+where the cache then answers without one, and at huggingface_hub's functions for whoever calls those
+directly.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from typing import Any
 
 from conformance.hub.view import HubView
 
-#: (module, function, name of the argument that is the repository) of every function that may reach for the
-#: hub. Not every version has all of them.
 TAPPED_FUNCTIONS = (
     ("transformers.utils.hub", "cached_file", "path_or_repo_id"),
     ("transformers.utils.hub", "cached_files", "path_or_repo_id"),
@@ -30,15 +29,18 @@ TAPPED_FUNCTIONS = (
     ("huggingface_hub.file_download", "try_to_load_from_cache", "repo_id"),
     ("huggingface_hub._snapshot_download", "snapshot_download", "repo_id"),
 )
+"""(module, function, name of the argument that is the repository) of every function that may reach
+for the hub. Not every version has all of them."""
 
 
 @dataclass(frozen=True)
 class HubCall:
-    """One request: the file asked for (empty: the repository as such, its revision or a listing), the token
-    and revision as the caller gave them (None: not given), and whether the view has the file.
+    """One request: the file asked for (empty: the repository as such, its revision or a listing),
+    the token and revision as the caller gave them (None: not given), and whether the view has the
+    file.
 
-    `cache_only` marks a look into the local cache that would never have reached the hub: it has no place for
-    a token.
+    `cache_only` marks a look into the local cache that would never have reached the hub: it has no
+    place for a token.
     """
 
     repo_id: str
@@ -50,11 +52,12 @@ class HubCall:
 
 
 class HubTap:
-    """Inside the `with` block every request for the hub is recorded and answered from `view`, offline.
+    """Inside the `with` block every request for the hub is recorded and answered from `view`,
+    offline.
 
-    It also serves a process in which transformers was imported with another HF_HOME. `on_missing` is called
-    with a hub id once, before the first request for it when it is not mounted: it may mount it, or raise,
-    which reaches the constructor. On leaving, everything is as it was.
+    It also serves a process in which transformers was imported with another HF_HOME. `on_missing`
+    is called with a hub id once, before the first request for it when it is not mounted: it may
+    mount it, or raise, which reaches the constructor. On leaving, everything is as it was.
     """
 
     def __init__(self, view: HubView, on_missing: Callable[[str], None] | None = None) -> None:
@@ -114,13 +117,17 @@ class HubTap:
             if os.path.exists(repo_id) or arguments.get("repo_type") not in (None, "model"):
                 return original(*args, **kwargs)
             for name, value in self._forced().items():
-                if name in signature.parameters or (open_ended and name in ("cache_dir", "local_files_only")):
+                if name in signature.parameters or (
+                    open_ended and name in ("cache_dir", "local_files_only")
+                ):
                     arguments[name] = value
             if getattr(self._inside, "a_request", False):
                 return original(**arguments)
             self._inside.a_request = True
             try:
-                self._record(repo_id, arguments, cache_only=original.__name__ == "try_to_load_from_cache")
+                self._record(
+                    repo_id, arguments, cache_only=original.__name__ == "try_to_load_from_cache"
+                )
                 if original.__name__ == "has_file":
                     # 4.40.1 asks the network whatever the settings say.
                     return self.calls[-1].found
@@ -131,7 +138,11 @@ class HubTap:
         return tapped
 
     def _forced(self) -> dict[str, Any]:
-        return {"cache_dir": str(self._view.cache), "local_files_only": True, "force_download": False}
+        return {
+            "cache_dir": str(self._view.cache),
+            "local_files_only": True,
+            "force_download": False,
+        }
 
     def _record(self, repo_id: str, arguments: Mapping[str, Any], *, cache_only: bool) -> None:
         mounted = self._view.is_mounted(repo_id)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: What transformers and huggingface_hub read besides HF_HOME to find a cache, a token or a server.
 UNSET_VARIABLES = (
     "HF_HUB_CACHE",
     "HUGGINGFACE_HUB_CACHE",
@@ -28,6 +27,8 @@ UNSET_VARIABLES = (
     "HUGGINGFACE_CO_STAGING",
     "HF_HUB_ENABLE_HF_TRANSFER",
 )
+"""What transformers and huggingface_hub read besides HF_HOME to find a cache, a token or a server.
+"""
 
 
 class HubView:
@@ -37,11 +38,13 @@ class HubView:
         self.home = Path(home).resolve()
         self.cache = self.home / "hub"
         self.cache.mkdir(parents=True, exist_ok=True)
-        # Without it transformers 4.40.1 takes the cache for one of an older layout and would migrate it.
+        # Without it transformers 4.40.1 takes the cache for one of an older layout and would
+        # migrate it.
         (self.cache / "version.txt").write_text("1")
 
     def environment(self) -> dict[str, str | None]:
-        """What a child's environment must say before it imports transformers; None: must be unset."""
+        """What a child's environment must say before it imports transformers; None: must be
+        unset."""
         return {
             "HF_HOME": str(self.home),
             "HF_HUB_OFFLINE": "1",
@@ -55,7 +58,8 @@ class HubView:
         }
 
     def mount(self, hub_id: str, snapshot: Path) -> None:
-        """Lets `hub_id` resolve to the files of `snapshot`; mounting again replaces what it resolved to.
+        """Lets `hub_id` resolve to the files of `snapshot`; mounting again replaces what it
+        resolved to.
 
         Raises:
             FileNotFoundError: `snapshot` is not a directory.
@@ -76,7 +80,8 @@ class HubView:
         """The hub ids that resolve, sorted."""
         references = self.cache.glob("models--*/refs/main")
         return sorted(
-            path.parent.parent.name.removeprefix("models--").replace("--", "/") for path in references
+            path.parent.parent.name.removeprefix("models--").replace("--", "/")
+            for path in references
         )
 
     def is_mounted(self, hub_id: str) -> bool:
@@ -100,9 +105,11 @@ class HubView:
 
     @contextmanager
     def variant(self, hub_id: str, edit: Callable[[Path], None]) -> Iterator[Path]:
-        """Lets `hub_id` resolve to an edited copy inside the `with` block, and to what it was afterwards.
+        """Lets `hub_id` resolve to an edited copy inside the `with` block, and to what it was
+        afterwards.
 
-        `edit` gets a directory of real files: nothing it does there reaches the store. Variants nest.
+        `edit` gets a directory of real files: nothing it does there reaches the store. Variants
+        nest.
 
         Raises:
             LookupError: `hub_id` is not mounted.

@@ -1,8 +1,9 @@
 """The files of a tokenizer, written without the tokenizers library.
 
-`tokenizer.json` is plain JSON, and its merges are written as `"left right"`: the one form that tokenizers
-0.19 (the pin of transformers 4.40.1) and every later release read alike. The vocabulary comes from a file
-that mistral-common ships; that package, and sentencepiece, are needed here and nowhere else.
+`tokenizer.json` is plain JSON, and its merges are written as `"left right"`: the one form that
+tokenizers 0.19 (the pin of transformers 4.40.1) and every later release read alike. The vocabulary
+comes from a file that mistral-common ships; that package, and sentencepiece, are needed here and
+nowhere else.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from conformance.hub.recipe import Recipe, TokenizerRecipe
 Merge = tuple[str, str]
 
 _HOW_TO_GO_ON = (
-    "run `pip install mistral-common sentencepiece`, or copy a hub that was built elsewhere and name it with "
+    "run `pip install mistral-common sentencepiece`, or copy a hub that was built elsewhere and "
+    "name it with "
     "`--hub DIR`"
 )
 
@@ -36,8 +38,8 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
     `merges.txt`.
 
     Raises:
-        VocabularyUnavailable: mistral-common (or sentencepiece, where needed) is not installed, or it has
-            another file than the recipe was written for.
+        VocabularyUnavailable: mistral-common (or sentencepiece, where needed) is not installed, or
+            it has another file than the recipe was written for.
     """
     tokenizer = recipe.tokenizer
     source = vocabulary_source(tokenizer)
@@ -48,7 +50,9 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
         (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
         added_tokens = _added_tokens(tokenizer, vocabulary)
         # The published file lists its special token in the vocabulary too.
-        vocabulary.update({token["content"]: token["id"] for token in added_tokens if token["special"]})
+        vocabulary.update(
+            {token["content"]: token["id"] for token in added_tokens if token["special"]}
+        )
         document = _byte_level_document(vocabulary, merges, added_tokens)
     else:
         vocabulary, merges = sentencepiece_pieces(source)
@@ -72,18 +76,21 @@ def vocabulary_source(tokenizer: TokenizerRecipe) -> Path:
     package = find_spec("mistral_common")
     if package is None or package.origin is None:
         raise VocabularyUnavailable(
-            f"building this tokenizer needs {tokenizer.source} of the package mistral-common, which is not "
+            f"building this tokenizer needs {tokenizer.source} of the package mistral-common, "
+            f"which is not "
             f"installed; {_HOW_TO_GO_ON}"
         )
     path = Path(package.origin).parent / "data" / tokenizer.source
     if not path.is_file():
         raise VocabularyUnavailable(
-            f"the installed mistral-common has no {path}; install a release that ships it (1.5 and later do)"
+            f"the installed mistral-common has no {path}; install a release that ships it (1.5 "
+            f"and later do)"
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != tokenizer.sha256:
         raise VocabularyUnavailable(
-            f"{path} has the SHA-256 {digest}, but the recipe was written for {tokenizer.sha256}; install "
+            f"{path} has the SHA-256 {digest}, but the recipe was written for {tokenizer.sha256}; "
+            f"install "
             f"the mistral-common release that the project's constraints name"
         )
     return path
@@ -92,8 +99,9 @@ def vocabulary_source(tokenizer: TokenizerRecipe) -> Path:
 def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
     """The vocabulary of a SentencePiece BPE model, and the merges that reproduce it.
 
-    SentencePiece joins whichever neighbours form the piece of the best score. As a list of merges: every way
-    to split a piece into two pieces, ordered by the joined piece's score, then by the ids of the parts.
+    SentencePiece joins whichever neighbours form the piece of the best score. As a list of merges:
+    every way to split a piece into two pieces, ordered by the joined piece's score, then by the ids
+    of the parts.
     """
     try:
         import sentencepiece
@@ -128,15 +136,18 @@ def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
 
 
 def ranked_tokens(source: Path, count: int) -> list[bytes]:
-    """The first `count` tokens of a tekken file by rank. A prefix of the ranks of a BPE is itself a BPE."""
+    """The first `count` tokens of a tekken file by rank. A prefix of the ranks of a BPE is itself a
+    BPE."""
     entries = json.loads(source.read_text(encoding="utf-8"))["vocab"][:count]
     return [base64.b64decode(entry["token_bytes"]) for entry in entries]
 
 
 def byte_level_pieces(tokens: Sequence[bytes]) -> tuple[dict[str, int], list[Merge]]:
-    """Ranked tokens as GPT-2 writes them: bytes as printable characters, and one merge for each longer token.
+    """Ranked tokens as GPT-2 writes them: bytes as printable characters, and one merge for each
+    longer token.
 
-    The merge of a token is the pair that remains when the token's bytes are joined by lower ranks alone.
+    The merge of a token is the pair that remains when the token's bytes are joined by lower ranks
+    alone.
     """
     ranks = {token: rank for rank, token in enumerate(tokens)}
     characters = _printable_bytes()
@@ -159,13 +170,16 @@ def _last_cut(token: bytes, ranks: Mapping[bytes, int], limit: int) -> int:
             if rank < best:
                 best, at = rank, index + 1
         if not at:
-            raise ValueError(f"token {token!r} of rank {limit} is no join of two tokens of lower rank")
+            raise ValueError(
+                f"token {token!r} of rank {limit} is no join of two tokens of lower rank"
+            )
         del cuts[at]
     return cuts[1]
 
 
 def _printable_bytes() -> dict[int, str]:
-    """GPT-2's spelling of bytes: those that print stand for themselves, the others are chr(256) and on."""
+    """GPT-2's spelling of bytes: those that print stand for themselves, the others are chr(256) and
+    on."""
     printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printing)
     return {byte: chr(byte) for byte in printing} | {
@@ -173,11 +187,19 @@ def _printable_bytes() -> dict[int, str]:
     }
 
 
-def _added_tokens(tokenizer: TokenizerRecipe, vocabulary: Mapping[str, int]) -> list[dict[str, Any]]:
+def _added_tokens(
+    tokenizer: TokenizerRecipe, vocabulary: Mapping[str, int]
+) -> list[dict[str, Any]]:
     published = tokenizer.config.get("added_tokens_decoder")
     if published is not None:
         return [{"id": int(index), **token} for index, token in published.items()]
-    defaults = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    defaults = {
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
     tokens = {}
     for key in ("unk_token", "bos_token", "eos_token"):
         given = tokenizer.config[key]
@@ -267,7 +289,12 @@ def _byte_level_document(
             "trim_offsets": False,
             "use_regex": True,
         },
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "decoder": {
+            "type": "ByteLevel",
+            "add_prefix_space": True,
+            "trim_offsets": True,
+            "use_regex": True,
+        },
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -283,4 +310,6 @@ def _byte_level_document(
 
 
 def _write_json(path: Path, document: Any, indent: int | None = 2) -> None:
-    path.write_text(json.dumps(document, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(document, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8"
+    )

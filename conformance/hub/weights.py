@@ -1,9 +1,9 @@
 """Probe weights: seeded tensors under which wiring and precision defects show.
 
-With the usual initialisation (standard deviation 0.02) attention is nearly uniform and rotary defects drown
-in rounding noise. So: fan-in scaling with gain 2 on queries and keys, norm weights 1 ± 0.3, and rows of the
-vocabulary's tables with a non-zero mean, because transformers 5 draws new rows around the mean of the old
-ones.
+With the usual initialisation (standard deviation 0.02) attention is nearly uniform and rotary
+defects drown in rounding noise. So: fan-in scaling with gain 2 on queries and keys, norm weights 1
+± 0.3, and rows of the vocabulary's tables with a non-zero mean, because transformers 5 draws new
+rows around the mean of the old ones.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 QUERY_KEY_GAIN = 2.0
 NORM_SPREAD = 0.3
 BIAS_STD = 0.1
-#: Share of a vocabulary row's mean square that all rows have in common.
 SHARED_ROW_SHARE = 0.25
+"""Share of a vocabulary row's mean square that all rows have in common."""
 
-_QUERY_OR_KEY = re.compile(r"(^|\.)(q_proj|k_proj|query|key|qkv_proj|Wqkv|query_key_value|c_attn)\.")
+_QUERY_OR_KEY = re.compile(
+    r"(^|\.)(q_proj|k_proj|query|key|qkv_proj|Wqkv|query_key_value|c_attn)\."
+)
 
 
 def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a checkpoint of this config, in the order of the model's state dict.
+    """Name and shape of every tensor of a checkpoint of this config, in the order of the model's
+    state dict.
 
-    They come from the architecture itself, instantiated on the meta device: a new family needs no code here.
-    A tied head and rotary buffers are left out, as published checkpoints leave them out.
+    They come from the architecture itself, instantiated on the meta device: a new family needs no
+    code here. A tied head and rotary buffers are left out, as published checkpoints leave them out.
 
     Raises:
-        ValueError: the installed transformers does not know the architecture or the model type, or refuses the config.
+        ValueError: the installed transformers does not know the architecture or the model type, or
+            refuses the config.
     """
     import torch
     import transformers
@@ -41,7 +45,8 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
     model_class = getattr(transformers, architecture, None)
     if model_class is None:
         raise ValueError(
-            f"transformers {transformers.__version__} has no class {architecture!r}; install a version that "
+            f"transformers {transformers.__version__} has no class {architecture!r}; install a "
+            f"version that "
             f"has, or correct `architecture` in the recipe"
         )
     fields = {key: value for key, value in config.items() if key != "model_type"}
@@ -50,7 +55,8 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
             model = model_class(transformers.AutoConfig.for_model(config["model_type"], **fields))
     except Exception as error:
         raise ValueError(
-            f"transformers {transformers.__version__} builds no {architecture} of the config with the recipe's [probe] "
+            f"transformers {transformers.__version__} builds no {architecture} of the config with "
+            f"the recipe's [probe] "
             f"sizes: {error}"
         ) from error
     shapes = {
@@ -69,11 +75,12 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
 def probe_tensors(
     shapes: Mapping[str, tuple[int, ...]], *, seed: str, vocabulary: int, tied: bool, dtype: str
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a probe checkpoint, each seeded by `seed` and its own name: order has no influence.
+    """The tensors of a probe checkpoint, each seeded by `seed` and its own name: order has no
+    influence.
 
-    Every value is exact in bfloat16 and in float16, whatever `dtype` the checkpoint is written in: one
-    checkpoint serves every dtype without rounding. `tied` says that the embedding is the head too, and then
-    takes its scale.
+    Every value is exact in bfloat16 and in float16, whatever `dtype` the checkpoint is written in:
+    one checkpoint serves every dtype without rounding. `tied` says that the embedding is the head
+    too, and then takes its scale.
     """
     import torch
 
@@ -85,8 +92,8 @@ def probe_tensors(
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the values of one tensor spread: ``normal`` with this standard deviation; ``rows``, the same with a part that
-    all rows have in common; or ``norm``, uniform around one."""
+    """How the values of one tensor spread: `normal` with this standard deviation; `rows`, the same
+    with a part that all rows have in common; or `norm`, uniform around one."""
 
     kind: str
     scale: float = 1.0
@@ -105,7 +112,7 @@ def distribution(name: str, shape: tuple[int, ...], *, vocabulary: int, tied: bo
 
 
 def seed_of(seed: str, name: str) -> int:
-    """A seed for the tensor ``name`` alone, 63 bits."""
+    """A seed for the tensor `name` alone, 63 bits."""
     return int.from_bytes(hashlib.sha256(f"{seed}\0{name}".encode()).digest()[:8], "big") >> 1
 
 

@@ -1,4 +1,5 @@
-"""Independent reference decoders in float64, written from the papers; no modelling code of transformers is used."""
+"""Independent reference decoders in float64, written from the papers; no modelling code of
+transformers is used."""
 
 from conformance.oracle.architecture import Architecture as Architecture
 from conformance.oracle.decoder import BFLOAT16 as BFLOAT16

@@ -1,4 +1,5 @@
-"""What a decoder computes, as numbers and choices: everything the reference needs beside the weights."""
+"""What a decoder computes, as numbers and choices: everything the reference needs beside the
+weights."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Rotary frequencies stretched by wavelength, as Llama 3.1 was trained (its model card's ``rope_scaling``)."""
+    """Rotary frequencies stretched by wavelength, as Llama 3.1 was trained (its model card's
+    `rope_scaling`)."""
 
     factor: float
     low_frequency_factor: float
@@ -18,16 +20,18 @@ class Llama3Scaling:
     original_positions: int
 
     def scaled(self, frequencies: torch.Tensor) -> torch.Tensor:
-        """Long waves are slowed ``factor`` times, short ones kept, those between interpolated."""
+        """Long waves are slowed `factor` times, short ones kept, those between interpolated."""
         turns = self.original_positions * frequencies / (2 * math.pi)
-        kept = (turns - self.low_frequency_factor) / (self.high_frequency_factor - self.low_frequency_factor)
+        kept = (turns - self.low_frequency_factor) / (
+            self.high_frequency_factor - self.low_frequency_factor
+        )
         kept = kept.clamp(0, 1)
         return frequencies * (kept + (1 - kept) / self.factor)
 
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """Positions divided by ``factor`` (position interpolation, https://arxiv.org/abs/2306.15595)."""
+    """Positions divided by `factor` (position interpolation, https://arxiv.org/abs/2306.15595)."""
 
     factor: float
 
@@ -37,15 +41,16 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary position embedding (https://arxiv.org/abs/2104.09864) in the half-split layout of Hugging Face checkpoints:
-    of each head's first ``dimensions``, number i is rotated with number i + ``dimensions``/2."""
+    """Rotary position embedding (https://arxiv.org/abs/2104.09864) in the half-split layout of
+    Hugging Face checkpoints: of each head's first `dimensions`, number i is rotated with number i +
+    `dimensions`/2."""
 
     theta: float
     dimensions: int
     scaling: Llama3Scaling | LinearScaling | None = None
 
     def frequencies(self) -> torch.Tensor:
-        """Radians a position, float64, of shape (``dimensions`` / 2,)."""
+        """Radians a position, float64, of shape (`dimensions` / 2,)."""
         exponents = torch.arange(0, self.dimensions, 2, dtype=torch.float64) / self.dimensions
         frequencies = self.theta**-exponents
         return self.scaling.scaled(frequencies) if self.scaling else frequencies
@@ -53,9 +58,10 @@ class Rotary:
 
 @dataclass(frozen=True)
 class Norm:
-    """``rms`` (https://arxiv.org/abs/1910.07467) or ``layer`` (https://arxiv.org/abs/1607.06450) normalisation.
+    """`rms` (https://arxiv.org/abs/1910.07467) or `layer` (https://arxiv.org/abs/1607.06450)
+    normalisation.
 
-    ``weight_offset`` is added to the stored weight: Gemma stores how far it is from one.
+    `weight_offset` is added to the stored weight: Gemma stores how far it is from one.
     """
 
     kind: str
@@ -65,10 +71,10 @@ class Norm:
 
 @dataclass(frozen=True)
 class Names:
-    """Where the modules stand in the checkpoint: ``model.layers.3.self_attn.o_proj`` and the like.
+    """Where the modules stand in the checkpoint: `model.layers.3.self_attn.o_proj` and the like.
 
-    An empty name is a module that the family does not have: without ``mlp_norm`` one norm feeds attention and MLP side by
-    side (Phi's parallel residual), without ``gate`` the MLP is a plain one.
+    An empty name is a module that the family does not have: without `mlp_norm` one norm feeds
+    attention and MLP side by side (Phi's parallel residual), without `gate` the MLP is a plain one.
     """
 
     embedding: str = "model.embed_tokens"
@@ -94,10 +100,10 @@ class Names:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One decoder. Sizes are counts; ``windows`` has one entry a layer, None for full attention.
+    """One decoder. Sizes are counts; `windows` has one entry a layer, None for full attention.
 
-    ``window_span`` is how many keys a query sees under a window of one: the paper's query sees itself and ``window - 1``
-    before it.
+    `window_span` is how many keys a query sees under a window of one: the paper's query sees itself
+    and `window - 1` before it.
     """
 
     hidden: int

@@ -1,7 +1,8 @@
-"""The reference decoder: one causal language model, written from the papers, to be read beside them.
+"""The reference decoder: one causal language model, written from the papers, to be read beside
+them.
 
-It shares no code with transformers. In float64 it says what the logits are; in bfloat16, with float32 where
-careful eager PyTorch has it, it says how far rounding alone moves them.
+It shares no code with transformers. In float64 it says what the logits are; in bfloat16, with
+float32 where careful eager PyTorch has it, it says how far rounding alone moves them.
 
 Shapes are written with these letters:
 
@@ -22,13 +23,15 @@ from torch.nn import functional
 
 from conformance.oracle.architecture import Architecture
 
-#: Called with a module's path in the checkpoint, its input and its output, as the decoder passes them.
 Trace = Callable[[str, torch.Tensor, torch.Tensor], object]
+"""Called with a module's path in the checkpoint, its input and its output, as the decoder passes
+them."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """``working`` holds weights, activations and matrix products; norms, softmax and angles are taken in ``wide``."""
+    """`working` holds weights, activations and matrix products; norms, softmax and angles are taken
+    in `wide`."""
 
     working: torch.dtype
     wide: torch.dtype
@@ -38,13 +41,13 @@ FLOAT64 = Precision(torch.float64, torch.float64)
 BFLOAT16 = Precision(torch.bfloat16, torch.float32)
 
 
-#: Queries whose attention is computed together: bounds the memory that scores take.
 _QUERIES_AT_ONCE = 128
+"""Queries whose attention is computed together: bounds the memory that scores take."""
 
 
 def _gelu_new(x: torch.Tensor) -> torch.Tensor:
-    """The tanh approximation (https://arxiv.org/abs/1606.08415), step by step as checkpoints that ask for ``gelu_new`` were
-    trained: in bfloat16 every step rounds."""
+    """The tanh approximation (https://arxiv.org/abs/1606.08415), step by step as checkpoints that
+    ask for `gelu_new` were trained: in bfloat16 every step rounds."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -66,13 +69,14 @@ class Place:
 
     @classmethod
     def of(cls, mask: torch.Tensor, positions: torch.Tensor | None = None) -> Place:
-        """Without ``positions``, real tokens count from zero and padding stands at zero."""
+        """Without `positions`, real tokens count from zero and padding stands at zero."""
         mask = mask.bool()
         counted = (mask.long().cumsum(1) - 1).clamp(min=0)
         return cls(counted if positions is None else positions, mask)
 
     def visible(self, window: int | None) -> torch.Tensor:
-        """Which keys each query may see, (B, S, K): the past, the last ``window`` of it, and no padding."""
+        """Which keys each query may see, (B, S, K): the past, the last `window` of it, and no
+        padding."""
         time = torch.arange(self.mask.shape[1], device=self.mask.device)
         age = time[:, None] - time[None, :]
         seen = (age >= 0) & (age < (window or len(time)))
@@ -80,13 +84,17 @@ class Place:
 
 
 class Decoder:
-    """A causal language model over ``weights``, a mapping from checkpoint names to tensors.
+    """A causal language model over `weights`, a mapping from checkpoint names to tensors.
 
-    Weights are cast as they are used, so that a mapping may make or read them on demand; nothing is kept.
+    Weights are cast as they are used, so that a mapping may make or read them on demand; nothing is
+    kept.
     """
 
     def __init__(
-        self, architecture: Architecture, weights: Mapping[str, torch.Tensor], precision: Precision = FLOAT64
+        self,
+        architecture: Architecture,
+        weights: Mapping[str, torch.Tensor],
+        precision: Precision = FLOAT64,
     ) -> None:
         self.architecture = architecture
         self.precision = precision
@@ -102,7 +110,8 @@ class Decoder:
     ) -> torch.Tensor:
         """(B, S, V) from embeddings (B, S, D), in the working dtype.
 
-        ``tokens`` keeps only the logits of these ids: the head over a large vocabulary is most of a tiny model's work.
+        `tokens` keeps only the logits of these ids: the head over a large vocabulary is most of a
+        tiny model's work.
         """
         hidden = self.hidden(embedded, place, trace)
         final = self.architecture.names.final_norm
@@ -111,8 +120,10 @@ class Decoder:
             trace(final, hidden, normed)
         return self.head(normed, trace, tokens=tokens)
 
-    def hidden(self, embedded: torch.Tensor, place: Place, trace: Trace | None = None) -> torch.Tensor:
-        """The last layer's output, before the final norm; shapes as in :meth:`logits`."""
+    def hidden(
+        self, embedded: torch.Tensor, place: Place, trace: Trace | None = None
+    ) -> torch.Tensor:
+        """The last layer's output, before the final norm; shapes as in `logits`."""
         hidden = embedded.to(self.precision.working)
         for index in range(self.architecture.layers):
             hidden = self.layer(index, hidden, place, trace)
@@ -154,7 +165,8 @@ class Decoder:
             return between + mlp(norm(names.mlp_norm, between))
 
         def parallel() -> torch.Tensor:
-            """Both from one norm (GPT-J, https://github.com/kingoflolz/mesh-transformer-jax; Phi)."""
+            """Both from one norm (GPT-J, https://github.com/kingoflolz/mesh-transformer-jax;
+            Phi)."""
             normed = norm(names.attention_norm, hidden)
             return attention(normed) + mlp(normed) + hidden
 
@@ -163,15 +175,19 @@ class Decoder:
         return out
 
     def attention(self, index: int, hidden: torch.Tensor, place: Place) -> torch.Tensor:
-        """Grouped-query attention (https://arxiv.org/abs/2305.13245) over normed `hidden`, (B, S, D).
+        """Grouped-query attention (https://arxiv.org/abs/2305.13245) over normed `hidden`, (B, S,
+        D).
 
-        Heads share keys and values in consecutive groups: head h uses key-value head h // (heads / key_value_heads).
+        Heads share keys and values in consecutive groups: head h uses key-value head h // (heads /
+        key_value_heads).
         """
         a, names = self.architecture, self.architecture.names
         path = f"{names.layers}.{index}.{names.attention}"
 
         def heads(name: str, count: int, norm: str = "") -> torch.Tensor:
-            projected = self.linear(f"{path}.{name}", hidden).view(*hidden.shape[:2], count, a.head_dimension)
+            projected = self.linear(f"{path}.{name}", hidden).view(
+                *hidden.shape[:2], count, a.head_dimension
+            )
             return (self.norm(f"{path}.{norm}", projected) if norm else projected).transpose(1, 2)
 
         query = self.rotated(heads(names.query, a.heads, names.query_norm), place.positions)
@@ -183,12 +199,16 @@ class Decoder:
         mixed = []
         for first in range(0, hidden.shape[1], _QUERIES_AT_ONCE):
             last = min(first + _QUERIES_AT_ONCE, hidden.shape[1])
-            # Keys that none of these queries may see are left out: that changes nothing but memory and time.
+            # Keys that none of these queries may see are left out: that changes nothing but memory
+            # and time.
             oldest = max(0, first - (a.windows[index] or last) + 1)
-            scores = query[:, :, first:last] @ key[:, :, oldest:last].transpose(2, 3) * a.attention_scale
+            scores = (
+                query[:, :, first:last] @ key[:, :, oldest:last].transpose(2, 3) * a.attention_scale
+            )
             if a.attention_softcap is not None:
                 scores = a.attention_softcap * torch.tanh(scores / a.attention_softcap)
-            # A query that sees nothing is padding: any finite value does, as nobody sees it in turn.
+            # A query that sees nothing is padding: any finite value does, as nobody sees it in
+            # turn.
             hidden_keys = ~visible[:, :, first:last, oldest:last]
             scores = scores.masked_fill(hidden_keys, torch.finfo(scores.dtype).min)
             shares = scores.to(self.precision.wide).softmax(-1).to(self.precision.working)
@@ -212,11 +232,16 @@ class Decoder:
         path = f"{names.layers}.{index}.{names.mlp}"
         activation = _ACTIVATIONS[self.architecture.activation]
         up = self.linear(f"{path}.{names.up}", hidden)
-        inner = activation(self.linear(f"{path}.{names.gate}", hidden)) * up if names.gate else activation(up)
+        inner = (
+            activation(self.linear(f"{path}.{names.gate}", hidden)) * up
+            if names.gate
+            else activation(up)
+        )
         return self.linear(f"{path}.{names.down}", inner)
 
     def norm(self, path: str, hidden: torch.Tensor) -> torch.Tensor:
-        """Normalised over the last dimension in the wide dtype, rounded, then scaled by the weight."""
+        """Normalised over the last dimension in the wide dtype, rounded, then scaled by the
+        weight."""
         norm = self.architecture.norm
         wide = hidden.to(self.precision.wide)
         weight = self._tensor(f"{path}.weight")
@@ -231,9 +256,13 @@ class Decoder:
         return normed.to(hidden.dtype) * weight
 
     def head(
-        self, normed: torch.Tensor, trace: Trace | None = None, *, tokens: torch.Tensor | None = None
+        self,
+        normed: torch.Tensor,
+        trace: Trace | None = None,
+        *,
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits of the whole vocabulary, or of ``tokens``, from the final norm's output."""
+        """Logits of the whole vocabulary, or of `tokens`, from the final norm's output."""
         a, names = self.architecture, self.architecture.names
         logits = self.linear(names.embedding if a.tied else names.head, normed, rows=tokens)
         if trace:
@@ -243,8 +272,8 @@ class Decoder:
         return logits
 
     def modules(self, place: Place) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
-        """Every module of the layers and the final norm by its path, as a function of its input alone, in the order in
-        which they compute. A layer stands after what it holds."""
+        """Every module of the layers and the final norm by its path, as a function of its input
+        alone, in the order in which they compute. A layer stands after what it holds."""
         names = self.architecture.names
         modules: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
         for index in range(self.architecture.layers):
@@ -258,15 +287,28 @@ class Decoder:
     def norms(self, layer: str = "") -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         """Every norm over the hidden width by its path, or only those of the layer at this path."""
         names = self.architecture.names
-        kinds = (names.attention_norm, names.after_attention_norm, names.mlp_norm, names.after_mlp_norm)
+        kinds = (
+            names.attention_norm,
+            names.after_attention_norm,
+            names.mlp_norm,
+            names.after_mlp_norm,
+        )
         layers = (
-            [layer] if layer else [f"{names.layers}.{index}" for index in range(self.architecture.layers)]
+            [layer]
+            if layer
+            else [f"{names.layers}.{index}" for index in range(self.architecture.layers)]
         )
         paths = [f"{path}.{kind}" for path in layers for kind in kinds if kind]
-        return {path: partial(self.norm, path) for path in (paths if layer else [*paths, names.final_norm])}
+        return {
+            path: partial(self.norm, path)
+            for path in (paths if layer else [*paths, names.final_norm])
+        }
 
-    def linear(self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """A matrix product in the working dtype, with the bias that the checkpoint has or has not."""
+    def linear(
+        self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """A matrix product in the working dtype, with the bias that the checkpoint has or has
+        not."""
         weight = self._tensor(f"{path}.weight", rows)
         bias = self._tensor(f"{path}.bias", rows) if f"{path}.bias" in self._weights else None
         return functional.linear(hidden, weight, bias)

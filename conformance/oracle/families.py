@@ -1,11 +1,18 @@
-"""From a published ``config.json`` to an :class:`Architecture`: one function a family."""
+"""From a published `config.json` to an `Architecture`: one function a family."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from conformance.oracle.architecture import Architecture, LinearScaling, Llama3Scaling, Names, Norm, Rotary
+from conformance.oracle.architecture import (
+    Architecture,
+    LinearScaling,
+    Llama3Scaling,
+    Names,
+    Norm,
+    Rotary,
+)
 from conformance.oracle.decoder import inverse_square_root
 
 Config = Mapping[str, Any]
@@ -20,7 +27,7 @@ class InvalidConfig(ValueError):
 
 
 def architecture_of(config: Config) -> Architecture:
-    """The decoder that ``config``, a parsed ``config.json``, describes.
+    """The decoder that `config`, a parsed `config.json`, describes.
 
     Raises:
         NoReference: for a model type, activation or kind of rotary scaling that has no reference.
@@ -29,9 +36,12 @@ def architecture_of(config: Config) -> Architecture:
     model_type = str(config.get("model_type"))
     if model_type not in _FAMILIES:
         raise NoReference(
-            f"no reference decoder for model type {model_type!r}; there are some for {', '.join(sorted(_FAMILIES))}"
+            f"no reference decoder for model type {model_type!r}; there are some for "
+            f"{', '.join(sorted(_FAMILIES))}"
         )
-    given = {key: value for key, value in config.items() if value is not None or key in _NULL_MEANS_NONE}
+    given = {
+        key: value for key, value in config.items() if value is not None or key in _NULL_MEANS_NONE
+    }
     try:
         return _FAMILIES[model_type]({**_DEFAULTS[model_type], **given})
     except KeyError as missing:
@@ -70,39 +80,53 @@ def _mistral(config: Config) -> Architecture:
 
 
 def _phi(config: Config) -> Architecture:
-    """Phi-1.5 and Phi-2 (https://arxiv.org/abs/2309.05463): one LayerNorm feeds attention and MLP in parallel, part of
-    each head is rotated, everything has a bias."""
+    """Phi-1.5 and Phi-2 (https://arxiv.org/abs/2309.05463): one LayerNorm feeds attention and MLP
+    in parallel, part of each head is rotated, everything has a bias."""
     if config.get("qk_layernorm"):
         raise NoReference(
             "`qk_layernorm` is true: no published Phi has it, and the reference does not compute it"
         )
     _, head_dimension = _heads(config)
-    share = float(_rope(config).get("partial_rotary_factor", config.get("partial_rotary_factor", 0.5)))
+    share = float(
+        _rope(config).get("partial_rotary_factor", config.get("partial_rotary_factor", 0.5))
+    )
     return _llama(
         {"rms_norm_eps": 0.0, **config},
         norm=Norm("layer", float(config["layer_norm_eps"])),
         rotary=_rotary(config, int(head_dimension * share)),
         names=Names(
-            output="dense", mlp_norm="", gate="", up="fc1", down="fc2", final_norm="model.final_layernorm"
+            output="dense",
+            mlp_norm="",
+            gate="",
+            up="fc1",
+            down="fc2",
+            final_norm="model.final_layernorm",
         ),
     )
 
 
-_FAMILIES: dict[str, Callable[[Config], Architecture]] = {"llama": _llama, "mistral": _mistral, "phi": _phi}
+_FAMILIES: dict[str, Callable[[Config], Architecture]] = {
+    "llama": _llama,
+    "mistral": _mistral,
+    "phi": _phi,
+}
 
-#: What transformers takes where a published config is silent (its configuration classes' signatures).
 _DEFAULTS: dict[str, Config] = {
     "llama": {"hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 2048},
     "mistral": {
-        "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 131_072, "num_key_value_heads": 8,
+        "hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 131_072,
+        "num_key_value_heads": 8,
         "sliding_window": 4096,
     },
     "phi": {
-        "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "max_position_embeddings": 2048, "partial_rotary_factor": 0.5,
+        "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "max_position_embeddings": 2048,
+        "partial_rotary_factor": 0.5,
     },
 }  # fmt: skip
-#: Fields whose null is an answer, and not a silence.
+"""What transformers takes where a published config is silent (its configuration classes'
+signatures)."""
 _NULL_MEANS_NONE = frozenset({"sliding_window"})
+"""Fields whose null is an answer, and not a silence."""
 
 _ACTIVATION_NAMES = {
     "silu": "silu",
@@ -116,7 +140,9 @@ _ACTIVATION_NAMES = {
 def _activation(config: Config) -> str:
     name = config["hidden_act"]
     if name not in _ACTIVATION_NAMES:
-        raise NoReference(f"`hidden_act` is {name!r}; the reference computes {', '.join(_ACTIVATION_NAMES)}")
+        raise NoReference(
+            f"`hidden_act` is {name!r}; the reference computes {', '.join(_ACTIVATION_NAMES)}"
+        )
     return _ACTIVATION_NAMES[name]
 
 
@@ -126,7 +152,8 @@ def _heads(config: Config) -> tuple[int, int]:
     dimension = config.get("head_dim")
     if heads < 1 or (dimension is None and hidden % heads):
         raise InvalidConfig(
-            f"`num_attention_heads` is {heads}, but should divide `hidden_size`, {hidden}, where there is no `head_dim`"
+            f"`num_attention_heads` is {heads}, but should divide `hidden_size`, {hidden}, where "
+            f"there is no `head_dim`"
         )
     return heads, int(dimension or hidden // heads)
 
@@ -141,7 +168,8 @@ def _key_value_heads(config: Config, heads: int) -> int:
 
 
 def _rope(config: Config) -> Mapping[str, Any]:
-    """Rotary settings: a table of their own since transformers 5, scattered over the config before."""
+    """Rotary settings: a table of their own since transformers 5, scattered over the config
+    before."""
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
@@ -165,4 +193,6 @@ def _rotary(config: Config, dimensions: int) -> Rotary:
             int(settings["original_max_position_embeddings"]),
         )
         return Rotary(theta, dimensions, scaling)
-    raise NoReference(f"the rope type is {kind!r}; the reference computes default, linear and llama3")
+    raise NoReference(
+        f"the rope type is {kind!r}; the reference computes default, linear and llama3"
+    )

@@ -1,4 +1,5 @@
-"""The tensors that a published config stands for, by name and shape: counted from the family's table, not from a model."""
+"""The tensors that a published config stands for, by name and shape: counted from the family's
+table, not from a model."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ Shape = tuple[int, ...]
 
 
 def parameter_shapes(config: Config) -> dict[str, Shape]:
-    """Every parameter of the decoder that ``config``, a parsed ``config.json``, describes, in the order of computation.
+    """Every parameter of the decoder that `config`, a parsed `config.json`, describes, in the order
+    of computation.
 
     A tied head is left out, as checkpoints leave it out.
 
@@ -68,7 +70,8 @@ def _none(_: Config) -> dict[str, bool]:
 
 def _as_told(config: Config) -> dict[str, bool]:
     return {
-        "attention": bool(config.get("attention_bias")), "mlp": bool(config.get("mlp_bias")), "head": False
+        "attention": bool(config.get("attention_bias")), "mlp": bool(config.get("mlp_bias")),
+        "head": False
     }  # fmt: skip
 
 
@@ -76,5 +79,10 @@ def _all(_: Config) -> dict[str, bool]:
     return {"attention": True, "mlp": True, "head": True}
 
 
-#: Which matrices have a bias, by model type: Llama's published configs may say so, Mistral has none, Phi has all.
-_BIASED: dict[str, Callable[[Config], dict[str, bool]]] = {"llama": _as_told, "mistral": _none, "phi": _all}
+_BIASED: dict[str, Callable[[Config], dict[str, bool]]] = {
+    "llama": _as_told,
+    "mistral": _none,
+    "phi": _all,
+}
+"""Which matrices have a bias, by model type: Llama's published configs may say so, Mistral has
+none, Phi has all."""

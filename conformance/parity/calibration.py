@@ -1,7 +1,8 @@
 """How far correct computations stray: the measurements that the gates' bounds rest on.
 
-Reordering a model's residual and feed-forward channels leaves its mathematics exact and changes every rounding. Each such
-variant, run by transformers' own classes, is legitimate; what the gates read on many of them is what a bound must admit.
+Reordering a model's residual and feed-forward channels leaves its mathematics exact and changes
+every rounding. Each such variant, run by transformers' own classes, is legitimate; what the gates
+read on many of them is what a bound must admit.
 """
 
 from __future__ import annotations
@@ -44,17 +45,17 @@ BOUNDS = {
     "module ratio": MODULE_RATIO,
     "one minus cosine of gradients": 1 - GRADIENT_COSINE,
 }
-#: One of each architecture among the recipes; their other ids differ in size alone.
 FAMILIES = ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "microsoft/phi-2")
+"""One of each architecture among the recipes; their other ids differ in size alone."""
 _ATTENTIONS = ("eager", "sdpa")
-#: Rows of the vocabulary: enough logits for a ratio, few enough for hundreds of variants.
 _VOCABULARY = 512
+"""Rows of the vocabulary: enough logits for a ratio, few enough for hundreds of variants."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What one gate read over all variants. ``false_alarm_bound`` is the 95 % upper bound on the share of legitimate
-    variants that the gate would refuse."""
+    """What one gate read over all variants. `false_alarm_bound` is the 95 % upper bound on the
+    share of legitimate variants that the gate would refuse."""
 
     bound: float
     worst: float
@@ -66,7 +67,8 @@ class Reading:
 
 
 def variants(count: int, seed: int = 0) -> Iterator[dict[str, float]]:
-    """What each gate reads on ``count`` legitimate variants, evenly over families and attention implementations."""
+    """What each gate reads on `count` legitimate variants, evenly over families and attention
+    implementations."""
     recipes = known_recipes()
     kinds = cycle((hub_id, attention) for attention in _ATTENTIONS for hub_id in FAMILIES)
     for number, (hub_id, attention) in zip(range(count), kinds, strict=False):
@@ -74,10 +76,11 @@ def variants(count: int, seed: int = 0) -> Iterator[dict[str, float]]:
 
 
 def readings(measured: Iterable[Mapping[str, float]]) -> dict[str, Reading]:
-    """Each gate's reading over what :func:`variants` measured."""
+    """Each gate's reading over what `variants` measured."""
     rows = list(measured)
     return {
-        gate: _reading([row[gate] for row in rows if gate in row], bound) for gate, bound in BOUNDS.items()
+        gate: _reading([row[gate] for row in rows if gate in row], bound)
+        for gate, bound in BOUNDS.items()
     }
 
 
@@ -108,16 +111,21 @@ def shipped_calibrations() -> dict[str, dict[str, Any]]:
 def reordered(
     weights: Mapping[str, torch.Tensor], architecture: Architecture, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """The same model with its residual channels, and each layer's feed-forward channels, in another order."""
+    """The same model with its residual channels, and each layer's feed-forward channels, in another
+    order."""
     names = architecture.names
     residual = torch.randperm(architecture.hidden, generator=generator)
     changed = dict(weights)
 
-    def reorder(path: str, *, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None) -> None:
+    def reorder(
+        path: str, *, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None
+    ) -> None:
         for name in (f"{path}.weight", f"{path}.bias"):
             if name in changed:
                 tensor = changed[name] if rows is None else changed[name][rows]
-                changed[name] = tensor[:, columns] if columns is not None and tensor.dim() == 2 else tensor
+                changed[name] = (
+                    tensor[:, columns] if columns is not None and tensor.dim() == 2 else tensor
+                )
 
     for index in range(architecture.layers):
         layer = f"{names.layers}.{index}"
@@ -175,8 +183,8 @@ def _measure(recipe: Recipe, attention: str, seed: int) -> dict[str, float]:
 
 
 def _far_share(llm: Any, reference: Reference, seed: int) -> dict[str, float]:
-    """The error at the last published positions over what float32 angles are off there; nothing where far positions are
-    refused, as transformers 4.40.1 does."""
+    """The error at the last published positions over what float32 angles are off there; nothing
+    where far positions are refused, as transformers 4.40.1 does."""
     ids = drawn_ids(_VOCABULARY, 64, seed)
     positions = reference.architecture.positions - 64 + torch.arange(64)[None]
     decoder = reference.decoder()

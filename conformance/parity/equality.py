@@ -1,8 +1,9 @@
 """When two float32 computations of the same mathematics count as equal.
 
-On one thread the references give the same bits sharded, checkpointed and plain (measured on transformers 4.40.1 and 5.23,
-torch 2.13). Where sums are reordered, by threads or by more ranks, correct backbones differ by a relative RMS of 5e-8 to
-1e-5; a parameter that is left out or used twice differs by its own size.
+On one thread the references give the same bits sharded, checkpointed and plain (measured on
+transformers 4.40.1 and 5.23, torch 2.13). Where sums are reordered, by threads or by more ranks,
+correct backbones differ by a relative RMS of 5e-8 to 1e-5; a parameter that is left out or used
+twice differs by its own size.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import torch
 
 from conformance.parity.gates import NEGLIGIBLE_GRADIENT
 
-#: The largest legitimate relative RMS known is 1e-5; the bound leaves a factor of ten.
 GRADIENT_RELATIVE_RMS = 1e-4
+"""The largest legitimate relative RMS known is 1e-5; the bound leaves a factor of ten."""
 
 
 def relative_rms(observed: torch.Tensor, expected: torch.Tensor) -> float:
-    """RMS of the difference over RMS of ``expected``; infinite where the shapes differ or ``expected`` is zero and
-    ``observed`` is not."""
+    """RMS of the difference over RMS of `expected`; infinite where the shapes differ or `expected`
+    is zero and `observed` is not."""
     if observed.shape != expected.shape:
         return float("inf")
     difference = (observed.double() - expected.double()).pow(2).mean().sqrt().item()
@@ -39,8 +40,8 @@ def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def gradient_angles(
     observed: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 ) -> dict[str, float]:
-    """One minus the cosine between the gradients of each parameter whose expected one is not negligible; a gradient that is
-    missing counts as zero."""
+    """One minus the cosine between the gradients of each parameter whose expected one is not
+    negligible; a gradient that is missing counts as zero."""
     largest = max(float(gradient.norm()) for gradient in expected.values())
     return {
         name: 1

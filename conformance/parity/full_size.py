@@ -1,8 +1,8 @@
 """Parity at the published size in the memory of one layer.
 
-What computes is the subject's own model class; how it calls its layers, with which masks and angles, is the library's business.
-Each layer's weights are made once, and serve the subject in float32 and in half precision, the float64 reference and the
-half-precision one."""
+What computes is the subject's own model class; how it calls its layers, with which masks and
+angles, is the library's business. Each layer's weights are made once, and serve the subject in
+float32 and in half precision, the float64 reference and the half-precision one."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from conformance.parity.modules import forced, hidden_in
 from conformance.parity.reference import prefix_of
 from conformance.parity.streaming import Config, OneLayer, on_meta
 
-#: Elements that are cast to float64 together, 64 MiB.
 _WIDENED_AT_ONCE = 1 << 23
+"""Elements that are cast to float64 together, 64 MiB."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One number. ``gate`` is ``semantics`` (relative RMS, float32) or ``ratio`` (rounding ratio, half precision); ``path`` is
-    the module's in the checkpoint, and ``what`` says whether its output or what it is given was measured."""
+    """One number. `gate` is `semantics` (relative RMS, float32) or `ratio` (rounding ratio, half
+    precision); `path` is the module's in the checkpoint, and `what` says whether its output or what
+    it is given was measured."""
 
     gate: str
     path: str
@@ -56,14 +57,16 @@ def full_size_parity(
     attention: str,
     announce: Callable[[str], None] = lambda step: None,
 ) -> Iterator[Measured]:
-    """Run ``model_class`` on ``ids``, (1, sequence), one layer at a time, and measure each module against the reference's.
+    """Run `model_class` on `ids`, (1, sequence), one layer at a time, and measure each module
+    against the reference's.
 
-    Every module is given what the float64 reference hands to it, rounded to the half-precision dtype of ``weights``: the
-    same numbers in every dtype. Measured in the order of computation, what a layer holds before the layer itself, and, in
-    float32, what the model would have handed to each module on its own.
+    Every module is given what the float64 reference hands to it, rounded to the half-precision
+    dtype of `weights`: the same numbers in every dtype. Measured in the order of computation, what
+    a layer holds before the layer itself, and, in float32, what the model would have handed to each
+    module on its own.
 
     Raises:
-        NoReference, InvalidConfig: as :func:`conformance.oracle.architecture_of`.
+        NoReference, InvalidConfig: as `conformance.oracle.architecture_of`.
     """
     architecture = architecture_of(config)
     names = architecture.names
@@ -94,7 +97,9 @@ def full_size_parity(
     given[names.head] = normed.to(half)
     truth.made[names.head] = teacher.head(given[names.head].double())
     own.made[names.head] = pupil.head(given[names.head])
-    yield from _held_to_both_gates(truth, own, *(subject.outside(ids, given) for subject in subjects))
+    yield from _held_to_both_gates(
+        truth, own, *(subject.outside(ids, given) for subject in subjects)
+    )
 
     for index in range(architecture.layers):
         announce(f"layer {index} of {architecture.layers}")
@@ -103,15 +108,20 @@ def full_size_parity(
         given[f"{names.layers}.{index}"] = hidden
         made = teacher.layer(index, hidden.double(), place, truth)
         pupil.layer(index, hidden, place, own)
-        yield from _held_to_both_gates(truth, own, *(subject.layer(index, given) for subject in subjects))
+        yield from _held_to_both_gates(
+            truth, own, *(subject.layer(index, given) for subject in subjects)
+        )
         hidden = made.to(half)
 
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """While the body runs torch uses every core that the process may: full-size matrices pay for threads."""
+    """While the body runs torch uses every core that the process may: full-size matrices pay for
+    threads."""
     before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     torch.set_num_threads(max(before, cores))
     try:
         yield
@@ -120,7 +130,8 @@ def all_cores() -> Iterator[None]:
 
 
 class _ForcedDecoder(Decoder):
-    """A reference decoder each of whose modules is given what ``force`` makes of what arrives at its path."""
+    """A reference decoder each of whose modules is given what `force` makes of what arrives at its
+    path."""
 
     def __init__(
         self,
@@ -148,22 +159,33 @@ class _ForcedDecoder(Decoder):
         of_layer = path.count(".") == self.architecture.names.layers.count(".") + 2
         return super().norm(path, self._force(path, hidden) if of_layer else hidden)
 
-    def linear(self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
+    def linear(
+        self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
         weight = self._weights[f"{path}.weight"]
         if rows is not None or weight.dtype == self.precision.working:
             return super().linear(path, hidden, rows)
         at_once = max(1, _WIDENED_AT_ONCE // weight.shape[1])
-        parts = [functional.linear(hidden, self._wide.copy(block)) for block in torch.split(weight, at_once)]
+        parts = [
+            functional.linear(hidden, self._wide.copy(block))
+            for block in torch.split(weight, at_once)
+        ]
         product = torch.cat(parts, dim=-1)
         bias = f"{path}.bias"
         return product + self._weights[bias].to(product.dtype) if bias in self._weights else product
 
 
 class _Streamed:
-    """The model class at full size, its parameters on the meta device but for those of the module that computes."""
+    """The model class at full size, its parameters on the meta device but for those of the module
+    that computes."""
 
     def __init__(
-        self, model_class: Any, config: Config, weights: OneLayer, architecture: Architecture, attention: str
+        self,
+        model_class: Any,
+        config: Config,
+        weights: OneLayer,
+        architecture: Architecture,
+        attention: str,
     ) -> None:
         from accelerate.hooks import attach_align_device_hook
 
@@ -176,7 +198,7 @@ class _Streamed:
         )
 
     def cast(self, dtype: torch.dtype) -> None:
-        """From now on compute in ``dtype``; buffers stay float32, as under FSDP's mixed precision."""
+        """From now on compute in `dtype`; buffers stay float32, as under FSDP's mixed precision."""
         self._weights.dtype = dtype
         cast_parameters(self.llm, dtype)
 
@@ -191,14 +213,15 @@ class _StreamedIn:
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def outside(self, ids: torch.Tensor, given: Mapping[str, torch.Tensor]) -> _Passed:
-        """What the embedding makes, and the final norm and the head of ``given``. The layers are passed over: how the
-        library calls them is kept for :meth:`layer`."""
+        """What the embedding makes, and the final norm and the head of `given`. The layers are
+        passed over: how the library calls them is kept for `layer`."""
         trace, llm = _Passed(), self._model.llm
         self._model.cast(self._dtype)
 
         def pass_over(*args: Any, **kwargs: Any) -> Any:
             self._calls.append((args, kwargs))
-            # Older releases unpack a layer's output, newer ones hand it on, to where its place is taken by what is given.
+            # Older releases unpack a layer's output, newer ones hand it on, to where its place is
+            # taken by what is given.
             return (hidden_in(*self._calls[0]),)
 
         with ExitStack() as stack:
@@ -211,19 +234,23 @@ class _StreamedIn:
         return trace
 
     def layer(self, index: int, given: Mapping[str, torch.Tensor]) -> _Passed:
-        """One layer, called as the library called it, with the modules at the paths of ``given`` given those tensors: what
-        would have arrived at those within it, and what they make."""
+        """One layer, called as the library called it, with the modules at the paths of `given`
+        given those tensors: what would have arrived at those within it, and what they make."""
         trace, own = _Passed(), self._own(given)
         self._model.cast(self._dtype)
         args, kwargs = self._calls[index]
 
         def keep(path: str) -> Callable[..., None]:
-            return lambda module, args, kwargs: trace.arrived.update({path: hidden_in(args, kwargs)})
+            return lambda module, args, kwargs: trace.arrived.update(
+                {path: hidden_in(args, kwargs)}
+            )
 
         with ExitStack() as hooks:
             for path in own.keys() - {f"{self._names.layers}.{index}"}:
                 module = self._model.llm.get_submodule(self._model.prefix + path)
-                hooks.callback(module.register_forward_pre_hook(keep(path), with_kwargs=True).remove)
+                hooks.callback(
+                    module.register_forward_pre_hook(keep(path), with_kwargs=True).remove
+                )
             hooks.enter_context(forced(self._model.llm, self._model.prefix, own, trace.made))
             self._model.layers[index](*args, **kwargs)
         return trace
@@ -241,14 +268,17 @@ class _StreamedIn:
 
 
 class _ForModel(Mapping[str, torch.Tensor]):
-    """Weights under the names of a model, in ``dtype``. Matrices share scratch memory: a module has each kind once."""
+    """Weights under the names of a model, in `dtype`. Matrices share scratch memory: a module has
+    each kind once."""
 
     def __init__(self, weights: OneLayer, prefix: str, architecture: Architecture) -> None:
         self.dtype = torch.float32
         self._weights = weights
         self._prefix = prefix
         names = architecture.names
-        self._tied = {f"{names.head}.weight": f"{names.embedding}.weight"} if architecture.tied else {}
+        self._tied = (
+            {f"{names.head}.weight": f"{names.embedding}.weight"} if architecture.tied else {}
+        )
         self._scratch: dict[tuple[str, torch.dtype], _Scratch] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -291,10 +321,14 @@ class _Passed:
         self.arrived[path], self.made[path] = arrived, made
 
 
-def _held_to_both_gates(truth: _Passed, own: _Passed, exact: _Passed, rounded: _Passed) -> Iterator[Measured]:
+def _held_to_both_gates(
+    truth: _Passed, own: _Passed, exact: _Passed, rounded: _Passed
+) -> Iterator[Measured]:
     for path, made in truth.made.items():
         if path in exact.arrived:
-            yield Measured("semantics", path, relative_rms(exact.arrived[path], truth.arrived[path]), "input")
+            yield Measured(
+                "semantics", path, relative_rms(exact.arrived[path], truth.arrived[path]), "input"
+            )
         if path in exact.made:
             yield Measured("semantics", path, relative_rms(exact.made[path], made))
             yield Measured("ratio", path, rounding_ratio(rounded.made[path], made, own.made[path]))

@@ -1,7 +1,7 @@
 """The three gates that say whether two forward passes compute the same thing.
 
-No bound is tuned by hand: each was calibrated on legitimate variants of one computation (:mod:`conformance.parity.calibration`
-runs it again; the data lies in ``fixtures/calibration``).
+No bound is tuned by hand: each was calibrated on legitimate variants of one computation
+(`conformance.parity.calibration` runs it again; the data lies in `fixtures/calibration`).
 """
 
 from __future__ import annotations
@@ -10,40 +10,49 @@ from typing import Any
 
 import torch
 
-#: Counts the changes to a bound, or to what it is measured on; the shipped data names it.
 CALIBRATION = 1
-#: Gate 1, semantics: relative RMS of a float64 or float32 subject against the float64 reference. Correct Hugging Face code
-#: stays below 3.2e-6, as its norms and angles are float32 in any case; a rotary theta off by one per cent is at 9.8e-5.
+"""Counts the changes to a bound, or to what it is measured on; the shipped data names it."""
 SEMANTICS = 1e-5
-#: Gate 1 holds as it stands up to this position; farther out the float32 angles themselves are off, in proportion.
+"""Gate 1, semantics: relative RMS of a float64 or float32 subject against the float64 reference.
+Correct Hugging Face code stays below 3.2e-6, as its norms and angles are float32 in any case; a
+rotary theta off by one per cent is at 9.8e-5."""
 EXACT_POSITIONS = 1024
-#: How much of an angle's error may show in the logits.
+"""Gate 1 holds as it stands up to this position; farther out the float32 angles themselves are off,
+in proportion."""
 ANGLE_SENSITIVITY = 0.5
-#: Gate 2, rounding: error of a half-precision subject over the reference's own in the same dtype.
+"""How much of an angle's error may show in the logits."""
 ROUNDING_RATIO = 1.15
-#: Gate 3, modules: the same for one module that is given the reference's input.
+"""Gate 2, rounding: error of a half-precision subject over the reference's own in the same dtype.
+"""
 MODULE_RATIO = 1.15
-#: Cosine between a parameter's gradient in half precision and in float32.
+"""Gate 3, modules: the same for one module that is given the reference's input."""
 GRADIENT_COSINE = 0.99
-#: Of the largest parameter gradient's norm: what is smaller is rounding alone, such as keys' biases, which cancel.
+"""Cosine between a parameter's gradient in half precision and in float32."""
 NEGLIGIBLE_GRADIENT = 1e-4
-#: Peak memory of a forward over its analytic figure, either way.
+"""Of the largest parameter gradient's norm: what is smaller is rounding alone, such as keys'
+biases, which cancel."""
 MEMORY_RATIO = 1.05
-#: Shorter sequences have too few logits, or too short sums, for gate 2 to see what it should.
+"""Peak memory of a forward over its analytic figure, either way."""
 ROUNDING_LENGTH = 512
+"""Shorter sequences have too few logits, or too short sums, for gate 2 to see what it should."""
 
 
 def semantics_bound(position: int) -> float:
-    """Gate 1's bound for a sequence that ends at ``position``.
+    """Gate 1's bound for a sequence that ends at `position`.
 
-    An angle of p radians is off by up to p · 2⁻²⁴ in float32; how much of that shows in the logits is calibrated.
+    An angle of p radians is off by up to p · 2⁻²⁴ in float32; how much of that shows in the logits
+    is calibrated.
     """
-    return SEMANTICS if position <= EXACT_POSITIONS else SEMANTICS + ANGLE_SENSITIVITY * position * 2.0**-24
+    return (
+        SEMANTICS
+        if position <= EXACT_POSITIONS
+        else SEMANTICS + ANGLE_SENSITIVITY * position * 2.0**-24
+    )
 
 
 def conditions(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """What a gate's reading was taken under, for the record: the calibration of its bound, and what the subject computed in
-    and on."""
+    """What a gate's reading was taken under, for the record: the calibration of its bound, and what
+    the subject computed in and on."""
     return {
         "calibration": CALIBRATION,
         "dtype": str(dtype).removeprefix("torch."),
@@ -57,9 +66,11 @@ def rms(tensor: torch.Tensor) -> float:
 
 
 def rounding_ratio(observed: torch.Tensor, exact: torch.Tensor, rounded: torch.Tensor) -> float:
-    """RMS error of ``observed`` over that of ``rounded``, the reference in the same dtype, both against ``exact``.
+    """RMS error of `observed` over that of `rounded`, the reference in the same dtype, both against
+    `exact`.
 
-    Where the reference makes no error at all (an embedding, say) nothing but the same values has the ratio 1.
+    Where the reference makes no error at all (an embedding, say) nothing but the same values has
+    the ratio 1.
     """
     error, own = rms(observed.double() - exact.double()), rms(rounded.double() - exact.double())
     if own == 0:

@@ -1,4 +1,5 @@
-"""How the installed transformers is asked, whichever release it is: configs, dtypes, attention implementations."""
+"""How the installed transformers is asked, whichever release it is: configs, dtypes, attention
+implementations."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch
 
 
 def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
-    """The transformers config object of a parsed ``config.json``, without token ids that a smaller vocabulary has not."""
+    """The transformers config object of a parsed `config.json`, without token ids that a smaller
+    vocabulary has not."""
     import transformers
 
     no_tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
@@ -27,7 +29,8 @@ def text_config(llm: Any) -> Any:
 
 
 def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The argument by which the installed transformers is told the dtype to load or build a model in."""
+    """The argument by which the installed transformers is told the dtype to load or build a model
+    in."""
     import transformers
 
     # https://github.com/huggingface/transformers/pull/39782: `torch_dtype` became `dtype`.
@@ -36,15 +39,19 @@ def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def unround_buffers(llm: Any) -> None:
-    """Give rotary tables that were rounded because the model was loaded in half precision their digits back.
+    """Give rotary tables that were rounded because the model was loaded in half precision their
+    digits back.
 
-    Before transformers 4.48 some are made in the dtype of loading, and `.to(float32)` keeps what rounding left. A buffer is
-    exchanged only for one that its class makes in float32 and that rounds to the very same bits, so that a wrong one stays.
+    Before transformers 4.48 some are made in the dtype of loading, and `.to(float32)` keeps what
+    rounding left. A buffer is exchanged only for one that its class makes in float32 and that
+    rounds to the very same bits, so that a wrong one stays.
     """
     half = {
         name: buffer
         for name, buffer in llm.named_buffers()
-        if name not in llm.state_dict() and buffer.dtype.is_floating_point and buffer.dtype.itemsize == 2
+        if name not in llm.state_dict()
+        and buffer.dtype.is_floating_point
+        and buffer.dtype.itemsize == 2
     }
     if not half or not hasattr(type(llm), "_from_config"):
         return
@@ -58,7 +65,8 @@ def unround_buffers(llm: Any) -> None:
 
 
 def attentions_of(llm: Any) -> tuple[str, ...]:
-    """The attention implementations that the model's class has and the machine can run, the installed flash-attn included."""
+    """The attention implementations that the model's class has and the machine can run, the
+    installed flash-attn included."""
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     has_sdpa = getattr(type(llm), "_supports_sdpa", True)
@@ -74,11 +82,11 @@ def attentions_of(llm: Any) -> tuple[str, ...]:
 
 @contextmanager
 def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> Iterator[Any]:
-    """``llm`` with this attention while the body runs: itself where it has it or can switch, else (before transformers 4.48)
-    built anew with the same tensors.
+    """`llm` with this attention while the body runs: itself where it has it or can switch, else
+    (before transformers 4.48) built anew with the same tensors.
 
-    What is built anew lacks what was done to ``llm`` after it was built; with ``comparable`` either all implementations are
-    had by switching, or all are built anew.
+    What is built anew lacks what was done to `llm` after it was built; with `comparable` either all
+    implementations are had by switching, or all are built anew.
     """
     before = llm.config._attn_implementation
     switches = hasattr(llm, "set_attn_implementation")
@@ -101,6 +109,7 @@ def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> 
 
 
 def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Cast the parameters alone, as FSDP's mixed precision with float32 buffers does; `.to()` would cast buffers too."""
+    """Cast the parameters alone, as FSDP's mixed precision with float32 buffers does; `.to()` would
+    cast buffers too."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)

@@ -1,7 +1,9 @@
-"""One module at a time, teacher-forced: each is given the reference's input, so that no error is handed on.
+"""One module at a time, teacher-forced: each is given the reference's input, so that no error is
+handed on.
 
-The model runs as it always does; hooks replace what goes into a module and keep what comes out. How the library calls its
-modules, with which masks and angles, is the library's business, on every version of it.
+The model runs as it always does; hooks replace what goes into a module and keep what comes out. How
+the library calls its modules, with which masks and angles, is the library's business, on every
+version of it.
 """
 
 from __future__ import annotations
@@ -26,18 +28,24 @@ def module_errors(
     place: Place,
     precision: Precision | None = None,
 ) -> dict[str, float]:
-    """Each module's error by its path in the model, in the order of computation; a layer stands after what it holds.
+    """Each module's error by its path in the model, in the order of computation; a layer stands
+    after what it holds.
 
-    ``run`` calls the model on the batch that ``embedded`` (batch, sequence, hidden) and ``place`` describe. With a
-    ``precision`` the errors are ratios to the reference module's own in that dtype (gate 3), without one they are relative
-    RMS (gate 1). Padding is left out. Modules that the model does not have under these names are left out too.
+    `run` calls the model on the batch that `embedded` (batch, sequence, hidden) and `place`
+    describe. With a `precision` the errors are ratios to the reference module's own in that dtype
+    (gate 3), without one they are relative RMS (gate 1). Padding is left out. Modules that the
+    model does not have under these names are left out too.
     """
     exact = reference.decoder(FLOAT64)
     inputs: dict[str, torch.Tensor] = {}
-    exact.logits(embedded, place, lambda path, given, made: inputs.setdefault(path, given), tokens=_NO_TOKENS)
+    exact.logits(
+        embedded, place, lambda path, given, made: inputs.setdefault(path, given), tokens=_NO_TOKENS
+    )
     own = set(dict(llm.named_modules()))
     computed = {
-        path: module for path, module in exact.modules(place).items() if reference.prefix + path in own
+        path: module
+        for path, module in exact.modules(place).items()
+        if reference.prefix + path in own
     }
     dtype = next(llm.parameters()).dtype
     given = {path: inputs[path].to(dtype) for path in computed}
@@ -61,7 +69,8 @@ def module_errors(
 
 
 def first_outside(errors: Mapping[str, float], bound: float) -> tuple[str, float] | None:
-    """The first module whose error exceeds ``bound``, innermost first, and that error; None if all are within."""
+    """The first module whose error exceeds `bound`, innermost first, and that error; None if all
+    are within."""
     return next(((path, error) for path, error in errors.items() if not error <= bound), None)
 
 
@@ -74,8 +83,9 @@ def error_growth(
     place: Place,
     precision: Precision,
 ) -> list[dict[str, Any]]:
-    """How errors add up from layer to layer: relative RMS of each layer's output against float64, in the model and in the
-    reference run in the same dtype, each with its own inputs. Arguments as in :func:`module_errors`."""
+    """How errors add up from layer to layer: relative RMS of each layer's output against float64,
+    in the model and in the reference run in the same dtype, each with its own inputs. Arguments as
+    in `module_errors`."""
     exact, own = (
         _layer_outputs(reference, FLOAT64, embedded, place),
         _layer_outputs(reference, precision, embedded, place),
@@ -104,7 +114,9 @@ def _layer_outputs(
 ) -> dict[str, torch.Tensor]:
     outputs: dict[str, torch.Tensor] = {}
     reference.decoder(precision).hidden(
-        embedded, place, lambda path, given, made: outputs.update({path: made} if _is_layer(path) else {})
+        embedded,
+        place,
+        lambda path, given, made: outputs.update({path: made} if _is_layer(path) else {}),
     )
     return outputs
 
@@ -124,7 +136,8 @@ def _keep(made: dict[str, torch.Tensor], path: str) -> Callable[..., None]:
 def forced(
     llm: Any, prefix: str, given: Mapping[str, torch.Tensor], made: dict[str, torch.Tensor]
 ) -> Iterator[None]:
-    """While the body runs, the modules at the paths of ``given`` are given those tensors, and ``made`` gets their outputs."""
+    """While the body runs, the modules at the paths of `given` are given those tensors, and `made`
+    gets their outputs."""
 
     def give(path: str) -> Callable[..., Any]:
         def replace_input(module: Any, args: Any, kwargs: Any) -> Any:
@@ -144,7 +157,8 @@ def forced(
 
 
 def hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
-    """The hidden states that a module is called with: its first tensor, by place or by whatever name."""
+    """The hidden states that a module is called with: its first tensor, by place or by whatever
+    name."""
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
 
 

@@ -12,7 +12,7 @@ from conformance.parity.library import library_config
 
 
 def drawn_ids(vocabulary: int, length: int, seed: int) -> torch.Tensor:
-    """Ids over the whole vocabulary, ``(1, length)``."""
+    """Ids over the whole vocabulary, `(1, length)`."""
     return torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(seed))
 
 
@@ -22,7 +22,8 @@ def held_bytes(model: torch.nn.Module) -> int:
 
 
 def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
-    """A float32 model of a parsed ``config.json`` with probe weights of this seed, in ``eval()``, on the attention named."""
+    """A float32 model of a parsed `config.json` with probe weights of this seed, in `eval()`, on
+    the attention named."""
     with torch.random.fork_rng(devices=[]):
         llm = model_class._from_config(  # type: ignore[attr-defined]
             library_config(config), attn_implementation=attention

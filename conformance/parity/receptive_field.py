@@ -15,8 +15,8 @@ from conformance.parity.library import library_config
 from conformance.parity.modules import hidden_in, with_hidden
 from conformance.parity.reference import Reference
 
-#: The library's way of counting is measured with this window, in a sequence of this length.
 _WINDOW = 16
+"""The library's way of counting is measured with this window, in a sequence of this length."""
 _LENGTH = 48
 _WIDEST = 512
 
@@ -24,10 +24,12 @@ _WIDEST = 512
 def keys_seen(
     run: Callable[[torch.Tensor], Any], layers: Sequence[torch.nn.Module], ids: torch.Tensor
 ) -> tuple[tuple[int, ...], ...]:
-    """For each of ``layers``, on which positions of its input the last position of its output depends.
+    """For each of `layers`, on which positions of its input the last position of its output
+    depends.
 
-    ``run`` calls the model on ``ids``, of shape (1, sequence). An entry lists the ages of the positions seen: 0 is the last
-    position itself. A share of attention that is masked is exactly zero, and so is its gradient.
+    `run` calls the model on `ids`, of shape (1, sequence). An entry lists the ages of the positions
+    seen: 0 is the last position itself. A share of attention that is masked is exactly zero, and so
+    is its gradient.
     """
     inputs: dict[int, torch.Tensor] = {}
     outputs: dict[int, torch.Tensor] = {}
@@ -40,7 +42,10 @@ def keys_seen(
         def keep(module: Any, args: Any, output: Any) -> None:
             outputs[index] = output[0] if isinstance(output, tuple) else output
 
-        return [layer.register_forward_pre_hook(detach, with_kwargs=True), layer.register_forward_hook(keep)]
+        return [
+            layer.register_forward_pre_hook(detach, with_kwargs=True),
+            layer.register_forward_hook(keep),
+        ]
 
     with ExitStack() as hooks, torch.enable_grad():
         for index, layer in enumerate(layers):
@@ -51,10 +56,12 @@ def keys_seen(
 
 
 def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ...] | None:
-    """How many keys a query of each layer sees at most, in transformers' own class under this config; None for all.
+    """How many keys a query of each layer sees at most, in transformers' own class under this
+    config; None for all.
 
-    It is measured, on an untrained model with the attention of ``llm``: releases differ by one in how they count. None in
-    place of the whole where transformers has no class of its own for the config.
+    It is measured, on an untrained model with the attention of `llm`: releases differ by one in how
+    they count. None in place of the whole where transformers has no class of its own for the
+    config.
     """
     config = config.get("text_config", config)
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
@@ -72,10 +79,10 @@ def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ..
 
 
 def reference_as_installed(llm: Any, config: Mapping[str, Any]) -> Reference:
-    """The reference for ``llm``, with windows as the installed library counts them.
+    """The reference for `llm`, with windows as the installed library counts them.
 
     Raises:
-        NoReference, InvalidConfig: as :meth:`Reference.of`.
+        NoReference, InvalidConfig: as `Reference.of`.
     """
     reference = Reference.of(llm, config)
     if not any(reference.architecture.windows):
@@ -91,7 +98,9 @@ def _keys_seen_in_library(config: str, attention: str) -> tuple[int | None, ...]
     try:
         model_config = library_config(json.loads(config), vocab_size=2 * _LENGTH)
         with torch.random.fork_rng(devices=[]):
-            model = transformers.AutoModelForCausalLM.from_config(model_config, attn_implementation=attention)
+            model = transformers.AutoModelForCausalLM.from_config(
+                model_config, attn_implementation=attention
+            )
     # A model type of somebody's own, or an attention that it has not.
     except (ValueError, KeyError, TypeError):
         return None
@@ -99,7 +108,8 @@ def _keys_seen_in_library(config: str, attention: str) -> tuple[int | None, ...]
         (
             list(module)
             for module in model.modules()
-            if isinstance(module, torch.nn.ModuleList) and len(module) == model_config.num_hidden_layers
+            if isinstance(module, torch.nn.ModuleList)
+            and len(module) == model_config.num_hidden_layers
         ),
         None,
     )

@@ -1,4 +1,5 @@
-"""The reference decoder of one model: the architecture that its checkpoint's config describes, over the model's weights."""
+"""The reference decoder of one model: the architecture that its checkpoint's config describes, over
+the model's weights."""
 
 from __future__ import annotations
 
@@ -9,12 +10,20 @@ from typing import Any
 
 import torch
 
-from conformance.oracle import FLOAT64, Architecture, Decoder, InvalidConfig, Precision, architecture_of
+from conformance.oracle import (
+    FLOAT64,
+    Architecture,
+    Decoder,
+    InvalidConfig,
+    Precision,
+    architecture_of,
+)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What ``llm`` should compute. ``prefix`` is what stands before the checkpoint's names in the model's own."""
+    """What `llm` should compute. `prefix` is what stands before the checkpoint's names in the
+    model's own."""
 
     architecture: Architecture
     weights: Mapping[str, torch.Tensor]
@@ -22,7 +31,7 @@ class Reference:
 
     @classmethod
     def of(cls, llm: Any, config: Mapping[str, Any]) -> Reference:
-        """The reference for ``llm`` as ``config``, a parsed ``config.json``, describes it.
+        """The reference for `llm` as `config`, a parsed `config.json`, describes it.
 
         Raises:
             NoReference: for a model type without one.
@@ -44,7 +53,9 @@ class Reference:
 
     def _check_shapes(self) -> None:
         a, names = self.architecture, self.architecture.names
-        expected: dict[str, tuple[int, ...]] = {f"{names.embedding}.weight": (self.vocabulary, a.hidden)}
+        expected: dict[str, tuple[int, ...]] = {
+            f"{names.embedding}.weight": (self.vocabulary, a.hidden)
+        }
         for index in range(a.layers):
             path = f"{names.layers}.{index}.{names.attention}"
             width, shared = a.heads * a.head_dimension, a.key_value_heads * a.head_dimension
@@ -67,10 +78,15 @@ def prefix_of(llm: Any, architecture: Architecture) -> str:
     """What stands before the checkpoint's names in the model's own.
 
     Raises:
-        InvalidConfig: if the model has no tensor, or several, named like the checkpoint's embedding.
+        InvalidConfig: if the model has no tensor, or several, named like the checkpoint's
+            embedding.
     """
     embedding = f"{architecture.names.embedding}.weight"
-    found = [name.removesuffix(embedding) for name, _ in llm.named_parameters() if name.endswith(embedding)]
+    found = [
+        name.removesuffix(embedding)
+        for name, _ in llm.named_parameters()
+        if name.endswith(embedding)
+    ]
     if len(found) != 1:
         raise InvalidConfig(
             f"{len(found)} parameters of the model are named like `{embedding}`, but should be one"
@@ -89,7 +105,9 @@ class _Prefixed(Mapping[str, torch.Tensor]):
         return self._state[self._prefix + name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name.removeprefix(self._prefix) for name in self._state if name.startswith(self._prefix))
+        return (
+            name.removeprefix(self._prefix) for name in self._state if name.startswith(self._prefix)
+        )
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -1,7 +1,8 @@
-"""Weights at the published size, made or read one layer at a time, and models whose parameters take no memory.
+"""Weights at the published size, made or read one layer at a time, and models whose parameters take
+no memory.
 
-The model is built on the meta device; `accelerate`'s hooks give each of its modules weights as it computes, and take them back
-after.
+The model is built on the meta device; `accelerate`'s hooks give each of its modules weights as it
+computes, and take them back after.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ from conformance.parity.reference import prefix_of
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-#: Writes the values of the tensor with this name into a tensor of its shape.
 Write = Callable[[str, torch.Tensor], None]
+"""Writes the values of the tensor with this name into a tensor of its shape."""
 
-#: Normal values that are drawn once. A prime: wherever a matrix runs over the end, its rows begin at another value.
 _BLOCK = 3_999_971
+"""Normal values that are drawn once. A prime: wherever a matrix runs over the end, its rows begin
+at another value."""
 
 
 class SeededWeights:
     """Probe weights at any size, by name, as fast as memory can be written.
 
-    They spread as those of :mod:`conformance.hub.weights` do. Drawing seven billion values takes minutes, so that one
-    block of them is drawn and copied, scaled, from a place that the seed and the tensor's name decide.
+    They spread as those of `conformance.hub.weights` do. Drawing seven billion values takes
+    minutes, so that one block of them is drawn and copied, scaled, from a place that the seed and
+    the tensor's name decide.
     """
 
     def __init__(self, shapes: Shapes, *, seed: int, vocabulary: int, tied: bool) -> None:
@@ -46,18 +49,22 @@ class SeededWeights:
         self._scaled: dict[tuple[float, torch.dtype], torch.Tensor] = {}
 
     def write(self, name: str, out: torch.Tensor) -> None:
-        """Fill ``out``, of any dtype, with the tensor ``name``, rounded to that dtype."""
+        """Fill `out`, of any dtype, with the tensor `name`, rounded to that dtype."""
         shape = self._shapes[name]
         drawn = distribution(name, shape, vocabulary=self._vocabulary, tied=self._tied)
         generator = torch.Generator().manual_seed(seed_of(self._seed, name))
         if drawn.kind == "norm":
-            out.copy_(torch.rand(shape, generator=generator).mul_(2 * NORM_SPREAD).add_(1 - NORM_SPREAD))
+            out.copy_(
+                torch.rand(shape, generator=generator).mul_(2 * NORM_SPREAD).add_(1 - NORM_SPREAD)
+            )
             return
         start = int(torch.randint(_BLOCK, (), generator=generator))
         own = (1 - SHARED_ROW_SHARE) ** 0.5 if drawn.kind == "rows" else 1.0
         _tile(out.view(-1), self._block(drawn.scale * own, out.dtype), start)
         if drawn.kind == "rows":
-            shared = torch.randn(shape[-1], generator=generator) * (drawn.scale * SHARED_ROW_SHARE**0.5)
+            shared = torch.randn(shape[-1], generator=generator) * (
+                drawn.scale * SHARED_ROW_SHARE**0.5
+            )
             out.add_(shared.to(out.dtype))
 
     @cached_property
@@ -80,8 +87,9 @@ def read_from(checkpoint: Mapping[str, torch.Tensor]) -> Write:
 
 
 class OneLayer(Mapping[str, torch.Tensor]):
-    """Checkpoint name → tensor in ``dtype``, made when asked for. Only those of the layer that was asked for last are kept:
-    the next layer's are written over them, so that a tensor is good until another layer's is asked for.
+    """Checkpoint name → tensor in `dtype`, made when asked for. Only those of the layer that was
+    asked for last are kept: the next layer's are written over them, so that a tensor is good until
+    another layer's is asked for.
 
     What is outside the layers counts as one of them.
     """
@@ -102,7 +110,9 @@ class OneLayer(Mapping[str, torch.Tensor]):
             self._held.clear()
             self._home = home
         if name not in self._held:
-            place = next((place for place, spare in enumerate(self._spare) if spare.shape == shape), None)
+            place = next(
+                (place for place, spare in enumerate(self._spare) if spare.shape == shape), None
+            )
             # Memory that is new to the process costs more time than what is written into it.
             out = torch.empty(shape, dtype=self.dtype) if place is None else self._spare.pop(place)
             self._write(name, out)
@@ -124,13 +134,16 @@ class OneLayer(Mapping[str, torch.Tensor]):
         return tuple(self._held)
 
     def not_finite(self, path: str) -> str | None:
-        """The first tensor in memory, of the module at ``path``, that holds NaN or infinity."""
+        """The first tensor in memory, of the module at `path`, that holds NaN or infinity."""
         own = (name for name in self._held if name.startswith(f"{path}."))
-        return next((name for name in own if not bool(torch.isfinite(self._held[name]).all())), None)
+        return next(
+            (name for name in own if not bool(torch.isfinite(self._held[name]).all())), None
+        )
 
 
 def on_meta(model_class: Any, config: Config, attention: str) -> Any:
-    """A model of a parsed ``config.json`` whose parameters are on the meta device; its buffers are real, and float32."""
+    """A model of a parsed `config.json` whose parameters are on the meta device; its buffers are
+    real, and float32."""
     from accelerate import init_empty_weights
 
     # Older releases compute rotary tables in the dtype that the config names.
@@ -159,8 +172,8 @@ def seeded_model(
     seed: int,
     attention: str = "sdpa",
 ) -> Any:
-    """A whole model of ``shapes``, seeded in ``dtype`` on the device ``on``, in ``eval()``; one tensor at a time is made
-    elsewhere, so that the device needs no more than the model."""
+    """A whole model of `shapes`, seeded in `dtype` on the device `on`, in `eval()`; one tensor at a
+    time is made elsewhere, so that the device needs no more than the model."""
     llm = on_meta(model_class, config, attention)
     prefix = prefix_of(llm, architecture_of(config))
     tied = bool(config.get("tie_word_embeddings"))
@@ -178,8 +191,8 @@ def seeded_model(
 
 @contextmanager
 def _equal_buffers_shared() -> Iterator[None]:
-    """Buffers registered in the body that are equal are one: older releases give every layer its own rotary tables, a
-    gigabyte in all at Mistral's 32,768 positions."""
+    """Buffers registered in the body that are equal are one: older releases give every layer its
+    own rotary tables, a gigabyte in all at Mistral's 32,768 positions."""
     register = torch.nn.Module.register_buffer
     seen: list[torch.Tensor] = []
 
@@ -187,7 +200,11 @@ def _equal_buffers_shared() -> Iterator[None]:
         module: torch.nn.Module, name: str, tensor: torch.Tensor | None, *args: Any, **kwargs: Any
     ) -> None:
         if tensor is not None:
-            equal = (other for other in seen if other.dtype == tensor.dtype and torch.equal(other, tensor))
+            equal = (
+                other
+                for other in seen
+                if other.dtype == tensor.dtype and torch.equal(other, tensor)
+            )
             same = next(equal, None)
             if same is None:
                 seen.append(tensor)
@@ -202,14 +219,15 @@ def _equal_buffers_shared() -> Iterator[None]:
 
 
 def _give_back_freed_memory() -> None:
-    """Have the C library return freed memory to the system: tables that were made and dropped leave 1.7 GiB behind."""
+    """Have the C library return freed memory to the system: tables that were made and dropped leave
+    1.7 GiB behind."""
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # not every C library has it
             ctypes.CDLL(None).malloc_trim(0)
 
 
 def _tile(out: torch.Tensor, block: torch.Tensor, start: int) -> None:
-    """Fill ``out``, one-dimensional, with ``block`` from ``start`` on, again and again."""
+    """Fill `out`, one-dimensional, with `block` from `start` on, again and again."""
     written = 0
     while written < len(out):
         count = min(len(out) - written, len(block) - start)
@@ -218,7 +236,7 @@ def _tile(out: torch.Tensor, block: torch.Tensor, start: int) -> None:
 
 
 def _home_of(name: str) -> str:
-    """The layer that a tensor belongs to, such as ``model.layers.3``; empty where that is none."""
+    """The layer that a tensor belongs to, such as `model.layers.3`; empty where that is none."""
     parts = name.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), -1)
     return ".".join(parts[: number + 1])

@@ -1,4 +1,5 @@
-"""The one chart of a report: how half-precision errors grow from layer to layer, as an SVG that stands in the page."""
+"""The one chart of a report: how half-precision errors grow from layer to layer, as an SVG that
+stands in the page."""
 
 from __future__ import annotations
 
@@ -9,12 +10,12 @@ from typing import Any
 _WIDTH, _HEIGHT = 520, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 96, 12, 24
 
-#: Line by line: the key in the evidence, and how it is drawn.
 _LINES = {"reference": "var(--faint)", "subject": "var(--ink)"}
+"""Line by line: the key in the evidence, and how it is drawn."""
 
 
 def growth_chart(growth: Any) -> str:
-    """An ``<svg>`` element of what ``evidence["error growth"]`` holds; empty for what is no such list.
+    """An `<svg>` element of what `evidence["error growth"]` holds; empty for what is no such list.
 
     Only numbers of the evidence and fixed texts get into it, so it needs no escaping.
     """
@@ -37,18 +38,22 @@ def growth_chart(growth: Any) -> str:
         x, y = point(len(line) - 1, line[-1]).split(",")
         drawn += [
             f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>',
-            f'<text x="{float(x) + 6:.1f}" y="{float(y) + (12 if key == "subject" else 0):.1f}" fill="{colour}">{key}</text>',
+            f'<text x="{float(x) + 6:.1f}" y="{float(y) + (12 if key == "subject" else 0):.1f}" '
+            f'fill="{colour}">{key}</text>',
         ]
     base = _HEIGHT - _BOTTOM
     return "".join(
         [
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" role="img" font-size="12" '
             'aria-label="error after each layer, subject and reference">',
-            f'<path d="M{_LEFT},{_TOP}V{base}H{_WIDTH - _RIGHT}" fill="none" stroke="var(--line)"/>',
-            f'<text x="{_LEFT - 6}" y="{_TOP + 8}" text-anchor="end" fill="var(--faint)">{highest:.2g}</text>',
+            f'<path d="M{_LEFT},{_TOP}V{base}H{_WIDTH - _RIGHT}" fill="none" '
+            f'stroke="var(--line)"/>',
+            f'<text x="{_LEFT - 6}" y="{_TOP + 8}" text-anchor="end" '
+            f'fill="var(--faint)">{highest:.2g}</text>',
             f'<text x="{_LEFT - 6}" y="{base}" text-anchor="end" fill="var(--faint)">0</text>',
             f'<text x="{_LEFT}" y="{_HEIGHT - 6}" fill="var(--faint)">layer 0</text>',
-            f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end" fill="var(--faint)">{len(rows) - 1}</text>',
+            f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 6}" text-anchor="end" '
+            f'fill="var(--faint)">{len(rows) - 1}</text>',
             *drawn,
             "</svg>",
         ]

@@ -1,5 +1,5 @@
-"""The report on the terminal. Its first line is the root cause, its last lines are the verdict and what to
-run next."""
+"""The report on the terminal. Its first line is the root cause, its last lines are the verdict and
+what to run next."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from conformance.report import narrative
 from conformance.verdict.outcomes import ClauseOutcome
 from conformance.verdict.verdict import RootCause, Verdict
 
-_STYLES = {"failed": "bold red", "error": "bold magenta", "not-run": "bold yellow", "blocked": "yellow"}
+_STYLES = {
+    "failed": "bold red",
+    "error": "bold magenta",
+    "not-run": "bold yellow",
+    "blocked": "yellow",
+}
 _LABEL_COLUMNS = 11
 _INDENT = "  "
 _NARROWEST_COLUMNS = 40
@@ -24,8 +29,8 @@ def write_report(
 ) -> None:
     """Print what a person needs to mend the backbone.
 
-    ``deep`` adds tracebacks and logs and cuts nothing off; ``options`` are added to the command suggested at
-    the end.
+    `deep` adds tracebacks and logs and cuts nothing off; `options` are added to the command
+    suggested at the end.
     """
     page = _Page(console, deep)
     for part in (
@@ -58,7 +63,9 @@ class _Page:
     def breakdown(self, verdict: Verdict) -> Iterator[Text]:
         if verdict.assessment.breakdown is None:
             return
-        yield from self._headed("run cut short", "bold red", narrative.one_line(verdict.assessment.breakdown))
+        yield from self._headed(
+            "run cut short", "bold red", narrative.one_line(verdict.assessment.breakdown)
+        )
         last_words = narrative.last_words(verdict)
         if last_words and self._deep:
             yield from self._fact("it wrote", last_words)
@@ -70,7 +77,9 @@ class _Page:
     def cause(self, cause: RootCause) -> Iterator[Text]:
         outcome = cause.outcome
         style = _STYLES.get(outcome.outcome.value, "bold") if cause.denies else "bold yellow"
-        yield from self._headed(f"{outcome.id} {outcome.outcome}", style, narrative.headline(outcome))
+        yield from self._headed(
+            f"{outcome.id} {outcome.outcome}", style, narrative.headline(outcome)
+        )
         yield from self._fact(outcome.level, self._clause(cause))
         for label, text in narrative.evidence_of(outcome, deep=self._deep):
             yield from self._fact(label, text)
@@ -83,13 +92,17 @@ class _Page:
         for reason, outcomes in narrative.unrun_reasons(verdict).items():
             same = reason == narrative.one_line(verdict.assessment.breakdown or "")
             title = f"{len(outcomes)} not run"
-            yield from self._headed(title, _STYLES["not-run"], narrative.listed(outcomes) if same else reason)
+            yield from self._headed(
+                title, _STYLES["not-run"], narrative.listed(outcomes) if same else reason
+            )
             if not same:
                 yield from self._fact("clauses", narrative.listed(outcomes))
 
     def excused(self, verdict: Verdict) -> Iterator[Text]:
         for outcome in narrative.excused(verdict):
-            yield from self._headed(f"{outcome.id} {outcome.outcome}", "yellow", narrative.headline(outcome))
+            yield from self._headed(
+                f"{outcome.id} {outcome.outcome}", "yellow", narrative.headline(outcome)
+            )
             yield from self._fact("because", narrative.excuse_of(outcome))
 
     def notes(self, verdict: Verdict) -> Iterator[Text]:
@@ -98,12 +111,17 @@ class _Page:
 
     def verdict(self, verdict: Verdict) -> Iterator[Text]:
         style = (
-            "bold green" if verdict.result == "PASSED" else "bold yellow" if verdict.certified else "bold red"
+            "bold green"
+            if verdict.result == "PASSED"
+            else "bold yellow"
+            if verdict.certified
+            else "bold red"
         )
-        title = (
-            f"{narrative.one_line(verdict.title)}{' (with warnings)' if verdict.result == 'WARNED' else ''}"
+        warned = " (with warnings)" if verdict.result == "WARNED" else ""
+        title = f"{narrative.one_line(verdict.title)}{warned}"
+        yield from self._headed(
+            title, style, "; ".join(map(narrative.one_line, verdict.reasons_for_denial))
         )
-        yield from self._headed(title, style, "; ".join(map(narrative.one_line, verdict.reasons_for_denial)))
         yield from self._wrapped(
             f"{verdict.tally}; seed {verdict.assessment.seed}, {verdict.assessment.seconds:.1f} s"
         )
@@ -113,7 +131,7 @@ class _Page:
         return f"{narrative.statement_of(cause.outcome)}{kind}".strip()
 
     def _headed(self, head: str, style: str, text: str) -> Iterator[Text]:
-        """``head: text``, the head in colour, further lines indented."""
+        """`head: text`, the head in colour, further lines indented."""
         full = f"{head}: {text}" if text else head
         for number, line in enumerate(self._wrap(full, "", _INDENT * 2)):
             fitted = Text(line)

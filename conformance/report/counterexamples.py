@@ -1,4 +1,5 @@
-"""``counterexamples/<ID>.py``: a script for each failed clause that shows the failure again, and its end."""
+"""`counterexamples/<ID>.py`: a script for each failed clause that shows the failure again, and its
+end."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from conformance.report import narrative
 from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
 from conformance.verdict.verdict import Verdict
 
-#: How every script begins; what begins otherwise in that folder is not ours to replace.
 MARK = '"""Counterexample of '
+"""How every script begins; what begins otherwise in that folder is not ours to replace."""
 
 _WIDTH = 100
 
@@ -52,7 +53,8 @@ def _docstring(outcome: ClauseOutcome) -> str:
         f"{outcome.id} ({outcome.level}): {narrative.statement_of(outcome)}",
         f"observed: {narrative.headline(outcome)}",
         *(f"{label}: {narrative.one_line(text)}" for label, text in narrative.evidence_of(outcome)),
-        "Run it from the directory that `conformance certify` was run in. Exit status: 1 while the clause "
+        "Run it from the directory that `conformance certify` was run in. Exit status: 1 while "
+        "the clause "
         "fails, 0 once it holds.",
     ]
     wrapped = "\n\n".join(
@@ -62,7 +64,7 @@ def _docstring(outcome: ClauseOutcome) -> str:
 
 
 def _literal(text: str) -> str:
-    """``text`` for the inside of a triple-quoted string, in ASCII."""
+    """`text` for the inside of a triple-quoted string, in ASCII."""
     escaped = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
     return escaped.encode("ascii", "backslashreplace").decode("ascii")
 

@@ -1,4 +1,5 @@
-"""What ``--out`` gets: the certificate, the reports made from it, and a script for each failed clause."""
+"""What `--out` gets: the certificate, the reports made from it, and a script for each failed
+clause."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ COUNTEREXAMPLES = "counterexamples"
 
 
 def clear(folder: Path) -> None:
-    """Make ``folder`` if need be, and remove what an earlier run left there: a run that ends without a
-    certificate must not leave one behind.
+    """Make `folder` if need be, and remove what an earlier run left there: a run that ends without
+    a certificate must not leave one behind.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.
@@ -36,8 +37,8 @@ def clear(folder: Path) -> None:
 
 
 def write_all(verdict: Verdict, folder: Path) -> None:
-    """Write the certificate and everything that :func:`write_reports` writes; the certificate comes last, so
-    that where it is, the rest is.
+    """Write the certificate and everything that `write_reports` writes; the certificate comes last,
+    so that where it is, the rest is.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.
@@ -47,7 +48,7 @@ def write_all(verdict: Verdict, folder: Path) -> None:
 
 
 def write_reports(verdict: Verdict, folder: Path) -> None:
-    """Write ``report.html``, ``summary.md``, ``junit.xml`` and ``counterexamples/``.
+    """Write `report.html`, `summary.md`, `junit.xml` and `counterexamples/`.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.

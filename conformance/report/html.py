@@ -1,5 +1,5 @@
-"""``report.html``: one file without scripts or references to others, so that it can be mailed and still be
-read."""
+"""`report.html`: one file without scripts or references to others, so that it can be mailed and
+still be read."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""``junit.xml``, for whatever shows test results in CI.
+"""`junit.xml`, for whatever shows test results in CI.
 
-JUnit knows no warnings: what does not deny the certificate but is not met either is *skipped*, and its
-message says what it is. What denies the certificate is a failure or an error, never a skip, and a last test
-case stands for the certificate itself, so that a file with no failures means exactly that there is one.
+JUnit knows no warnings: what does not deny the certificate but is not met either is *skipped*, and
+its message says what it is. What denies the certificate is a failure or an error, never a skip, and
+a last test case stands for the certificate itself, so that a file with no failures means exactly
+that there is one.
 """
 
 from __future__ import annotations
@@ -42,13 +43,19 @@ def junit(verdict: Verdict) -> str:
         ElementTree.SubElement(properties, "property", {"name": name, "value": value})
     suite.extend(cases)
     ElementTree.indent(root)
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        + ElementTree.tostring(root, encoding="unicode")
+        + "\n"
+    )
 
 
 def _clause(outcome: ClauseOutcome) -> ElementTree.Element:
     area = outcome.id.rpartition("-")[0]
     case = _case(
-        f"{outcome.id} {narrative.statement_of(outcome)}".strip(), f"conformance.{area}", outcome.seconds
+        f"{outcome.id} {narrative.statement_of(outcome)}".strip(),
+        f"conformance.{area}",
+        outcome.seconds,
     )
     if outcome.outcome is Outcome.PASSED:
         return case

@@ -1,4 +1,4 @@
-"""``summary.md``: the verdict for a pull request or a job summary."""
+"""`summary.md`: the verdict for a pull request or a job summary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield f"# {_escaped(verdict.title)}"
     yield ""
     reasons = "; ".join(verdict.reasons_for_denial)
-    yield f"**{verdict.result}**{f' ({_escaped(reasons)})' if reasons else ''}. {_escaped(verdict.tally)}."
+    yield (
+        f"**{verdict.result}**{f' ({_escaped(reasons)})' if reasons else ''}. "
+        f"{_escaped(verdict.tally)}."
+    )
     yield ""
     if verdict.assessment.breakdown is not None:
         yield f"Run cut short: {_escaped(verdict.assessment.breakdown)}."
@@ -40,7 +43,10 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for outcome in verdict.asked:
         statement = _escaped(narrative.statement_of(outcome))
-        yield f"| {_escaped(outcome.id)} | {_escaped(outcome.level)} | {outcome.outcome} | {statement} |"
+        yield (
+            f"| {_escaped(outcome.id)} | {_escaped(outcome.level)} | {outcome.outcome} | "
+            f"{statement} |"
+        )
 
 
 def _cause(cause: RootCause) -> Iterator[str]:
@@ -67,13 +73,13 @@ def _table(rows: dict[str, str]) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """``text`` as Markdown shows it literally, on one line: it comes from the subject and may hold
+    """`text` as Markdown shows it literally, on one line: it comes from the subject and may hold
     anything."""
     return _SPECIAL.sub(r"\\\1", narrative.one_line(text))
 
 
 def _code(text: str) -> str:
-    """``text`` in a code span whose fence is longer than any run of backticks in it."""
+    """`text` in a code span whose fence is longer than any run of backticks in it."""
     text = narrative.one_line(text)
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"

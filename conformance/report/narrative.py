@@ -1,7 +1,7 @@
 """What there is to say about a verdict, whatever the medium it is said in.
 
-A report leads with root causes and sums up under each what it blocked; SHOULDs come after MUSTs, and counts
-come last.
+A report leads with root causes and sums up under each what it blocked; SHOULDs come after MUSTs,
+and counts come last.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from conformance.catalogue import catalogue
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.verdict import RootCause, Verdict
 
-#: Evidence that every failure has beside what was observed, in the order of telling, with what to call it.
 _LEADING_EVIDENCE = {"expected": "should be", "mend": "to mend"}
+"""Evidence that every failure has beside what was observed, in the order of telling, with what to
+call it."""
 
-#: Evidence that is long and of use only to whoever digs: shown on request.
 _DEEP_EVIDENCE = ("traceback", "log", "measured")
-#: Evidence that is drawn, where there is something to draw on.
+"""Evidence that is long and of use only to whoever digs: shown on request."""
 _DRAWN_EVIDENCE = ("error growth",)
+"""Evidence that is drawn, where there is something to draw on."""
 
-#: Beyond this many characters a piece of evidence is cut off, unless all of it was asked for.
 _EXCERPT_CHARACTERS = 600
+"""Beyond this many characters a piece of evidence is cut off, unless all of it was asked for."""
 
 
 def headline(outcome: ClauseOutcome) -> str:
@@ -41,13 +42,15 @@ def statement_of(outcome: ClauseOutcome) -> str:
 
 
 def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple[str, str]]:
-    """Label and text of each piece of evidence beside the :func:`headline`, what should be done about it
+    """Label and text of each piece of evidence beside the `headline`, what should be done about it
     first.
 
-    ``deep`` includes tracebacks and logs, and cuts nothing off.
+    `deep` includes tracebacks and logs, and cuts nothing off.
     """
     told_elsewhere = ("observed", *_DRAWN_EVIDENCE)
-    evidence = {name: value for name, value in outcome.evidence.items() if name not in told_elsewhere}
+    evidence = {
+        name: value for name, value in outcome.evidence.items() if name not in told_elsewhere
+    }
     for name, label in _LEADING_EVIDENCE.items():
         if name in evidence:
             yield label, excerpt(as_text(evidence.pop(name)), whole=deep)
@@ -57,13 +60,18 @@ def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple
 
 
 def measurements(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
-    """Clause, quantity, and the worst value beside its bound, of everything that was measured against one."""
+    """Clause, quantity, and the worst value beside its bound, of everything that was measured
+    against one."""
     for outcome in verdict.asked:
         measured = outcome.evidence.get("measured")
         for quantity, found in measured.items() if isinstance(measured, Mapping) else ():
             if isinstance(found, Mapping):
-                worst, bound, number = (as_text(found.get(key)) for key in ("worst", "bound", "measured"))
-                where = f", in {found['dtype']} on {found.get('device')}" if "dtype" in found else ""
+                worst, bound, number = (
+                    as_text(found.get(key)) for key in ("worst", "bound", "measured")
+                )
+                where = (
+                    f", in {found['dtype']} on {found.get('device')}" if "dtype" in found else ""
+                )
                 yield (
                     outcome.id,
                     str(quantity),
@@ -72,19 +80,20 @@ def measurements(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
 
 
 def counterexample_of(outcome: ClauseOutcome, *, deep: bool = False) -> str:
-    """The smallest inputs that show a failure, as Python literals: ``text = 'a\\u200b', times = 2``."""
+    """The smallest inputs that show a failure, as Python literals: `text = 'a\\u200b', times =
+    2`."""
     draws = outcome.counterexample or {}
     return excerpt(", ".join(f"{name} = {value!r}" for name, value in draws.items()), whole=deep)
 
 
 def blocked_summary(cause: RootCause) -> str:
-    """``blocks 3 clauses: PAD-01, PAD-02, EMB-01``."""
+    """`blocks 3 clauses: PAD-01, PAD-02, EMB-01`."""
     number = len(cause.blocked)
     return f"blocks {number} clause{'' if number == 1 else 's'}: {listed(cause.blocked)}"
 
 
 def listed(outcomes: Iterable[ClauseOutcome]) -> str:
-    """The clauses' IDs, neighbours drawn together: ``CON-02, PAD-01..05, TOK-08``."""
+    """The clauses' IDs, neighbours drawn together: `CON-02, PAD-01..05, TOK-08`."""
     runs: list[list[str]] = []
     for outcome in outcomes:
         if runs and _follows(outcome.id, runs[-1][-1]):
@@ -95,7 +104,7 @@ def listed(outcomes: Iterable[ClauseOutcome]) -> str:
 
 
 def kind_of(outcome: ClauseOutcome) -> str:
-    """``MUST of core``; for what does not deny a certificate it says so."""
+    """`MUST of core`; for what does not deny a certificate it says so."""
     kind = f"{outcome.level} of {outcome.profile}" if outcome.profile else outcome.level
     return f"{kind}, does not deny a certificate" if outcome.level != "MUST" else kind
 
@@ -110,16 +119,25 @@ def excuse_of(outcome: ClauseOutcome) -> str:
     if outcome.outcome is Outcome.UPSTREAM:
         defect = outcome.evidence.get("known defect", {})
         return one_line(
-            f"transformers {defect.get('transformers')}: {defect.get('measured')}, {defect.get('issue')}"
+            f"transformers {defect.get('transformers')}: {defect.get('measured')}, "
+            f"{defect.get('issue')}"
         )
     waiver = outcome.evidence.get("waiver", {})
-    return one_line(f"{waiver.get('reason')} (by {waiver.get('by')}, until {waiver.get('expires')})")
+    return one_line(
+        f"{waiver.get('reason')} (by {waiver.get('by')}, until {waiver.get('expires')})"
+    )
 
 
 def last_words(verdict: Verdict) -> str:
-    """What the backbone's process wrote last before the run was cut short; empty where it wrote nothing."""
+    """What the backbone's process wrote last before the run was cut short; empty where it wrote
+    nothing."""
     return next(
-        (as_text(outcome.evidence["log"]) for outcome in verdict.not_run if outcome.evidence.get("log")), ""
+        (
+            as_text(outcome.evidence["log"])
+            for outcome in verdict.not_run
+            if outcome.evidence.get("log")
+        ),
+        "",
     )
 
 
@@ -160,7 +178,7 @@ def checkpoints(verdict: Verdict) -> dict[str, str]:
 
 
 def rerun_command(verdict: Verdict, clauses: Sequence[str], options: Sequence[str] = ()) -> str:
-    """The command that judges ``clauses`` again under the same conditions; ``options`` are those that a
+    """The command that judges `clauses` again under the same conditions; `options` are those that a
     verdict does not record (hub, recipes, configuration)."""
     assessment = verdict.assessment
     words = ["conformance", "certify", assessment.target]
@@ -190,10 +208,11 @@ def one_line(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """``text`` without anything that a terminal would obey or XML forbid: such characters become escapes.
+    """`text` without anything that a terminal would obey or XML forbid: such characters become
+    escapes.
 
-    Newlines and tabs stay. Controls, formats (which can reverse the direction of writing), surrogates,
-    private and unassigned characters go.
+    Newlines and tabs stay. Controls, formats (which can reverse the direction of writing),
+    surrogates, private and unassigned characters go.
     """
     return "".join(
         character
@@ -217,7 +236,10 @@ def excerpt(text: str, *, whole: bool) -> str:
 
 
 def _follows(clause: str, before: str) -> bool:
-    (area, _, number), (area_before, _, number_before) = clause.rpartition("-"), before.rpartition("-")
+    (area, _, number), (area_before, _, number_before) = (
+        clause.rpartition("-"),
+        before.rpartition("-"),
+    )
     both_numbers = number.isdecimal() and number_before.isdecimal()
     return area == area_before and both_numbers and int(number) == int(number_before) + 1
 

@@ -1,4 +1,5 @@
-"""What is happening while a run is under way: a bar on a terminal, a line for each step elsewhere."""
+"""What is happening while a run is under way: a bar on a terminal, a line for each step
+elsewhere."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from rich.text import Text
 from conformance.report.narrative import one_line
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
-#: Outcomes that are worth a line as they come; what a failure blocks is told at the end.
 _TOLD = (Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN)
+"""Outcomes that are worth a line as they come; what a failure blocks is told at the end."""
 
 
 class Progress(Protocol):
@@ -23,7 +24,7 @@ class Progress(Protocol):
         """A step begins."""
 
     def begin(self, clause_id: str, total: int) -> None:
-        """A clause is about to be judged, one of ``total``."""
+        """A clause is about to be judged, one of `total`."""
 
     def judged(self, outcome: ClauseOutcome) -> None:
         """A clause was judged."""
@@ -31,7 +32,7 @@ class Progress(Protocol):
 
 @contextmanager
 def progress(console: Console) -> Iterator[Progress]:
-    """Something that shows on ``console`` what a run is at, for as long as the body runs."""
+    """Something that shows on `console` what a run is at, for as long as the body runs."""
     if not console.is_terminal:
         yield _Lines(console)
         return

@@ -1,4 +1,4 @@
-"""Writing into the folder that ``--out`` names: whole files, and errors that name the folder."""
+"""Writing into the folder that `--out` names: whole files, and errors that name the folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_whole(folder: Path, name: str, text: str) -> None:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Make ``folder`` if need be; what the body cannot write there is told of by name.
+    """Make `folder` if need be; what the body cannot write there is told of by name.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.
@@ -41,5 +41,6 @@ def writing_to(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UnwritableFolder(
-            f"reports cannot be written to `{folder}`: {error.strerror or error}; name another folder with --out"
+            f"reports cannot be written to `{folder}`: {error.strerror or error}; name another "
+            f"folder with --out"
         ) from error

@@ -1,7 +1,8 @@
-"""The process in which the subject lives: resolves, constructs and judges it, and streams what it finds.
+"""The process in which the subject lives: resolves, constructs and judges it, and streams what it
+finds.
 
-One JSON object a line goes to the pipe whose number is the first argument; the request comes as the second. Standard
-output and error belong to the subject.
+One JSON object a line goes to the pipe whose number is the first argument; the request comes as the
+second. Standard output and error belong to the subject.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from conformance.run.launch import end_with_parent
 from conformance.run.request import RunRequest
 from conformance.subject.contract import CANARY_TOKEN
 
-#: Above the descriptors that careless code closes wholesale.
 _STREAM_FD_FLOOR = 200
+"""Above the descriptors that careless code closes wholesale."""
 
 
 class EventStream:
@@ -37,7 +38,8 @@ class EventStream:
 
     def send(self, event: events.Event) -> None:
         self._outcomes += isinstance(event, events.Judged)
-        # Whatever the subject does with the token, it must not reach a certificate through an error message.
+        # Whatever the subject does with the token, it must not reach a certificate through an error
+        # message.
         data = (events.line(event).replace(CANARY_TOKEN, "<hf_token>") + "\n").encode("ascii")
         while data:
             data = data[os.write(self._fd, data) :]
@@ -66,7 +68,7 @@ def main() -> None:
 
 
 def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
-    """Resolve, construct, judge ``request.only``; every step is announced before it is taken."""
+    """Resolve, construct, judge `request.only`; every step is announced before it is taken."""
     from conformance.subject.target import resolve
 
     stream.phase("resolving", request.target)
@@ -77,14 +79,15 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     from conformance.suite.collection import clause_tests
 
     clause_tests()
-    # What the libraries made on import stays; transformers 4.40 has the collector look through all of it at every load, which
-    # took half a second each time.
+    # What the libraries made on import stays; transformers 4.40 has the collector look through all
+    # of it at every load, which took half a second each time.
     gc.freeze()
 
     with open_session(resolved, request, home, stream.phase) as session:
         clauses = request.clauses
         stream.phase("constructing", resolved.backbone_id)
-        # Sent before as well as after: when a constructor never returns, the certificate still says what it is about.
+        # Sent before as well as after: when a constructor never returns, the certificate still says
+        # what it is about.
         stream.send(session.facts())
         session.construct()
         stream.send(session.facts())

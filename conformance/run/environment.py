@@ -1,4 +1,5 @@
-"""The software and the machine that a run was made on, as certificates and benchmark results record them."""
+"""The software and the machine that a run was made on, as certificates and benchmark results record
+them."""
 
 from __future__ import annotations
 
@@ -8,11 +9,12 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-#: Packages whose versions can change a verdict.
 _RECORDED_PACKAGES = (
-    "backbone-conformance", "torch", "transformers", "tokenizers", "safetensors", "huggingface-hub", "hypothesis",
+    "backbone-conformance", "torch", "transformers", "tokenizers", "safetensors",
+    "huggingface-hub", "hypothesis",
     "accelerate", "numpy", "sentencepiece", "mistral-common", "flash-attn",
 )  # fmt: skip
+"""Packages whose versions can change a verdict."""
 
 
 def environment() -> dict[str, Any]:
@@ -22,7 +24,9 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "packages": packages,
         "cuda": _cuda(),
     }
@@ -37,4 +41,6 @@ def _version(name: str) -> str | None:
 
 def _cuda() -> str | None:
     torch = sys.modules.get("torch")
-    return torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
+    return (
+        torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else None
+    )

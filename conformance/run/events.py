@@ -1,5 +1,5 @@
-"""What a subject's process tells its parent, one JSON object a line; `conformance/schemas/event.schema.json`
-describes it.
+"""What a subject's process tells its parent, one JSON object a line;
+`conformance/schemas/event.schema.json` describes it.
 
 A `Footer` ends the stream. A stream without one was cut short, whatever came before.
 """
@@ -16,7 +16,8 @@ from conformance.verdict.outcomes import ClauseOutcome
 
 @dataclass(frozen=True)
 class Phase:
-    """A step is about to be taken: `resolving`, `loading`, `building hub`, `constructing`, `judging`."""
+    """A step is about to be taken: `resolving`, `loading`, `building hub`, `constructing`,
+    `judging`."""
 
     name: ClassVar = "phase"
     phase: str
@@ -28,7 +29,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the certificate repeats of the run: sent before the subject is constructed, and again after."""
+    """What the certificate repeats of the run: sent before the subject is constructed, and again
+    after."""
 
     name: ClassVar = "facts"
     backbone_id: str

@@ -33,15 +33,18 @@ def check_backbone(
     hub: Path | None = None,
     recipes: Sequence[Path] = (),
 ) -> Verdict:
-    """Judge a backbone without starting a process; never fail-fast, and nothing is raised for a clause that fails.
+    """Judge a backbone without starting a process; never fail-fast, and nothing is raised for a
+    clause that fails.
 
-    ``factory`` is a class or factory called with the seed's arguments, or a target string. ``declarations`` is what a
-    ``[subject]`` table would hold, ``weights`` what profile ``scale`` streams (as ``--weights``). What crashes, hangs or
-    exits takes this process with it: ``conformance certify`` is the front door that does not trust its subject.
+    `factory` is a class or factory called with the seed's arguments, or a target string.
+    `declarations` is what a `[subject]` table would hold, `weights` what profile `scale` streams
+    (as `--weights`). What crashes, hangs or exits takes this process with it: `conformance certify`
+    is the front door that does not trust its subject.
 
     Raises:
-        CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or an argument has a value that it
-            does not take (`InvalidRequest`; for a profile that is not implemented, also a `KeyError`).
+        CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or an argument
+            has a value that it does not take (`InvalidRequest`; for a profile that is not
+            implemented, also a `KeyError`).
     """
     from conformance.run.judging import judge
     from conformance.verdict.reaching import reach_verdict as reach_verdict
@@ -51,7 +54,9 @@ def check_backbone(
     resolved = (
         resolve(factory, backbone_id)
         if isinstance(factory, str)
-        else Target(_name_of(factory), factory, backbone_id or only_id_of(factory, _name_of(factory)))
+        else Target(
+            _name_of(factory), factory, backbone_id or only_id_of(factory, _name_of(factory))
+        )
     )
     request = RunRequest(
         target=resolved.text,
@@ -68,7 +73,9 @@ def check_backbone(
         session.construct()
         facts = session.facts()
         outcomes = tuple(
-            item for item in judge(session.subject, request.clauses) if isinstance(item, ClauseOutcome)
+            item
+            for item in judge(session.subject, request.clauses)
+            if isinstance(item, ClauseOutcome)
         )
     assessment = Assessment.of(request, facts, outcomes, seconds=time.monotonic() - started)
     return reach_verdict(assessment, defects=known_defects(), only=request.only)
@@ -78,7 +85,8 @@ def check_backbone(
 def in_process_session(
     resolved: Target, request: RunRequest, declarations: Mapping[str, Any] | None = None
 ) -> Iterator[Session]:
-    """A session in this process, its Hugging Face cache in a temporary folder; the environment is put back after."""
+    """A session in this process, its Hugging Face cache in a temporary folder; the environment is
+    put back after."""
     with tempfile.TemporaryDirectory(prefix="conformance-") as home:
         view = HubView(Path(home))
         before = dict(os.environ)
@@ -98,4 +106,5 @@ def in_process_session(
 
 
 def _name_of(factory: Callable[..., Any]) -> str:
-    return f"{getattr(factory, '__module__', '?')}:{getattr(factory, '__qualname__', type(factory).__name__)}"
+    name = getattr(factory, "__qualname__", type(factory).__name__)
+    return f"{getattr(factory, '__module__', '?')}:{name}"

@@ -18,7 +18,8 @@ from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
 
 
 def judge(subject: Subject, clause_ids: Sequence[str]) -> Iterator[ClauseOutcome | Requirement]:
-    """Judge the clauses; yields each clause's Requirement as it begins and its ClauseOutcome when it ends."""
+    """Judge the clauses; yields each clause's Requirement as it begins and its ClauseOutcome when
+    it ends."""
     requirements = collection.requirements_of_suite()
     outcomes: dict[str, ClauseOutcome] = {}
     for clause_id in in_order_of_need(clause_ids, requirements):
@@ -33,15 +34,22 @@ def _judge_clause(
 ) -> ClauseOutcome:
     started = time.perf_counter()
     unmet = next(
-        (need for need in clause.needs if need in earlier and _stands_in_the_way(earlier[need])), None
+        (need for need in clause.needs if need in earlier and _stands_in_the_way(earlier[need])),
+        None,
     )
     if unmet is not None:
         return _blocked(clause, unmet, earlier)
-    missing = next((member for member in clause.uses if subject.lacks(member)), None) if clause.uses else None
+    missing = (
+        next((member for member in clause.uses if subject.lacks(member)), None)
+        if clause.uses
+        else None
+    )
     if missing is not None:
         if missing in (*OPTIONAL_MEMBERS, *subject.declared.optional_absent):
             reason = f"the subject has no `{missing}`, which is optional or declared absent"
-            return _outcome(clause, Outcome.NOT_APPLICABLE, reason, seconds=time.perf_counter() - started)
+            return _outcome(
+                clause, Outcome.NOT_APPLICABLE, reason, seconds=time.perf_counter() - started
+            )
         return _blocked(clause, "CON-03", earlier, f"the subject has no `{missing}`")
     try:
         with listening() as told:
@@ -59,7 +67,8 @@ def _judge_clause(
 
 
 def _stands_in_the_way(need: ClauseOutcome) -> bool:
-    """Whether what needs this clause cannot be judged. What the library itself does is known, and allowed for."""
+    """Whether what needs this clause cannot be judged. What the library itself does is known, and
+    allowed for."""
     return need.outcome in UNMET and not need.evidence.get("library")
 
 
@@ -96,7 +105,9 @@ def _judged_exception(error: BaseException) -> _Found:
     if isinstance(error, ClauseFailure):
         return _Found(Outcome.FAILED, str(error), error.evidence, counterexample)
     frames = traceback.extract_tb(error.__traceback__)
-    where = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "unknown"
+    where = (
+        f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "unknown"
+    )
     evidence = {
         "exception": type(error).__name__,
         "where": where,
@@ -104,16 +115,22 @@ def _judged_exception(error: BaseException) -> _Found:
     }
     if isinstance(error, SystemExit):
         return _Found(
-            Outcome.FAILED, f"the backbone called sys.exit({error.code!r})", evidence, counterexample
+            Outcome.FAILED,
+            f"the backbone called sys.exit({error.code!r})",
+            evidence,
+            counterexample,
         )
     told = f"{type(error).__name__}: {error}"
     if _is_ours(error, frames):
-        return _Found(Outcome.ERROR, f"the check itself broke, {told} at {where}", evidence, counterexample)
+        return _Found(
+            Outcome.ERROR, f"the check itself broke, {told} at {where}", evidence, counterexample
+        )
     return _Found(Outcome.FAILED, f"the backbone raised {told} ({where})", evidence, counterexample)
 
 
 def _is_ours(error: BaseException, frames: traceback.StackSummary) -> bool:
-    """Whether the suite broke rather than the subject: the exception was raised in our code, or by Hypothesis."""
+    """Whether the suite broke rather than the subject: the exception was raised in our code, or by
+    Hypothesis."""
     if type(error).__module__.partition(".")[0] == "hypothesis":
         return True
     return bool(frames) and is_ours(frames[-1].filename)

@@ -1,4 +1,5 @@
-"""What all child processes of ours have in common: how they start, what they find around them, and that none outlives us."""
+"""What all child processes of ours have in common: how they start, what they find around them, and
+that none outlives us."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from conformance.places import HOME, is_installed
 if TYPE_CHECKING:
     from conformance.hub import HubView
 
-#: Every process that a run starts carries this variable, whatever group or session it moves to.
 RUN_MARKER = "CONFORMANCE_RUN"
+"""Every process that a run starts carries this variable, whatever group or session it moves to."""
 _LAST_LINES = 12
 
 
@@ -32,10 +33,13 @@ def start(
     pipes: Sequence[int],
     stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Run ``main()`` of ``module`` in a session of its own; what it prints goes to ``log``, and it inherits ``pipes``."""
-    # Without the working directory on the path: a user's own `backbones` or `conformance` folder must not stand in for ours.
+    """Run `main()` of `module` in a session of its own; what it prints goes to `log`, and it
+    inherits `pipes`."""
+    # Without the working directory on the path: a user's own `backbones` or `conformance` folder
+    # must not stand in for ours.
     launch = (
-        f"import sys; sys.path[:] = [place for place in sys.path if place]; from {module} import main; main()"
+        f"import sys; sys.path[:] = [place for place in sys.path if place]; from {module} "
+        f"import main; main()"
     )
     with open(log, "wb") as written:
         return subprocess.Popen(
@@ -71,7 +75,9 @@ def manner_of_death(returncode: int) -> str:
 def last_lines(log: Path) -> list[str]:
     """The end of what a child wrote to its standard output and error."""
     return (
-        log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:] if log.exists() else []
+        log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+        if log.exists()
+        else []
     )
 
 
@@ -83,7 +89,8 @@ def end_with_parent() -> None:
 
 
 def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
-    """The environment in which a child finds this checkout, its own hub, and nothing that reaches for a network."""
+    """The environment in which a child finds this checkout, its own hub, and nothing that reaches
+    for a network."""
     environment = dict(os.environ)
     for name, value in view.environment().items():
         if value is None:
@@ -96,9 +103,11 @@ def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
             [str(HOME), *filter(None, [environment.get("PYTHONPATH")])]
         )
     environment[RUN_MARKER] = marker
-    # Probe models are too small for threads to pay, and one thread gives the same bits on every machine.
+    # Probe models are too small for threads to pay, and one thread gives the same bits on every
+    # machine.
     environment.setdefault("OMP_NUM_THREADS", "1")
-    # At the published size threads do pay, and on a busy machine those that spin while they wait double the time.
+    # At the published size threads do pay, and on a busy machine those that spin while they wait
+    # double the time.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.
     environment.setdefault(

@@ -1,5 +1,5 @@
-"""The parent's side of a run: starts the child, reads its stream, bounds its time and memory, and believes nothing that
-was not said: a clause whose outcome never arrived is *not-run*."""
+"""The parent's side of a run: starts the child, reads its stream, bounds its time and memory, and
+believes nothing that was not said: a clause whose outcome never arrived is *not-run*."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DRAIN_SECONDS = 2.0
 
 
 def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessment:
-    """Judge ``request.target`` in child processes.
+    """Judge `request.target` in child processes.
 
     Raises:
         CannotAssess: if the target cannot be resolved or a recipe is missing.
@@ -54,7 +54,8 @@ def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessme
 
 
 def _shares(expected: Sequence[str], jobs: int) -> list[list[str]]:
-    """The clauses dealt out over ``jobs`` children, neighbours together: an area's clauses share their fixtures."""
+    """The clauses dealt out over `jobs` children, neighbours together: an area's clauses share
+    their fixtures."""
     jobs = max(1, min(jobs, len(expected)))
     size = -(-len(expected) // jobs)
     return [list(expected[start : start + size]) for start in range(0, len(expected), size)]
@@ -128,12 +129,16 @@ class _Child:
         elif self._process.poll() is not None:
             self._drain(on_event)
             if not self._footer:
-                self._end(f"the subject's process {launch.manner_of_death(self._process.returncode)}")
+                self._end(
+                    f"the subject's process {launch.manner_of_death(self._process.returncode)}"
+                )
             self.done = True
         elif time.monotonic() - self._last_word > self._timeout:
             self._process.send_signal(signal.SIGUSR1)
             time.sleep(_POLL_SECONDS)
-            self._end(f"nothing happened for {self._timeout:g} s (raise --timeout if that is too strict)")
+            self._end(
+                f"nothing happened for {self._timeout:g} s (raise --timeout if that is too strict)"
+            )
         elif (resident := _resident_bytes(self._process.pid)) > self._memory_limit:
             self._end(
                 f"the subject's process used {resident / 2**30:.1f} GiB of memory, "
@@ -199,7 +204,7 @@ class _Child:
 
 
 def _with_needs(share: Iterable[str]) -> list[str]:
-    """``share`` and, before them, whatever they need: a child judges root causes for itself."""
+    """`share` and, before them, whatever they need: a child judges root causes for itself."""
     known = catalogue()
     closed: dict[str, None] = {}
 
@@ -255,7 +260,9 @@ def _three_quarters_of_memory() -> int:
     available = 8 << 30
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        available = next(
+            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
+        )
     except (OSError, StopIteration):
         pass
     return available * 3 // 4
@@ -269,7 +276,8 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _kill_marked(marker: str) -> None:
-    """Kill what has left the child's process group: its environment still carries the run's marker."""
+    """Kill what has left the child's process group: its environment still carries the run's
+    marker."""
     needle = f"{launch.RUN_MARKER}={marker}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:

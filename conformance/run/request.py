@@ -1,4 +1,5 @@
-"""What a run of the suite was asked to do. A request that exists is a valid one, whichever door it came by."""
+"""What a run of the suite was asked to do. A request that exists is a valid one, whichever door it
+came by."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ DEVICE_PROFILE = "gpu"
 class InvalidRequest(CannotAssess):
     """A field of a request has a value that it does not take, or one that another field rules out.
 
-    The message names fields in braces: `{seed} is -1, but should be 0 or more`. Each door fills in what
-    its own users call them, by `said`; as a string, the message has the names of `RunRequest`.
+    The message names fields in braces: `{seed} is -1, but should be 0 or more`. Each door fills in
+    what its own users call them, by `said`; as a string, the message has the names of `RunRequest`.
     """
 
     def __init__(self, message: str) -> None:
@@ -49,12 +50,13 @@ class UnknownProfile(InvalidRequest, KeyError):
 class RunRequest:
     """One run: which subject, which clauses, under which conditions.
 
-    `only` restricts the run to a few clauses, and such a run never certifies. `weights` is what profile
-    `scale` streams beside the probe that all others run on: `full` (the published size with seeded
-    weights) or the directory of a real checkpoint; it is `probe` without that profile. `auto` chooses `full` or `probe`.
-    `device` is `cuda` with profile `gpu` and else `cpu`, which `auto` chooses. `timeout` is in seconds and
-    bounds each step (resolution, construction, one clause); `memory_limit` is in bytes of resident memory,
-    None for three quarters of what is available.
+    `only` restricts the run to a few clauses, and such a run never certifies. `weights` is what
+    profile `scale` streams beside the probe that all others run on: `full` (the published size with
+    seeded weights) or the directory of a real checkpoint; it is `probe` without that profile.
+    `auto` chooses `full` or `probe`. `device` is `cuda` with profile `gpu` and else `cpu`, which
+    `auto` chooses. `timeout` is in seconds and bounds each step (resolution, construction, one
+    clause); `memory_limit` is in bytes of resident memory, None for three quarters of what is
+    available.
 
     Raises:
         InvalidRequest: for a value that a field does not take, or that another field rules out.
@@ -126,7 +128,8 @@ def check_profiles(names: Sequence[str]) -> None:
     for name in names:
         if name not in profiles():
             raise UnknownProfile(
-                f"profile `{name}` is not implemented in this version; implemented: {', '.join(profiles())}"
+                f"profile `{name}` is not implemented in this version; implemented: "
+                f"{', '.join(profiles())}"
             )
 
 
@@ -136,19 +139,26 @@ def _check_clauses(only: Sequence[str] | None) -> None:
     for clause in only or ():
         if clause not in catalogue():
             raise InvalidRequest(
-                f"{{only}} names `{clause}`, which is no clause; `conformance requirements` lists them"
+                f"{{only}} names `{clause}`, which is no clause; `conformance requirements` lists "
+                f"them"
             )
 
 
 def _one_of(field: str, value: Any, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise InvalidRequest(f"{{{field}}} is {_braced(value)}, but should be one of {', '.join(choices)}")
+        raise InvalidRequest(
+            f"{{{field}}} is {_braced(value)}, but should be one of {', '.join(choices)}"
+        )
 
 
 def _whole(field: str, value: Any, *, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        number = "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number, "
-        raise InvalidRequest(f"{{{field}}} is {_braced(value)}, but should be {number}{least} or more")
+        number = (
+            "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number, "
+        )
+        raise InvalidRequest(
+            f"{{{field}}} is {_braced(value)}, but should be {number}{least} or more"
+        )
 
 
 def _positive(field: str, value: Any, unit: str) -> None:
@@ -167,13 +177,16 @@ def _weights_for(asked: str, names: Sequence[str]) -> str:
     if asked == "probe":
         if scale:
             raise InvalidRequest(
-                f"{{weights}} probe is tiny, and profile {STREAMING_PROFILE} streams the published size: leave {{weights}} "
-                "out, or give full or the directory of a checkpoint (the other profiles run on the probe in any case)"
+                f"{{weights}} probe is tiny, and profile {STREAMING_PROFILE} streams the "
+                f"published size: leave {{weights}} "
+                "out, or give full or the directory of a checkpoint (the other profiles run on "
+                "the probe in any case)"
             )
         return asked
     if asked != "full" and not Path(asked).is_dir():
         raise InvalidRequest(
-            f"{{weights}} {shown} is no directory; it takes probe, full, or the directory of a checkpoint "
+            f"{{weights}} {shown} is no directory; it takes probe, full, or the directory of a "
+            f"checkpoint "
             "(config.json and safetensors files)"
         )
     if not scale:
@@ -190,9 +203,12 @@ def _device_for(asked: str, names: Sequence[str]) -> str:
     runs_on = "cuda" if DEVICE_PROFILE in names else "cpu"
     if asked not in ("auto", runs_on):
         leave_out = "leave {device} out"
-        remedy = leave_out if runs_on == "cuda" else f"add {{profiles}} {DEVICE_PROFILE}, or {leave_out}"
+        remedy = (
+            leave_out if runs_on == "cuda" else f"add {{profiles}} {DEVICE_PROFILE}, or {leave_out}"
+        )
         raise InvalidRequest(
-            f"{{device}} {asked} does not go with profile {','.join(names)}, which runs on {runs_on}: {remedy}"
+            f"{{device}} {asked} does not go with profile {','.join(names)}, which runs on "
+            f"{runs_on}: {remedy}"
         )
     return runs_on
 
@@ -205,7 +221,8 @@ def _check_checkpoint(directory: Path) -> None:
         _ = checkpoint.config, checkpoint.shapes
     except InvalidCheckpoint as error:
         raise InvalidRequest(
-            f"{{weights}} {_escaped(str(directory))} holds no whole checkpoint: {_escaped(str(error))}"
+            f"{{weights}} {_escaped(str(directory))} holds no whole checkpoint: "
+            f"{_escaped(str(error))}"
         ) from None
 
 

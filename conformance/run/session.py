@@ -1,5 +1,5 @@
-"""Putting a subject on the bench: a private hub view, recipes built as the constructor asks for them, and the facts
-about the run that the certificate repeats."""
+"""Putting a subject on the bench: a private hub view, recipes built as the constructor asks for
+them, and the facts about the run that the certificate repeats."""
 
 from __future__ import annotations
 
@@ -46,11 +46,14 @@ class Session:
         self._recipes = known_recipes(request.recipes)
         self._announce = announce
         self._served: list[str] = []
-        #: Why a hub id could not be served; constructors may swallow the exception, so it is kept here.
+        # Why a hub id could not be served; constructors may swallow the exception, so it is kept
+        # here.
         self._unserved: UnknownRecipe | CannotBuild | None = None
         self.tap = HubTap(self._view, on_missing=self._build)
         overrides, source = (
-            (declarations, "declarations") if declarations is not None else declarations_in(request.config)
+            (declarations, "declarations")
+            if declarations is not None
+            else declarations_in(request.config)
         )
         self.subject = Subject(
             resolved.factory,
@@ -72,8 +75,8 @@ class Session:
         A constructor that raises is left for CON-01 to report.
 
         Raises:
-            CannotAssess: if the constructor asks for a hub id that has no recipe or cannot be built here, or the user's
-                checkpoint is of another model.
+            CannotAssess: if the constructor asks for a hub id that has no recipe or cannot be built
+                here, or the user's checkpoint is of another model.
         """
         with suppress(Exception, SystemExit):
             _ = self.subject.training
@@ -83,13 +86,16 @@ class Session:
             _check_is_of(self.subject.recipe, self.subject.real_checkpoint)
 
     def facts(self) -> Facts:
-        """Environment, declarations, hub entries and source digests, as the certificate repeats them."""
+        """Environment, declarations, hub entries and source digests, as the certificate repeats
+        them."""
         constructed = "training" in self.subject.__dict__
         model = getattr(self.subject.training, "llm", None) if constructed else None
         return Facts(
             backbone_id=self.subject.backbone_id,
             environment={**environment(), **_model_class(model)},
-            declarations=self.subject.declared.as_json() if constructed and self.subject.hub_ids else {},
+            declarations=self.subject.declared.as_json()
+            if constructed and self.subject.hub_ids
+            else {},
             hub={hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._served},
             sources=self.subject.source_files(),
         )
@@ -118,7 +124,8 @@ def open_session(
     announce: Callable[[str, str], None],
     declarations: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
-    """A session whose hub tap is in place while the body runs; ``declarations`` stand in for a configuration file."""
+    """A session whose hub tap is in place while the body runs; `declarations` stand in for a
+    configuration file."""
     session = Session(resolved, request, home, announce, declarations)
     with session.tap:
         yield session
@@ -144,13 +151,15 @@ def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:
     if wrong:
         has = checkpoint.shapes.get(wrong[0])
         raise CannotAssess(
-            f"{len(wrong)} tensors of {where} are not what its config.json asks for: `{wrong[0]}` should be of shape "
+            f"{len(wrong)} tensors of {where} are not what its config.json asks for: `{wrong[0]}` "
+            f"should be of shape "
             f"{expected[wrong[0]]}, and " + (f"is of {has}" if has else "is missing")
         )
 
 
 def _model_class(model: Any) -> dict[str, Any]:
-    """The transformers class that ``model`` is, or is derived from: what known defects of the library are listed by."""
+    """The transformers class that `model` is, or is derived from: what known defects of the library
+    are listed by."""
     if model is None:
         return {"model_class": None}
     classes = type(model).__mro__

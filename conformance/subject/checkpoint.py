@@ -17,14 +17,15 @@ SINGLE_FILE = "model.safetensors"
 
 
 class InvalidCheckpoint(ValueError):
-    """A directory that holds no whole safetensors checkpoint. The message names the file, and what is wrong with it."""
+    """A directory that holds no whole safetensors checkpoint. The message names the file, and what
+    is wrong with it."""
 
 
 class Checkpoint(Mapping[str, "torch.Tensor"]):
     """Tensor name → tensor, memory-mapped and read when asked for.
 
     Raises:
-        FileNotFoundError: if ``directory`` holds no safetensors checkpoint.
+        FileNotFoundError: if `directory` holds no safetensors checkpoint.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,7 +33,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The checkpoint's ``config.json``.
+        """The checkpoint's `config.json`.
 
         Raises:
             InvalidCheckpoint: if there is none, or it is no JSON object.
@@ -44,12 +45,15 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         """The shape of every tensor, from the headers of the files alone; imports no torch.
 
         Raises:
-            InvalidCheckpoint: if a file is missing, cut short or no safetensors file, or lacks what the index says it holds.
+            InvalidCheckpoint: if a file is missing, cut short or no safetensors file, or lacks what
+                the index says it holds.
         """
         if not (self.directory / INDEX_FILE).is_file():
             return _shapes_in(self.directory / SINGLE_FILE)
         file_of = _json_object(self.directory / INDEX_FILE).get("weight_map")
-        if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
+        if not isinstance(file_of, dict) or not all(
+            isinstance(file, str) for file in file_of.values()
+        ):
             raise InvalidCheckpoint(
                 f"`{self.directory / INDEX_FILE}` has no `weight_map` from tensors to files"
             )
@@ -57,7 +61,8 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         for name, file in file_of.items():
             if name not in held[file]:
                 raise InvalidCheckpoint(
-                    f"`{self.directory / file}` lacks the tensor `{name}`, which `{INDEX_FILE}` says it holds"
+                    f"`{self.directory / file}` lacks the tensor `{name}`, which `{INDEX_FILE}` "
+                    f"says it holds"
                 )
         return {name: held[file][name] for name, file in file_of.items()}
 
@@ -104,7 +109,9 @@ def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
             length = int.from_bytes(file.read(8), "little")
             size = path.stat().st_size
             if not 2 <= length <= size - 8:
-                raise InvalidCheckpoint(f"`{path}` is no safetensors file, or cut short in its header")
+                raise InvalidCheckpoint(
+                    f"`{path}` is no safetensors file, or cut short in its header"
+                )
             header = json.loads(file.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
@@ -114,7 +121,11 @@ def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     except InvalidCheckpoint:
         raise
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise InvalidCheckpoint(f"`{path}` is no safetensors file: its header cannot be understood") from None
+        raise InvalidCheckpoint(
+            f"`{path}` is no safetensors file: its header cannot be understood"
+        ) from None
     if 8 + length + end > size:
-        raise InvalidCheckpoint(f"`{path}` has {size} bytes, but its header tells of {8 + length + end}")
+        raise InvalidCheckpoint(
+            f"`{path}` has {size} bytes, but its header tells of {8 + length + end}"
+        )
     return shapes

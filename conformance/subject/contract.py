@@ -1,16 +1,17 @@
-"""The contract that a backbone keeps, and how to look at an object for its members without running it."""
+"""The contract that a backbone keeps, and how to look at an object for its members without running
+it."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-#: What every construction is given as `hf_token`: easily recognised wherever it leaks, valid nowhere.
 CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
-#: What every construction is given as `llm_max_length`, in tokens.
+"""What every construction is given as `hf_token`: easily recognised wherever it leaks, valid
+nowhere."""
 LLM_MAX_LENGTH = 2048
+"""What every construction is given as `llm_max_length`, in tokens."""
 
-#: Members of the contract that a VLM calls on any backbone (OpenVLA's ``LLMBackbone``).
 REQUIRED_MEMBERS = (
     "get_tokenizer",
     "get_fsdp_wrapping_policy",
@@ -23,22 +24,24 @@ REQUIRED_MEMBERS = (
     "embed_dim",
     "pad_token_id",
 )
-#: Members that only an instance shows.
+"""Members of the contract that a VLM calls on any backbone (OpenVLA's `LLMBackbone`)."""
 INSTANCE_MEMBERS = ("llm", "identifier")
+"""Members that only an instance shows."""
 OPTIONAL_MEMBERS = ("last_layer_finetune_modules",)
 
-#: Where an `nn.Module` keeps what is assigned to it; a class has none of them.
 _MODULE_REGISTRIES = ("_modules", "_parameters", "_buffers")
+"""Where an `nn.Module` keeps what is assigned to it; a class has none of them."""
 
 
 def eos_ids_of(generation_config: Any) -> tuple[int, ...]:
-    """``eos_token_id`` as a tuple, whether it is None, one id or a list."""
+    """`eos_token_id` as a tuple, whether it is None, one id or a list."""
     eos = getattr(generation_config, "eos_token_id", None)
     return () if eos is None else tuple(eos) if isinstance(eos, (list, tuple)) else (eos,)
 
 
 def lacks_member(owner: Any, member: str) -> bool:
-    """Whether ``owner`` (a class or an instance) has no attribute ``member``; properties are not evaluated."""
+    """Whether `owner` (a class or an instance) has no attribute `member`; properties are not
+    evaluated."""
     try:
         found = inspect.getattr_static(owner, member)
     except AttributeError:

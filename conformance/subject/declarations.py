@@ -1,7 +1,7 @@
-"""What a subject says of itself: the ``[subject]`` table of a recipe or of ``conformance.toml``.
+"""What a subject says of itself: the `[subject]` table of a recipe or of `conformance.toml`.
 
-A declaration never weakens a clause; it chooses which convention the clause holds the subject to, and the certificate
-repeats it.
+A declaration never weakens a clause; it chooses which convention the clause holds the subject to,
+and the certificate repeats it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class PromptRule:
-    """Ids that match ``pattern`` (as in :mod:`fnmatch`) use the builder class of this name."""
+    """Ids that match `pattern` (as in `fnmatch`) use the builder class of this name."""
 
     pattern: str
     builder: str
 
 
-#: The seed's families: https://github.com/TRI-ML/prismatic-vlms, ``prompt_builder_fn`` of each backbone.
 SEED_PROMPT_RULES = (
     PromptRule("vicuna-*", "VicunaV15ChatPromptBuilder"),
     PromptRule("phi-2*", "PhiPromptBuilder"),
@@ -48,51 +47,59 @@ SEED_PROMPT_RULES = (
     PromptRule("*-instruct", "MistralInstructPromptBuilder"),
     PromptRule("*-chat", "LLaMa2ChatPromptBuilder"),
 )
+"""The seed's families: https://github.com/TRI-ML/prismatic-vlms, `prompt_builder_fn` of each
+backbone."""
 
 
 @dataclass(frozen=True)
 class Declarations:
-    """Conventions a subject follows. Dtypes are torch names (``"bfloat16"``); positions and patches are counts."""
+    """Conventions a subject follows. Dtypes are torch names (`"bfloat16"`); positions and patches
+    are counts."""
 
     family: str = ""
-    #: ``auto``: the tokenizer puts one bos first; ``prompt``: the prompt builder does; ``none``: there is none.
     bos: str = "auto"
+    """`auto`: the tokenizer puts one bos first; `prompt`: the prompt builder does; `none`: there is
+    none."""
     bos_per_prompt: str = "one"
-    #: The string that ends an assistant turn; empty for the tokenizer's own eos token.
     terminator: str = ""
+    """The string that ends an assistant turn; empty for the tokenizer's own eos token."""
     prompt_rule: tuple[PromptRule, ...] = SEED_PROMPT_RULES
     system_prompt: bool = False
-    #: ``metaspace``: SentencePiece's ``▁`` and a space are one and the same to this tokenizer.
     normalisation: str = "identity"
+    """`metaspace`: SentencePiece's `▁` and a space are one and the same to this tokenizer."""
     master_dtype: str = "float32"
     training_dtype: str = "bfloat16"
-    #: What `embed_input_ids` multiplies the embedding's rows by.
     embedding_scale: float = 1.0
-    #: What the model multiplies `inputs_embeds` by before its first layer.
+    """What `embed_input_ids` multiplies the embedding's rows by."""
     patch_scale: float = 1.0
+    """What the model multiplies `inputs_embeds` by before its first layer."""
     attention: str = "causal"
     positions: str = "rotary"
     window: int | None = None
     image_patches: int = 256
     patch_position: str = "after-bos"
     action_scheme: str = "tail"
-    #: Ids that the host appends to an inference prompt so that it becomes a prefix of the training prompt.
     boundary_fixup: tuple[int, ...] = ()
+    """Ids that the host appends to an inference prompt so that it becomes a prefix of the training
+    prompt."""
     vocabulary_rows: int | None = None
     optional_absent: tuple[str, ...] = ()
     backbone_ids: tuple[str, ...] = ()
 
     def builder_for(self, backbone_id: str) -> str | None:
-        """The builder class name that the rule gives ``backbone_id``, or None where the rule does not cover it."""
+        """The builder class name that the rule gives `backbone_id`, or None where the rule does not
+        cover it."""
         return next(
-            (rule.builder for rule in self.prompt_rule if fnmatchcase(backbone_id, rule.pattern)), None
+            (rule.builder for rule in self.prompt_rule if fnmatchcase(backbone_id, rule.pattern)),
+            None,
         )
 
     def updated(self, table: Mapping[str, Any], source: str) -> Declarations:
-        """These declarations with those of ``table`` on top.
+        """These declarations with those of `table` on top.
 
         Raises:
-            CannotAssess: for an unknown key or a value of the wrong type, naming ``source`` and the key.
+            CannotAssess: for an unknown key or a value of the wrong type, naming `source` and the
+                key.
         """
         return replace(self, **{key: _value(key, value, source) for key, value in table.items()})
 
@@ -101,10 +108,11 @@ class Declarations:
 
 
 def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
-    """The raw ``[subject]`` table of ``config``, or of ``conformance.toml`` in the working directory, and where it was.
+    """The raw `[subject]` table of `config`, or of `conformance.toml` in the working directory, and
+    where it was.
 
     Raises:
-        CannotAssess: if ``config`` was named and cannot be read, or is not TOML.
+        CannotAssess: if `config` was named and cannot be read, or is not TOML.
     """
     path = config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None)
     if path is None:
@@ -112,11 +120,15 @@ def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
     try:
         table = load_toml(path).get("subject", {})
     except OSError as error:
-        raise CannotAssess(f"the configuration `{path}` cannot be read: {error.strerror or error}") from error
+        raise CannotAssess(
+            f"the configuration `{path}` cannot be read: {error.strerror or error}"
+        ) from error
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise CannotAssess(f"the configuration `{path}` is not TOML: {error}") from error
     if not isinstance(table, dict):
-        raise CannotAssess(f"`subject` in `{path}` is {table!r}, but should be a table: write `[subject]`")
+        raise CannotAssess(
+            f"`subject` in `{path}` is {table!r}, but should be a table: write `[subject]`"
+        )
     Declarations().updated(table, str(path))
     return table, path
 
@@ -125,7 +137,9 @@ def _value(key: str, value: Any, source: str) -> Any:
     types = {field.name: str(field.type) for field in fields(Declarations)}
     if key not in types:
         known = ", ".join(sorted(types))
-        raise CannotAssess(f"`[subject]` in {source} has an unknown key `{key}`; known keys: {known}")
+        raise CannotAssess(
+            f"`[subject]` in {source} has an unknown key `{key}`; known keys: {known}"
+        )
     if key in _CHOICES and value not in _CHOICES[key]:
         raise CannotAssess(
             f"`{key}` in {source} is {value!r}, but should be one of {', '.join(_CHOICES[key])}"
@@ -140,7 +154,9 @@ def _value(key: str, value: Any, source: str) -> Any:
 
 def _prompt_rules(value: Any, source: str) -> tuple[PromptRule, ...]:
     try:
-        return tuple(PromptRule(pattern=str(row["pattern"]), builder=str(row["builder"])) for row in value)
+        return tuple(
+            PromptRule(pattern=str(row["pattern"]), builder=str(row["builder"])) for row in value
+        )
     except (TypeError, KeyError):
         raise CannotAssess(
             f"`prompt_rule` in {source} is {value!r}, but should be a list of "
@@ -168,7 +184,9 @@ _KINDS = {
     "str": _Kind("a string", lambda value: isinstance(value, str)),
     "bool": _Kind("true or false", lambda value: isinstance(value, bool)),
     "int": _Kind("a whole number, zero or more", lambda value: _is_integer(value) and value >= 0),
-    "int | None": _Kind("a whole number, one or more", lambda value: _is_integer(value) and value > 0),
+    "int | None": _Kind(
+        "a whole number, one or more", lambda value: _is_integer(value) and value > 0
+    ),
     "float": _Kind("a number", lambda value: _is_integer(value) or isinstance(value, float)),
     "tuple[int, ...]": _Kind("a list of token ids", lambda value: _is_list_of(value, _is_integer)),
     "tuple[str, ...]": _Kind(

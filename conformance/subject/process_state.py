@@ -1,4 +1,5 @@
-"""What a constructor may not change for good: dtype, grad mode, device, environment, working directory, signal handlers."""
+"""What a constructor may not change for good: dtype, grad mode, device, environment, working
+directory, signal handlers."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-#: Signals that a Python process may handle as it likes; the others belong to the interpreter or to the runner.
 _SIGNALS = tuple(
     name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR2") if hasattr(signal, name)
 )
+"""Signals that a Python process may handle as it likes; the others belong to the interpreter or to
+the runner."""
 _VARIABLE = "the environment variable "
 _HANDLER = "the handler of "
 
@@ -21,8 +23,8 @@ _HANDLER = "the handler of "
 def restored() -> Iterator[dict[str, str]]:
     """Run the body, and put the process back as it was, whether it raises or not.
 
-    What is yielded is filled at the end with each thing that the body changed: its name, and a phrase that tells from what
-    to what. Standard streams are told of, but not put back.
+    What is yielded is filled at the end with each thing that the body changed: its name, and a
+    phrase that tells from what to what. Standard streams are told of, but not put back.
     """
     before, changes = _state(), dict[str, str]()
     try:
@@ -33,14 +35,17 @@ def restored() -> Iterator[dict[str, str]]:
             if before.get(name) != after.get(name):
                 # Variables may hold secrets: their names will do.
                 told = name.startswith(_VARIABLE)
-                changes[name] = name if told else f"{name} from {_told(before[name])} to {_told(after[name])}"
+                changes[name] = (
+                    name if told else f"{name} from {_told(before[name])} to {_told(after[name])}"
+                )
         _put_back(before, changes)
 
 
 @contextmanager
 def unusual_handlers() -> Iterator[None]:
-    """Run the body with signal handlers that no constructor would choose: one that sets what was there anyway (under `nohup`
-    interrupts are ignored from the start) would seem to change nothing."""
+    """Run the body with signal handlers that no constructor would choose: one that sets what was
+    there anyway (under `nohup` interrupts are ignored from the start) would seem to change nothing.
+    """
     # Python lets the main thread alone set handlers.
     handled = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
     before = {name: signal.getsignal(getattr(signal, name)) for name in handled}
@@ -103,7 +108,8 @@ def _put_back(before: Mapping[str, Any], changes: Mapping[str, str]) -> None:
                 del os.environ[variable]
             else:
                 os.environ[variable] = value
-        # Python lets the main thread alone set handlers; None is one that was not set from Python, and cannot be.
+        # Python lets the main thread alone set handlers; None is one that was not set from Python,
+        # and cannot be.
         elif name.startswith(_HANDLER) and threading.current_thread() is threading.main_thread():
             signal.signal(getattr(signal, name.removeprefix(_HANDLER)), value or signal.SIG_DFL)
 

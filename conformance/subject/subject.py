@@ -26,15 +26,16 @@ from conformance.subject.declarations import Declarations
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Packages whose classes a subject inherits from without their being its source.
 _LIBRARIES = frozenset({"torch", "transformers", "builtins", "abc", "typing", "functools"})
+"""Packages whose classes a subject inherits from without their being its source."""
 
 
 class Subject:
     """One backbone, judged under one id.
 
-    ``factory`` is called with the seed's arguments and returns the backbone or ``(backbone, tokenizer)``. ``tap`` must
-    be entered by whoever drives the subject: it sees every hub call, and builds what is asked for.
+    `factory` is called with the seed's arguments and returns the backbone or `(backbone,
+    tokenizer)`. `tap` must be entered by whoever drives the subject: it sees every hub call, and
+    builds what is asked for.
     """
 
     def __init__(
@@ -58,13 +59,11 @@ class Subject:
         self.tap = tap
         self.budget = budget
         self.seed = seed
-        #: Says what a clause that takes minutes is at.
+        # Says what a clause that takes minutes is at.
         self.announce = announce
         self._weights = weights
         self._recipes = recipes
         self._overrides = (overrides, overrides_source)
-
-    # Building ---------------------------------------------------------------------------------------------------------
 
     def build(
         self,
@@ -76,8 +75,9 @@ class Subject:
     ) -> Any:
         """A fresh backbone; what the constructor raises passes through.
 
-        ``llm_max_length=None`` leaves the length to the constructor's default. The process is put back as it was, also where
-        the constructor raises: transformers then leaves the default dtype at that of loading, for one.
+        `llm_max_length=None` leaves the length to the constructor's default. The process is put
+        back as it was, also where the constructor raises: transformers then leaves the default
+        dtype at that of loading, for one.
 
         Raises:
             ClauseFailure: if the factory returns something that is no backbone.
@@ -93,7 +93,9 @@ class Subject:
                 use_flash_attention_2=use_flash_attention_2,
             )
         backbone = built[0] if isinstance(built, tuple) and built else built
-        if backbone is None or isinstance(backbone, (bool, int, float, str, bytes, tuple, list, dict)):
+        if backbone is None or isinstance(
+            backbone, (bool, int, float, str, bytes, tuple, list, dict)
+        ):
             raise ClauseFailure(
                 observed=f"the factory returned {built!r}",
                 expected="the backbone, or (backbone, tokenizer)",
@@ -102,7 +104,7 @@ class Subject:
         return backbone
 
     def build_float32(self) -> Any:
-        """A fresh training-mode backbone, in float32 throughout and in ``eval()``."""
+        """A fresh training-mode backbone, in float32 throughout and in `eval()`."""
         import torch
 
         from conformance.parity.library import unround_buffers
@@ -112,8 +114,8 @@ class Subject:
         return backbone.to(torch.float32).eval()
 
     def changes_by_building(self, *, inference_mode: bool) -> Mapping[str, str]:
-        """What building a backbone changed about the process before it was put back: each thing's name, and from what to
-        what."""
+        """What building a backbone changed about the process before it was put back: each thing's
+        name, and from what to what."""
         from conformance.subject.process_state import unusual_handlers
 
         with unusual_handlers():
@@ -122,26 +124,29 @@ class Subject:
 
     @cached_property
     def training(self) -> Any:
-        """The shared training-mode instance, in ``eval()``. Clauses only read it; what they change, they rebuild."""
+        """The shared training-mode instance, in `eval()`. Clauses only read it; what they change,
+        they rebuild."""
         return _evaluating(self.build())
 
     @cached_property
     def inference(self) -> Any:
-        """The shared ``inference_mode=True`` instance (its weights are not the checkpoint's). Only read."""
+        """The shared `inference_mode=True` instance (its weights are not the checkpoint's). Only
+        read."""
         return _evaluating(self.build(inference_mode=True))
 
     @cached_property
     def half_precision(self) -> Any:
-        """An instance cast to its ``half_precision_dtype``, in ``eval()``. Only read."""
+        """An instance cast to its `half_precision_dtype`, in `eval()`. Only read."""
         backbone = self.build()
         return backbone.to(backbone.half_precision_dtype).eval()
 
     @cached_property
     def half_precision_parameters(self) -> Any:
-        """An instance whose parameters alone are cast to its ``half_precision_dtype``, in ``eval()``. Only read.
+        """An instance whose parameters alone are cast to its `half_precision_dtype`, in `eval()`.
+        Only read.
 
-        Buffers stay as built, as under FSDP's mixed precision with float32 buffers: what `.to()` does to rotary frequencies
-        is a matter of its own.
+        Buffers stay as built, as under FSDP's mixed precision with float32 buffers: what `.to()`
+        does to rotary frequencies is a matter of its own.
         """
         from conformance.parity.library import cast_parameters
 
@@ -151,13 +156,12 @@ class Subject:
 
     @cached_property
     def float32(self) -> Any:
-        """An instance whose parameters are float32, in ``eval()``: the training one where it is. Only read."""
+        """An instance whose parameters are float32, in `eval()`: the training one where it is. Only
+        read."""
         import torch
 
         dtypes = {parameter.dtype for parameter in self.training.llm.parameters()}
         return self.training if dtypes == {torch.float32} else self.build_float32()
-
-    # What the constructor asked the hub for ---------------------------------------------------------------------------
 
     @cached_property
     def hub_ids(self) -> tuple[str, ...]:
@@ -169,18 +173,23 @@ class Subject:
     def weights_hub_id(self) -> str:
         """The hub id whose weights the constructor loads."""
         ids = self.hub_ids
-        asked = [call.repo_id for call in self.tap.calls if ".safetensors" in call.filename and call.found]
+        asked = [
+            call.repo_id
+            for call in self.tap.calls
+            if ".safetensors" in call.filename and call.found
+        ]
         if not ids:
             raise ClauseFailure(
                 observed="the constructor asked the hub for nothing",
                 expected="a config, weights and a tokenizer loaded by hub id",
-                mend="load with `from_pretrained(hub_id, token=hf_token)`: the published checkpoint is what is wrapped",
+                mend="load with `from_pretrained(hub_id, token=hf_token)`: the published "
+                "checkpoint is what is wrapped",
             )
         return asked[0] if asked else ids[0]
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The recipe behind :attr:`weights_hub_id`."""
+        """The recipe behind `weights_hub_id`."""
         return self._recipes[self.weights_hub_id]
 
     @cached_property
@@ -190,7 +199,8 @@ class Subject:
 
     @cached_property
     def real_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint of the published size that the user named, None where weights are to be seeded."""
+        """The checkpoint of the published size that the user named, None where weights are to be
+        seeded."""
         return None if self._weights in ("probe", "full") else Checkpoint(Path(self._weights))
 
     @cached_property
@@ -201,7 +211,7 @@ class Subject:
 
     @cached_property
     def published_config(self) -> dict[str, Any]:
-        """The checkpoint's ``config.json`` as the constructor found it, whatever it made of it."""
+        """The checkpoint's `config.json` as the constructor found it, whatever it made of it."""
         text = (self.view.snapshot(self.weights_hub_id) / "config.json").read_text(encoding="utf-8")
         return dict(json.loads(text))
 
@@ -221,25 +231,27 @@ class Subject:
             else None
         )
 
-    # The pieces that clauses look at ----------------------------------------------------------------------------------
-
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.training.get_tokenizer()
 
     @cached_property
     def published_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The checkpoint's tokenizer, loaded by the subject's tokenizer class with nothing added."""
+        """The checkpoint's tokenizer, loaded by the subject's tokenizer class with nothing
+        added."""
         return type(self.tokenizer).from_pretrained(self.view.snapshot(self.weights_hub_id))
 
     def encode(self, text: str, *, special: bool = True, tokenizer: Any = None) -> list[int]:
-        """Token ids of ``text``, as a host encodes it: with the tokenizer's own special tokens, or without."""
+        """Token ids of `text`, as a host encodes it: with the tokenizer's own special tokens, or
+        without."""
         return list((tokenizer or self.tokenizer)(text, add_special_tokens=special).input_ids)
 
     def decode(self, ids: list[int], *, skip_special: bool = False) -> str:
-        """The text of ``ids``, without the clean-up that would change spaces."""
+        """The text of `ids`, without the clean-up that would change spaces."""
         return str(
-            self.tokenizer.decode(ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False)
+            self.tokenizer.decode(
+                ids, skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
+            )
         )
 
     @cached_property
@@ -262,10 +274,16 @@ class Subject:
     def special_strings(self) -> tuple[str, ...]:
         """Every string that the tokenizer treats as one special token."""
         tokenizer = self.tokenizer
-        added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-        return tuple(dict.fromkeys(text for text in (*tokenizer.all_special_tokens, *added) if text))
+        added = [
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+        ]
+        return tuple(
+            dict.fromkeys(text for text in (*tokenizer.all_special_tokens, *added) if text)
+        )
 
-    def prompt_builder(self, model_family: str = "prismatic", system_prompt: str | None = None) -> Any:
+    def prompt_builder(
+        self, model_family: str = "prismatic", system_prompt: str | None = None
+    ) -> Any:
         """A fresh builder, made as the hosts make it."""
         return self.training.prompt_builder_fn(model_family, system_prompt=system_prompt)
 
@@ -274,13 +292,13 @@ class Subject:
         return lacks_member(self.training, member)
 
     def hub_variant(self, edit: Callable[[Path], None]) -> AbstractContextManager[Path]:
-        """Serve an edited copy of the weights' snapshot while the body runs; ``edit`` changes files in place."""
+        """Serve an edited copy of the weights' snapshot while the body runs; `edit` changes files
+        in place."""
         return self.view.variant(self.weights_hub_id, edit)
 
-    # For the certificate ----------------------------------------------------------------------------------------------
-
     def source_files(self) -> dict[str, str]:
-        """The files that define the subject, and their SHA-256: its classes, builder and factory, no library's."""
+        """The files that define the subject, and their SHA-256: its classes, builder and factory,
+        no library's."""
         defining: list[Any] = [self.factory]
         if "training" in self.__dict__:
             defining += type(self.training).__mro__
@@ -295,7 +313,7 @@ class Subject:
 
 
 def _evaluating(backbone: Any) -> Any:
-    """The backbone in ``eval()``; what has no such method is left for the clauses to judge."""
+    """The backbone in `eval()`; what has no such method is left for the clauses to judge."""
     if hasattr(backbone, "eval"):
         backbone.eval()
     return backbone
@@ -307,6 +325,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _name_in_package(module: str, file: Path) -> str:
-    """The file's path from its top-level package on: certificates must not tell where somebody's home directory is."""
+    """The file's path from its top-level package on: certificates must not tell where somebody's
+    home directory is."""
     depth = module.count(".") + (2 if file.name == "__init__.py" else 1)
     return "/".join(file.parts[-depth:])

@@ -1,4 +1,5 @@
-"""From what the user typed to something that can be called: the target string and the factory behind it."""
+"""From what the user typed to something that can be called: the target string and the factory
+behind it."""
 
 from __future__ import annotations
 
@@ -18,7 +19,6 @@ from conformance.errors import CannotAssess
 
 ENTRY_POINT_GROUP = "conformance.backbones"
 
-#: The ids of the reference backbones, for a checkout that is on the path without being installed (no entry points).
 BUILT_IN_TARGETS = {
     "llama2-7b-pure": "backbones.llama2:LLaMa2LLMBackbone",
     "llama2-13b-pure": "backbones.llama2:LLaMa2LLMBackbone",
@@ -30,6 +30,8 @@ BUILT_IN_TARGETS = {
     "mistral-v0.1-7b-instruct": "backbones.mistral:MistralLLMBackbone",
     "phi-2-3b": "backbones.phi:PhiLLMBackbone",
 }
+"""The ids of the reference backbones, for a checkout that is on the path without being installed
+(no entry points)."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ class Target:
 
 
 def registered_targets() -> dict[str, str]:
-    """Every id known by name, with the ``module:attribute`` behind it. Imports none of them."""
+    """Every id known by name, with the `module:attribute` behind it. Imports none of them."""
     installed = {point.name: point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
     return {**BUILT_IN_TARGETS, **installed}
 
 
 def resolve(text: str, backbone_id: str | None = None) -> Target:
-    """Import what ``text`` names: an id, ``package.module:attribute`` or ``path/to/file.py:attribute``.
+    """Import what `text` names: an id, `package.module:attribute` or `path/to/file.py:attribute`.
 
     Raises:
         CannotAssess: saying what could not be found or imported, and what would be right.
@@ -58,7 +60,8 @@ def resolve(text: str, backbone_id: str | None = None) -> Target:
         if text not in registered:
             raise CannotAssess(_unknown_id(text, registered))
         return Target(text, _attribute_of(registered[text]), backbone_id or text)
-    # A module beside its user is a module, and the working directory is not on the path of a console script.
+    # A module beside its user is a module, and the working directory is not on the path of a
+    # console script.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     factory = _attribute_of(text)
@@ -69,7 +72,8 @@ def _attribute_of(location: str) -> Callable[..., Any]:
     place, _, attribute = location.rpartition(":")
     if not place or not attribute:
         raise CannotAssess(
-            f"`{location}` is not a target: write an id, `package.module:Class` or `path/to/file.py:Class`"
+            f"`{location}` is not a target: write an id, `package.module:Class` or "
+            f"`path/to/file.py:Class`"
         )
     module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
     value: Any = module
@@ -81,7 +85,8 @@ def _attribute_of(location: str) -> Callable[..., Any]:
         value = getattr(value, name)
     if not callable(value):
         raise CannotAssess(
-            f"`{location}` is a {type(value).__name__}, which cannot be called: name a backbone class or a factory"
+            f"`{location}` is a {type(value).__name__}, which cannot be called: name a backbone "
+            f"class or a factory"
         )
     return value
 
@@ -126,20 +131,27 @@ def _importing(name: str, load: Callable[[], Any]) -> Any:
         raise CannotAssess(f"`{name}` has a syntax error at {where}: {error.msg}") from error
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            message = f"there is no module `{error.name}` in the working directory or the environment (for `{name}`)"
+            message = (
+                f"there is no module `{error.name}` in the working directory or the "
+                f"environment (for `{name}`)"
+            )
         else:
-            message = f"importing `{name}` failed: {error}; install what it needs beside conformance"
+            message = (
+                f"importing `{name}` failed: {error}; install what it needs beside conformance"
+            )
         raise CannotAssess(message) from error
     except SystemExit as error:
         raise CannotAssess(
-            f'importing `{name}` called sys.exit({error.code!r}); guard it with `if __name__ == "__main__"`'
+            f"importing `{name}` called sys.exit({error.code!r}); guard it with `if __name__ == "
+            f'"__main__"`'
         ) from error
     except Exception as error:
         raise CannotAssess(f"importing `{name}` raised {type(error).__name__}: {error}") from error
 
 
 def only_id_of(factory: Callable[..., Any], text: str) -> str:
-    """The id to ask a class for without ``--id``: its default, or the one id that its module's table holds."""
+    """The id to ask a class for without `--id`: its default, or the one id that its module's table
+    holds."""
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):
@@ -152,14 +164,20 @@ def only_id_of(factory: Callable[..., Any], text: str) -> str:
     if ids:
         raise CannotAssess(f"`{text}` knows several ids: choose one with --id ({', '.join(ids)})")
     raise CannotAssess(
-        f"`{text}` needs an id to be called with: add --id, for example --id {next(iter(BUILT_IN_TARGETS))}"
+        f"`{text}` needs an id to be called with: add --id, for example --id "
+        f"{next(iter(BUILT_IN_TARGETS))}"
     )
 
 
 def _ids_in_tables_of(module: ModuleType | None) -> list[str]:
-    """Keys of module-level tables ``{id: {"llm_family", "llm_cls", "hf_hub_path"}}``, the seed's convention."""
+    """Keys of module-level tables `{id: {"llm_family", "llm_cls", "hf_hub_path"}}`, the seed's
+    convention."""
     tables = (
-        [value for name, value in vars(module).items() if name.isupper() and isinstance(value, Mapping)]
+        [
+            value
+            for name, value in vars(module).items()
+            if name.isupper() and isinstance(value, Mapping)
+        ]
         if module
         else []
     )
@@ -173,7 +191,8 @@ def _ids_in_tables_of(module: ModuleType | None) -> list[str]:
 
 def _unknown_id(text: str, registered: Mapping[str, str]) -> str:
     return (
-        f"no backbone is registered under the id `{text}`{_did_you_mean(text, list(registered))}; known ids: "
+        f"no backbone is registered under the id `{text}`{_did_you_mean(text, list(registered))}; "
+        f"known ids: "
         f"{', '.join(sorted(registered))}. "
         "For a class of your own write `package.module:Class` or `path/to/file.py:Class`"
     )

@@ -1,4 +1,4 @@
-"""``python -m conformance.suite``: write ``catalogue.json`` anew from the suite."""
+"""`python -m conformance.suite`: write `catalogue.json` anew from the suite."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from conformance.suite.collection import requirements_of_suite
 
 
 def catalogue_text() -> str:
-    """What ``catalogue.json`` should hold: the implemented clauses in the order of the profiles."""
+    """What `catalogue.json` should hold: the implemented clauses in the order of the profiles."""
     requirements = requirements_of_suite()
     listed = dict.fromkeys(clause for ids in profiles().values() for clause in ids)
     unlisted = [clause_id for clause_id in requirements if clause_id not in listed]
-    ordered = [requirements[clause_id] for clause_id in (*listed, *unlisted) if clause_id in requirements]
-    return json.dumps([requirement.as_json() for requirement in ordered], indent=1, ensure_ascii=False) + "\n"
+    ordered = [
+        requirements[clause_id] for clause_id in (*listed, *unlisted) if clause_id in requirements
+    ]
+    return (
+        json.dumps([requirement.as_json() for requirement in ordered], indent=1, ensure_ascii=False)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

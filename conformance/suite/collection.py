@@ -17,7 +17,8 @@ Test = Callable[[Subject], None]
 
 @cache
 def clause_tests() -> dict[str, tuple[Test, ...]]:
-    """Every clause's tests by ID, in the order of the suite's modules. Imports the suite, and with it torch."""
+    """Every clause's tests by ID, in the order of the suite's modules. Imports the suite, and with
+    it torch."""
     tests: dict[str, tuple[Test, ...]] = {}
     for module in _suite_modules():
         for value in vars(module).values():
@@ -28,7 +29,8 @@ def clause_tests() -> dict[str, tuple[Test, ...]]:
 
 
 def requirements_of_suite() -> dict[str, Requirement]:
-    """The requirements as the suite's decorators state them; ``catalogue.json`` is written from this."""
+    """The requirements as the suite's decorators state them; `catalogue.json` is written from
+    this."""
     return {clause_id: tests[0].requirement for clause_id, tests in clause_tests().items()}  # type: ignore[attr-defined]
 
 

@@ -1,8 +1,9 @@
-"""Dialogues as hosts drive prompt builders, and as the official encoding has them: mistral-common for Mistral's own models, a
-family's Jinja template otherwise.
+"""Dialogues as hosts drive prompt builders, and as the official encoding has them: mistral-common
+for Mistral's own models, a family's Jinja template otherwise.
 
-Where a family's references depart from the official encoding on purpose, the recipe lists the difference with its
-reason; each has a name here, and a rule that takes it out of both sides before they are compared.
+Where a family's references depart from the official encoding on purpose, the recipe lists the
+difference with its reason; each has a name here, and a rule that takes it out of both sides before
+they are compared.
 """
 
 from __future__ import annotations
@@ -16,30 +17,33 @@ from conformance.subject.subject import Subject
 
 Ids = list[int]
 
-#: Whose turn it is, in order. Prismatic's conversations call the parties so, after LLaVA's data files.
 ROLES = ("human", "gpt")
+"""Whose turn it is, in order. Prismatic's conversations call the parties so, after LLaVA's data
+files."""
 
-#: What Prismatic's hosts pass as ``model_family``.
 HOST_MODEL_FAMILIES = ("prismatic", "openvla")
+"""What Prismatic's hosts pass as `model_family`."""
 
 
 def turns_of(builder: Any, messages: Sequence[str]) -> list[str]:
-    """Add the messages in turn, human first; returns what ``add_turn`` returned for each."""
+    """Add the messages in turn, human first; returns what `add_turn` returned for each."""
     return [builder.add_turn(ROLES[turn % 2], text) for turn, text in enumerate(messages)]
 
 
 def encode_turn_by_turn(subject: Subject, turns: Sequence[str]) -> list[int]:
-    """Token ids of a dialogue encoded a turn at a time, right-stripped, special tokens on the first turn only: what
-    Prismatic's fine-tuning dataset does (``FinetuneDataset``)."""
-    encoded = (subject.encode(turn.rstrip(), special=number == 0) for number, turn in enumerate(turns))
+    """Token ids of a dialogue encoded a turn at a time, right-stripped, special tokens on the first
+    turn only: what Prismatic's fine-tuning dataset does (`FinetuneDataset`)."""
+    encoded = (
+        subject.encode(turn.rstrip(), special=number == 0) for number, turn in enumerate(turns)
+    )
     return [token for ids in encoded for token in ids]
 
 
 def official_ids(
     subject: Subject, prompt: str, messages: Sequence[str], system_prompt: str | None
 ) -> tuple[Ids, Ids]:
-    """Token ids of ``prompt`` as hosts encode it, and those of the official template for the same dialogue; accepted
-    differences are taken out of both.
+    """Token ids of `prompt` as hosts encode it, and those of the official template for the same
+    dialogue; accepted differences are taken out of both.
 
     Raises:
         NotApplicable: for a family without an official template.
@@ -55,14 +59,20 @@ def official_ids(
     else:
         raise NotApplicable("the family has no official chat template")
     for difference in recipe.accepted_template_differences:
-        ours, official = (ACCEPTED_DIFFERENCES[difference.name](subject, ids) for ids in (ours, official))
+        ours, official = (
+            ACCEPTED_DIFFERENCES[difference.name](subject, ids) for ids in (ours, official)
+        )
     return ours, official
 
 
 def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
     """Drop a token of nothing but space that stands right before the terminator."""
     terminator = subject.terminator_id
-    spaces = {token for token in set(ids) if token != terminator and not subject.decode([token]).strip(" ")}
+    spaces = {
+        token
+        for token in set(ids)
+        if token != terminator and not subject.decode([token]).strip(" ")
+    }
     pairs = zip(ids, [*ids[1:], None], strict=True)
     return [token for token, follower in pairs if not (token in spaces and follower == terminator)]
 
@@ -73,11 +83,11 @@ def _with_one_bos(subject: Subject, ids: Ids) -> Ids:
     return [token for place, token in enumerate(ids) if token != bos or bos not in ids[:place]]
 
 
-#: What recipes may accept, by name.
 ACCEPTED_DIFFERENCES: dict[str, Callable[[Subject, Ids], Ids]] = {
     "no-space-before-eos": _without_space_before_eos,
     "one-bos-per-dialogue": _with_one_bos,
 }
+"""What recipes may accept, by name."""
 
 
 @lru_cache(maxsize=1)
@@ -120,9 +130,11 @@ def _refuse(reason: str) -> None:
 
 
 def _system_prompt_in_force(subject: Subject) -> str | None:
-    """The system prompt that the builder uses when given none: what stands before a known first message.
+    """The system prompt that the builder uses when given none: what stands before a known first
+    message.
 
-    The official template has no default, or another; what is compared is the format, not the wording.
+    The official template has no default, or another; what is compared is the format, not the
+    wording.
     """
     marker = "@@conformance-system-prompt@@"
     given, default = subject.prompt_builder(system_prompt=marker), subject.prompt_builder()

@@ -1,4 +1,5 @@
-"""What clauses ask of a model: probe inputs, comparison by bits, and which parameters are as tall as the vocabulary."""
+"""What clauses ask of a model: probe inputs, comparison by bits, and which parameters are as tall
+as the vocabulary."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ IGNORED_LABEL = -100
 
 
 def probe_ids(subject: Subject, batch: int = 2, length: int = 8) -> torch.Tensor:
-    """Fixed ordinary token ids, ``(batch, length)``: spread over the vocabulary, none of them special."""
+    """Fixed ordinary token ids, `(batch, length)`: spread over the vocabulary, none of them
+    special."""
     special = set(subject.tokenizer.all_special_ids)
     rows = len(subject.tokenizer)
     ordinary = (
@@ -38,29 +40,35 @@ def positions_of(llm: Any) -> int:
 
 
 def is_routed(llm: Any) -> bool:
-    """Whether tokens are routed to experts: rounding may then send one elsewhere, which no gate on errors allows for."""
+    """Whether tokens are routed to experts: rounding may then send one elsewhere, which no gate on
+    errors allows for."""
     config = text_config(llm)
-    return any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+    return any(
+        getattr(config, key, None)
+        for key in ("num_experts", "num_local_experts", "n_routed_experts")
+    )
 
 
 def logits_of(output: Any) -> torch.Tensor:
     """The logits that a forward returned.
 
     Raises:
-        ClauseFailure: where it returned something without ``logits``.
+        ClauseFailure: where it returned something without `logits`.
     """
     logits = getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor):
         raise ClauseFailure(
             observed=f"`forward` returned a {type(output).__name__} without `logits`",
-            expected="what the language model returns, with `logits` of shape (batch, sequence, vocabulary)",
+            expected="what the language model returns, with `logits` of shape (batch, sequence, "
+            "vocabulary)",
             mend="return the language model's output as it is",
         )
     return logits
 
 
 def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = None) -> Reference:
-    """What ``llm`` should compute under ``config`` (the published one), windows as the installed library counts them.
+    """What `llm` should compute under `config` (the published one), windows as the installed
+    library counts them.
 
     Raises:
         NotApplicable: for a family without a reference.
@@ -79,8 +87,8 @@ def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = 
 
 @contextmanager
 def judging_config(*, expected: str, mend: str) -> Iterator[None]:
-    """What the oracle says of a config in the body, as a clause says it: no reference is not applicable, a contradiction
-    fails."""
+    """What the oracle says of a config in the body, as a clause says it: no reference is not
+    applicable, a contradiction fails."""
     try:
         yield
     except NoReference as reason:
@@ -104,19 +112,22 @@ def published_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def configurable_class(subject: Subject) -> type:
-    """The class of ``llm``.
+    """The class of `llm`.
 
     Raises:
         NotApplicable: where it cannot be built from a config alone.
     """
     model_class = type(subject.training.llm)
     if not hasattr(model_class, "_from_config"):
-        raise NotApplicable(f"`llm` is a {model_class.__name__}, which cannot be built from a config alone")
+        raise NotApplicable(
+            f"`llm` is a {model_class.__name__}, which cannot be built from a config alone"
+        )
     return model_class
 
 
 def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
-    """The subject's model class, loaded from the checkpoint in ``dtype`` the way that transformers documents."""
+    """The subject's model class, loaded from the checkpoint in `dtype` the way that transformers
+    documents."""
     model_class = type(subject.training.llm)
     if not hasattr(model_class, "from_pretrained"):
         raise NotApplicable(f"a {model_class.__name__} has no `from_pretrained`")
@@ -135,10 +146,14 @@ def same_tensor(observed: torch.Tensor | None, expected: torch.Tensor) -> bool:
 
 
 def vocabulary_parameters(llm: Any) -> set[str]:
-    """State-dict names of the parameters with one row a token: the input embedding and the output head."""
+    """State-dict names of the parameters with one row a token: the input embedding and the output
+    head."""
     modules = [llm.get_input_embeddings(), llm.get_output_embeddings()]
     parameters = {
-        id(parameter) for module in modules if module is not None for parameter in module.parameters()
+        id(parameter)
+        for module in modules
+        if module is not None
+        for parameter in module.parameters()
     }
     return {
         name
@@ -148,26 +163,32 @@ def vocabulary_parameters(llm: Any) -> set[str]:
 
 
 def vocabulary_tensors(subject: Subject) -> dict[str, str]:
-    """State-dict name of each parameter with one row a token, and the name that its tensor has in the checkpoint.
+    """State-dict name of each parameter with one row a token, and the name that its tensor has in
+    the checkpoint.
 
-    Releases rename modules as they load (a nested language model's, say), but not the last two parts of a name. A head
-    that is tied to the embedding has no tensor of its own in a checkpoint, and is left out.
+    Releases rename modules as they load (a nested language model's, say), but not the last two
+    parts of a name. A head that is tied to the embedding has no tensor of its own in a checkpoint,
+    and is left out.
     """
     names: dict[str, str] = {}
     for name in sorted(vocabulary_parameters(subject.training.llm)):
-        namesakes = [other for other in subject.checkpoint if other.split(".")[-2:] == name.split(".")[-2:]]
+        namesakes = [
+            other for other in subject.checkpoint if other.split(".")[-2:] == name.split(".")[-2:]
+        ]
         if name in namesakes or len(namesakes) == 1:
             names[name] = name if name in namesakes else namesakes[0]
     return names
 
 
 def decoder_layers(backbone: Any) -> list[torch.nn.Module]:
-    """The instances of ``transformer_layer_cls`` in ``llm``, in order; none where that is no class."""
+    """The instances of `transformer_layer_cls` in `llm`, in order; none where that is no class."""
     layer_cls = backbone.transformer_layer_cls
-    modules: list[torch.nn.Module] = list(backbone.llm.modules()) if inspect.isclass(layer_cls) else []
+    modules: list[torch.nn.Module] = (
+        list(backbone.llm.modules()) if inspect.isclass(layer_cls) else []
+    )
     return [module for module in modules if isinstance(module, layer_cls)]
 
 
 def next_multiple(of: int, count: int) -> int:
-    """The smallest multiple of ``of`` that is at least ``count``."""
+    """The smallest multiple of `of` that is at least `count`."""
     return -(-count // of) * of

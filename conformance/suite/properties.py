@@ -1,9 +1,9 @@
 """Properties: a clause that holds for all inputs a strategy can draw, bound to one subject.
 
-Strategies depend on the subject (ordinary text is text without *its* special tokens), the number of examples on the
-budget, and the draws on the seed; so the Hypothesis test is made when the clause runs, not when its module is imported.
-Everything drawn is a JSON value: a failure carries the smallest inputs found as ``counterexample``, and the ``check``
-of a clause's test replays them.
+Strategies depend on the subject (ordinary text is text without *its* special tokens), the number of
+examples on the budget, and the draws on the seed; so the Hypothesis test is made when the clause
+runs, not when its module is imported. Everything drawn is a JSON value: a failure carries the
+smallest inputs found as `counterexample`, and the `check` of a clause's test replays them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from conformance.assertions import ClauseFailure, NotApplicable, NotRun
 from conformance.subject.subject import Subject
 
-#: Examples drawn at the standard budget by a property that asks for no other number.
 STANDARD_EXAMPLES = 30
+"""Examples drawn at the standard budget by a property that asks for no other number."""
 
-#: Steps that one run of a state machine takes.
 STEPS = 12
+"""Steps that one run of a state machine takes."""
 
 Strategies = Callable[[Subject], Any]
 
@@ -34,7 +34,8 @@ Strategies = Callable[[Subject], Any]
 def for_all(
     examples: int = STANDARD_EXAMPLES, **strategies: Strategies
 ) -> Callable[[Callable[..., None]], Callable[[Subject], None]]:
-    """Run a clause for drawn inputs: each keyword is a function from the subject to a Hypothesis strategy."""
+    """Run a clause for drawn inputs: each keyword is a function from the subject to a Hypothesis
+    strategy."""
 
     def decorate(check: Callable[..., None]) -> Callable[[Subject], None]:
         @functools.wraps(check)
@@ -71,7 +72,7 @@ def for_all(
 
 
 class StepMachine(RuleBasedStateMachine):
-    """A state machine that keeps the steps it takes; its rules are made by :func:`step`."""
+    """A state machine that keeps the steps it takes; its rules are made by `step`."""
 
     limit: ClassVar[ShrinkLimit]
 
@@ -81,7 +82,7 @@ class StepMachine(RuleBasedStateMachine):
 
 
 def step(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
-    """A rule of a :class:`StepMachine`, for what the strategies draw."""
+    """A rule of a `StepMachine`, for what the strategies draw."""
 
     def decorate(take: Callable[..., None]) -> Any:
         @functools.wraps(take)
@@ -101,7 +102,8 @@ def step(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
 
 
 def for_all_runs(machine_of: Callable[[Subject], type[StepMachine]]) -> Callable[[Subject], None]:
-    """Run a clause for drawn sequences of steps: its function returns the machine whose rules take them."""
+    """Run a clause for drawn sequences of steps: its function returns the machine whose rules take
+    them."""
 
     def run(subject: Subject, drive: Callable[[type[StepMachine]], None]) -> None:
         machine = machine_of(subject)
@@ -145,7 +147,8 @@ class ShrinkLimit:
         return self._failures[-1] if self._failures else None
 
     def skips(self, drawn: dict[str, Any]) -> bool:
-        """Whether ``drawn`` counts as passing, untried. Steps are tried as far as a run that failed took them."""
+        """Whether `drawn` counts as passing, untried. Steps are tried as far as a run that failed
+        took them."""
         return (
             self._first_failure is not None
             and time.monotonic() - self._first_failure > self._seconds
@@ -164,7 +167,7 @@ def _leads_to(drawn: dict[str, Any], failure: dict[str, Any]) -> bool:
 
 
 def _report(search: Callable[[], None], limit: ShrinkLimit) -> None:
-    """Run the search; what it raises carries the smallest inputs found as ``counterexample``."""
+    """Run the search; what it raises carries the smallest inputs found as `counterexample`."""
     try:
         search()
     except Exception as found:
@@ -182,7 +185,8 @@ def _not_deterministic() -> Exception:
 
 
 def _settings_for(subject: Subject, examples: int, **overrides: Any) -> Any:
-    """Hypothesis settings of one property: sized by the budget, no deadline, no database, first failure only."""
+    """Hypothesis settings of one property: sized by the budget, no deadline, no database, first
+    failure only."""
     return settings(
         max_examples=subject.budget.examples(examples),
         deadline=None,

@@ -1,4 +1,5 @@
-"""Holding a half-precision model to the rounding gate, as a whole and module by module, on whatever device it is."""
+"""Holding a half-precision model to the rounding gate, as a whole and module by module, on whatever
+device it is."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from conformance.suite.models import positions_of
 
 
 def far_batch(reference: Reference, seed: int) -> tuple[torch.Tensor, int]:
-    """Ids that reach past position 1,024, or as far as the family goes, and where the far ones begin."""
+    """Ids that reach past position 1,024, or as far as the family goes, and where the far ones
+    begin."""
     far = EXACT_POSITIONS // 8
     length = min(EXACT_POSITIONS + far, reference.architecture.positions)
     return drawn_ids(reference.vocabulary, length, seed), length - far
@@ -42,11 +44,14 @@ def rounds_alike(
     ids: torch.Tensor,
     begin: int = 0,
     *,
-    mend: str = "look for a dtype that is hard-coded, or rounded more often than the reference rounds it",
+    mend: str = "look for a dtype that is hard-coded, or rounded more often than the reference "
+    "rounds it",
 ) -> None:
-    """Hold the logits that ``run`` gives, from position ``begin`` on, to gate 2."""
+    """Hold the logits that `run` gives, from position `begin` on, to gate 2."""
     place = Place.of(torch.ones_like(ids))
-    some = torch.arange(0, reference.vocabulary, max(1, reference.vocabulary // 2048), device=ids.device)
+    some = torch.arange(
+        0, reference.vocabulary, max(1, reference.vocabulary // 2048), device=ids.device
+    )
     exact, rounded = (
         decoder.logits(decoder.embed(ids), place, tokens=some)[:, begin:]
         for decoder in (reference.decoder(), reference.decoder(Precision(dtype, torch.float32)))
@@ -62,7 +67,7 @@ def rounds_alike(
 
 
 def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> None:
-    """Hold each module of ``llm``, given the reference's input, to gate 3.
+    """Hold each module of `llm`, given the reference's input, to gate 3.
 
     Raises:
         NotApplicable: where no module of the model has a name that the reference knows.
@@ -85,22 +90,25 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
         "module ratio",
         ratio,
         MODULE_RATIO,
-        observed=f"in {dtype}, `{path}`, given the reference's input, is off by {ratio:.3g} times what rounding does to the "
+        observed=f"in {dtype}, `{path}`, given the reference's input, is off by {ratio:.3g} times "
+        f"what rounding does to the "
         "reference's own",
         expected=f"at most {MODULE_RATIO} times",
-        mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
+        mend="take norms, softmax and rotary angles in float32 and round once, where the result "
+        "is handed on",
         conditions=conditions(dtype, parameter.device),
         module=path,
     )
 
 
 def within_rounding(ratio: float, where: str, mend: str, observed: torch.Tensor) -> None:
-    """Hold the ratio that the logits ``observed`` have to gate 2."""
+    """Hold the ratio that the logits `observed` have to gate 2."""
     within(
         "rounding ratio",
         ratio,
         ROUNDING_RATIO,
-        observed=f"{where}, the logits are off by {ratio:.3g} times what rounding does to the reference",
+        observed=f"{where}, the logits are off by {ratio:.3g} times what rounding does to the "
+        f"reference",
         expected=f"at most {ROUNDING_RATIO} times",
         mend=mend,
         conditions=conditions(observed.dtype, observed.device),

@@ -40,16 +40,20 @@ _REVISION = " (its revision or list of files)"
 
 @requirement("CON-03", MUST)
 def test_no_member_is_missing(subject: Subject) -> None:
-    """No abstract member is left and every required member of the contract is defined: checked on the class, before
-    anything is built (for a factory: on what it returns), naming what is missing. `last_layer_finetune_modules` is
-    optional; a missing member blocks only the clauses that use it."""
+    """No abstract member is left and every required member of the contract is defined: checked on
+    the class, before anything is built (for a factory: on what it returns), naming what is missing.
+    `last_layer_finetune_modules` is optional; a missing member blocks only the clauses that use it.
+    """
     owner = subject.factory if _shows_its_members(subject.factory) else _constructed(subject)
     abstract = _abstract_members(subject)
     missing = sorted({*abstract, *(name for name in REQUIRED_MEMBERS if lacks_member(owner, name))})
     missing = [name for name in missing if name not in subject.optional_absent]
     if missing and not abstract and inspect.isclass(owner):
-        # What `__init__` assigns shows on no class: what seems to be missing may be there once it has run.
-        missing = [name for name in missing if subject.lacks(name)] if _constructs(subject) else missing
+        # What `__init__` assigns shows on no class: what seems to be missing may be there once it
+        # has run.
+        missing = (
+            [name for name in missing if subject.lacks(name)] if _constructs(subject) else missing
+        )
     require(
         not missing,
         observed=f"{'abstract or ' if abstract else ''}missing member(s): {', '.join(missing)}",
@@ -61,15 +65,17 @@ def test_no_member_is_missing(subject: Subject) -> None:
 
 @requirement("CON-01", MUST)
 def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
-    """The subject constructs in training mode with the documented arguments, and every checkpoint tensor is in the
-    model bit-equal in the declared master dtype (vocabulary-sized tensors by EMB-04)."""
+    """The subject constructs in training mode with the documented arguments, and every checkpoint
+    tensor is in the model bit-equal in the declared master dtype (vocabulary-sized tensors by
+    EMB-04)."""
     if _abstract_members(subject):
         raise Blocked("CON-03")
     llm = _constructed(subject).llm
     master = getattr(torch, subject.declared.master_dtype)
     ours = llm.state_dict()
     vocabulary = set(vocabulary_tensors(subject).values())
-    # Releases rename modules as they load (a nested language model's, say): what has no namesake may stand elsewhere.
+    # Releases rename modules as they load (a nested language model's, say): what has no namesake
+    # may stand elsewhere.
     elsewhere = [tensor for name, tensor in ours.items() if name not in subject.checkpoint]
     wrong = []
     for name, tensor in subject.checkpoint.items():
@@ -78,13 +84,15 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
         expected = tensor.to(master)
         # The dtype in which the model keeps it is CON-09's.
         if not any(
-            same_tensor(found.to(master), expected) for found in ([ours[name]] if name in ours else elsewhere)
+            same_tensor(found.to(master), expected)
+            for found in ([ours[name]] if name in ours else elsewhere)
         ):
             wrong.append(name)
     first = next(iter(wrong), "")
     require(
         not wrong,
-        observed=f"{len(wrong)} of {len(subject.checkpoint)} checkpoint tensors are not in the model as published; "
+        observed=f"{len(wrong)} of {len(subject.checkpoint)} checkpoint tensors are not in the "
+        f"model as published; "
         f"the first, `{first}`, " + ("has other values" if first in ours else "is not there"),
         expected=f"every tensor there, bit-equal in {subject.declared.master_dtype}",
         mend="load with `from_pretrained`, and change no weights after",
@@ -94,8 +102,8 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
 
 @requirement("CON-02", MUST, needs=["CON-01"])
 def test_inference_mode_reads_no_weights(subject: Subject) -> None:
-    """With `inference_mode=True` it constructs without reading any weight file, with the names, shapes and dtypes of
-    CON-01."""
+    """With `inference_mode=True` it constructs without reading any weight file, with the names,
+    shapes and dtypes of CON-01."""
     with subject.hub_variant(_spoil_weights):
         try:
             backbone = subject.build(inference_mode=True)
@@ -104,11 +112,14 @@ def test_inference_mode_reads_no_weights(subject: Subject) -> None:
                 observed=f"with unreadable weight files, construction raised "
                 f"{type(error).__name__}: {quoted(str(error))}",
                 expected="no weight file read in inference mode",
-                mend="build from the config alone (`llm_cls._from_config(config)`, on a class that has it); the VLM's "
+                mend="build from the config alone (`llm_cls._from_config(config)`, on a class "
+                "that has it); the VLM's "
                 "own checkpoint brings the weights",
             ) from error
     expected, observed = _signature_of(subject.training.llm), _signature_of(backbone.llm)
-    differing = sorted(name for name in {*expected, *observed} if expected.get(name) != observed.get(name))
+    differing = sorted(
+        name for name in {*expected, *observed} if expected.get(name) != observed.get(name)
+    )
     first = differing[0] if differing else ""
     require(
         not differing,
@@ -122,15 +133,16 @@ def test_inference_mode_reads_no_weights(subject: Subject) -> None:
 
 @requirement("CON-04", MUST, needs=["CON-01"])
 def test_unknown_id_is_refused(subject: Subject) -> None:
-    """An unknown id is refused with an error that names the id, before anything is loaded. Listing the known ids:
-    SHOULD (CON-12)."""
+    """An unknown id is refused with an error that names the id, before anything is loaded. Listing
+    the known ids: SHOULD (CON-12)."""
     asked_before = len(subject.tap.calls)
     error = _error_for_unknown_id(subject)
     asked = [_address(call) for call in subject.tap.calls[asked_before:]]
     require(
         error is not None and UNKNOWN_ID in str(error) and not asked,
         observed=f"the id {UNKNOWN_ID!r} " + (
-            "was accepted" if error is None else f"made the constructor ask the hub for {asked[0]}" if asked
+            "was accepted" if error is None else f"made the constructor ask the hub for "
+                f"{asked[0]}" if asked
             else f"was refused with {type(error).__name__}: {quoted(str(error))}"
         ),
         expected="an error that names the id, before the hub is asked for anything",
@@ -140,9 +152,9 @@ def test_unknown_id_is_refused(subject: Subject) -> None:
 
 @requirement("CON-05", MUST)
 def test_flash_attention_is_a_choice(subject: Subject) -> None:
-    """`use_flash_attention_2=False` never needs flash-attn; `True` without it falls back with a warning or raises a
-    clear ImportError before weights load (probe weights are sharded so that this shows). The implementation in force
-    is readable."""
+    """`use_flash_attention_2=False` never needs flash-attn; `True` without it falls back with a
+    warning or raises a clear ImportError before weights load (probe weights are sharded so that
+    this shows). The implementation in force is readable."""
     try:
         llm = subject.training.llm
     except Exception as error:
@@ -159,7 +171,8 @@ def test_flash_attention_is_a_choice(subject: Subject) -> None:
         plain is not None and "flash" not in plain,
         observed=f"with use_flash_attention_2=False the attention in force reads {plain!r}",
         expected="a readable implementation other than flash attention",
-        mend="pass the choice on as `attn_implementation`, and leave `llm.config` to say which is in force",
+        mend="pass the choice on as `attn_implementation`, and leave `llm.config` to say which is "
+        "in force",
     )
     if importlib.util.find_spec("flash_attn") is not None:
         return
@@ -168,8 +181,13 @@ def test_flash_attention_is_a_choice(subject: Subject) -> None:
     if not refused:
         require(
             bool(said) and attention is not None and "flash" not in attention,
-            observed=f"without flash-attn, use_flash_attention_2=True built {attention!r} attention and "
-            + (f"warned: {quoted(said[0])}" if said else "gave no warning that names flash attention"),
+            observed=f"without flash-attn, use_flash_attention_2=True built {attention!r} "
+            f"attention and "
+            + (
+                f"warned: {quoted(said[0])}"
+                if said
+                else "gave no warning that names flash attention"
+            ),
             expected="a warning that names it, and another attention implementation in force",
             mend="warn with `warnings.warn` and fall back to `sdpa`",
         )
@@ -180,13 +198,15 @@ def test_flash_attention_is_a_choice(subject: Subject) -> None:
         observed="without flash-attn, use_flash_attention_2=True raised "
         f"{type(refusing).__name__}: {quoted(str(refusing))}",
         expected="a warning and other attention, or an ImportError that names flash-attn",
-        mend='pass `attn_implementation="flash_attention_2"`: newer releases of transformers refuse the older keyword',
+        mend='pass `attn_implementation="flash_attention_2"`: newer releases of transformers '
+        "refuse the older keyword",
     )
     with subject.hub_variant(_spoil_weights), refusal() as early:
         subject.build(use_flash_attention_2=True)
     require(
         bool(early) and isinstance(early[0], ImportError),
-        observed=f"without flash-attn the ImportError comes after the weights were read: unreadable ones raised "
+        observed=f"without flash-attn the ImportError comes after the weights were read: "
+        f"unreadable ones raised "
         f"{type(early[0]).__name__ if early else 'nothing'} first",
         expected="the ImportError before any weight file is read",
         mend="check for flash-attn before calling `from_pretrained`",
@@ -195,8 +215,8 @@ def test_flash_attention_is_a_choice(subject: Subject) -> None:
 
 @requirement("CON-06", MUST, needs=["CON-01", "CON-02"], uses=["forward"])
 def test_cache_and_greedy_defaults(subject: Subject) -> None:
-    """In training mode a forward returns no cache, in inference mode it can; generation defaults are greedy and
-    `save_pretrained` accepts them."""
+    """In training mode a forward returns no cache, in inference mode it can; generation defaults
+    are greedy and `save_pretrained` accepts them."""
     ids = probe_ids(subject)
     with torch.no_grad():
         in_training = subject.training.forward(
@@ -207,7 +227,8 @@ def test_cache_and_greedy_defaults(subject: Subject) -> None:
         ).past_key_values
     require(
         in_training is None and in_inference is not None,
-        observed=f"a cache is returned in training mode: {in_training is not None}; in inference mode with use_cache: "
+        observed=f"a cache is returned in training mode: {in_training is not None}; in inference "
+        f"mode with use_cache: "
         f"{in_inference is not None}",
         expected="no cache in training mode, one in inference mode",
         mend="set `llm.config.use_cache = inference_mode`",
@@ -223,7 +244,8 @@ def test_cache_and_greedy_defaults(subject: Subject) -> None:
             backbone.llm.generation_config.save_pretrained(folder)
         require(
             not refused,
-            observed=f"in {mode} mode the generation config cannot be saved: {quoted(''.join(map(str, refused)))}",
+            observed=f"in {mode} mode the generation config cannot be saved: "
+            f"{quoted(''.join(map(str, refused)))}",
             expected="a generation config that `save_pretrained` accepts",
             mend="with do_sample=False, set temperature and top_p to 1.0 (or None)",
         )
@@ -255,7 +277,9 @@ def test_token_leaks_nowhere(subject: Subject) -> None:
             backbone.llm.generation_config.save_pretrained(folder)
         for path in Path(folder).rglob("*"):
             if path.is_file():
-                places[f"the saved file {path.name}"] = path.read_text(encoding="utf-8", errors="replace")
+                places[f"the saved file {path.name}"] = path.read_text(
+                    encoding="utf-8", errors="replace"
+                )
     leaks = [place for place, text in places.items() if CANARY_TOKEN in text]
     require(
         not leaks,
@@ -268,7 +292,8 @@ def test_token_leaks_nowhere(subject: Subject) -> None:
 
 def _keywords(subject: Subject) -> st.SearchStrategy[list[str]]:
     names = (
-        "attention_mask", "position_ids", "labels", "use_cache", "output_hidden_states", "return_dict",
+        "attention_mask", "position_ids", "labels", "use_cache", "output_hidden_states",
+        "return_dict",
         "inputs_embeds", "past_key_values", "output_attentions",
     )  # fmt: skip
     return st.lists(st.sampled_from(names), unique=True).map(sorted)
@@ -291,13 +316,15 @@ def test_forward_passes_everything_on(subject: Subject, keywords: list[str]) -> 
         difference is None,
         observed=f"with {', '.join(keywords) or 'input_ids alone'}, {difference}",
         expected="what `llm` returns for the same keywords",
-        mend="pass each keyword of `forward` on to `self.llm` under its own name and return the result untouched",
+        mend="pass each keyword of `forward` on to `self.llm` under its own name and return the "
+        "result untouched",
     )
 
 
 @requirement("CON-09", MUST, needs=["CON-01"])
 def test_trainable_parameters_are_master_weights(subject: Subject) -> None:
-    """In training mode the trainable parameters are in the declared master dtype (float32 unless declared)."""
+    """In training mode the trainable parameters are in the declared master dtype (float32 unless
+    declared)."""
     master = getattr(torch, subject.declared.master_dtype)
     wrong = {
         name: str(p.dtype)
@@ -310,7 +337,8 @@ def test_trainable_parameters_are_master_weights(subject: Subject) -> None:
         observed=f"{len(wrong)} trainable parameters are in another dtype; the first, `{first}`, "
         f"is {wrong.get(first or '')}",
         expected=f"{subject.declared.master_dtype} master weights",
-        mend="pass the dtype to `from_pretrained` (transformers 5 defaults to the checkpoint's own)",
+        mend="pass the dtype to `from_pretrained` (transformers 5 defaults to the checkpoint's "
+        "own)",
     )
 
 
@@ -323,10 +351,13 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
             torch.manual_seed(seed)
             random.seed(seed)
             states.append(subject.build().state_dict())
-    differing = [name for name in states[0] if not same_tensor(states[0][name], states[1].get(name))]
+    differing = [
+        name for name in states[0] if not same_tensor(states[0][name], states[1].get(name))
+    ]
     require(
         not differing,
-        observed=f"{len(differing)} tensors differ between two builds, the first is {differing[:1]}",
+        observed=f"{len(differing)} tensors differ between two builds, the first is "
+        f"{differing[:1]}",
         expected="the same bits whatever the global RNG state",
         mend="initialise new embedding rows with a generator of their own",
         tensors=differing[:20],
@@ -335,8 +366,8 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
 
 @requirement("CON-11", MUST, needs=["CON-02"])
 def test_construction_leaves_the_process_alone(subject: Subject) -> None:
-    """Construction leaves the process as it was: default dtype, grad mode, default device, environment, working
-    directory, signal handlers."""
+    """Construction leaves the process as it was: default dtype, grad mode, default device,
+    environment, working directory, signal handlers."""
     changed: dict[str, str] = {}
     for mode in ("training", "inference"):
         for name, told in subject.changes_by_building(inference_mode=mode == "inference").items():
@@ -353,7 +384,8 @@ def test_construction_leaves_the_process_alone(subject: Subject) -> None:
 def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
     """Construction also leaves RNG streams and warning filters alone; errors list the known ids."""
     with _rng_restored(), warnings.catch_warnings():
-        # Earlier constructions may have left streams and filters as this one would: start from others.
+        # Earlier constructions may have left streams and filters as this one would: start from
+        # others.
         torch.manual_seed(20)
         random.seed(20)
         warnings.filterwarnings("ignore", message="a filter of the conformance suite's own")
@@ -366,7 +398,8 @@ def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
         not moved,
         observed=f"construction changed {', '.join(moved)}",
         expected="them left alone",
-        mend="draw new rows from a generator of their own, and change filters inside `warnings.catch_warnings()`",
+        mend="draw new rows from a generator of their own, and change filters inside "
+        "`warnings.catch_warnings()`",
     )
     error = _error_for_unknown_id(subject)
     require(
@@ -392,7 +425,8 @@ def test_generation_config_survives_both_modes(subject: Subject) -> None:
         observed=f"eos ids are {sorted(found['training'])} in training mode and "
         f"{sorted(found['inference'])} in inference mode",
         expected=f"the same in both, the published {sorted(eos)} among them",
-        mend="load `GenerationConfig.from_pretrained(hub_id)` in both modes: `_from_config` ignores the published file",
+        mend="load `GenerationConfig.from_pretrained(hub_id)` in both modes: `_from_config` "
+        "ignores the published file",
     )
     pads = {config.pad_token_id for config in configs.values()} - {None}
     require(
@@ -406,15 +440,17 @@ def test_generation_config_survives_both_modes(subject: Subject) -> None:
 
 @requirement("CON-15", MUST, needs=["CON-01"])
 def test_members_have_their_types(subject: Subject) -> None:
-    """On the instance every member has the documented type: `llm` a registered submodule, `identifier` the id asked
-    for, `embed_dim` the embedding width, `get_tokenizer()` the tokenizer."""
+    """On the instance every member has the documented type: `llm` a registered submodule,
+    `identifier` the id asked for, `embed_dim` the embedding width, `get_tokenizer()` the tokenizer.
+    """
     from transformers import PreTrainedTokenizerBase
 
     backbone = subject.training
     width = backbone.llm.get_input_embeddings().weight.shape[1]
     checks: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "llm": ("a submodule", lambda value: any(module is value for module in backbone.modules())),
-        "identifier": (f"the id asked for, {subject.backbone_id!r}", lambda value: value == subject.backbone_id),
+        "identifier": (f"the id asked for, "
+            f"{subject.backbone_id!r}", lambda value: value == subject.backbone_id),
         "get_tokenizer": (
             "a method that returns the tokenizer, the same one each time",
             lambda value: isinstance(value(), PreTrainedTokenizerBase) and value() is value(),
@@ -425,11 +461,13 @@ def test_members_have_their_types(subject: Subject) -> None:
         "half_precision_dtype": ("a torch.dtype", lambda value: isinstance(value, torch.dtype)),
         "transformer_layer_cls": ("a class", inspect.isclass),
         "prompt_builder_fn": ("a callable", callable),
-        "get_fsdp_wrapping_policy": ("a method that returns the policy", lambda value: value() is not None),
+        "get_fsdp_wrapping_policy": ("a method that returns the "
+            "policy", lambda value: value() is not None),
         "enable_gradient_checkpointing": ("a method", callable),
         "embed_input_ids": ("a method", callable),
         "last_layer_finetune_modules": (
-            "modules of llm", lambda value: all(isinstance(module, torch.nn.Module) for module in value)
+            "modules of "
+                "llm", lambda value: all(isinstance(module, torch.nn.Module) for module in value)
         ),
     }  # fmt: skip
     wrong = {}
@@ -449,15 +487,19 @@ def test_members_have_their_types(subject: Subject) -> None:
 
 @requirement("CON-14", MUST, needs=["CON-01", "CON-02"])
 def test_token_reaches_every_hub_call(subject: Subject) -> None:
-    """`hf_token` reaches every hub call (config, weights, tokenizer, generation config): gated models load."""
+    """`hf_token` reaches every hub call (config, weights, tokenizer, generation config): gated
+    models load."""
     asked_before = len(subject.tap.calls)
     subject.build()
     subject.build(inference_mode=True)
     calls = subject.tap.calls[asked_before:]
     without = {
-        _address(call) for call in calls if call.token != CANARY_TOKEN and call.found and not call.cache_only
+        _address(call)
+        for call in calls
+        if call.token != CANARY_TOKEN and call.found and not call.cache_only
     }
-    # The repository's revision is asked for beside every file; it says nothing of which call it was.
+    # The repository's revision is asked for beside every file; it says nothing of which call it
+    # was.
     bare = sorted({address for address in without if not address.endswith(_REVISION)} or without)
     require(
         bool(calls) and not bare,
@@ -465,7 +507,8 @@ def test_token_reaches_every_hub_call(subject: Subject) -> None:
         if calls
         else "asked the hub for nothing",
         expected="hf_token passed with every hub call",
-        mend="pass `token=hf_token` to each `from_pretrained`, the tokenizer's and the generation config's too",
+        mend="pass `token=hf_token` to each `from_pretrained`, the tokenizer's and the generation "
+        "config's too",
         files=bare,
     )
 
@@ -506,7 +549,8 @@ def _address(call: HubCall) -> str:
 
 
 def _named(value: Any) -> str:
-    """A value as short as a message wants it: plain ones spelled out, functions and classes by name, others by type."""
+    """A value as short as a message wants it: plain ones spelled out, functions and classes by
+    name, others by type."""
     if isinstance(value, enum.Enum) or hasattr(value, "__name__"):
         return str(getattr(value, "name", None) or value.__name__)
     plain = value is None or isinstance(value, (bool, int, float, str, torch.dtype))
@@ -514,7 +558,8 @@ def _named(value: Any) -> str:
 
 
 def _shows_its_members(factory: Any) -> bool:
-    """Whether the members of what it makes can be read off: not off a function, nor off a class that hands them on."""
+    """Whether the members of what it makes can be read off: not off a function, nor off a class
+    that hands them on."""
     return inspect.isclass(factory) and getattr(factory, "__getattr__", None) in (
         None,
         torch.nn.Module.__getattr__,
@@ -535,7 +580,9 @@ def _spoil_weights(snapshot: Path) -> None:
 
 
 def _signature_of(llm: Any) -> dict[str, str]:
-    return {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in llm.state_dict().items()}
+    return {
+        name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in llm.state_dict().items()
+    }
 
 
 def _error_for_unknown_id(subject: Subject) -> BaseException | None:
@@ -558,7 +605,8 @@ def _attention_of(llm: Any) -> str | None:
 
 
 def _arguments(subject: Subject, keywords: list[str]) -> dict[str, Any]:
-    """Keyword arguments of a forward over ``(2, 6)`` ids, each so chosen that dropping it shows in the result."""
+    """Keyword arguments of a forward over `(2, 6)` ids, each so chosen that dropping it shows in
+    the result."""
     llm, ids = subject.training.llm, probe_ids(subject, batch=2, length=6)
     mask = torch.ones_like(ids)
     made: dict[str, Any] = {"input_ids": ids}
@@ -575,7 +623,12 @@ def _arguments(subject: Subject, keywords: list[str]) -> dict[str, Any]:
         made["position_ids"] = torch.arange(6).flip(0).expand(2, 6).contiguous()
     if "labels" in keywords:
         made["labels"] = ids
-    flags = {"use_cache": True, "output_hidden_states": True, "output_attentions": True, "return_dict": False}
+    flags = {
+        "use_cache": True,
+        "output_hidden_states": True,
+        "output_attentions": True,
+        "return_dict": False,
+    }
     return {**made, **{name: value for name, value in flags.items() if name in keywords}}
 
 
@@ -586,15 +639,21 @@ def _difference(observed: Any, expected: Any) -> str | None:
         return None if same_tensor(observed, expected) else "the returned tensors differ"
     if hasattr(expected, "keys"):
         if list(observed.keys()) != list(expected.keys()):
-            return f"the fields {list(observed.keys())} came back instead of {list(expected.keys())}"
+            return (
+                f"the fields {list(observed.keys())} came back instead of {list(expected.keys())}"
+            )
         pairs = [(name, observed[name], expected[name]) for name in list(expected.keys())]
     elif isinstance(expected, (tuple, list)):
         if len(observed) != len(expected):
             return f"{len(observed)} items came back instead of {len(expected)}"
-        pairs = [(str(index), a, b) for index, (a, b) in enumerate(zip(observed, expected, strict=True))]
+        pairs = [
+            (str(index), a, b) for index, (a, b) in enumerate(zip(observed, expected, strict=True))
+        ]
     else:
         return None
-    return next((f"`{name}`: {found}" for name, a, b in pairs if (found := _difference(a, b))), None)
+    return next(
+        (f"`{name}`: {found}" for name, a, b in pairs if (found := _difference(a, b))), None
+    )
 
 
 @contextmanager
@@ -636,7 +695,9 @@ def _recorded_warnings() -> Iterator[list[str]]:
     printed = io.StringIO()
     with _recorded_log() as lines, redirect_stdout(printed), redirect_stderr(printed):
         yield said
-    said.extend(line for line in (*lines, *printed.getvalue().splitlines()) if "flash" in line.lower())
+    said.extend(
+        line for line in (*lines, *printed.getvalue().splitlines()) if "flash" in line.lower()
+    )
 
 
 @contextmanager

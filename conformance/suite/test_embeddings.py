@@ -21,11 +21,12 @@ from conformance.suite.models import (
 from conformance.suite.properties import for_all
 from conformance.suite.strategies import token_ids
 
-#: Tensor cores want vocabulary dimensions that are multiples of this in half precision.
 ROW_MULTIPLE = 64
+"""Tensor cores want vocabulary dimensions that are multiples of this in half precision."""
 
-#: New rows are of the scale of trained ones when their median norm is within this factor of theirs.
 SCALE_FACTOR = 10.0
+"""New rows are of the scale of trained ones when their median norm is within this factor of theirs.
+"""
 
 
 @requirement("EMB-01", MUST, needs=["CON-02"])
@@ -55,7 +56,8 @@ def test_a_row_for_every_token(subject: Subject) -> None:
 
 @requirement("EMB-03", MUST, needs=["CON-02"])
 def test_every_vocabulary_size_is_one(subject: Subject) -> None:
-    """Input rows = output rows = logits' last axis = the config's `vocab_size` (the text config's where nested)."""
+    """Input rows = output rows = logits' last axis = the config's `vocab_size` (the text config's
+    where nested)."""
     for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
         ids = probe_ids(subject)
         head = backbone.llm.get_output_embeddings()
@@ -69,7 +71,8 @@ def test_every_vocabulary_size_is_one(subject: Subject) -> None:
         }
         require(
             len(set(sizes.values())) == 1,
-            observed=f"in {mode} mode: " + ", ".join(f"{name} {size}" for name, size in sizes.items()),
+            observed=f"in {mode} mode: "
+            + ", ".join(f"{name} {size}" for name, size in sizes.items()),
             expected="one size",
             mend="resize through `llm.resize_token_embeddings`, which keeps all of them together",
             sizes=sizes,
@@ -91,7 +94,8 @@ def test_checkpoint_rows_are_untouched(subject: Subject) -> None:
         )
         require(
             not differing,
-            observed=f"{len(differing)} of {kept} rows of `{name}` differ from the checkpoint, first {differing[:1]}",
+            observed=f"{len(differing)} of {kept} rows of `{name}` differ from the checkpoint, "
+            f"first {differing[:1]}",
             expected="the checkpoint's rows bit for bit",
             mend="initialise only the rows that were added",
             rows=differing[:20],
@@ -112,7 +116,8 @@ def test_no_checkpoint_row_is_dropped(subject: Subject) -> None:
 
 @requirement("EMB-06", MUST, needs=["CON-02"])
 def test_tying_is_honoured(subject: Subject) -> None:
-    """`tie_word_embeddings` is honoured: one storage when tied, two when not, also after the resize."""
+    """`tie_word_embeddings` is honoured: one storage when tied, two when not, also after the
+    resize."""
     for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
         head = backbone.llm.get_output_embeddings()
         if head is None:
@@ -125,8 +130,10 @@ def test_tying_is_honoured(subject: Subject) -> None:
         )
         require(
             tied == declared,
-            observed=f"in {mode} mode input and output embedding {'share one storage' if tied else 'are two tensors'}",
-            expected=f"{'one storage' if declared else 'two'}: the checkpoint's tie_word_embeddings is {declared}",
+            observed=f"in {mode} mode input and output embedding "
+            f"{'share one storage' if tied else 'are two tensors'}",
+            expected=f"{'one storage' if declared else 'two'}: the checkpoint's "
+            f"tie_word_embeddings is {declared}",
             mend="call `llm.tie_weights()` after the resize"
             if declared
             else "give the head a weight of its own",
@@ -149,7 +156,8 @@ def test_new_rows_are_finite(subject: Subject) -> None:
 
 @requirement("EMB-08", MUST, needs=["CON-06", "EMB-02", "EMB-03"])
 def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
-    """Saving what was constructed and constructing from it adds no rows: the pad-and-resize step is idempotent."""
+    """Saving what was constructed and constructing from it adds no rows: the pad-and-resize step is
+    idempotent."""
 
     def save(snapshot: Path) -> None:
         for path in snapshot.iterdir():
@@ -163,9 +171,11 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     after = (_rows(again), len(again.get_tokenizer()))
     require(
         before == after,
-        observed=f"{before[0]} rows and {before[1]} tokens, saved and constructed again, are {after[0]} and {after[1]}",
+        observed=f"{before[0]} rows and {before[1]} tokens, saved and constructed again, are "
+        f"{after[0]} and {after[1]}",
         expected="the same",
-        mend="round max(rows, len(tokenizer)) up to a multiple of 64, and add the pad token only where it is missing",
+        mend="round max(rows, len(tokenizer)) up to a multiple of 64, and add the pad token only "
+        "where it is missing",
     )
 
 
@@ -173,7 +183,8 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
 @for_all(ids=token_ids)
 def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
-    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of range raises."""
+    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of
+    range raises."""
     backbone, tensor = subject.training, torch.tensor(ids)
     weight = backbone.llm.get_input_embeddings().weight
     with torch.no_grad():
@@ -181,15 +192,18 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
         scale = torch.tensor(subject.declared.embedding_scale, dtype=weight.dtype)
         expected = weight[tensor] * scale
     require(
-        tuple(observed.shape) == (*tensor.shape, backbone.embed_dim) and observed.dtype == weight.dtype
+        tuple(observed.shape) == (*tensor.shape,
+        backbone.embed_dim) and observed.dtype == weight.dtype
         and observed.device == weight.device,
-        observed=f"ids {tuple(tensor.shape)} gave {tuple(observed.shape)} in {observed.dtype} on {observed.device}",
+        observed=f"ids {tuple(tensor.shape)} gave {tuple(observed.shape)} in {observed.dtype} on "
+            f"{observed.device}",
         expected=f"{(*tensor.shape, backbone.embed_dim)} in {weight.dtype} on {weight.device}",
         mend="return `self.llm.get_input_embeddings()(input_ids)`",
     )  # fmt: skip
     require(
         same_tensor(observed, expected),
-        observed=f"the embeddings of {ids} are not those rows times {subject.declared.embedding_scale:g}",
+        observed=f"the embeddings of {ids} are not those rows times "
+        f"{subject.declared.embedding_scale:g}",
         expected="the rows of the input embedding, times the declared embedding scale",
         mend="return `self.llm.get_input_embeddings()(input_ids)`, or declare `embedding_scale`",
     )
@@ -198,7 +212,8 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
 @requirement("EMB-09", MUST, needs=["EMB-02"], uses=["embed_input_ids", "embed_dim"])
 def test_an_id_out_of_range_raises(subject: Subject) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
-    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of range raises."""
+    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of
+    range raises."""
     for wrong in (_rows(subject.training), -1):
         with refusal() as refused:
             subject.training.embed_input_ids(torch.tensor([[wrong]]))
@@ -211,14 +226,21 @@ def test_an_id_out_of_range_raises(subject: Subject) -> None:
 
 
 @requirement(
-    "EMB-10", MUST, needs=["CON-01"], uses=["embed_input_ids", "forward", "enable_gradient_checkpointing"]
+    "EMB-10",
+    MUST,
+    needs=["CON-01"],
+    uses=["embed_input_ids", "forward", "enable_gradient_checkpointing"],
 )
 def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
-    """With everything frozen and input gradients asked for, a loss reaches `embed_input_ids`' output: the hook survives
-    the resize (`embed_input_ids(x).requires_grad`, and backward under checkpointing with one layer trainable works)."""
+    """With everything frozen and input gradients asked for, a loss reaches `embed_input_ids`'
+    output: the hook survives the resize (`embed_input_ids(x).requires_grad`, and backward under
+    checkpointing with one layer trainable works)."""
     backbone, ids = subject.build(), probe_ids(subject)
     backbone.requires_grad_(False)
-    mend = "call `llm.enable_input_require_grads()` after `resize_token_embeddings`, which replaces the module it hooks"
+    mend = (
+        "call `llm.enable_input_require_grads()` after `resize_token_embeddings`, which "
+        "replaces the module it hooks"
+    )
     require(
         backbone.embed_input_ids(ids).requires_grad,
         observed="with every parameter frozen, `embed_input_ids(ids).requires_grad` is False",
@@ -231,7 +253,9 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
     backbone.enable_gradient_checkpointing()
     backbone.train()
     with refusal() as refused:
-        backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()
+        backbone.forward(
+            input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids
+        ).loss.backward()
     without = [name for name, parameter in first_layer.named_parameters() if parameter.grad is None]
     require(
         not refused and not without,
@@ -248,8 +272,8 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
 
 @requirement("EMB-11", SHOULD, needs=["EMB-07"])
 def test_new_rows_resemble_trained_rows(subject: Subject) -> None:
-    """New rows have the scale of the trained rows (median norm within 10×, the pad row may be zero) and differ from
-    each other."""
+    """New rows have the scale of the trained rows (median norm within 10×, the pad row may be zero)
+    and differ from each other."""
     pad = subject.tokenizer.pad_token_id
     for name, ours, theirs in _vocabulary_tensors(subject):
         if ours.ndim != 2:
@@ -261,15 +285,19 @@ def test_new_rows_resemble_trained_rows(subject: Subject) -> None:
         ratio = (rows.norm(dim=1).median() / trained.norm(dim=1).median()).item()
         require(
             1 / SCALE_FACTOR <= ratio <= SCALE_FACTOR,
-            observed=f"the median norm of new rows of `{name}` is {ratio:.3g} times that of trained rows",
+            observed=f"the median norm of new rows of `{name}` is {ratio:.3g} times that of "
+            f"trained rows",
             expected=f"within a factor of {SCALE_FACTOR:g}",
             mend="draw new rows with the mean and spread of the trained ones",
             ratio=ratio,
         )
-        spread = (rows - rows.mean(0)).norm(dim=1).median() / (trained - trained.mean(0)).norm(dim=1).median()
+        spread = (rows - rows.mean(0)).norm(dim=1).median() / (trained - trained.mean(0)).norm(
+            dim=1
+        ).median()
         require(
             len(new) == 1 or spread.item() >= 1 / SCALE_FACTOR,
-            observed=f"new rows of `{name}` spread about their mean {spread.item():.3g} times as far as trained rows",
+            observed=f"new rows of `{name}` spread about their mean {spread.item():.3g} times as "
+            f"far as trained rows",
             expected=f"no less than 1/{SCALE_FACTOR:g}: rows that differ from each other",
             mend="draw each row by itself; `mean_resizing` makes them all but equal",
             spread=spread.item(),
@@ -278,18 +306,22 @@ def test_new_rows_resemble_trained_rows(subject: Subject) -> None:
 
 @requirement("EMB-12", SHOULD, needs=["EMB-02", "EMB-03"])
 def test_no_spare_block_of_rows(subject: Subject) -> None:
-    """No whole block of 64 rows beyond what tokenizer and checkpoint need; the inner model's `vocab_size` follows the
-    resize."""
+    """No whole block of 64 rows beyond what tokenizer and checkpoint need; the inner model's
+    `vocab_size` follows the resize."""
     rows = _rows(subject.training)
-    checkpoint_rows = max((theirs.shape[0] for _, _, theirs in _vocabulary_tensors(subject)), default=0)
+    checkpoint_rows = max(
+        (theirs.shape[0] for _, _, theirs in _vocabulary_tensors(subject)), default=0
+    )
     needed = subject.declared.vocabulary_rows or next_multiple(
         ROW_MULTIPLE, max(checkpoint_rows, len(subject.tokenizer))
     )
     require(
         rows <= needed,
         observed=f"{rows} rows",
-        expected=f"{needed}: the checkpoint has {checkpoint_rows} rows, the tokenizer {len(subject.tokenizer)} tokens",
-        mend="round up once, from max(checkpoint rows, len(tokenizer)); or declare `vocabulary_rows`",
+        expected=f"{needed}: the checkpoint has {checkpoint_rows} rows, the tokenizer "
+        f"{len(subject.tokenizer)} tokens",
+        mend="round up once, from max(checkpoint rows, len(tokenizer)); or declare "
+        "`vocabulary_rows`",
     )
     inner = getattr(subject.training.llm, "model", None)
     stale = getattr(inner, "vocab_size", rows)

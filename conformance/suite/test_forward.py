@@ -1,7 +1,7 @@
 """FWD: forward semantics.
 
-All but FWD-01 ask the subject about itself and work for any family. They run in float32, where legitimate differences of
-order stay within the semantics gate.
+All but FWD-01 ask the subject about itself and work for any family. They run in float32, where
+legitimate differences of order stay within the semantics gate.
 """
 
 from __future__ import annotations
@@ -39,15 +39,19 @@ from conformance.suite.models import (
 from conformance.suite.properties import for_all
 from conformance.suite.strategies import sequences
 
-#: Longer than any probe's window, so that what happens at its edge is seen.
 LONG = 40
-#: The longest sequence in which the edge of a window is looked for.
+"""Longer than any probe's window, so that what happens at its edge is seen."""
 _LONGEST = 1024
+"""The longest sequence in which the edge of a window is looked for."""
 _FORWARD = ["forward", "embed_input_ids"]
 
 
-def row(subject: Subject, min_length: int = 2, max_length: int = LONG) -> st.SearchStrategy[list[int]]:
-    return sequences(subject, min_length=min_length, max_length=max_length).map(lambda batch: batch[0])
+def row(
+    subject: Subject, min_length: int = 2, max_length: int = LONG
+) -> st.SearchStrategy[list[int]]:
+    return sequences(subject, min_length=min_length, max_length=max_length).map(
+        lambda batch: batch[0]
+    )
 
 
 def ids_like(subject: Subject, count: int) -> st.SearchStrategy[list[int]]:
@@ -98,11 +102,15 @@ def test_padding_changes_nothing(
         return _logits(backbone, [ids], attention_mask=torch.tensor([mask]))[0]
 
     if left:
-        # Without positions of their own the real tokens stand farther out; whether that matters is FWD-09's to say.
+        # Without positions of their own the real tokens stand farther out; whether that matters is
+        # FWD-09's to say.
         mask = [0] * amount + real
         other = [(token + 1) % len(subject.tokenizer) for token in filler]
         expected = logits(other[:amount] + tokens, mask)[amount:]
-        padded, law = logits(filler[:amount] + tokens, mask)[amount:], "the logits behind any other padding"
+        padded, law = (
+            logits(filler[:amount] + tokens, mask)[amount:],
+            "the logits behind any other padding",
+        )
     else:
         padded = logits(tokens + filler[:amount], real + [0] * amount)[: len(tokens)]
         expected, law = logits(tokens, real), "the logits of the sequence alone"
@@ -110,9 +118,11 @@ def test_padding_changes_nothing(
         "padding",
         padded,
         expected,
-        what=f"{amount} masked tokens on the {'left' if left else 'right'} change the logits of {len(tokens)} real ones",
+        what=f"{amount} masked tokens on the {'left' if left else 'right'} change the logits of "
+        f"{len(tokens)} real ones",
         law=law,
-        mend="hand `attention_mask` to the language model, and mask keys with the dtype's minimum before the softmax",
+        mend="hand `attention_mask` to the language model, and mask keys with the dtype's minimum "
+        "before the softmax",
     )
 
 
@@ -135,8 +145,10 @@ def test_padding_changes_nothing_in_generation(
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return llm.generate(
-                input_ids=torch.tensor([ids]), attention_mask=torch.tensor([mask]), max_new_tokens=1,
-                return_dict_in_generate=True, output_logits=True, pad_token_id=subject.tokenizer.pad_token_id,
+                input_ids=torch.tensor([ids]), attention_mask=torch.tensor([mask]),
+                max_new_tokens=1,
+                return_dict_in_generate=True, output_logits=True,
+                pad_token_id=subject.tokenizer.pad_token_id,
             ).logits[0]  # fmt: skip
 
     real = [1] * len(tokens)
@@ -144,9 +156,11 @@ def test_padding_changes_nothing_in_generation(
         "padding in generation",
         first(filler[:amount] + tokens, [0] * amount + real),
         first(tokens, real),
-        what=f"{amount} masked tokens on the left change the logits by which {len(tokens)} real ones are continued",
+        what=f"{amount} masked tokens on the left change the logits by which {len(tokens)} real "
+        f"ones are continued",
         law="the logits behind the prompt alone",
-        mend="generate from left-padded prompts, with the attention mask, and positions counted from it",
+        mend="generate from left-padded prompts, with the attention mask, and positions counted "
+        "from it",
     )
 
 
@@ -170,7 +184,8 @@ def test_attention_is_causal_as_declared(
         require(
             relative_rms(after, before) > 0,
             observed=f"a change at position {place} moves nothing before it",
-            expected='earlier positions that see later ones, as `attention = "bidirectional"` declares',
+            expected='earlier positions that see later ones, as `attention = "bidirectional"` '
+            "declares",
             mend="drop the declaration, or the causal mask",
         )
         return
@@ -192,7 +207,9 @@ def test_attention_is_causal_as_declared(
     ),
     rotation=lambda _: st.integers(1, 3),
 )
-def test_rows_of_a_batch_are_independent(subject: Subject, batch: list[list[int]], rotation: int) -> None:
+def test_rows_of_a_batch_are_independent(
+    subject: Subject, batch: list[list[int]], rotation: int
+) -> None:
     """Rows of a batch do not see each other; permuting the batch permutes the logits."""
     backbone = subject.float32
     together = _logits(backbone, batch)
@@ -205,7 +222,9 @@ def test_rows_of_a_batch_are_independent(subject: Subject, batch: list[list[int]
         law="the same logits in any company",
         mend="look for a reduction, a reshape or a cache that crosses the batch axis",
     )
-    rotated = _logits(backbone, batch[-(rotation % len(batch)) :] + batch[: -(rotation % len(batch))])
+    rotated = _logits(
+        backbone, batch[-(rotation % len(batch)) :] + batch[: -(rotation % len(batch))]
+    )
     _same(
         "rows",
         rotated.roll(-(rotation % len(batch)), 0),
@@ -233,14 +252,15 @@ def test_embeddings_are_the_input(subject: Subject, tokens: list[int]) -> None:
         by_ids,
         what="the same tokens by `inputs_embeds` and by `input_ids` differ in their logits",
         law="one model, whichever way its tokens come in",
-        mend="apply what the family does to embeddings (a scale, a norm) in both paths or in `embed_input_ids` alone",
+        mend="apply what the family does to embeddings (a scale, a norm) in both paths or in "
+        "`embed_input_ids` alone",
     )
 
 
 @requirement("FWD-13", MUST, profile="numerics", needs=["FWD-05"], uses=_FORWARD)
 def test_patches_are_scaled_as_declared(subject: Subject) -> None:
-    """*Patch scale*: the first hidden state over `inputs_embeds` is the declared factor (Gemma: 8.0 at width 64 on 4.40.1,
-    1.0 on 5.23: a projector trained on one breaks on the other)."""
+    """*Patch scale*: the first hidden state over `inputs_embeds` is the declared factor (Gemma: 8.0
+    at width 64 on 4.40.1, 1.0 on 5.23: a projector trained on one breaks on the other)."""
     backbone = subject.float32
     layers = decoder_layers(backbone)
     if not layers:
@@ -257,13 +277,15 @@ def test_patches_are_scaled_as_declared(subject: Subject) -> None:
         try:
             with torch.no_grad():
                 backbone.forward(
-                    inputs_embeds=inputs, attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long)
+                    inputs_embeds=inputs,
+                    attention_mask=torch.ones(inputs.shape[:2], dtype=torch.long),
                 )
         finally:
             handle.remove()
         return first[0]
 
-    # Of two inputs the difference counts: what is added to both, such as learned positions, is no scale.
+    # Of two inputs the difference counts: what is added to both, such as learned positions, is no
+    # scale.
     moved = first_hidden(embedded) - first_hidden(-embedded)
     scale = float((moved.double() * embedded.double()).sum() / (2 * embedded.double().pow(2).sum()))
     declared = subject.declared.patch_scale
@@ -271,16 +293,21 @@ def test_patches_are_scaled_as_declared(subject: Subject) -> None:
         "patch scale",
         moved,
         2 * declared * embedded,
-        what=f"the first layer is given `inputs_embeds` times {scale:.4g}, away from the declared factor {declared:g}",
+        what=f"the first layer is given `inputs_embeds` times {scale:.4g}, away from the declared "
+        f"factor {declared:g}",
         law=f"`inputs_embeds` times {declared:g}",
-        mend="declare `patch_scale` as this transformers version applies it, and train projectors under one version only",
+        mend="declare `patch_scale` as this transformers version applies it, and train projectors "
+        "under one version only",
     )
 
 
-@requirement("FWD-04", MUST, profile="numerics", needs=["FWD-03", "FWD-10", "FSDP-01"], uses=_FORWARD)
+@requirement(
+    "FWD-04", MUST, profile="numerics", needs=["FWD-03", "FWD-10", "FSDP-01"], uses=_FORWARD
+)
 def test_receptive_field_is_the_window(subject: Subject) -> None:
-    """The receptive field of one layer is exactly the window that this transformers version documents for the config, per
-    layer; a version's own off-by-one is reported as the version's, once, not as the subject's."""
+    """The receptive field of one layer is exactly the window that this transformers version
+    documents for the config, per layer; a version's own off-by-one is reported as the version's,
+    once, not as the subject's."""
     if subject.declared.attention != "causal":
         raise NotApplicable(
             f'`attention = "{subject.declared.attention}"` is declared: no window on the past'
@@ -291,16 +318,21 @@ def test_receptive_field_is_the_window(subject: Subject) -> None:
     documented = subject.declared.window or config.get("text_config", config).get("sliding_window")
     tell("window", max((count or 0 for count in by_library), default=0) or None)
     # What is wider than this sequence cannot be told from a window that is not there.
-    length = min(max(LONG, *(2 * (count or 0) for count in by_library)), _LONGEST, positions_of(backbone.llm))
+    length = min(
+        max(LONG, *(2 * (count or 0) for count in by_library)), _LONGEST, positions_of(backbone.llm)
+    )
     ids = probe_ids(subject, batch=1, length=length)
-    seen = keys_seen(lambda tokens: backbone.forward(input_ids=tokens, use_cache=False), layers, ids)
+    seen = keys_seen(
+        lambda tokens: backbone.forward(input_ids=tokens, use_cache=False), layers, ids
+    )
     for layer, (ages, window) in enumerate(zip(seen, by_library, strict=False)):
         contiguous, expected = ages == tuple(range(len(ages))), min(window or length, length)
         require(
             contiguous and len(ages) == expected,
             observed=f"a query of layer {layer} sees {len(ages)} tokens"
             + ("" if contiguous else f", with gaps: ages {list(ages)[:24]}"),
-            expected=f"{expected}: itself and those before it, as transformers' own class does under "
+            expected=f"{expected}: itself and those before it, as transformers' own class does "
+            f"under "
             f"`sliding_window = {documented}`",
             mend="leave masking to the library, and the config's window as it was published",
             layer=layer,
@@ -309,9 +341,11 @@ def test_receptive_field_is_the_window(subject: Subject) -> None:
     off = {count - documented for count in by_library if count is not None and documented}
     require(
         not off - {0},
-        observed=f"transformers' own class sees {max(filter(None, by_library), default=0)} tokens under a window of {documented}",
+        observed=f"transformers' own class sees {max(filter(None, by_library), default=0)} tokens "
+        f"under a window of {documented}",
         expected=f"{documented} tokens",
-        mend="use a version of transformers whose window is the config's, or know that this one is off",
+        mend="use a version of transformers whose window is the config's, or know that this one "
+        "is off",
         library=True,
     )
 
@@ -354,7 +388,8 @@ def test_decoding_in_chunks_equals_one_pass(
         whole,
         what=f"decoding in chunks of {lengths} changes the logits",
         law="the logits of one pass",
-        mend="count positions from the cache's length, and trim the cache to the window at the same place as the mask",
+        mend="count positions from the cache's length, and trim the cache to the window at the "
+        "same place as the mask",
     )
 
 
@@ -368,7 +403,9 @@ def test_attention_implementations_agree(subject: Subject, tokens: list[int], pa
     # flash-attn computes in half precision only: it is GPU-01's.
     offered = [name for name in attentions_of(llm) if name != "flash_attention_2"]
     if len(offered) < 2:
-        raise NotApplicable(f"{type(llm).__name__} offers {' and '.join(offered)} attention alone in float32")
+        raise NotApplicable(
+            f"{type(llm).__name__} offers {' and '.join(offered)} attention alone in float32"
+        )
     logits = {}
     for attention in offered:
         with attention_of(llm, attention, comparable=True) as model, torch.no_grad():
@@ -379,7 +416,8 @@ def test_attention_implementations_agree(subject: Subject, tokens: list[int], pa
         logits["eager"],
         what="eager and sdpa attention differ in their logits",
         law="one function, however it is computed",
-        mend="build masks for every attention implementation alike, the window and the padding included",
+        mend="build masks for every attention implementation alike, the window and the padding "
+        "included",
     )
 
 
@@ -387,7 +425,9 @@ def test_attention_implementations_agree(subject: Subject, tokens: list[int], pa
 @for_all(
     examples=5,
     # All different: over equal tokens attention gives the same, wherever they stand.
-    tokens=lambda s: st.lists(st.integers(0, len(s.tokenizer) - 1), min_size=4, max_size=LONG, unique=True),
+    tokens=lambda s: st.lists(
+        st.integers(0, len(s.tokenizer) - 1), min_size=4, max_size=LONG, unique=True
+    ),
     shift=lambda _: st.integers(1, 900),
     gap=lambda _: st.integers(2, 9),
 )
@@ -406,12 +446,14 @@ def test_positions_are_relative(subject: Subject, tokens: list[int], shift: int,
         plain,
         what=f"positions from {shift} on change the logits",
         law="only distances count, in a family with rotary positions",
-        mend="hand `position_ids` to the language model, and have rotary tables reach the published number of positions",
+        mend="hand `position_ids` to the language model, and have rotary tables reach the "
+        "published number of positions",
     )
     stretched = relative_rms(_logits(backbone, [tokens], position_ids=counted * gap), plain)
     require(
         stretched > SEMANTICS,
-        observed=f"positions {gap} apart give the logits of positions 1 apart (relative RMS {stretched:.2g})",
+        observed=f"positions {gap} apart give the logits of positions 1 apart (relative RMS "
+        f"{stretched:.2g})",
         expected="logits that depend on the distances in `position_ids`",
         mend="hand `position_ids` to the language model",
     )
@@ -419,8 +461,8 @@ def test_positions_are_relative(subject: Subject, tokens: list[int], shift: int,
 
 @requirement("FWD-10", MUST, profile="numerics", needs=["CON-06", "EMB-02"], uses=["forward"])
 def test_every_parameter_moves_the_logits(subject: Subject) -> None:
-    """No dead parameter: every parameter tensor moves the logits (per tensor: half of Phi's key biases are inert by
-    construction)."""
+    """No dead parameter: every parameter tensor moves the logits (per tensor: half of Phi's key
+    biases are inert by construction)."""
     backbone = subject.build_float32()
     parameters = dict(backbone.llm.named_parameters())
     for parameter in parameters.values():
@@ -428,7 +470,9 @@ def test_every_parameter_moves_the_logits(subject: Subject) -> None:
     ids = probe_ids(subject, batch=1, length=LONG)
     logits = logits_of(backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids)))
     weights = torch.linspace(-1, 1, logits.shape[-1]) * torch.linspace(1, 2, LONG)[:, None]
-    gradients = torch.autograd.grad((logits[0] * weights).sum(), list(parameters.values()), allow_unused=True)
+    gradients = torch.autograd.grad(
+        (logits[0] * weights).sum(), list(parameters.values()), allow_unused=True
+    )
     dead = [
         name
         for name, gradient in zip(parameters, gradients, strict=True)
@@ -438,10 +482,11 @@ def test_every_parameter_moves_the_logits(subject: Subject) -> None:
     ]
     require(
         not dead,
-        observed=f"{len(dead)} of {len(parameters)} parameters do not move the logits: {', '.join(dead[:4])}"
-        + (" …" if len(dead) > 4 else ""),
+        observed=f"{len(dead)} of {len(parameters)} parameters do not move the logits: "
+        f"{', '.join(dead[:4])}" + (" …" if len(dead) > 4 else ""),
         expected="a gradient that is not zero for every parameter tensor",
-        mend="look for a layer or branch that is skipped, detached or overwritten in the forward pass",
+        mend="look for a layer or branch that is skipped, detached or overwritten in the forward "
+        "pass",
         dead=dead[:32],
     )
 
@@ -455,8 +500,8 @@ def test_every_parameter_moves_the_logits(subject: Subject) -> None:
 def test_spliced_patches_behave_as_a_longer_sequence(
     subject: Subject, tokens: list[int], patches: list[int]
 ) -> None:
-    """Splicing image-patch embeddings where declared behaves as a longer sequence: labels, mask and logits line up, and
-    different patches give different logits."""
+    """Splicing image-patch embeddings where declared behaves as a longer sequence: labels, mask and
+    logits line up, and different patches give different logits."""
     backbone = subject.float32
     at = {"after-bos": 1, "start": 0, "end": len(tokens)}[subject.declared.patch_position]
     spliced = torch.tensor([tokens[:at] + patches + tokens[at:]])
@@ -479,7 +524,8 @@ def test_spliced_patches_behave_as_a_longer_sequence(
         "splice",
         out.logits,
         _logits(backbone, spliced),
-        what=f"{len(patches)} embeddings spliced in at {at} give other logits than the longer sequence",
+        what=f"{len(patches)} embeddings spliced in at {at} give other logits than the longer "
+        f"sequence",
         law="the logits of the sequence with those tokens in it",
         mend="hand `inputs_embeds`, mask and positions of the full length to the language model",
     )
@@ -490,18 +536,22 @@ def test_spliced_patches_behave_as_a_longer_sequence(
             "loss",
             out.loss.double(),
             expected,
-            what=f"with labels, the loss is {float(out.loss):.6g} in place of {float(expected):.6g}",
+            what=f"with labels, the loss is {float(out.loss):.6g} in place of "
+            f"{float(expected):.6g}",
             law="the mean cross-entropy of each next token, patches left out",
-            mend="give labels the length of `inputs_embeds`, -100 at the patches, and let the language model shift them",
+            mend="give labels the length of `inputs_embeds`, -100 at the patches, and let the "
+            "language model shift them",
         )
-    # Two images whose numbers are no token's, as a projector's are not: what recognises tokens must not pass for sight.
+    # Two images whose numbers are no token's, as a projector's are not: what recognises tokens must
+    # not pass for sight.
     after, one, other = slice(at + len(patches) - 1, None), -0.7 * image, 0.7 * image.flip(2)
     seen = relative_rms(run(one).logits[:, after], run(other).logits[:, after])
     require(
         seen > SEMANTICS,
         observed=f"other patches give the same logits after them (relative RMS {seen:.2g})",
         expected="logits that depend on the image",
-        mend="look for a path that drops `inputs_embeds`, such as a test on the cache that an empty one passes",
+        mend="look for a path that drops `inputs_embeds`, such as a test on the cache that an "
+        "empty one passes",
     )
 
 
@@ -524,7 +574,8 @@ def test_compiled_equals_eager(subject: Subject) -> None:
         plain,
         what="compiled, the model gives other logits",
         law="the logits of the model uncompiled",
-        mend="look for state that tracing freezes: Python counters, caches, data-dependent branches",
+        mend="look for state that tracing freezes: Python counters, caches, data-dependent "
+        "branches",
     )
 
 
@@ -541,9 +592,10 @@ def test_compiled_equals_eager(subject: Subject) -> None:
     length=lambda _: st.sampled_from((LONG, 200, EXACT_POSITIONS)),
 )
 def test_logits_are_those_of_the_reference(subject: Subject, seed: int, length: int) -> None:
-    """Semantics gate: the subject agrees with the independent float64 reference (docs/numerics.md gate 1) over drawn
-    configurations (few from disk, the rest as `type(llm)(config)`), sequences beyond the window, positions to 1,024;
-    farther, the rotary angles are held to a bound ∝ position·2⁻²⁴."""
+    """Semantics gate: the subject agrees with the independent float64 reference (docs/numerics.md
+    gate 1) over drawn configurations (few from disk, the rest as `type(llm)(config)`), sequences
+    beyond the window, positions to 1,024; farther, the rotary angles are held to a bound ∝
+    position·2⁻²⁴."""
     reference = reference_of(subject, subject.float32.llm)
     length = min(length, reference.architecture.positions)
     _agrees(subject.float32.llm, reference, drawn_ids(reference.vocabulary, length, seed))
@@ -555,7 +607,9 @@ def test_logits_are_those_of_the_reference(subject: Subject, seed: int, length: 
     seed=lambda _: st.integers(0, 2**32 - 1),
     share=lambda _: st.sampled_from((1.0, 0.5, 0.1)),
 )
-def test_far_positions_are_those_of_the_reference(subject: Subject, seed: int, share: float) -> None:
+def test_far_positions_are_those_of_the_reference(
+    subject: Subject, seed: int, share: float
+) -> None:
     """Far positions, up to the published number of them."""
     reference = reference_of(subject, subject.float32.llm)
     ids = drawn_ids(reference.vocabulary, LONG, seed)
@@ -568,7 +622,8 @@ def test_far_positions_are_those_of_the_reference(subject: Subject, seed: int, s
 
 
 def _refuses_positions(llm: Any, ids: torch.Tensor) -> bool:
-    """Whether even the next position is refused: that is FWD-09's to report, which asks for positions of all kinds."""
+    """Whether even the next position is refused: that is FWD-09's to report, which asks for
+    positions of all kinds."""
     try:
         with torch.no_grad():
             llm(input_ids=ids, position_ids=torch.arange(ids.shape[1])[None] + 1)
@@ -586,7 +641,10 @@ def test_norms_are_those_of_the_reference(subject: Subject) -> None:
     eps = reference.architecture.norm.eps
     for path, norm in norms.items():
         width = reference.weights[f"{path}.weight"].shape[0]
-        small = torch.randn(1, 16, width, generator=torch.Generator().manual_seed(subject.seed)) * eps**0.5
+        small = (
+            torch.randn(1, 16, width, generator=torch.Generator().manual_seed(subject.seed))
+            * eps**0.5
+        )
         try:
             module = llm.get_submodule(reference.prefix + path)
         except AttributeError:
@@ -597,7 +655,8 @@ def test_norms_are_those_of_the_reference(subject: Subject) -> None:
             "norms at their epsilon",
             error,
             SEMANTICS,
-            observed=f"`{path}`, given activations of mean square {eps:g}, is off by a relative RMS of {error:.2g}",
+            observed=f"`{path}`, given activations of mean square {eps:g}, is off by a relative "
+            f"RMS of {error:.2g}",
             expected=f"the norm with the config's epsilon, {eps:g}",
             mend="leave the norm's epsilon as the published config has it",
             conditions=conditions(small.dtype, small.device),
@@ -616,17 +675,26 @@ def test_norms_are_those_of_the_reference(subject: Subject) -> None:
 def test_other_published_configs_are_followed(
     subject: Subject, seed: int, theta: float, eps: float, window: int
 ) -> None:
-    """The same checkpoint under another config: what the class takes from the config, and not from habit."""
+    """The same checkpoint under another config: what the class takes from the config, and not from
+    habit."""
     reference_of(subject, subject.float32.llm)  # not applicable without a reference
-    changes = {"rope_theta": theta, "rms_norm_eps": eps, "layer_norm_eps": eps, "sliding_window": window}
     changes = {
-        key: value for key, value in changes.items() if key in subject.published_config or key == "rope_theta"
+        "rope_theta": theta,
+        "rms_norm_eps": eps,
+        "layer_norm_eps": eps,
+        "sliding_window": window,
+    }
+    changes = {
+        key: value
+        for key, value in changes.items()
+        if key in subject.published_config or key == "rope_theta"
     }
 
     def edit(snapshot: Path) -> None:
         file = snapshot / "config.json"
         file.write_text(
-            json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}), encoding="utf-8"
+            json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}),
+            encoding="utf-8",
         )
 
     with subject.hub_variant(edit):
@@ -642,7 +710,9 @@ def test_other_published_configs_are_followed(
     heads=lambda _: st.sampled_from(((4, 4), (4, 2), (4, 1), (6, 3), (8, 2))),
     layers=lambda _: st.integers(1, 3),
 )
-def test_other_shapes_are_followed(subject: Subject, seed: int, heads: tuple[int, int], layers: int) -> None:
+def test_other_shapes_are_followed(
+    subject: Subject, seed: int, heads: tuple[int, int], layers: int
+) -> None:
     """The model class under other shapes, grouped heads among them."""
     own = subject.float32.llm
     reference_of(subject, own)
@@ -655,7 +725,8 @@ def test_other_shapes_are_followed(subject: Subject, seed: int, heads: tuple[int
     ):
         shared_heads = query_heads
     shape = {
-        "num_attention_heads": query_heads, "num_key_value_heads": shared_heads, "num_hidden_layers": layers,
+        "num_attention_heads": query_heads, "num_key_value_heads": shared_heads,
+        "num_hidden_layers": layers,
         "hidden_size": 20 * query_heads, "intermediate_size": 48, "vocab_size": 96,
     }  # fmt: skip
     config = {**subject.published_config, **shape}
@@ -664,9 +735,14 @@ def test_other_shapes_are_followed(subject: Subject, seed: int, heads: tuple[int
     _agrees(llm, reference, drawn_ids(96, LONG, seed), told=f" with {shape}")
 
 
-def _agrees(llm: Any, reference: Reference, ids: torch.Tensor, start: int = 0, told: str = "") -> None:
-    """Hold ``llm`` to gate 1 on one batch that begins at position ``start``; a failure names the first module outside."""
-    place = Place.of(torch.ones_like(ids), None if not start else start + torch.arange(ids.shape[1])[None])
+def _agrees(
+    llm: Any, reference: Reference, ids: torch.Tensor, start: int = 0, told: str = ""
+) -> None:
+    """Hold `llm` to gate 1 on one batch that begins at position `start`; a failure names the first
+    module outside."""
+    place = Place.of(
+        torch.ones_like(ids), None if not start else start + torch.arange(ids.shape[1])[None]
+    )
     arguments = {"attention_mask": torch.ones_like(ids)} | (
         {"position_ids": place.positions} if start else {}
     )
@@ -680,18 +756,21 @@ def _agrees(llm: Any, reference: Reference, ids: torch.Tensor, start: int = 0, t
     first = None
     if not error <= bound:
         first = first_outside(
-            module_errors(llm, reference, lambda: llm(input_ids=ids, **arguments), embedded, place), bound
+            module_errors(llm, reference, lambda: llm(input_ids=ids, **arguments), embedded, place),
+            bound,
         )
     within(
         "semantics" if start + ids.shape[1] <= EXACT_POSITIONS else "semantics at far positions",
         error,
         bound,
-        observed=f"over {ids.shape[1]} tokens from position {start}{told}, the logits differ from the float64 reference's by "
+        observed=f"over {ids.shape[1]} tokens from position {start}{told}, the logits differ from "
+        f"the float64 reference's by "
         f"a relative RMS of {error:.2g}"
         + (f"; first off is `{first[0]}`, by {first[1]:.2g}" if first else "")
         + _not_finite(llm),
         expected=f"at most {bound:.2g}",
-        mend=f"compare {f'`{first[0]}`' if first else 'embedding, head and residuals'} with the family's paper: epsilon, theta, "
+        mend=f"compare {f'`{first[0]}`' if first else 'embedding, head and residuals'} with the "
+        f"family's paper: epsilon, theta, "
         "scale, window, order of heads",
         conditions=conditions(observed.dtype, observed.device),
         module=first[0] if first else None,
@@ -699,5 +778,7 @@ def _agrees(llm: Any, reference: Reference, ids: torch.Tensor, start: int = 0, t
 
 
 def _not_finite(llm: Any) -> str:
-    broken = [name for name, tensor in llm.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    broken = [
+        name for name, tensor in llm.state_dict().items() if not bool(torch.isfinite(tensor).all())
+    ]
     return f"; `{broken[0]}` holds NaN or infinity" if broken else ""

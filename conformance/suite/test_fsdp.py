@@ -27,7 +27,8 @@ PADDING = 3
 
 @requirement("FSDP-01", MUST, needs=["CON-01"], uses=["transformer_layer_cls"])
 def test_the_layer_class_counts_the_layers(subject: Subject) -> None:
-    """`transformer_layer_cls` is an `nn.Module` class with exactly `num_hidden_layers` instances in `llm`."""
+    """`transformer_layer_cls` is an `nn.Module` class with exactly `num_hidden_layers` instances in
+    `llm`."""
     layer_cls, expected = (
         subject.training.transformer_layer_cls,
         text_config(subject.training.llm).num_hidden_layers,
@@ -53,11 +54,14 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
         for module in llm.modules()
         if module is head or isinstance(module, nn.Embedding) or _is_norm(module)
     ]
-    allowed = {id(p) for module in (llm.get_input_embeddings(), *outside) for p in module.parameters()}
+    allowed = {
+        id(p) for module in (llm.get_input_embeddings(), *outside) for p in module.parameters()
+    }
     stray = [name for name, p in llm.named_parameters() if id(p) not in inside | allowed]
     require(
         not stray,
-        observed=f"{len(stray)} parameters lie outside every {layer_cls.__name__}, the first is {stray[:1]}",
+        observed=f"{len(stray)} parameters lie outside every {layer_cls.__name__}, the first is "
+        f"{stray[:1]}",
         expected="only embeddings, final norm and head outside",
         mend="return the class of the whole decoder layer, not of a part of it",
         parameters=stray[:20],
@@ -66,13 +70,15 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
 
 @requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=WRAPPING)
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
-    """`FullyShardedDataParallel` with `get_fsdp_wrapping_policy()` makes exactly layers + 1 units."""
+    """`FullyShardedDataParallel` with `get_fsdp_wrapping_policy()` makes exactly layers + 1
+    units."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build()
     layers = text_config(backbone.llm).num_hidden_layers
     with one_rank():
-        # With its own flat parameters FSDP refuses a unit of which a part is frozen, which is no matter of the policy.
+        # With its own flat parameters FSDP refuses a unit of which a part is frozen, which is no
+        # matter of the policy.
         wrapped = _fsdp(
             backbone.llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
         )
@@ -81,16 +87,20 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         units == layers + 1,
         observed=f"{units} FSDP units",
         expected=f"{layers + 1}: one for each of {layers} layers, and the root",
-        mend="build the policy with `transformer_auto_wrap_policy` and `{self.transformer_layer_cls}`",
+        mend="build the policy with `transformer_auto_wrap_policy` and "
+        "`{self.transformer_layer_cls}`",
         units=units,
     )
 
 
 @requirement("FSDP-04", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
 def test_fully_shard_changes_nothing(subject: Subject) -> None:
-    """`fully_shard` on each instance, then the root, works, and forward and gradients stay equal (calibrated; not-applicable
-    below torch 2.6)."""
-    if tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) < FULLY_SHARD_SINCE:
+    """`fully_shard` on each instance, then the root, works, and forward and gradients stay equal
+    (calibrated; not-applicable below torch 2.6)."""
+    if (
+        tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+        < FULLY_SHARD_SINCE
+    ):
         raise NotApplicable(f"torch {torch.__version__} is older than fully_shard (2.6)")
     from torch.distributed.fsdp import fully_shard
 
@@ -105,7 +115,8 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
         fully_shard(backbone.llm, mesh=mesh)
         loss, sharded = _loss_and_gradients(subject, backbone)
     mend = (
-        "look parameters up in forward: sharding replaces them, and one kept from construction (a cached weight, a tied "
+        "look parameters up in forward: sharding replaces them, and one kept from construction (a "
+        "cached weight, a tied "
         "copy) goes its own way"
     )
     _require_equal(plain_loss, loss, plain, sharded, "under fully_shard", mend)
@@ -113,7 +124,8 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
 
 @requirement("FSDP-05", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
 def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
-    """Activation checkpointing keyed on the class wraps every layer, and loss and gradients stay equal."""
+    """Activation checkpointing keyed on the class wraps every layer, and loss and gradients stay
+    equal."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
         CheckpointImpl,
         CheckpointWrapper,
@@ -144,7 +156,9 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
         loss, checkpointed = _loss_and_gradients(subject, backbone)
     require(
         not refused,
-        observed=f"forward and backward under checkpointing raised {refused[0]!r}" if refused else "",
+        observed=f"forward and backward under checkpointing raised {refused[0]!r}"
+        if refused
+        else "",
         expected="loss and gradients",
         mend=mend,
     )
@@ -170,10 +184,12 @@ def test_the_model_names_the_class_itself(subject: Subject) -> None:
     )
 
 
-@requirement("FSDP-07", MUST, needs=["FSDP-02", "FSDP-03"], uses=["last_layer_finetune_modules", *WRAPPING])
+@requirement(
+    "FSDP-07", MUST, needs=["FSDP-02", "FSDP-03"], uses=["last_layer_finetune_modules", *WRAPPING]
+)
 def test_last_layer_finetuning_works(subject: Subject) -> None:
-    """Where there is `last_layer_finetune_modules`: modules of `llm`, namely input embedding, last decoder layer, head;
-    training only those works under FSDP with `use_orig_params=True`."""
+    """Where there is `last_layer_finetune_modules`: modules of `llm`, namely input embedding, last
+    decoder layer, head; training only those works under FSDP with `use_orig_params=True`."""
     backbone = subject.build()
     modules = list(backbone.last_layer_finetune_modules)
     llm, head = backbone.llm, backbone.llm.get_output_embeddings()
@@ -186,14 +202,17 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
         {id(module) for module in modules} == {id(module) for module in expected},
         observed=f"last_layer_finetune_modules are {[type(module).__name__ for module in modules]}",
         expected="the input embedding, the last decoder layer and the head, as they stand in llm",
-        mend="read them from `self.llm` when asked, so that a resize cannot leave an old one behind",
+        mend="read them from `self.llm` when asked, so that a resize cannot leave an old one "
+        "behind",
     )
     backbone.requires_grad_(False)
     for module in modules:
         module.requires_grad_(True)
     trainable = [name for name, p in llm.named_parameters() if p.requires_grad]
     with one_rank(), refusal() as refused:
-        wrapped = _fsdp(llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True)
+        wrapped = _fsdp(
+            llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
+        )
         wrapped(**_padded_batch(subject)).loss.backward()
     without = [name for name, p in llm.named_parameters() if p.requires_grad and p.grad is None]
     require(
@@ -202,14 +221,16 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
         if refused
         else f"no gradient reached {without[:1] or 'anything'}",
         expected=f"gradients for all {len(trainable)} of their parameters",
-        mend="return modules of `llm`, whole ones, so that FSDP can shard them with their neighbours frozen",
+        mend="return modules of `llm`, whole ones, so that FSDP can shard them with their "
+        "neighbours frozen",
     )
 
 
 @requirement("FSDP-08", SHOULD, profile="numerics", needs=["FSDP-03", "HALF-04"], uses=WRAPPING)
 def test_far_positions_survive_mixed_precision(subject: Subject) -> None:
-    """Far-position logits survive FSDP mixed precision with bf16 buffers, Prismatic's default: judged by effect (the rounding
-    gate at positions ≥ 1024), not by a buffer's dtype; with float32 buffers it is a MUST through HALF-08."""
+    """Far-position logits survive FSDP mixed precision with bf16 buffers, Prismatic's default:
+    judged by effect (the rounding gate at positions ≥ 1024), not by a buffer's dtype; with float32
+    buffers it is a MUST through HALF-08."""
     from torch.distributed.fsdp import MixedPrecision
 
     backbone, dtype = subject.build().eval(), torch.bfloat16
@@ -233,7 +254,8 @@ def test_far_positions_survive_mixed_precision(subject: Subject) -> None:
             lambda: wrapped(input_ids=ids).logits,
             ids,
             far,
-            mend="keep `inv_freq` in float32 whatever FSDP's `buffer_dtype` does to it, or train with float32 buffers",
+            mend="keep `inv_freq` in float32 whatever FSDP's `buffer_dtype` does to it, or train "
+            "with float32 buffers",
         )
 
 
@@ -247,11 +269,16 @@ def _fsdp(module: nn.Module, **options: Any) -> nn.Module:
 
 
 def _padded_batch(subject: Subject) -> dict[str, torch.Tensor]:
-    """Two sequences, the second padded: without padding, models skip the mask, and what goes wrong with it stays hidden."""
+    """Two sequences, the second padded: without padding, models skip the mask, and what goes wrong
+    with it stays hidden."""
     ids = probe_ids(subject)
     mask = torch.ones_like(ids)
     mask[1, -PADDING:] = 0
-    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, IGNORED_LABEL)}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": ids.masked_fill(mask == 0, IGNORED_LABEL),
+    }
 
 
 def _loss_and_gradients(subject: Subject, backbone: Any) -> tuple[float, dict[str, torch.Tensor]]:
@@ -281,7 +308,8 @@ def _require_equal(
     differing = sorted(plain.keys() ^ wrapped.keys())
     require(
         not differing,
-        observed=f"{where}, {len(wrapped)} parameters have gradients; `{''.join(differing[:1])}` has one "
+        observed=f"{where}, {len(wrapped)} parameters have gradients; `{''.join(differing[:1])}` "
+        f"has one "
         f"{'only there' if differing and differing[0] in wrapped else 'only without'}",
         expected=f"the same {len(plain)} as without",
         mend=mend,
@@ -294,7 +322,8 @@ def _require_equal(
     worst = max(apart, key=lambda name: apart[name], default="")
     require(
         not apart and abs(loss - plain_loss) <= abs(plain_loss) * 1e-6,
-        observed=f"{where} the loss is {loss:.7f} and {len(apart)} gradients differ, `{worst}` by {apart.get(worst, 0.0):.1e}",
+        observed=f"{where} the loss is {loss:.7f} and {len(apart)} gradients differ, `{worst}` by "
+        f"{apart.get(worst, 0.0):.1e}",
         expected=f"{plain_loss:.7f} and equal gradients",
         mend=mend,
     )

@@ -16,11 +16,13 @@ from conformance.subject.subject import Subject
 from conformance.suite.properties import for_all
 from conformance.suite.strategies import sequences
 
-#: Tokens that are favoured one after the other, twice over: processors that forbid repeating look at pairs and triples.
 FAVOURITES = 3
+"""Tokens that are favoured one after the other, twice over: processors that forbid repeating look
+at pairs and triples."""
 NEW_TOKENS = 2 * FAVOURITES
-#: Of the raw logits, by how much the favourite leads: a penalty of a few per cent takes the lead from it.
 LEAD = 0.01
+"""Of the raw logits, by how much the favourite leads: a penalty of a few per cent takes the lead
+from it."""
 
 
 @requirement("GEN-04", MUST, needs=["CON-06", "EMB-02"])
@@ -32,31 +34,36 @@ LEAD = 0.01
 def test_greedy_is_the_argmax_of_raw_logits(
     subject: Subject, prompt: list[int], favourites: list[int]
 ) -> None:
-    """Greedy means the argmax of the raw logits: no repetition penalty or other processor survives from the published
-    generation config (recipes ship it verbatim)."""
-    # Processors act on tokens that came before and on eos, which a tiny model hardly ever favours by itself.
+    """Greedy means the argmax of the raw logits: no repetition penalty or other processor survives
+    from the published generation config (recipes ship it verbatim)."""
+    # Processors act on tokens that came before and on eos, which a tiny model hardly ever favours
+    # by itself.
     candidates = [*prompt, *subject.generation_eos_ids[:1]]
     wanted = 2 * [candidates[place % len(candidates)] for place in favourites]
     ids, llm = torch.tensor([prompt]), subject.training.llm
     with _logits_favouring(llm, wanted, prompt), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         out = llm.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS, return_dict_in_generate=True,
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS,
+            return_dict_in_generate=True,
             output_logits=True, pad_token_id=subject.tokenizer.pad_token_id,
         )  # fmt: skip
     emitted = out.sequences[0, ids.shape[1] :].tolist()
     greedy = [int(step[0].argmax()) for step in out.logits]
     require(
         emitted == greedy,
-        observed=f"after {prompt}, generation with {_departures(llm.generation_config)} emitted {emitted}",
+        observed=f"after {prompt}, generation with {_departures(llm.generation_config)} emitted "
+        f"{emitted}",
         expected=f"{greedy}, the argmax of the raw logits at each step",
-        mend="build the generation config without sampling, penalties, forbidden or forced tokens, keeping its eos ids",
+        mend="build the generation config without sampling, penalties, forbidden or forced "
+        "tokens, keeping its eos ids",
     )
 
 
 @contextmanager
 def _logits_favouring(llm: Any, wanted: list[int], prompt: list[int]) -> Iterator[None]:
-    """While the body runs, the head favours ``wanted`` one after the other, closely followed by a token that is new."""
+    """While the body runs, the head favours `wanted` one after the other, closely followed by a
+    token that is new."""
     remaining = iter(wanted)
     taken = {*wanted, *prompt}
     runner_up = next(token for token in range(len(taken) + 1) if token not in taken)
@@ -75,7 +82,8 @@ def _logits_favouring(llm: Any, wanted: list[int], prompt: list[int]) -> Iterato
 
 
 def _departures(generation_config: Any) -> str:
-    """What a generation config sets otherwise than transformers does, token ids and version left out."""
+    """What a generation config sets otherwise than transformers does, token ids and version left
+    out."""
     settings = {
         name: value
         for name, value in generation_config.to_diff_dict().items()

@@ -1,6 +1,8 @@
-"""GPU: what holds on a CPU, on one CUDA device, for every attention implementation that is installed.
+"""GPU: what holds on a CPU, on one CUDA device, for every attention implementation that is
+installed.
 
-Without a device each clause is *not-run*, which denies the certificate: nothing is skipped into a pass.
+Without a device each clause is *not-run*, which denies the certificate: nothing is skipped into a
+pass.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from conformance.assertions import NotRun, require, within
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.oracle import Place
 from conformance.parity.equality import relative_rms
-from conformance.parity.gates import MEMORY_RATIO, ROUNDING_RATIO, SEMANTICS, conditions, rounding_ratio
+from conformance.parity.gates import (
+    MEMORY_RATIO,
+    ROUNDING_RATIO,
+    SEMANTICS,
+    conditions,
+    rounding_ratio,
+)
 from conformance.parity.library import attention_of, attentions_of, cast_parameters
 from conformance.parity.probes import drawn_ids, held_bytes
 from conformance.parity.reference import Reference
@@ -25,10 +33,10 @@ from conformance.subject.subject import Subject
 from conformance.suite.models import configurable_class, logits_of, published_shapes, reference_of
 from conformance.suite.rounding import modules_round_alike, rounding_batch, rounds_alike
 
-#: Rows of the batch that GPU-05 puts a row into: kernels choose other tiles for it.
 _BATCH = 8
-#: Tokens of GPU-06's forward: enough that activations and logits show beside the weights.
+"""Rows of the batch that GPU-05 puts a row into: kernels choose other tiles for it."""
 _MEMORY_LENGTH = 2048
+"""Tokens of GPU-06's forward: enough that activations and logits show beside the weights."""
 
 # cuBLAS reads it when it is first used; without it deterministic algorithms refuse to run.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -67,16 +75,19 @@ def test_the_device_computes_what_the_cpu_does(subject: Subject) -> None:
         "CPU and device",
         error,
         SEMANTICS,
-        observed=f"the float32 logits on the device differ from the CPU's by a relative RMS of {error:.2g}",
+        observed=f"the float32 logits on the device differ from the CPU's by a relative RMS of "
+        f"{error:.2g}",
         expected=f"at most {SEMANTICS:g}, with TF32 off",
-        mend="look for buffers made on the wrong device or in another dtype, and for kernels that round inputs",
+        mend="look for buffers made on the wrong device or in another dtype, and for kernels that "
+        "round inputs",
         conditions=conditions(on_device.dtype, on_device.device),
     )
 
 
 @requirement("GPU-04", MUST, profile="gpu", needs=["CON-06"], uses=["half_precision_dtype"])
 def test_the_same_input_gives_the_same_bits(subject: Subject) -> None:
-    """The same input twice on one device gives the same bits in the modes documented as deterministic."""
+    """The same input twice on one device gives the same bits in the modes documented as
+    deterministic."""
     llm = _half_precision_on(subject, device())
     ids = rounding_batch(llm, len(subject.tokenizer), subject.seed).to(device())
     for attention in attentions_of(llm):
@@ -84,7 +95,8 @@ def test_the_same_input_gives_the_same_bits(subject: Subject) -> None:
             first, second = (model(input_ids=ids).logits for _ in range(2))
         require(
             torch.equal(first, second),
-            observed=f"with {attention} attention, {int((first != second).sum())} of {first.numel()} logits differ in a second "
+            observed=f"with {attention} attention, {int((first != second).sum())} of "
+            f"{first.numel()} logits differ in a second "
             "run of the same input",
             expected="the same bits, under `torch.use_deterministic_algorithms(True)`",
             mend="look for atomics, for state kept between calls, or for dropout left on",
@@ -96,7 +108,9 @@ def test_the_size_of_the_batch_costs_no_precision(subject: Subject) -> None:
     """Batch-size invariance in bf16 within the calibrated gate."""
     llm = _half_precision_on(subject, device())
     reference = reference_of(subject, llm)
-    rows = torch.cat([rounding_batch(llm, reference.vocabulary, subject.seed + row) for row in range(_BATCH)])
+    rows = torch.cat(
+        [rounding_batch(llm, reference.vocabulary, subject.seed + row) for row in range(_BATCH)]
+    )
     rows = rows.to(device())
     decoder = reference.decoder()
     exact = decoder.logits(decoder.embed(rows[:1]), Place.of(torch.ones_like(rows[:1])))
@@ -107,7 +121,8 @@ def test_the_size_of_the_batch_costs_no_precision(subject: Subject) -> None:
         "error in a batch over error alone",
         ratio,
         ROUNDING_RATIO,
-        observed=f"in a batch of {_BATCH}, a row's logits are off by {ratio:.3g} times what they are off by alone",
+        observed=f"in a batch of {_BATCH}, a row's logits are off by {ratio:.3g} times what they "
+        f"are off by alone",
         expected=f"at most {ROUNDING_RATIO} times",
         mend="look for a kernel that accumulates in half precision for larger batches",
         conditions=conditions(together.dtype, together.device),
@@ -116,7 +131,8 @@ def test_the_size_of_the_batch_costs_no_precision(subject: Subject) -> None:
 
 @requirement("GPU-06", MUST, profile="gpu", needs=["GPU-02"], uses=["half_precision_dtype"])
 def test_a_forward_takes_the_memory_it_must(subject: Subject) -> None:
-    """Peak memory of a forward is within 5 % of the analytic figure (weights + activations + logits)."""
+    """Peak memory of a forward is within 5 % of the analytic figure (weights + activations +
+    logits)."""
     on = device()
     before = torch.cuda.memory_allocated(on)
     llm, reference = _full_size(subject, on)
@@ -133,8 +149,10 @@ def test_a_forward_takes_the_memory_it_must(subject: Subject) -> None:
         abs(ratio - 1) + 1,
         MEMORY_RATIO,
         observed=f"a forward over {length} tokens peaks at {measured / 1e9:.3f} GB",
-        expected=f"{expected / 1e9:.3f} GB within 5 %: weights, the widest layer's activations, logits",
-        mend="look for a float32 copy of weights or logits, for a cache that is kept, or for attention scores that are stored",
+        expected=f"{expected / 1e9:.3f} GB within 5 %: weights, the widest layer's activations, "
+        f"logits",
+        mend="look for a float32 copy of weights or logits, for a cache that is kept, or for "
+        "attention scores that are stored",
     )
 
 
@@ -146,7 +164,8 @@ def device() -> torch.device:
     """
     if not torch.cuda.is_available():
         raise NotRun(
-            f"there is no CUDA device for profile gpu (torch {torch.__version__}): run it on a machine that has one"
+            f"there is no CUDA device for profile gpu (torch {torch.__version__}): run it on a "
+            f"machine that has one"
         )
     return torch.device("cuda", torch.cuda.current_device())
 
@@ -175,8 +194,8 @@ def deterministic() -> Iterator[None]:
 
 
 def analytic_bytes(llm: Any, reference: Reference, length: int, logit_bytes: int) -> int:
-    """What one forward over ``length`` tokens must hold at its peak: weights, buffers and logits, and of activations the
-    most that live at once, which is in the head or in one MLP."""
+    """What one forward over `length` tokens must hold at its peak: weights, buffers and logits, and
+    of activations the most that live at once, which is in the head or in one MLP."""
     architecture, parameter = reference.architecture, next(llm.parameters())
     held = held_bytes(llm)
     residual = length * architecture.hidden * parameter.element_size()
@@ -207,7 +226,8 @@ def _half_precision_on(subject: Subject, on: torch.device) -> Any:
 
 
 def _full_size(subject: Subject, on: torch.device) -> tuple[Any, Reference]:
-    """The model class at the published size with seeded weights, in half precision on the device, and its reference."""
+    """The model class at the published size with seeded weights, in half precision on the device,
+    and its reference."""
     config, dtype = subject.recipe.config, subject.training.half_precision_dtype
     llm = seeded_model(
         configurable_class(subject), config, published_shapes(config), dtype, on, seed=subject.seed

@@ -24,14 +24,15 @@ from conformance.suite.rounding import (
 )
 from conformance.suite.strategies import sequences
 
-#: Trained models have residuals of 1e3 to 1e5; the last is beyond float16's largest number, 65,504.
 _ACTIVATION_SCALES = (1, 2**8, 2**17)
+"""Trained models have residuals of 1e3 to 1e5; the last is beyond float16's largest number, 65,504.
+"""
 
 
 @requirement("HALF-01", MUST, needs=["CON-01"], uses=["half_precision_dtype"])
 def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
-    """`half_precision_dtype` is a 16-bit floating dtype and the declared *training* dtype of the family (Llama-2's hub files
-    say float16, but it was trained in bfloat16)."""
+    """`half_precision_dtype` is a 16-bit floating dtype and the declared *training* dtype of the
+    family (Llama-2's hub files say float16, but it was trained in bfloat16)."""
     dtype = subject.training.half_precision_dtype
     expected = getattr(torch, subject.declared.training_dtype)
     sixteen_bit = isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize == 2
@@ -39,12 +40,16 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
         sixteen_bit and dtype == expected,
         observed=f"half_precision_dtype is {dtype}",
         expected=f"{expected}, which the family was trained in",
-        mend="return the training dtype; the dtype of the hub files says how they were stored, not how the model was trained",
+        mend="return the training dtype; the dtype of the hub files says how they were stored, "
+        "not how the model was trained",
     )
 
 
 @requirement(
-    "HALF-03", MUST, needs=["HALF-01", "EMB-02"], uses=["half_precision_dtype", "forward", "embed_input_ids"]
+    "HALF-03",
+    MUST,
+    needs=["HALF-01", "EMB-02"],
+    uses=["half_precision_dtype", "forward", "embed_input_ids"],
 )
 @for_all(
     examples=12,
@@ -52,7 +57,9 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
     left=lambda _: st.booleans(),
     scale=lambda _: st.sampled_from(_ACTIVATION_SCALES),
 )
-def test_half_precision_is_finite(subject: Subject, batch: list[list[int]], left: bool, scale: int) -> None:
+def test_half_precision_is_finite(
+    subject: Subject, batch: list[list[int]], left: bool, scale: int
+) -> None:
     """Half-precision logits and loss are finite, also left-padded, also for large activations."""
     backbone, pad = subject.half_precision, subject.tokenizer.pad_token_id or 0
     width = max(map(len, batch)) + 2
@@ -76,19 +83,25 @@ def test_half_precision_is_finite(subject: Subject, batch: list[list[int]], left
     finite = bool(torch.isfinite(real).all()) and bool(torch.isfinite(out.loss))
     require(
         finite,
-        observed=f"in {backbone.half_precision_dtype}, {'left' if left else 'right'}-padded, with embeddings times {scale}, "
-        f"{int((~torch.isfinite(real)).sum())} logits are not finite and the loss is {float(out.loss):g}",
+        observed=f"in {backbone.half_precision_dtype}, {'left' if left else 'right'}-padded, with "
+        f"embeddings times {scale}, "
+        f"{int((~torch.isfinite(real)).sum())} logits are not finite and the loss is "
+        f"{float(out.loss):g}",
         expected="finite logits and loss",
-        mend="use bfloat16, whose range is float32's: float16 ends at 65,504; and mask with the dtype's own minimum",
+        mend="use bfloat16, whose range is float32's: float16 ends at 65,504; and mask with the "
+        "dtype's own minimum",
     )
 
 
 def seeds(_: Subject) -> st.SearchStrategy[int]:
-    """Each is a batch of :func:`drawn_ids`: what shrinks by its tokens would shrink to sequences too short to judge."""
+    """Each is a batch of `drawn_ids`: what shrinks by its tokens would shrink to sequences too
+    short to judge."""
     return st.integers(0, 2**32 - 1)
 
 
-@requirement("HALF-07", MUST, profile="numerics", needs=["HALF-01", "FWD-01"], uses=["half_precision_dtype"])
+@requirement(
+    "HALF-07", MUST, profile="numerics", needs=["HALF-01", "FWD-01"], uses=["half_precision_dtype"]
+)
 @for_all(examples=2, seed=seeds)
 def test_each_module_rounds_like_the_reference(subject: Subject, seed: int) -> None:
     """Module gate, teacher-forced (docs/numerics.md gate 3)."""
@@ -98,7 +111,9 @@ def test_each_module_rounds_like_the_reference(subject: Subject, seed: int) -> N
     modules_round_alike(backbone.llm, reference, ids)
 
 
-@requirement("HALF-02", MUST, profile="numerics", needs=["HALF-07"], uses=["half_precision_dtype", "forward"])
+@requirement(
+    "HALF-02", MUST, profile="numerics", needs=["HALF-07"], uses=["half_precision_dtype", "forward"]
+)
 @for_all(examples=2, seed=seeds)
 def test_half_precision_rounds_like_the_reference(subject: Subject, seed: int) -> None:
     """bf16 forward parity, rounding gate (docs/numerics.md gate 2)."""
@@ -115,17 +130,25 @@ def test_half_precision_rounds_like_the_reference(subject: Subject, seed: int) -
     )
     tell("error growth", growth)
     rounds_alike(
-        reference, backbone.half_precision_dtype, lambda: backbone.forward(input_ids=ids).logits, ids
+        reference,
+        backbone.half_precision_dtype,
+        lambda: backbone.forward(input_ids=ids).logits,
+        ids,
     )
 
 
 @requirement(
-    "HALF-04", SHOULD, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"]
+    "HALF-04",
+    SHOULD,
+    profile="numerics",
+    needs=["HALF-02"],
+    uses=["half_precision_dtype", "forward"],
 )
 @for_all(examples=1, seed=seeds)
 def test_far_positions_survive_the_cast(subject: Subject, seed: int) -> None:
-    """After `.to(half_precision_dtype)` far-position logits stay inside the rounding gate (unmodified HF models fail this on
-    5.x: ratio 1.40 at 512 positions, 2.2 at 1,024; the references keep their rotary buffers in float32 and pass)."""
+    """After `.to(half_precision_dtype)` far-position logits stay inside the rounding gate
+    (unmodified HF models fail this on 5.x: ratio 1.40 at 512 positions, 2.2 at 1,024; the
+    references keep their rotary buffers in float32 and pass)."""
     backbone = subject.half_precision
     reference = reference_of(subject, backbone.llm)
     ids, far = far_batch(reference, seed)
@@ -135,16 +158,20 @@ def test_far_positions_survive_the_cast(subject: Subject, seed: int) -> None:
         lambda: backbone.forward(input_ids=ids).logits,
         ids,
         far,
-        mend="keep `inv_freq` in float32 through `.to(dtype)`: a rounded frequency is off in proportion to the position",
+        mend="keep `inv_freq` in float32 through `.to(dtype)`: a rounded frequency is off in "
+        "proportion to the position",
     )
 
 
 @requirement("HALF-08", MUST, profile="numerics", needs=["HALF-07"], uses=["half_precision_dtype"])
 @for_all(examples=1, seed=seeds)
 def test_far_positions_survive_loading_in_half_precision(subject: Subject, seed: int) -> None:
-    """Loaded in `half_precision_dtype` by the documented path, far-position logits stay inside the rounding gate."""
+    """Loaded in `half_precision_dtype` by the documented path, far-position logits stay inside the
+    rounding gate."""
     dtype = subject.training.half_precision_dtype
-    reference_of(subject, subject.training.llm)  # not applicable without a reference, whatever loads
+    reference_of(
+        subject, subject.training.llm
+    )  # not applicable without a reference, whatever loads
     llm = loaded_in(subject, dtype)
     reference = reference_of(subject, llm)
     ids, far = far_batch(reference, seed)
@@ -154,11 +181,14 @@ def test_far_positions_survive_loading_in_half_precision(subject: Subject, seed:
         lambda: llm(input_ids=ids).logits,
         ids,
         far,
-        mend="leave the rotary buffers float32 in `from_pretrained`, whatever dtype the weights are asked for in",
+        mend="leave the rotary buffers float32 in `from_pretrained`, whatever dtype the weights "
+        "are asked for in",
     )
 
 
-@requirement("HALF-05", MUST, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"])
+@requirement(
+    "HALF-05", MUST, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"]
+)
 @for_all(examples=2, seed=seeds)
 def test_autocast_rounds_no_worse(subject: Subject, seed: int) -> None:
     """Autocast forward parity."""
@@ -169,12 +199,16 @@ def test_autocast_rounds_no_worse(subject: Subject, seed: int) -> None:
         with torch.autocast("cpu", dtype=dtype):
             return backbone.forward(input_ids=ids).logits
 
-    mend = "keep float32 islands (norms, softmax, angles) out of autocast, and cast nothing below the declared dtype"
+    mend = (
+        "keep float32 islands (norms, softmax, angles) out of autocast, and cast nothing below "
+        "the declared dtype"
+    )
     try:
         reference = reference_of(subject, backbone.llm)
     except NotApplicable:
         _not_routed(subject)
-        # Without a reference, the subject's own cast is the measure: autocast keeps more in float32.
+        # Without a reference, the subject's own cast is the measure: autocast keeps more in
+        # float32.
         with torch.no_grad():
             exact = backbone.forward(input_ids=ids).logits
             cast = subject.half_precision_parameters.forward(input_ids=ids).logits
@@ -185,7 +219,9 @@ def test_autocast_rounds_no_worse(subject: Subject, seed: int) -> None:
     rounds_alike(reference, dtype, autocast, ids, mend=mend)
 
 
-@requirement("HALF-06", MUST, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"])
+@requirement(
+    "HALF-06", MUST, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"]
+)
 def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
     """bf16 gradients agree in direction with fp32 gradients (per parameter, calibrated)."""
     _not_routed(subject)
@@ -198,7 +234,8 @@ def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
             "one minus cosine of gradients",
             angle,
             1 - GRADIENT_COSINE,
-            observed=f"the gradient of `{name}` in {dtype} has a cosine of {1 - angle:.4f} with that in float32"
+            observed=f"the gradient of `{name}` in {dtype} has a cosine of {1 - angle:.4f} with "
+            f"that in float32"
             if name in rounded
             else f"`{name}` has no gradient in {dtype}, and one in float32",
             expected=f"at least {GRADIENT_COSINE}",

@@ -16,12 +16,13 @@ from conformance.suite.strategies import ALL_WORDS, ordinary_text, sequences, te
 
 @requirement("PAD-01", MUST, needs=["CON-01"], uses=["get_tokenizer"])
 def test_a_pad_token_exists(subject: Subject) -> None:
-    """A pad token exists; its string encodes to exactly one id, its id decodes to that string, and it is special
-    (skipped by `skip_special_tokens`)."""
+    """A pad token exists; its string encodes to exactly one id, its id decodes to that string, and
+    it is special (skipped by `skip_special_tokens`)."""
     tokenizer = subject.tokenizer
     require(
         tokenizer.pad_token is not None and tokenizer.pad_token_id is not None,
-        observed=f"the tokenizer's pad token is {tokenizer.pad_token!r} with id {tokenizer.pad_token_id!r}",
+        observed=f"the tokenizer's pad token is {tokenizer.pad_token!r} with id "
+        f"{tokenizer.pad_token_id!r}",
         expected="a pad token",
         mend='add one: `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`',
     )
@@ -34,7 +35,8 @@ def test_a_pad_token_exists(subject: Subject) -> None:
         mend="add the pad token as a special token, so that it is never split",
     )
     require(
-        subject.decode([pad_id]) == pad and subject.decode([pad_id], skip_special=True).strip() == "",
+        subject.decode([pad_id]) == pad
+        and subject.decode([pad_id], skip_special=True).strip() == "",
         observed=f"the pad id {pad_id} decodes to {subject.decode([pad_id])!r}, and to "
         f"{subject.decode([pad_id], skip_special=True)!r} without special tokens",
         expected=f"{pad!r}, and nothing without special tokens",
@@ -62,7 +64,8 @@ def test_everyone_agrees_on_the_pad_id(subject: Subject) -> None:
             observed=f"in {mode} mode the pad id is "
             + ", ".join(f"{value} in {name}" for name, value in ids.items()),
             expected="one and the same id",
-            mend="after adding the pad token set `llm.config.pad_token_id = tokenizer.pad_token_id`",
+            mend="after adding the pad token set `llm.config.pad_token_id = "
+            "tokenizer.pad_token_id`",
             pad_ids=ids,
         )
 
@@ -82,7 +85,8 @@ def test_pad_is_a_token_of_its_own(subject: Subject) -> None:
         not same,
         observed=f"the pad id {tokenizer.pad_token_id} is also {' and '.join(same)}",
         expected="an id that means padding and nothing else",
-        mend='add a token of its own, `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`: with pad = eos the model '
+        mend='add a token of its own, `tokenizer.add_special_tokens({"pad_token": "<PAD>"})`: '
+        "with pad = eos the model "
         "never learns to stop",
     )
 
@@ -97,7 +101,8 @@ def test_generation_pads_with_the_pad(subject: Subject) -> None:
     }
     require(
         set(pads.values()) == {pad},
-        observed=f"generation pads with {pads['training']} in training mode and {pads['inference']} in inference mode",
+        observed=f"generation pads with {pads['training']} in training mode and "
+        f"{pads['inference']} in inference mode",
         expected=f"the tokenizer's pad id {pad}",
         mend="set `llm.generation_config.pad_token_id = tokenizer.pad_token_id`",
     )
@@ -107,16 +112,21 @@ def test_generation_pads_with_the_pad(subject: Subject) -> None:
 def test_every_token_embeds(subject: Subject) -> None:
     """0 ≤ pad id < embedding rows, and every id below `len(tokenizer)` embeds."""
     rows = subject.training.llm.get_input_embeddings().weight.shape[0]
-    highest = max(len(subject.tokenizer) - 1, subject.tokenizer.pad_token_id, subject.training.pad_token_id)
+    highest = max(
+        len(subject.tokenizer) - 1, subject.tokenizer.pad_token_id, subject.training.pad_token_id
+    )
     lowest = min(subject.tokenizer.pad_token_id, subject.training.pad_token_id)
     require(
         lowest >= 0 and highest < rows,
         observed=f"ids go from pad id {lowest} up to {highest}, and the embedding has {rows} rows",
         expected="a row for every id",
-        mend="resize after adding the pad token: `llm.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)`",
+        mend="resize after adding the pad token: `llm.resize_token_embeddings(len(tokenizer), "
+        "pad_to_multiple_of=64)`",
     )
     with torch.no_grad():
-        embedded = subject.training.embed_input_ids(torch.arange(len(subject.tokenizer)).unsqueeze(0))
+        embedded = subject.training.embed_input_ids(
+            torch.arange(len(subject.tokenizer)).unsqueeze(0)
+        )
     require(
         embedded.shape[1] == len(subject.tokenizer),
         observed=f"{len(subject.tokenizer)} ids embedded to shape {tuple(embedded.shape)}",
@@ -128,8 +138,8 @@ def test_every_token_embeds(subject: Subject) -> None:
 @requirement("PAD-06", MUST, needs=["PAD-01"])
 @for_all(texts=text_batches)
 def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
-    """Batches pad on the right in training mode; the attention mask is 0 exactly on the padding, and 1 on an eos inside
-    the text."""
+    """Batches pad on the right in training mode; the attention mask is 0 exactly on the padding,
+    and 1 on an eos inside the text."""
     tokenizer = subject.tokenizer
     texts = [texts[0] + (tokenizer.eos_token or "") + texts[0], *texts[1:]]
     batch = tokenizer(texts, padding=True)
@@ -140,14 +150,16 @@ def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
         require(
             list(ids) == alone + [tokenizer.pad_token_id] * padding,
             observed=f"{quoted(text)} in a batch encodes to {quoted(list(ids), 200)}",
-            expected=f"its {len(alone)} ids, then {padding} times the pad id {tokenizer.pad_token_id}",
+            expected=f"its {len(alone)} ids, then {padding} times the pad id "
+            f"{tokenizer.pad_token_id}",
             mend='load the tokenizer with `padding_side="right"`',
         )
         require(
             list(mask) == [1] * len(alone) + [0] * padding,
             observed=f"the attention mask of {quoted(text)} is {quoted(list(mask), 200)}",
             expected=f"{len(alone)} ones, then {padding} zeros",
-            mend="use the tokenizer's own attention mask; `ids != pad` hides real tokens when ids coincide",
+            mend="use the tokenizer's own attention mask; `ids != pad` hides real tokens when ids "
+            "coincide",
         )
 
 
@@ -158,7 +170,8 @@ def test_text_never_encodes_to_pad(subject: Subject, text: str) -> None:
     ids = subject.encode(text)
     require(
         subject.tokenizer.pad_token_id not in ids,
-        observed=f"{quoted(text)} encodes to {quoted(ids, 200)}: there is the pad id {subject.tokenizer.pad_token_id}",
+        observed=f"{quoted(text)} encodes to {quoted(ids, 200)}: there is the pad id "
+        f"{subject.tokenizer.pad_token_id}",
         expected="ids without the pad id",
         mend="use a new special token for padding, not one that text can produce",
     )
@@ -175,7 +188,8 @@ def test_pad_was_no_piece_of_text_before(subject: Subject) -> None:
     # Making a piece of the vocabulary special hides it from the property above, and not from text.
     require(
         pad_id >= len(published) or pad_id in published.added_tokens_decoder,
-        observed=f"the pad token {pad!r} has the id {pad_id}, which the published vocabulary gives to a piece of text",
+        observed=f"the pad token {pad!r} has the id {pad_id}, which the published vocabulary "
+        f"gives to a piece of text",
         expected="an id of its own",
         mend="use a new special token for padding, not one that text can produce",
     )
@@ -199,15 +213,17 @@ def test_adding_the_pad_changed_no_encoding(subject: Subject, text: str) -> None
 @requirement("PAD-09", SHOULD, needs=["PAD-05"], uses=["embed_input_ids", "forward"])
 @for_all(examples=6, batch=sequences)
 def test_pad_row_gets_no_gradient(subject: Subject, batch: list[list[int]]) -> None:
-    """With padding masked and its labels ignored, the pad row gets no gradient through the input path: neither from a
-    loss nor from the lookup itself."""
+    """With padding masked and its labels ignored, the pad row gets no gradient through the input
+    path: neither from a loss nor from the lookup itself."""
     backbone, pad = subject.training, subject.tokenizer.pad_token_id
     width = max(map(len, batch)) + 2
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in batch])
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
     embedded = backbone.embed_input_ids(ids).detach().requires_grad_()
     loss = backbone.forward(
-        inputs_embeds=embedded, attention_mask=mask, labels=ids.masked_fill(mask == 0, IGNORED_LABEL)
+        inputs_embeds=embedded,
+        attention_mask=mask,
+        labels=ids.masked_fill(mask == 0, IGNORED_LABEL),
     ).loss
     (through_model,) = torch.autograd.grad(loss, embedded)
     leaked = through_model[mask == 0].abs().max().item()
@@ -220,7 +236,9 @@ def test_pad_row_gets_no_gradient(subject: Subject, batch: list[list[int]]) -> N
     weight = backbone.llm.get_input_embeddings().weight
     if not weight.requires_grad:
         return
-    (through_lookup,) = torch.autograd.grad(backbone.embed_input_ids(ids).sum(), weight, allow_unused=True)
+    (through_lookup,) = torch.autograd.grad(
+        backbone.embed_input_ids(ids).sum(), weight, allow_unused=True
+    )
     leaked = 0.0 if through_lookup is None else through_lookup[pad].abs().max().item()
     require(
         leaked == 0.0,

@@ -43,14 +43,15 @@ def test_builders_construct_for_every_host(subject: Subject) -> None:
                 not refused,
                 observed=f"{call} it raised {refused[0]!r}" if refused else "",
                 expected="a builder",
-                mend="give every host family a default system prompt; take `system_prompt` even where it goes unused",
+                mend="give every host family a default system prompt; take `system_prompt` even "
+                "where it goes unused",
             )
 
 
 @requirement("PRM-01", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
 def test_the_rule_names_the_builder(subject: Subject) -> None:
-    """Every registered id maps to the prompt builder class that its family's declared rule names (suffixes `-pure`,
-    `-instruct`, `-chat` for the seed's families; Vicuna's by prefix)."""
+    """Every registered id maps to the prompt builder class that its family's declared rule names
+    (suffixes `-pure`, `-instruct`, `-chat` for the seed's families; Vicuna's by prefix)."""
     declared = subject.declared
     registered = () if _mapping_is_frozen(subject) else declared.backbone_ids
     names = {subject.backbone_id: _name_of(subject.training.prompt_builder_fn)}
@@ -65,7 +66,8 @@ def test_the_rule_names_the_builder(subject: Subject) -> None:
             expected=f"{expected}, as the declared rule has it"
             if expected
             else "covered by the declared rule, and is not",
-            mend="mend `prompt_builder_fn`, or declare the family's own `prompt_rule` in the [subject] table",
+            mend="mend `prompt_builder_fn`, or declare the family's own `prompt_rule` in the "
+            "[subject] table",
         )
 
 
@@ -74,14 +76,18 @@ def test_the_rule_names_the_builder(subject: Subject) -> None:
 def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -> None:
     """An identifier that the rule does not cover raises ValueError naming the identifier."""
     if _mapping_is_frozen(subject):
-        raise NotApplicable("the builder is chosen at construction, where CON-04 has unknown ids refused")
+        raise NotApplicable(
+            "the builder is chosen at construction, where CON-04 has unknown ids refused"
+        )
     with _identified_as(subject, identifier), refusal() as refused:
         builder = subject.training.prompt_builder_fn
     require(
         bool(refused) and isinstance(refused[0], ValueError) and identifier in str(refused[0]),
-        observed=f"{identifier!r} " + (f"raised {refused[0]!r}" if refused else f"uses {_name_of(builder)}"),
+        observed=f"{identifier!r} "
+        + (f"raised {refused[0]!r}" if refused else f"uses {_name_of(builder)}"),
         expected="a ValueError that names the identifier",
-        mend='raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`") where no rule applies, or '
+        mend='raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`") '
+        "where no rule applies, or "
         "declare the `prompt_rule` that covers it in the [subject] table",
     )
 
@@ -89,7 +95,8 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
 @requirement("PRM-03", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue)
 def test_turns_concatenate_to_the_prompt(subject: Subject, messages: list[str]) -> None:
-    """*Concatenation*: the strings that `add_turn` returned, joined, are the prompt (up to bos removal and trailing space)."""
+    """*Concatenation*: the strings that `add_turn` returned, joined, are the prompt (up to bos
+    removal and trailing space)."""
     builder = subject.prompt_builder()
     joined = "".join(turns_of(builder, messages)).rstrip()
     prompt = builder.get_prompt()
@@ -104,9 +111,11 @@ def test_turns_concatenate_to_the_prompt(subject: Subject, messages: list[str]) 
 
 @requirement("PRM-04", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
 @for_all(history=history, text=message)
-def test_the_potential_prompt_is_the_next_prompt(subject: Subject, history: list[str], text: str) -> None:
-    """*Potential*: at every turn, for messages free of `<image>` and of surrounding space, `get_potential_prompt(m)` equals
-    `get_prompt()` of a twin after `add_turn("human", m)`."""
+def test_the_potential_prompt_is_the_next_prompt(
+    subject: Subject, history: list[str], text: str
+) -> None:
+    """*Potential*: at every turn, for messages free of `<image>` and of surrounding space,
+    `get_potential_prompt(m)` equals `get_prompt()` of a twin after `add_turn("human", m)`."""
     _require_potential(subject, history, text)
 
 
@@ -120,7 +129,8 @@ def test_the_potential_prompt_strips_alike(subject: Subject, history: list[str],
 @requirement("PRM-05", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
 @for_all_runs
 def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
-    """*Purity*: reading (`get_prompt`, `get_potential_prompt`) changes nothing; two builders share nothing."""
+    """*Purity*: reading (`get_prompt`, `get_potential_prompt`) changes nothing; two builders share
+    nothing."""
 
     class Reading(StepMachine):
         def __init__(self) -> None:
@@ -133,7 +143,10 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
         def look_at_others(self) -> None:
             newcomer = subject.prompt_builder()
             newcomer.add_turn("human", "Who is there?")
-            for other, prompt in (("a new", newcomer.get_prompt()), ("another", self.bystander.get_prompt())):
+            for other, prompt in (
+                ("a new", newcomer.get_prompt()),
+                ("another", self.bystander.get_prompt()),
+            ):
                 gave = f"{quoted(prompt)}, which is not what its one turn gave earlier"
                 _require_pure(prompt == self.untouched, f"{other} builder", gave)
 
@@ -142,7 +155,9 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
             with refusal() as refused:
                 self.builder.add_turn(ROLES[len(self.said) % 2], text)
             self.said.append(text)
-            _require_pure(not refused, f"turn {len(self.said)}", f"{refused[0]!r}" if refused else "")
+            _require_pure(
+                not refused, f"turn {len(self.said)}", f"{refused[0]!r}" if refused else ""
+            )
             self.look_at_others()
 
         @step(text=message(subject))
@@ -151,7 +166,9 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
             turns_of(unread, self.said)
             if len(self.said) % 2 == 0:
                 first, second = (self.builder.get_potential_prompt(text) for _ in range(2))
-                _require_pure(first == second, "get_potential_prompt", "another prompt the second time")
+                _require_pure(
+                    first == second, "get_potential_prompt", "another prompt the second time"
+                )
             if self.said:
                 prompt, expected = self.builder.get_prompt(), unread.get_prompt()
                 gave = f"{quoted(prompt)}, and {quoted(expected)} for the same turns unread"
@@ -164,7 +181,8 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
 @requirement("PRM-06", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
 @for_all_runs
 def test_turns_alternate(subject: Subject) -> type[StepMachine]:
-    """*Alternation*: turns alternate human, gpt; a turn out of order raises and leaves the state as it was."""
+    """*Alternation*: turns alternate human, gpt; a turn out of order raises and leaves the state as
+    it was."""
 
     class Turns(StepMachine):
         def __init__(self) -> None:
@@ -191,7 +209,8 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
                 observed=f"{other!r} took the turn of {due!r} (turn {self.turns}, counted from 0)"
                 + (", which it had been refused before" if self.refusals else ""),
                 expected="an error, and the dialogue left as it was",
-                mend="raise a ValueError for a turn out of order (`assert` vanishes under -O), before anything is changed",
+                mend="raise a ValueError for a turn out of order (`assert` vanishes under -O), "
+                "before anything is changed",
             )
             self.refusals += 1
             _require_unchanged(self.turns == 0 or self._same_prompt())
@@ -205,8 +224,8 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
 @requirement("PRM-07", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
 @for_all(parts=image_messages)
 def test_messages_survive_without_image_markers(subject: Subject, parts: list[str]) -> None:
-    """`<image>` markers are stripped from messages; everything else of an ordinary message survives verbatim up to
-    surrounding space."""
+    """`<image>` markers are stripped from messages; everything else of an ordinary message survives
+    verbatim up to surrounding space."""
     sent, expected = IMAGE_MARKER.join(parts), "".join(parts).strip()
     for role, turn in zip(ROLES, turns_of(subject.prompt_builder(), [sent, sent]), strict=True):
         require(
@@ -235,7 +254,8 @@ def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> Non
 @requirement("PRM-09", MUST, needs=["TOK-01", "PRM-05", "PRM-08"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue)
 def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) -> None:
-    """The encoded prompt carries the declared number of bos (one, one a turn, none) and one terminator per assistant turn."""
+    """The encoded prompt carries the declared number of bos (one, one a turn, none) and one
+    terminator per assistant turn."""
     builder = subject.prompt_builder()
     turns = turns_of(builder, messages)
     answers, questions = len(messages) // 2, -(-len(messages) // 2)
@@ -243,28 +263,42 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
     terminator_id: Any = subject.terminator_id
     convention = "none" if subject.declared.bos == "none" else subject.declared.bos_per_prompt
     bos = {"one": 1, "per-turn": questions, "none": 0}[convention]
-    expected = {bos_id: bos + answers} if bos_id == terminator_id else {bos_id: bos, terminator_id: answers}
+    expected = (
+        {bos_id: bos + answers}
+        if bos_id == terminator_id
+        else {bos_id: bos, terminator_id: answers}
+    )
     for encoding, ids in _host_encodings(subject, builder, turns).items():
         require(
             {token: ids.count(token) for token in expected} == expected,
-            observed=f"{len(messages)} turn(s) encoded {encoding} have {ids.count(bos_id)} bos (id {bos_id}) and "
-            f"{ids.count(terminator_id)} terminators (id {terminator_id}): {quoted(subject.decode(ids), 160)}",
+            observed=f"{len(messages)} turn(s) encoded {encoding} have {ids.count(bos_id)} bos "
+            f"(id {bos_id}) and "
+            f"{ids.count(terminator_id)} terminators (id {terminator_id}): "
+            f"{quoted(subject.decode(ids), 160)}",
             expected=f"{bos} bos (declared: {convention}) and {answers} terminators"
             + (", which are the same token here" if bos_id == terminator_id else ""),
-            mend="let either the tokenizer or the builder add bos, not both, and end each answer in one terminator; or declare "
+            mend="let either the tokenizer or the builder add bos, not both, and end each answer "
+            "in one terminator; or declare "
             "`bos_per_prompt` in the [subject] table",
         )
 
 
 @requirement(
-    "PRM-10", MUST, needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13"], uses=["prompt_builder_fn"]
+    "PRM-10",
+    MUST,
+    needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13"],
+    uses=["prompt_builder_fn"],
 )
-@for_all(messages=lambda s: dialogue(s, empty_answers=False), system_prompt=lambda s: st.none() | message(s))
+@for_all(
+    messages=lambda s: dialogue(s, empty_answers=False),
+    system_prompt=lambda s: st.none() | message(s),
+)
 def test_prompts_follow_the_official_template(
     subject: Subject, messages: list[str], system_prompt: str | None
 ) -> None:
-    """Chat and instruct prompts encode to the token ids of the family's official template; every accepted difference is
-    listed with its reason in the recipe. Mistral's oracle is mistral-common itself."""
+    """Chat and instruct prompts encode to the token ids of the family's official template; every
+    accepted difference is listed with its reason in the recipe. Mistral's oracle is mistral-common
+    itself."""
     if not subject.declared.system_prompt:
         system_prompt = None
     builder = subject.prompt_builder(system_prompt=system_prompt)
@@ -272,9 +306,11 @@ def test_prompts_follow_the_official_template(
     ours, official = official_ids(subject, builder.get_prompt(), messages, system_prompt)
     require(
         ours == official,
-        observed=f"the prompt {quoted(builder.get_prompt(), 240)} encodes to {_around(subject, ours, official)}",
+        observed=f"the prompt {quoted(builder.get_prompt(), 240)} encodes to "
+        f"{_around(subject, ours, official)}",
         expected=f"{_around(subject, official, ours)}, as the official template has it",
-        mend="follow the template's strings and spaces exactly, or list the difference with its reason in the recipe",
+        mend="follow the template's strings and spaces exactly, or list the difference with its "
+        "reason in the recipe",
     )
 
 
@@ -283,28 +319,34 @@ def test_prompts_follow_the_official_template(
 def test_the_inference_prompt_is_a_prefix_of_training(
     subject: Subject, messages: list[str], action: list[int]
 ) -> None:
-    """*Prefix*: with the declared fix-up, the encoded inference prompt is a prefix of the encoded training prompt, in both
-    host encodings."""
+    """*Prefix*: with the declared fix-up, the encoded inference prompt is a prefix of the encoded
+    training prompt, in both host encodings."""
     for boundary in _boundaries(subject, messages, action):
         require(
             boundary.training[: len(boundary.inference)] == boundary.inference,
-            observed=f"the inference prompt is encoded to {_around(subject, boundary.inference, boundary.training)}",
+            observed=f"the inference prompt is encoded to "
+            f"{_around(subject, boundary.inference, boundary.training)}",
             expected=f"a prefix of what was trained on, encoded {boundary.encoding} to "
             f"{_around(subject, boundary.training, boundary.inference)}",
-            mend="declare the `boundary_fixup` of this tokenizer, or none: another family's id is another character here"
+            mend="declare the `boundary_fixup` of this tokenizer, or none: another family's id is "
+            "another character here"
             if boundary.fixed_up
-            else "strip trailing space from prompts, and put the space between question and answer where the tokenizer merges "
+            else "strip trailing space from prompts, and put the space between question and "
+            "answer where the tokenizer merges "
             "it (SentencePiece: end of the question; byte-level BPE: start of the answer)",
         )
 
 
-@requirement("PRM-15", MUST, needs=["PRM-07", "PRM-11", "PAD-08", "TOK-05"], uses=["prompt_builder_fn"])
+@requirement(
+    "PRM-15", MUST, needs=["PRM-07", "PRM-11", "PAD-08", "TOK-05"], uses=["prompt_builder_fn"]
+)
 @for_all(messages=exchanges, action=actions)
 def test_the_answer_follows_the_boundary_at_once(
     subject: Subject, messages: list[str], action: list[int]
 ) -> None:
-    """*Answer boundary*: what follows the inference prompt in the training ids is exactly the answer's ids and the
-    terminator: no stray space token between them once the declared fix-up is applied."""
+    """*Answer boundary*: what follows the inference prompt in the training ids is exactly the
+    answer's ids and the terminator: no stray space token between them once the declared fix-up is
+    applied."""
     for boundary in _boundaries(subject, messages, action):
         rest = boundary.training[len(boundary.inference) :]
         while rest and not subject.decode(rest[-1:]).strip() and subject.terminator_id in rest[:-1]:
@@ -315,10 +357,13 @@ def test_the_answer_follows_the_boundary_at_once(
             spellings = [ids[len(fixup) :] for ids in spellings if ids[: len(fixup)] == fixup]
         require(
             rest[-1:] == [subject.terminator_id] and rest[:-1] in spellings,
-            observed=f"encoded {boundary.encoding}, the inference prompt is followed by {quoted(rest, 160)} = "
+            observed=f"encoded {boundary.encoding}, the inference prompt is followed by "
+            f"{quoted(rest, 160)} = "
             f"{quoted(subject.decode(rest))}",
-            expected=f"the ids of the answer {quoted(answer)} and the terminator {subject.terminator_id}",
-            mend="write one space at most between question and answer, and nothing but the terminator after it; declare "
+            expected=f"the ids of the answer {quoted(answer)} and the terminator "
+            f"{subject.terminator_id}",
+            mend="write one space at most between question and answer, and nothing but the "
+            "terminator after it; declare "
             "`boundary_fixup` where the host appends the space itself",
         )
 
@@ -326,13 +371,15 @@ def test_the_answer_follows_the_boundary_at_once(
 @requirement("PRM-12", SHOULD, needs=["PRM-15"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue)
 def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: list[str]) -> None:
-    """Encoding turn by turn (each turn right-stripped) and joining gives the encoding of the whole."""
+    """Encoding turn by turn (each turn right-stripped) and joining gives the encoding of the
+    whole."""
     builder = subject.prompt_builder()
     turns = turns_of(builder, messages)
     whole, by_turns = _host_encodings(subject, builder, turns).values()
     require(
         by_turns == whole,
-        observed=f"turn by turn, {quoted(turns, 160)} encode to {_around(subject, by_turns, whole)}",
+        observed=f"turn by turn, {quoted(turns, 160)} encode to "
+        f"{_around(subject, by_turns, whole)}",
         expected=f"{_around(subject, whole, by_turns)}, as the whole does",
         mend="begin and end turns where the tokenizer merges nothing across",
     )
@@ -340,7 +387,9 @@ def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: lis
 
 @requirement("PRM-13", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
 @for_all(system_prompt=message, messages=dialogue)
-def test_a_system_prompt_appears_once(subject: Subject, system_prompt: str, messages: list[str]) -> None:
+def test_a_system_prompt_appears_once(
+    subject: Subject, system_prompt: str, messages: list[str]
+) -> None:
     """A custom system prompt appears exactly once, or the builder declares that it takes none."""
     if not subject.declared.system_prompt:
         raise NotApplicable("the family declares that it takes no system prompt")
@@ -350,7 +399,8 @@ def test_a_system_prompt_appears_once(subject: Subject, system_prompt: str, mess
     count = builder.get_prompt().count(marked)
     require(
         count == 1,
-        observed=f"the system prompt {quoted(marked)} appears {count} times in {quoted(builder.get_prompt(), 200)}",
+        observed=f"the system prompt {quoted(marked)} appears {count} times in "
+        f"{quoted(builder.get_prompt(), 200)}",
         expected="once",
         mend="put it into the first turn, and only there",
     )
@@ -361,7 +411,8 @@ def _require_pure(holds: bool, what: str, gave: str) -> None:
         holds,
         observed=f"{what} gave {gave}",
         expected="reading to change nothing, and builders to share nothing",
-        mend="build prompts from the instance's own turns; no class-level or default-argument lists",
+        mend="build prompts from the instance's own turns; no class-level or default-argument "
+        "lists",
     )
 
 
@@ -381,7 +432,8 @@ def _require_potential(subject: Subject, history: list[str], text: str) -> None:
     potential, actual = builder.get_potential_prompt(text), twin.get_prompt()
     require(
         potential == actual,
-        observed=f"get_potential_prompt({quoted(text, 60)}) after {len(history)} turns is {quoted(potential, 200)}",
+        observed=f"get_potential_prompt({quoted(text, 60)}) after {len(history)} turns is "
+        f"{quoted(potential, 200)}",
         expected=f"{quoted(actual, 200)}, the prompt once that turn is added",
         mend="build both from one function: bos, system prompt, stripping and all",
     )
@@ -389,7 +441,8 @@ def _require_potential(subject: Subject, history: list[str], text: str) -> None:
 
 @dataclass(frozen=True)
 class _Boundary:
-    """Where one answer begins: the ids that inference starts from, and those of training, in one host encoding."""
+    """Where one answer begins: the ids that inference starts from, and those of training, in one
+    host encoding."""
 
     encoding: str
     answer: str
@@ -399,9 +452,11 @@ class _Boundary:
 
 
 def _boundaries(subject: Subject, messages: list[str], action: list[int]) -> list[_Boundary]:
-    """The boundaries of the last answer; where a fix-up is declared, also those of an action in its place.
+    """The boundaries of the last answer; where a fix-up is declared, also those of an action in its
+    place.
 
-    Hosts apply the fix-up before actions only (OpenVLA's `predict_action`), whose tokens never merge with a space.
+    Hosts apply the fix-up before actions only (OpenVLA's `predict_action`), whose tokens never
+    merge with a space.
     """
     *history, question, answer = messages
     found = _encoded_boundaries(subject, history, question, answer, [])
@@ -435,13 +490,17 @@ def _host_encodings(subject: Subject, builder: Any, turns: list[str]) -> dict[st
 
 
 def _spellings(subject: Subject, answer: str) -> list[list[int]]:
-    """The ids that ``answer`` may have behind a question: by itself, in the middle of a line, or after one space.
+    """The ids that `answer` may have behind a question: by itself, in the middle of a line, or
+    after one space.
 
-    A tokenizer that puts a space before every text spells that one space already; a second one would be a stray.
+    A tokenizer that puts a space before every text spells that one space already; a second one
+    would be a stray.
     """
 
     def continued(text: str) -> list[int]:
-        return subject.encode("\n" + text, special=False)[len(subject.encode("\n", special=False)) :]
+        return subject.encode("\n" + text, special=False)[
+            len(subject.encode("\n", special=False)) :
+        ]
 
     brings_a_space = subject.encode("a", special=False) == continued(": a")[-1:]
     leads = ("",) if brings_a_space else ("", " ")
@@ -450,17 +509,22 @@ def _spellings(subject: Subject, answer: str) -> list[list[int]]:
     return [ids for text in texts for ids in (subject.encode(text, special=False), continued(text))]
 
 
-def _around(subject: Subject, ids: list[int], others: list[int], before: int = 3, after: int = 6) -> str:
-    """The part of ``ids`` that a reader must see: where they begin to differ from ``others``."""
+def _around(
+    subject: Subject, ids: list[int], others: list[int], before: int = 3, after: int = 6
+) -> str:
+    """The part of `ids` that a reader must see: where they begin to differ from `others`."""
     pairs = enumerate(zip(ids, others, strict=False))
-    place = next((place for place, (one, other) in pairs if one != other), min(len(ids), len(others)))
+    place = next(
+        (place for place, (one, other) in pairs if one != other), min(len(ids), len(others))
+    )
     shown = ids[max(place - before, 0) : place + after]
     dots = "… " if place > before else "", " …" if len(ids) > place + after else ""
     return f"{dots[0]}{shown}{dots[1]} = {quoted(subject.decode(shown))}"
 
 
 class _identified_as:
-    """The shared instance under another identifier while the body runs: the contract's own way to ask for another rule."""
+    """The shared instance under another identifier while the body runs: the contract's own way to
+    ask for another rule."""
 
     def __init__(self, subject: Subject, identifier: str) -> None:
         self._backbone, self._identifier = subject.training, identifier
@@ -474,14 +538,17 @@ class _identified_as:
 
 
 def _mapping_is_frozen(subject: Subject) -> bool:
-    """Whether `prompt_builder_fn` does not follow `identifier`: another id of the declared rule changes nothing."""
+    """Whether `prompt_builder_fn` does not follow `identifier`: another id of the declared rule
+    changes nothing."""
     try:
         subject.training.identifier = subject.training.identifier
     except AttributeError:
         return True
     declared = subject.declared
     own = declared.builder_for(subject.backbone_id)
-    other = next((rule for rule in declared.prompt_rule if rule.builder != own and "*" in rule.pattern), None)
+    other = next(
+        (rule for rule in declared.prompt_rule if rule.builder != own and "*" in rule.pattern), None
+    )
     if other is None:
         return False
     stem = subject.backbone_id.rpartition("-")[0]

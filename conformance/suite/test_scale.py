@@ -18,25 +18,29 @@ from conformance.parity.streaming import OneLayer, SeededWeights, on_meta, read_
 from conformance.subject.subject import Subject
 from conformance.suite.models import configurable_class, judging_config, published_shapes
 
-#: Tokens of the streamed run: enough to attend to, and few beside the weights that each layer reads in any case.
 LENGTH = 32
+"""Tokens of the streamed run: enough to attend to, and few beside the weights that each layer reads
+in any case."""
 
 
 @requirement("SCL-01", MUST, profile="scale", needs=["CON-01"])
 def test_the_published_size_is_the_family_s(subject: Subject) -> None:
-    """The published configuration's parameter count, shapes and names are what the family's table says (on the meta
-    device)."""
+    """The published configuration's parameter count, shapes and names are what the family's table
+    says (on the meta device)."""
     config = subject.recipe.config
     expected = published_shapes(config)
     llm = on_meta(configurable_class(subject), config, _attention(subject))
     with judging_config(expected="the names of the checkpoint", mend=_MEND):
         prefix = prefix_of(llm, architecture_of(config))
-    found = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in llm.named_parameters()}
+    found = {
+        name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in llm.named_parameters()
+    }
     wrong = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     first = wrong[0] if wrong else ""
     require(
         not wrong,
-        observed=f"at the published size {len(wrong)} parameters have another name or shape; `{first}` is "
+        observed=f"at the published size {len(wrong)} parameters have another name or shape; "
+        f"`{first}` is "
         f"{_told(found.get(first))}",
         expected=_told(expected.get(first)),
         mend=_MEND,
@@ -55,8 +59,8 @@ def test_the_published_size_is_the_family_s(subject: Subject) -> None:
 
 @requirement("SCL-02", MUST, profile="scale", needs=["SCL-01"], uses=["half_precision_dtype"])
 def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
-    """Full-size streamed parity: every layer and the head pass gates 1 and 3 at the published widths, with memory bounded
-    by one layer."""
+    """Full-size streamed parity: every layer and the head pass gates 1 and 3 at the published
+    widths, with memory bounded by one layer."""
     checkpoint = subject.real_checkpoint
     config = subject.recipe.config if checkpoint is None else checkpoint.config
     shapes = published_shapes(config)
@@ -79,7 +83,10 @@ def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
             _hold(measured, weights)
 
 
-_MEND = "leave sizes, biases and tying to the published `config.json`, and modules under the names of the checkpoint"
+_MEND = (
+    "leave sizes, biases and tying to the published `config.json`, and modules under the "
+    "names of the checkpoint"
+)
 
 
 def _hold(measured: Measured, weights: OneLayer) -> None:
@@ -91,10 +98,11 @@ def _hold(measured: Measured, weights: OneLayer) -> None:
             "full-size semantics",
             value,
             SEMANTICS,
-            observed=f"{where} differs from the float64 reference's by a relative RMS of {value:.2g}"
-            + ("" if value <= SEMANTICS else _not_finite(path, weights)),
+            observed=f"{where} differs from the float64 reference's by a relative RMS of "
+            f"{value:.2g}" + ("" if value <= SEMANTICS else _not_finite(path, weights)),
             expected=f"at most {SEMANTICS:g}",
-            mend=f"compare `{path}` with the family's paper: epsilon, theta, scale, order of heads, residuals",
+            mend=f"compare `{path}` with the family's paper: epsilon, theta, scale, order of "
+            f"heads, residuals",
             conditions=conditions(torch.float32, "cpu"),
             module=path,
         )
@@ -103,9 +111,11 @@ def _hold(measured: Measured, weights: OneLayer) -> None:
         "full-size module ratio",
         value,
         MODULE_RATIO,
-        observed=f"{where}, in {weights.dtype}, is off by {value:.3g} times what rounding does to the reference's",
+        observed=f"{where}, in {weights.dtype}, is off by {value:.3g} times what rounding does to "
+        f"the reference's",
         expected=f"at most {MODULE_RATIO} times",
-        mend="take norms, softmax and rotary angles in float32 and round once, where the result is handed on",
+        mend="take norms, softmax and rotary angles in float32 and round once, where the result "
+        "is handed on",
         conditions=conditions(weights.dtype, "cpu"),
         module=path,
     )
@@ -117,7 +127,8 @@ def _not_finite(path: str, weights: OneLayer) -> str:
 
 
 def _length(config: Mapping[str, Any]) -> int:
-    """Within every window: FWD-04 and FWD-01 are about their edges, where releases count differently."""
+    """Within every window: FWD-04 and FWD-01 are about their edges, where releases count
+    differently."""
     architecture = architecture_of(config)
     return min(LENGTH, architecture.positions, *filter(None, architecture.windows))
 

@@ -14,8 +14,9 @@ from conformance.subject.subject import Subject
 from conformance.suite.properties import for_all
 from conformance.suite.strategies import ordinary_text
 
-#: The strings whose single id Prismatic's VLM looks up when it is built, for scoring multiple-choice answers.
 TRIGGER_STRINGS = ("True", "False", "Yes", "No", *string.ascii_uppercase)
+"""The strings whose single id Prismatic's VLM looks up when it is built, for scoring
+multiple-choice answers."""
 
 SHORT_LENGTH = 77
 
@@ -23,29 +24,32 @@ SHORT_LENGTH = 77
 @requirement("TOK-01", MUST, needs=["CON-01"])
 @for_all(text=ordinary_text)
 def test_special_tokens_are_the_declared_prefix(subject: Subject, text: str) -> None:
-    """`tok(x) == prefix + tok(x, add_special_tokens=False)` with the declared prefix (one bos under `auto`, nothing
-    under `prompt` and `none`) and no suffix. No id bypasses this."""
+    """`tok(x) == prefix + tok(x, add_special_tokens=False)` with the declared prefix (one bos under
+    `auto`, nothing under `prompt` and `none`) and no suffix. No id bypasses this."""
     bos = subject.tokenizer.bos_token_id
     require(
         bos is not None or subject.declared.bos != "auto",
         observed="bos is declared as added by the tokenizer (`auto`), which has no bos token",
         expected="a bos token",
-        mend='declare `bos = "none"` in the [subject] table, or load the tokenizer with its bos token',
+        mend='declare `bos = "none"` in the [subject] table, or load the tokenizer with its bos '
+        "token",
     )
     prefix = [bos] if subject.declared.bos == "auto" else []
     ids, bare = subject.encode(text), subject.encode(text, special=False)
     require(
         ids == prefix + bare,
-        observed=f"{quoted(text)} encodes to {quoted(ids, 160)}, and to {quoted(bare, 160)} without special tokens",
+        observed=f"{quoted(text)} encodes to {quoted(ids, 160)}, and to {quoted(bare, 160)} "
+        f"without special tokens",
         expected=f"the prefix {prefix} and the bare ids (bos declared: {subject.declared.bos})",
-        mend="set `add_bos_token` as the family's convention has it, and no eos; or declare `bos` under [subject]",
+        mend="set `add_bos_token` as the family's convention has it, and no eos; or declare `bos` "
+        "under [subject]",
     )
 
 
 @requirement("TOK-02", MUST, needs=["CON-01", "PRM-16"], uses=["prompt_builder_fn"])
 def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
-    """The last non-whitespace token of an assistant turn is the declared terminator, one id, and among the generation
-    eos ids."""
+    """The last non-whitespace token of an assistant turn is the declared terminator, one id, and
+    among the generation eos ids."""
     builder = subject.prompt_builder()
     builder.add_turn("human", "What should the robot do?")
     builder.add_turn("gpt", "Pick up the cup.")
@@ -53,15 +57,19 @@ def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
     last = next((token for token in reversed(ids) if subject.decode([token]).strip()), None)
     require(
         subject.terminator_id is not None,
-        observed=f"the terminator {subject.terminator!r} is {subject.encode(subject.terminator, special=False)}",
+        observed=f"the terminator {subject.terminator!r} is "
+        f"{subject.encode(subject.terminator, special=False)}",
         expected="one id",
-        mend="end turns with the tokenizer's own eos token, or declare `terminator` in the [subject] table",
+        mend="end turns with the tokenizer's own eos token, or declare `terminator` in the "
+        "[subject] table",
     )
     require(
         last == subject.terminator_id,
-        observed=f"an assistant turn ends in {last} ({quoted(subject.decode([last]) if last is not None else '')})",
+        observed=f"an assistant turn ends in {last} "
+        f"({quoted(subject.decode([last]) if last is not None else '')})",
         expected=f"the terminator {subject.terminator!r}, id {subject.terminator_id}",
-        mend="end the assistant's turn with this tokenizer's terminator: `</s>` is plain text to most others",
+        mend="end the assistant's turn with this tokenizer's terminator: `</s>` is plain text to "
+        "most others",
     )
     require(
         subject.terminator_id in subject.generation_eos_ids,
@@ -89,21 +97,24 @@ def test_length_and_truncation(subject: Subject) -> None:
         len(cut) == SHORT_LENGTH and cut[:-1] == whole[: SHORT_LENGTH - 1],
         observed=f"{len(whole)} ids were truncated to {quoted(cut, 160)}",
         expected=f"the first {SHORT_LENGTH} of {quoted(whole, 160)}",
-        mend='load the tokenizer with `truncation_side="right"`: cut from the left, patches land in the text',
+        mend='load the tokenizer with `truncation_side="right"`: cut from the left, patches land '
+        "in the text",
     )
 
 
 @requirement("TOK-04", MUST, needs=["CON-01"])
 @for_all(text=ordinary_text)
 def test_decoding_gives_the_text_back(subject: Subject, text: str) -> None:
-    """Decoding an encoding (clean-up off) gives the text back, up to the tokenizer's declared normalisation."""
+    """Decoding an encoding (clean-up off) gives the text back, up to the tokenizer's declared
+    normalisation."""
     expected = text.replace("▁", " ") if subject.declared.normalisation == "metaspace" else text
     observed = subject.decode(subject.encode(text, special=False))
     require(
         observed == expected,
         observed=f"{quoted(text)} comes back as {quoted(observed)}",
         expected=quoted(expected),
-        mend="load the tokenizer class that the checkpoint was trained with; or declare its `normalisation`",
+        mend="load the tokenizer class that the checkpoint was trained with; or declare its "
+        "`normalisation`",
     )
 
 
@@ -112,8 +123,12 @@ def test_golden_ids_come_out(subject: Subject) -> None:
     """The golden token ids recorded for the family's tokenizer still come out (fixtures/golden)."""
     golden = subject.recipe.tokenizer.golden
     if golden is None:
-        raise NotApplicable(f"no golden ids are recorded for the tokenizer of {subject.weights_hub_id}")
-    cases = json.loads((fixtures_directory() / "golden" / golden).read_text(encoding="utf-8"))["cases"]
+        raise NotApplicable(
+            f"no golden ids are recorded for the tokenizer of {subject.weights_hub_id}"
+        )
+    cases = json.loads((fixtures_directory() / "golden" / golden).read_text(encoding="utf-8"))[
+        "cases"
+    ]
     wrong = [
         (case["text"], ids, case["ids"])
         for case in cases
@@ -122,9 +137,11 @@ def test_golden_ids_come_out(subject: Subject) -> None:
     text, observed, expected = wrong[0] if wrong else ("", [], [])
     require(
         not wrong,
-        observed=f"{len(wrong)} of {len(cases)} texts encode otherwise; {quoted(text)} to {quoted(observed, 160)}",
+        observed=f"{len(wrong)} of {len(cases)} texts encode otherwise; {quoted(text)} to "
+        f"{quoted(observed, 160)}",
         expected=quoted(expected, 160),
-        mend="load the published tokenizer.json as it is; a converted or newer tokenizer class gives other ids",
+        mend="load the published tokenizer.json as it is; a converted or newer tokenizer class "
+        "gives other ids",
         texts=[text for text, _, _ in wrong],
     )
 
@@ -132,7 +149,9 @@ def test_golden_ids_come_out(subject: Subject) -> None:
 @requirement("TOK-06", SHOULD, needs=["CON-02"])
 def test_text_and_patches_fit_the_positions(subject: Subject) -> None:
     """At the default length, text plus the declared image patches fits the model's positions."""
-    length = subject.build(llm_max_length=None, inference_mode=True).get_tokenizer().model_max_length
+    length = (
+        subject.build(llm_max_length=None, inference_mode=True).get_tokenizer().model_max_length
+    )
     positions, patches = (
         text_config(subject.training.llm).max_position_embeddings,
         subject.declared.image_patches,
@@ -149,8 +168,13 @@ def test_text_and_patches_fit_the_positions(subject: Subject) -> None:
 
 @requirement("TOK-07", SHOULD, needs=["CON-01"])
 def test_trigger_strings_are_single_tokens(subject: Subject) -> None:
-    """`True`, `False`, `Yes`, `No` and `A`…`Z` each encode to one id (Prismatic's VLM asserts it)."""
-    split = {text: ids for text in TRIGGER_STRINGS if len(ids := subject.encode(text, special=False)) != 1}
+    """`True`, `False`, `Yes`, `No` and `A`…`Z` each encode to one id (Prismatic's VLM asserts
+    it)."""
+    split = {
+        text: ids
+        for text in TRIGGER_STRINGS
+        if len(ids := subject.encode(text, special=False)) != 1
+    }
     require(
         not split,
         observed=f"encode to several ids: {quoted(split)}",
@@ -161,8 +185,8 @@ def test_trigger_strings_are_single_tokens(subject: Subject) -> None:
 
 @requirement("TOK-08", MUST, needs=["TOK-01"])
 def test_captions_begin_as_the_splice_expects(subject: Subject) -> None:
-    """Text encoded without a prompt builder (captions) begins as the patch splice expects, or the declared prepend is
-    there."""
+    """Text encoded without a prompt builder (captions) begins as the patch splice expects, or the
+    declared prepend is there."""
     if subject.declared.patch_position != "after-bos":
         raise NotApplicable(f"patches go to {subject.declared.patch_position!r}, not after a bos")
     bos, bos_id = subject.tokenizer.bos_token, subject.tokenizer.bos_token_id
@@ -172,9 +196,12 @@ def test_captions_begin_as_the_splice_expects(subject: Subject) -> None:
     ids = subject.encode(prepended)
     require(
         bos_id is not None and ids[:1] == [bos_id] and ids.count(bos_id) == 1,
-        observed=f"the caption {prepended!r} encodes to {quoted(ids)}; bos is {bos!r}, id {bos_id}, declared "
+        observed=f"the caption {prepended!r} encodes to {quoted(ids)}; bos is {bos!r}, id "
+        f"{bos_id}, declared "
         f"{subject.declared.bos!r}",
-        expected="bos first: patches are spliced in after the first token, and its label is dropped",
-        mend='let the tokenizer add bos; or declare `bos = "prompt"` with a bos token for the host to prepend, or '
+        expected="bos first: patches are spliced in after the first token, and its label is "
+        "dropped",
+        mend='let the tokenizer add bos; or declare `bos = "prompt"` with a bos token for the '
+        "host to prepend, or "
         "another `patch_position`",
     )

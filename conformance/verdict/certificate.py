@@ -1,9 +1,9 @@
-"""The form of a certificate: an in-toto Statement, in which everything of ours extends the test-result
-predicate.
+"""The form of a certificate: an in-toto Statement, in which everything of ours extends the
+test-result predicate.
 
 https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md defines `result`,
-`configuration`, `passedTests`, `warnedTests` and `failedTests`. A clause that does not apply is in none of
-the three lists.
+`configuration`, `passedTests`, `warnedTests` and `failedTests`. A clause that does not apply is in
+none of the three lists.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def plain(value: Any) -> Any:
 
 
 def serialise(certificate: Mapping[str, Any]) -> str:
-    """The certificate's text: ASCII only, so that even half a surrogate pair in a counterexample survives
-    any editor."""
+    """The certificate's text: ASCII only, so that even half a surrogate pair in a counterexample
+    survives any editor."""
     return json.dumps(certificate, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
@@ -48,8 +48,9 @@ def serialise(certificate: Mapping[str, Any]) -> str:
 class Field:
     """One field of the predicate.
 
-    `attribute` is where a `Verdict` has it, `kind` the JSON type or types that it has in the file, and
-    `form` how it is written. A derived field follows from the others, and is not read back but compared.
+    `attribute` is where a `Verdict` has it, `kind` the JSON type or types that it has in the file,
+    and `form` how it is written. A derived field follows from the others, and is not read back but
+    compared.
     """
 
     attribute: str
@@ -100,7 +101,6 @@ def _tool(version: str) -> dict[str, str]:
 _NUMBER = (int, float)
 _MAYBE_TEXT = (str, type(None))
 
-#: The fields of the predicate, in the order in which they are written.
 PREDICATE = (
     Field("result", "result", str, derived=True),
     Field("configuration", "configuration", list),
@@ -127,9 +127,10 @@ PREDICATE = (
     Field("issued_at", "issuedAt", str),
     Field("assessment.seconds", "seconds", _NUMBER, _seconds),
 )
-#: Those of them that an `Assessment` has, by its attribute.
+"""The fields of the predicate, in the order in which they are written."""
 ASSESSMENT = {
     field.attribute.removeprefix("assessment."): field
     for field in PREDICATE
     if field.attribute.startswith("assessment.")
 }
+"""Those of them that an `Assessment` has, by its attribute."""

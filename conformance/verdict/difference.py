@@ -10,8 +10,8 @@ from conformance.verdict.certificate import plain
 from conformance.verdict.outcomes import UNMET, Outcome
 from conformance.verdict.verdict import Verdict
 
-#: What a clause of the other certificate is, that this one does not have.
 ABSENT = "absent"
+"""What a clause of the other certificate is, that this one does not have."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,11 @@ def _conditions(verdict: Verdict) -> dict[str, Any]:
     }
     return {
         **options,
-        **{f"{kind} {name}": plain(value) for kind, table in tables.items() for name, value in table.items()},
+        **{
+            f"{kind} {name}": plain(value)
+            for kind, table in tables.items()
+            for name, value in table.items()
+        },
     }
 
 

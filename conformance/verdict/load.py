@@ -1,7 +1,7 @@
 """Reading a certificate back, and trusting nothing in it that can be checked.
 
-A certificate that was cut off, is of another kind, lacks a field or says in one place what another denies is
-refused. Who issued it is another question, which a signature answers.
+A certificate that was cut off, is of another kind, lacks a field or says in one place what another
+denies is refused. Who issued it is another question, which a signature answers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from conformance.verdict.verdict import Verdict
 from conformance.verdict.waivers import WaiverUse
 
 _NUMBER = (int, float)
-#: Lists whose items are texts, wherever they stand in a certificate.
 _TEXT_LISTS = ("profiles", "only", "needs", "blocked")
+"""Lists whose items are texts, wherever they stand in a certificate."""
 _PREDICATE_FIELDS = {field.name: field.kind for field in PREDICATE}
 _REQUIREMENT_FIELDS: dict[str, Any] = {
     "id": str,
@@ -35,7 +35,13 @@ _REQUIREMENT_FIELDS: dict[str, Any] = {
 _WAIVER_FIELDS = dict.fromkeys(("id", "reason", "expires", "by", "note"), str)
 _CAUSE_FIELDS: dict[str, Any] = {"id": str, "blocked": list}
 
-_JSON_NAMES = {str: "a string", list: "a list", dict: "an object", int: "a whole number", _NUMBER: "a number"}
+_JSON_NAMES = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    int: "a whole number",
+    _NUMBER: "a number",
+}
 
 
 class InvalidCertificate(CannotAssess):
@@ -43,7 +49,7 @@ class InvalidCertificate(CannotAssess):
 
 
 def read_certificate(path: Path) -> Verdict:
-    """The verdict that the certificate in ``path`` records.
+    """The verdict that the certificate in `path` records.
 
     Raises:
         InvalidCertificate: saying what is wrong with the file.
@@ -55,7 +61,8 @@ def read_certificate(path: Path) -> Verdict:
         )
     if document.get("predicateType") != PREDICATE_TYPE:
         raise InvalidCertificate(
-            f"`{path}` attests `{document.get('predicateType')}`, but a certificate attests {PREDICATE_TYPE}"
+            f"`{path}` attests `{document.get('predicateType')}`, but a certificate attests "
+            f"{PREDICATE_TYPE}"
         )
     predicate = _checked(document.get("predicate"), _PREDICATE_FIELDS, "the predicate", path)
     verdict = _verdict(predicate, path)
@@ -95,7 +102,9 @@ def _verdict(predicate: Mapping[str, Any], path: Path) -> Verdict:
         _checked(entry, _REQUIREMENT_FIELDS, f"requirement {number}", path)
         for number, entry in enumerate(predicate["requirements"], start=1)
     ]
-    causes = [_checked(entry, _CAUSE_FIELDS, "a root cause", path) for entry in predicate["rootCauses"]]
+    causes = [
+        _checked(entry, _CAUSE_FIELDS, "a root cause", path) for entry in predicate["rootCauses"]
+    ]
     root_of = {blocked: cause["id"] for cause in causes for blocked in cause["blocked"]}
     ids = [entry["id"] for entry in entries]
     if len(set(ids)) < len(ids):
@@ -136,7 +145,9 @@ def _outcome(entry: Mapping[str, Any], root_cause: str | None, path: Path) -> Cl
             f"`{path}`: {entry['id']} is `{entry['outcome']}`, which is none of {known}"
         ) from None
     fields = {**entry, "outcome": outcome, "needs": tuple(entry["needs"])}
-    return ClauseOutcome(**{name: fields[name] for name in _REQUIREMENT_FIELDS}, root_cause=root_cause)
+    return ClauseOutcome(
+        **{name: fields[name] for name in _REQUIREMENT_FIELDS}, root_cause=root_cause
+    )
 
 
 def _checked(value: Any, fields: Mapping[str, Any], what: str, path: Path) -> dict[str, Any]:

@@ -24,17 +24,17 @@ class Outcome(str, Enum):
         return self.value
 
 
-#: Outcomes after which whatever needs the clause cannot be judged.
 UNMET = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.NOT_RUN, Outcome.ERROR})
+"""Outcomes after which whatever needs the clause cannot be judged."""
 
 
 @dataclass(frozen=True)
 class ClauseOutcome:
     """One clause, judged.
 
-    ``evidence`` holds what was observed and expected, how to mend it and any measured numbers;
-    ``counterexample`` the smallest drawn inputs that show a failure; ``seconds`` is wall-clock time.
-    ``root_cause`` names the clause at the end of the chain of needs when the outcome is *blocked*.
+    `evidence` holds what was observed and expected, how to mend it and any measured numbers;
+    `counterexample` the smallest drawn inputs that show a failure; `seconds` is wall-clock time.
+    `root_cause` names the clause at the end of the chain of needs when the outcome is *blocked*.
     """
 
     id: str
@@ -49,7 +49,7 @@ class ClauseOutcome:
     root_cause: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The fields of a certificate's ``requirements`` entry."""
+        """The fields of a certificate's `requirements` entry."""
         return {
             "id": self.id,
             "level": self.level,
@@ -64,13 +64,15 @@ class ClauseOutcome:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> ClauseOutcome:
-        """The outcome that :meth:`as_json` told, with ``root_cause`` where it was sent along.
+        """The outcome that `as_json` told, with `root_cause` where it was sent along.
 
         Raises:
             ValueError: for an outcome that is none.
             KeyError, TypeError: for a record that is not one of an outcome.
         """
-        return cls(**{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])})
+        return cls(
+            **{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])}
+        )
 
 
 class Asked(Protocol):
@@ -111,9 +113,9 @@ class Told(Protocol):
 class Assessment:
     """Everything one run of the suite found out about a subject, before it is judged.
 
-    ``outcomes`` holds exactly the clauses that the profiles expect, in catalogue order.
-    ``sources`` maps the subject's source files to their SHA-256; ``hub`` maps each hub id used to what stood in
-    for it; ``breakdown`` says why the run ended early (crash, hang, memory), or is None.
+    `outcomes` holds exactly the clauses that the profiles expect, in catalogue order. `sources`
+    maps the subject's source files to their SHA-256; `hub` maps each hub id used to what stood in
+    for it; `breakdown` says why the run ended early (crash, hang, memory), or is None.
     """
 
     target: str
@@ -143,7 +145,8 @@ class Assessment:
     ) -> Assessment:
         """What a run for `request` found out.
 
-        `facts` are what the subject's process said of itself; one that ended early may have said nothing.
+        `facts` are what the subject's process said of itself; one that ended early may have said
+        nothing.
         """
         return cls(
             target=request.target,

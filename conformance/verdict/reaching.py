@@ -1,7 +1,7 @@
 """From what was observed to what follows from it.
 
-A verdict is drawn from the clauses that the profiles expect, never from those that happened to run: an
-outcome that did not arrive counts against the subject, and so does a run that judged nothing.
+A verdict is drawn from the clauses that the profiles expect, never from those that happened to run:
+an outcome that did not arrive counts against the subject, and so does a run that judged nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def reach_verdict(
     files: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Verdict:
-    """Draw the verdict on ``assessment``.
+    """Draw the verdict on `assessment`.
 
-    ``only`` are the clauses of a partial run. ``files`` maps the names of further files that shaped the run
-    (the waivers, a configuration) to their SHA-256. ``now`` decides which waivers have expired; it is the
-    present moment unless given.
+    `only` are the clauses of a partial run. `files` maps the names of further files that shaped the
+    run (the waivers, a configuration) to their SHA-256. `now` decides which waivers have expired;
+    it is the present moment unless given.
 
     Raises:
         KeyError: for a profile that is not implemented; the argument is its name.
@@ -54,8 +54,8 @@ def reach_verdict(
 def _complete(
     assessment: Assessment, requirements: Mapping[str, Requirement], only: Sequence[str] | None
 ) -> tuple[ClauseOutcome, ...]:
-    """Exactly one outcome for each expected clause, in the order of the profiles, then whatever was not
-    expected."""
+    """Exactly one outcome for each expected clause, in the order of the profiles, then whatever was
+    not expected."""
     arrived: dict[str, list[ClauseOutcome]] = {}
     for outcome in assessment.outcomes:
         arrived.setdefault(outcome.id, []).append(outcome)
@@ -94,9 +94,11 @@ def _the_one_outcome(
     return ClauseOutcome(id=clause, level=MUST, profile="", outcome=outcome, summary=summary)
 
 
-def _as_catalogued(outcome: ClauseOutcome, requirements: Mapping[str, Requirement]) -> ClauseOutcome:
-    """The outcome with the catalogue's level: the process that judged ran the subject's code, so its word on
-    what is a MUST does not count."""
+def _as_catalogued(
+    outcome: ClauseOutcome, requirements: Mapping[str, Requirement]
+) -> ClauseOutcome:
+    """The outcome with the catalogue's level: the process that judged ran the subject's code, so
+    its word on what is a MUST does not count."""
     known = requirements.get(outcome.id)
     if known is None:
         return replace(outcome, level=MUST)

@@ -23,24 +23,33 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_sources(sources: Mapping[str, str]) -> str:
-    """One SHA-256 for several files, wherever they lie: that of their own digests, sorted, a line each.
+    """One SHA-256 for several files, wherever they lie: that of their own digests, sorted, a line
+    each.
 
-    ``sha256sum FILE… | cut -c-64 | sort | sha256sum`` gives the same.
+    `sha256sum FILE… | cut -c-64 | sort | sha256sum` gives the same.
     """
-    return hashlib.sha256("".join(f"{digest}\n" for digest in sorted(sources.values())).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{digest}\n" for digest in sorted(sources.values())).encode()
+    ).hexdigest()
 
 
-def configuration_of(assessment: Assessment, files: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-    """In-toto ResourceDescriptors of the catalogue, the profiles, the checkpoints and ``files`` (name to
-    SHA-256)."""
+def configuration_of(
+    assessment: Assessment, files: Mapping[str, str]
+) -> tuple[dict[str, Any], ...]:
+    """In-toto ResourceDescriptors of the catalogue, the profiles, the checkpoints and `files` (name
+    to SHA-256)."""
     expectations = {
         "conformance/catalogue.json": digest_of_file(catalogue.CATALOGUE_FILE),
         "conformance/profiles.toml": digest_of_file(catalogue.PROFILES_FILE),
     }
     named = [
-        {"name": name, "digest": {"sha256": digest}} for name, digest in {**expectations, **files}.items()
+        {"name": name, "digest": {"sha256": digest}}
+        for name, digest in {**expectations, **files}.items()
     ]
-    return (*named, *(_checkpoint(hub_id, stand_in) for hub_id, stand_in in sorted(assessment.hub.items())))
+    return (
+        *named,
+        *(_checkpoint(hub_id, stand_in) for hub_id, stand_in in sorted(assessment.hub.items())),
+    )
 
 
 def _checkpoint(hub_id: str, stand_in: Mapping[str, Any]) -> dict[str, Any]:

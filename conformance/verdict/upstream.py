@@ -1,8 +1,9 @@
-"""Known defects of the libraries, kept in ``fixtures/upstream.toml``.
+"""Known defects of the libraries, kept in `fixtures/upstream.toml`.
 
-A clause that fails because transformers itself is wrong, in that version and for that model class, is
-*upstream*: it is shown and does not deny the certificate. An entry whose clause passes is out of date, and an
-error until it is removed: otherwise the list would go on excusing what is no longer there to excuse.
+A clause that fails because transformers itself is wrong, in that version and for that model class,
+is *upstream*: it is shown and does not deny the certificate. An entry whose clause passes is out of
+date, and an error until it is removed: otherwise the list would go on excusing what is no longer
+there to excuse.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ class InvalidDefects(CannotAssess):
 
 @dataclass(frozen=True)
 class KnownDefect:
-    """``transformers`` is a version specifier (PEP 440), ``model`` the class of the wrapped model, ``issue``
-    where the defect is described, ``measured`` what was observed, and ``shows`` a part of the summary that only this defect
-    has: another failure of the same clause is the subject's own. ``only_with`` names a piece of the clause's evidence
-    without which the defect cannot show, such as a window."""
+    """`transformers` is a version specifier (PEP 440), `model` the class of the wrapped model,
+    `issue` where the defect is described, `measured` what was observed, and `shows` a part of the
+    summary that only this defect has: another failure of the same clause is the subject's own.
+    `only_with` names a piece of the clause's evidence without which the defect cannot show, such as
+    a window."""
 
     transformers: str
     model: str
@@ -76,10 +78,11 @@ def known_defects() -> tuple[KnownDefect, ...]:
 
 
 def read_defects(path: Path) -> tuple[KnownDefect, ...]:
-    """The ``[[defect]]`` entries of a TOML file.
+    """The `[[defect]]` entries of a TOML file.
 
     Raises:
-        InvalidDefects: for a file that cannot be read, or an entry that is incomplete or of no known clause.
+        InvalidDefects: for a file that cannot be read, or an entry that is incomplete or of no
+            known clause.
     """
     try:
         entries = load_toml(path).get("defect", [])
@@ -90,12 +93,15 @@ def read_defects(path: Path) -> tuple[KnownDefect, ...]:
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidDefects(f"the known defects `{path}` are not TOML: {error}") from error
     return tuple(
-        _defect(entry, f"defect {number} in `{path}`") for number, entry in enumerate(entries, start=1)
+        _defect(entry, f"defect {number} in `{path}`")
+        for number, entry in enumerate(entries, start=1)
     )
 
 
 def apply_defects(
-    outcomes: Iterable[ClauseOutcome], defects: Sequence[KnownDefect], environment: Mapping[str, Any]
+    outcomes: Iterable[ClauseOutcome],
+    defects: Sequence[KnownDefect],
+    environment: Mapping[str, Any],
 ) -> tuple[ClauseOutcome, ...]:
     """The outcomes with known defects recognised."""
     concerning: dict[str, list[KnownDefect]] = {}
@@ -105,25 +111,37 @@ def apply_defects(
     # A class that derives from the library's may have mended what the library got wrong.
     must_reproduce = environment.get("model_class_is_the_librarys", True)
     return tuple(
-        _recognised(outcome, concerning[outcome.id], must_reproduce) if outcome.id in concerning else outcome
+        _recognised(outcome, concerning[outcome.id], must_reproduce)
+        if outcome.id in concerning
+        else outcome
         for outcome in outcomes
     )
 
 
-def _recognised(outcome: ClauseOutcome, known: Sequence[KnownDefect], must_reproduce: bool) -> ClauseOutcome:
+def _recognised(
+    outcome: ClauseOutcome, known: Sequence[KnownDefect], must_reproduce: bool
+) -> ClauseOutcome:
     shown = next((defect for defect in known if defect.shows in outcome.summary), None)
     if outcome.outcome is Outcome.FAILED and shown is not None:
         return replace(
-            outcome, outcome=Outcome.UPSTREAM, evidence={**outcome.evidence, "known defect": shown.as_json()}
+            outcome,
+            outcome=Outcome.UPSTREAM,
+            evidence={**outcome.evidence, "known defect": shown.as_json()},
         )
     stale = next(
-        (defect for defect in known if not defect.only_with or outcome.evidence.get(defect.only_with)), None
+        (
+            defect
+            for defect in known
+            if not defect.only_with or outcome.evidence.get(defect.only_with)
+        ),
+        None,
     )
     if outcome.outcome is Outcome.PASSED and must_reproduce and stale is not None:
         return replace(
             outcome,
             outcome=Outcome.ERROR,
-            summary=f"the entry for {outcome.id} in fixtures/upstream.toml no longer reproduces: remove it, "
+            summary=f"the entry for {outcome.id} in fixtures/upstream.toml no longer reproduces: "
+            f"remove it, "
             f"or narrow its versions (`{stale.transformers}`) to those that show {stale.issue}",
             evidence={**outcome.evidence, "known defect": stale.as_json()},
         )
@@ -135,7 +153,8 @@ def _defect(entry: Any, where: str) -> KnownDefect:
 
     if not isinstance(entry, dict) or set(entry) - set(_OPTIONAL_FIELDS) != set(_FIELDS):
         raise InvalidDefects(
-            f"{where} should have exactly {', '.join(_FIELDS)}, and may have {', '.join(_OPTIONAL_FIELDS)}"
+            f"{where} should have exactly {', '.join(_FIELDS)}, and may have "
+            f"{', '.join(_OPTIONAL_FIELDS)}"
         )
     for name in entry:
         if not isinstance(entry[name], str) or not entry[name].strip():

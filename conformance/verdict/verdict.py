@@ -20,12 +20,13 @@ FAILED = "FAILED"
 
 
 class NotCertified(AssertionError):
-    """Raised by :meth:`Verdict.raise_if_failed`; the message leads with the root causes."""
+    """Raised by `Verdict.raise_if_failed`; the message leads with the root causes."""
 
 
 @dataclass(frozen=True)
 class RootCause:
-    """A clause with nothing unmet under it, and the clauses that could not be judged because of it."""
+    """A clause with nothing unmet under it, and the clauses that could not be judged because of
+    it."""
 
     outcome: ClauseOutcome
     blocked: tuple[ClauseOutcome, ...] = ()
@@ -40,10 +41,10 @@ class RootCause:
 class Verdict:
     """What one assessment amounts to.
 
-    ``assessment.outcomes`` are complete (every expected clause is there) and final (waivers and known library
-    defects are applied). ``only`` names the clauses of a partial run, which never certifies.
-    ``configuration`` holds in-toto ResourceDescriptors of everything that shaped the run; ``issued_at`` is
-    UTC, to the second.
+    `assessment.outcomes` are complete (every expected clause is there) and final (waivers and known
+    library defects are applied). `only` names the clauses of a partial run, which never certifies.
+    `configuration` holds in-toto ResourceDescriptors of everything that shaped the run; `issued_at`
+    is UTC, to the second.
     """
 
     assessment: Assessment
@@ -59,8 +60,8 @@ class Verdict:
 
     @cached_property
     def result(self) -> str:
-        """``PASSED``, ``WARNED`` (certified, with waivers, library defects or unmet SHOULDs) or
-        ``FAILED``."""
+        """`PASSED`, `WARNED` (certified, with waivers, library defects or unmet SHOULDs) or
+        `FAILED`."""
         if self.reasons_for_denial:
             return FAILED
         return WARNED if self.warned else PASSED
@@ -71,7 +72,7 @@ class Verdict:
 
     @property
     def exit_status(self) -> int:
-        """The exit status of ``conformance certify``: 0 when certified, 1 when not."""
+        """The exit status of `conformance certify`: 0 when certified, 1 when not."""
         return 0 if self.certified else 1
 
     @cached_property
@@ -122,17 +123,20 @@ class Verdict:
 
     @cached_property
     def root_causes(self) -> tuple[RootCause, ...]:
-        """What to mend, most urgent first: whatever denies the certificate, then failures before broken
-        checks, then by how much each blocks."""
+        """What to mend, most urgent first: whatever denies the certificate, then failures before
+        broken checks, then by how much each blocks."""
         by_id = {outcome.id: outcome for outcome in self.outcomes}
         asked = {outcome.id for outcome in self.asked}
         blocked: dict[str, list[ClauseOutcome]] = {
-            outcome.id: [] for outcome in self.outcomes if outcome.outcome in (Outcome.FAILED, Outcome.ERROR)
+            outcome.id: []
+            for outcome in self.outcomes
+            if outcome.outcome in (Outcome.FAILED, Outcome.ERROR)
         }
         for outcome in self.outcomes:
             if outcome.outcome is Outcome.BLOCKED:
                 root = _root_of(outcome, by_id)
-                # A partial run did not ask for everything: a clause that was not judged explains nothing.
+                # A partial run did not ask for everything: a clause that was not judged explains
+                # nothing.
                 if root not in asked:
                     root = outcome.id
                 blocked.setdefault(root, [])
@@ -154,23 +158,26 @@ class Verdict:
 
     @cached_property
     def counts(self) -> dict[Outcome, int]:
-        """How many of the clauses asked for had each outcome, outcomes that did not occur left out."""
+        """How many of the clauses asked for had each outcome, outcomes that did not occur left
+        out."""
         found = Counter(outcome.outcome for outcome in self.asked)
         return {outcome: found[outcome] for outcome in Outcome if found[outcome]}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know beside the outcomes: waivers without effect, unknown sources."""
+        """What a reader should know beside the outcomes: waivers without effect, unknown
+        sources."""
         notes = [use.note for use in self.waivers if use.note]
         if not self.assessment.sources:
             notes.append(
-                "no source file of the backbone was found: the certificate cannot say which code it is about"
+                "no source file of the backbone was found: the certificate cannot say which code "
+                "it is about"
             )
         return tuple(notes)
 
     def as_certificate(self) -> dict[str, Any]:
-        """The certificate: an in-toto Statement as a JSON object. Equal verdicts give equal objects, in the
-        order of their keys too."""
+        """The certificate: an in-toto Statement as a JSON object. Equal verdicts give equal
+        objects, in the order of their keys too."""
         sources = digest_of_sources(self.assessment.sources)
         return {
             "_type": STATEMENT_TYPE,
@@ -194,7 +201,8 @@ class Verdict:
         if self.assessment.breakdown is not None:
             lines.append(f"  {self.assessment.breakdown}")
         lines += [
-            f"  {cause.outcome.id} {cause.outcome.outcome}: {' '.join(cause.outcome.summary.split())}"
+            f"  {cause.outcome.id} {cause.outcome.outcome}: "
+            f"{' '.join(cause.outcome.summary.split())}"
             + (f" (blocks {_clauses(len(cause.blocked))})" if cause.blocked else "")
             for cause in self.root_causes
         ]
@@ -205,12 +213,18 @@ class Verdict:
     @property
     def title(self) -> str:
         """The verdict in two words, and whom it is about."""
-        standing = "CERTIFIED" if self.certified else "NOT CERTIFIED" if self.only is None else "PARTIAL RUN"
+        standing = (
+            "CERTIFIED"
+            if self.certified
+            else "NOT CERTIFIED"
+            if self.only is None
+            else "PARTIAL RUN"
+        )
         return f"{standing} {self.assessment.backbone_id} [{', '.join(self.assessment.profiles)}]"
 
     @property
     def tally(self) -> str:
-        """Counts by outcome: ``68 clauses: 66 passed, 2 waived``."""
+        """Counts by outcome: `68 clauses: 66 passed, 2 waived`."""
         parts = ", ".join(f"{number} {outcome}" for outcome, number in self.counts.items())
         return f"{_clauses(len(self.asked))}: {parts or 'none'}"
 
@@ -226,8 +240,8 @@ def _warns(outcome: ClauseOutcome) -> bool:
 
 
 def _root_of(outcome: ClauseOutcome, by_id: Mapping[str, ClauseOutcome]) -> str:
-    """The clause at the end of the chain of needs: the runner's word where it gave one, else found by
-    walking."""
+    """The clause at the end of the chain of needs: the runner's word where it gave one, else found
+    by walking."""
     if outcome.root_cause is not None and outcome.root_cause in by_id:
         return outcome.root_cause
     visited = {outcome.id}
@@ -243,7 +257,9 @@ def _root_of(outcome: ClauseOutcome, by_id: Mapping[str, ClauseOutcome]) -> str:
 
 def _first_unmet(needs: Iterable[str], by_id: Mapping[str, ClauseOutcome]) -> ClauseOutcome | None:
     met = (Outcome.PASSED, Outcome.NOT_APPLICABLE)
-    return next((by_id[need] for need in needs if need in by_id and by_id[need].outcome not in met), None)
+    return next(
+        (by_id[need] for need in needs if need in by_id and by_id[need].outcome not in met), None
+    )
 
 
 def _clauses(number: int, kind: str = "clause") -> str:

@@ -1,9 +1,10 @@
 """Waivers: clauses that somebody answers for, for a while.
 
-A waiver is a ``[[waiver]]`` table with an ``id``, a ``reason``, the date it ``expires`` (it holds on that
-day) and ``by``, who answers for it. It turns a failed, blocked or broken (``error``) clause into a *waived*
-one. It does not reach further: what the clause blocks stays blocked, and denies the certificate, unless that
-is waived as well. A clause that did not run cannot be waived, since nothing is known about it.
+A waiver is a `[[waiver]]` table with an `id`, a `reason`, the date it `expires` (it holds on that
+day) and `by`, who answers for it. It turns a failed, blocked or broken (`error`) clause into a
+*waived* one. It does not reach further: what the clause blocks stays blocked, and denies the
+certificate, unless that is waived as well. A clause that did not run cannot be waived, since
+nothing is known about it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from conformance.errors import CannotAssess
 from conformance.toml import TOMLDecodeError, load_toml
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
-#: What a waiver can excuse.
 WAIVABLE = (Outcome.FAILED, Outcome.BLOCKED, Outcome.ERROR)
+"""What a waiver can excuse."""
 
 _FIELDS = ("id", "reason", "expires", "by")
 
@@ -39,7 +40,7 @@ class Waiver:
 
 @dataclass(frozen=True)
 class WaiverUse:
-    """A waiver and what it did: ``note`` says why it had no effect, and is empty when it had one."""
+    """A waiver and what it did: `note` says why it had no effect, and is empty when it had one."""
 
     waiver: Waiver
     note: str = ""
@@ -63,13 +64,15 @@ def read_waivers(path: Path) -> tuple[Waiver, ...]:
     """The waivers in a TOML file.
 
     Raises:
-        InvalidWaivers: for a file that cannot be read, or an entry that is incomplete, repeated or of no
-        known clause.
+        InvalidWaivers: for a file that cannot be read, or an entry that is incomplete, repeated or
+        of no known clause.
     """
     try:
         table = load_toml(path)
     except OSError as error:
-        raise InvalidWaivers(f"the waivers `{path}` cannot be read: {error.strerror or error}") from error
+        raise InvalidWaivers(
+            f"the waivers `{path}` cannot be read: {error.strerror or error}"
+        ) from error
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidWaivers(f"the waivers `{path}` are not TOML: {error}") from error
     unknown = sorted(set(table) - {"waiver"})
@@ -83,7 +86,8 @@ def read_waivers(path: Path) -> tuple[Waiver, ...]:
             f"`waiver` in `{path}` should be a list of tables: write each waiver as [[waiver]]"
         )
     waivers = tuple(
-        _waiver(entry, f"waiver {number} in `{path}`") for number, entry in enumerate(entries, start=1)
+        _waiver(entry, f"waiver {number} in `{path}`")
+        for number, entry in enumerate(entries, start=1)
     )
     _refuse_repeats(waivers, path)
     return waivers
@@ -106,7 +110,10 @@ def apply_waivers(
 def _why_without_effect(waiver: Waiver, outcome: ClauseOutcome | None, today: date) -> str:
     name = f"the waiver of {waiver.id}"
     if waiver.expires < today:
-        return f"{name} expired on {waiver.expires} and was not applied: mend the clause, or ask {waiver.by}"
+        return (
+            f"{name} expired on {waiver.expires} and was not applied: mend the clause, or ask "
+            f"{waiver.by}"
+        )
     if outcome is None:
         return f"{name} is unused: the clause is not in these profiles"
     if outcome.outcome is Outcome.NOT_RUN:
@@ -132,7 +139,9 @@ def _waiver(entry: Mapping[str, Any], where: str) -> Waiver:
             raise InvalidWaivers(f"{where} has no `{name}`: a waiver needs {', '.join(_FIELDS)}")
     for name in entry:
         if name not in _FIELDS:
-            raise InvalidWaivers(f"{where} has an unknown key `{name}`: a waiver has {', '.join(_FIELDS)}")
+            raise InvalidWaivers(
+                f"{where} has an unknown key `{name}`: a waiver has {', '.join(_FIELDS)}"
+            )
     for name in ("id", "reason", "by"):
         if not isinstance(entry[name], str) or not entry[name].strip():
             raise InvalidWaivers(
@@ -140,13 +149,15 @@ def _waiver(entry: Mapping[str, Any], where: str) -> Waiver:
             )
     if entry["id"] not in catalogue():
         raise InvalidWaivers(
-            f"{where} waives `{entry['id']}`, which is no clause; `conformance requirements` lists them"
+            f"{where} waives `{entry['id']}`, which is no clause; `conformance requirements` "
+            f"lists them"
         )
     expires = entry["expires"]
     # A TOML date-time is a subclass of a date, and would not compare with today.
     if not isinstance(expires, date) or isinstance(expires, datetime):
         raise InvalidWaivers(
-            f"`expires` of {where} is {expires!r}, but should be a date without quotes: expires = 2027-01-31"
+            f"`expires` of {where} is {expires!r}, but should be a date without quotes: expires = "
+            f"2027-01-31"
         )
     return Waiver(entry["id"], entry["reason"].strip(), expires, entry["by"].strip())
 

@@ -1,4 +1,5 @@
-"""A family of one tiny model, in a directory of its own: what the references do, without any hub."""
+"""A family of one tiny model, in a directory of its own: what the references do, without any
+hub."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ GENERATION_CONFIG = {
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A published checkpoint: float16 weights, a tokenizer without a pad token, a sampling config."""
+    """A published checkpoint: float16 weights, a tokenizer without a pad token, a sampling
+    config."""
     torch.manual_seed(0)
     llm = LlamaForCausalLM(LlamaConfig(**CONFIG))
     llm.config.save_pretrained(tmp_path)
@@ -47,10 +49,14 @@ def checkpoint(tmp_path: Path) -> Path:
     (tmp_path / "generation_config.json").write_text(json.dumps(GENERATION_CONFIG))
 
     words = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(ROWS - 5)), "Test", "123"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in words[:3]])
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     (tmp_path / "tokenizer_config.json").write_text(
@@ -62,7 +68,11 @@ def checkpoint(tmp_path: Path) -> Path:
 @pytest.fixture
 def family(checkpoint: Path) -> type[HFCausalLLMBackbone]:
     table = {
-        "tiny-pure": {"llm_family": "tiny", "llm_cls": LlamaForCausalLM, "hf_hub_path": str(checkpoint)},
+        "tiny-pure": {
+            "llm_family": "tiny",
+            "llm_cls": LlamaForCausalLM,
+            "hf_hub_path": str(checkpoint),
+        },
     }
 
     class TinyBackbone(HFCausalLLMBackbone):

@@ -44,7 +44,10 @@ def test_new_rows_are_of_the_trained_scale_distinct_and_never_the_argmax(backbon
         new = weight[len(old) :]
         assert 0.1 < new.norm(dim=1).median() / old.norm(dim=1).median() < 10
         assert torch.pdist(new).min() > 0.1 * old.norm(dim=1).median()
-    logits = torch.randn(1000, 32, generator=torch.Generator().manual_seed(0)) @ backbone.llm.lm_head.weight.T
+    logits = (
+        torch.randn(1000, 32, generator=torch.Generator().manual_seed(0))
+        @ backbone.llm.lm_head.weight.T
+    )
     assert logits.argmax(-1).max() < len(old)
 
 
@@ -137,7 +140,11 @@ def _truncate(path):
 
 
 def _drop_a_tensor(path):
-    save_file({n: t for n, t in load_file(path).items() if n != "model.norm.weight"}, path, {"format": "pt"})
+    save_file(
+        {n: t for n, t in load_file(path).items() if n != "model.norm.weight"},
+        path,
+        {"format": "pt"},
+    )
 
 
 def _reshape_a_tensor(path):

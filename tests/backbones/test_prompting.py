@@ -21,9 +21,9 @@ BUILDERS = [
     PurePromptBuilder,
     VicunaV15ChatPromptBuilder,
 ]
-MESSAGES = st.lists(st.sampled_from(["a", " ", "\n", "<image>", "<im", "age>", "é", "</s>"]), max_size=6).map(
-    "".join
-)
+MESSAGES = st.lists(
+    st.sampled_from(["a", " ", "\n", "<image>", "<im", "age>", "é", "</s>"]), max_size=6
+).map("".join)
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,16 @@ MESSAGES = st.lists(st.sampled_from(["a", " ", "\n", "<image>", "<im", "age>", "
     [
         (PurePromptBuilder, None, "In: q\nOut: a</s>In: r\nOut:"),
         (MistralInstructPromptBuilder, None, "[INST] q [/INST] a</s>[INST] r [/INST]"),
-        (PhiPromptBuilder, None, "<|endoftext|>Input: q\nOutput: a\n<|endoftext|>Input: r\nOutput:"),
-        (VicunaV15ChatPromptBuilder, "Be kind.", "Be kind. USER: q ASSISTANT: a</s>USER: r ASSISTANT:"),
+        (
+            PhiPromptBuilder,
+            None,
+            "<|endoftext|>Input: q\nOutput: a\n<|endoftext|>Input: r\nOutput:",
+        ),
+        (
+            VicunaV15ChatPromptBuilder,
+            "Be kind.",
+            "Be kind. USER: q ASSISTANT: a</s>USER: r ASSISTANT:",
+        ),
         (
             LLaMa2ChatPromptBuilder,
             "Be kind.",

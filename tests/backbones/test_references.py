@@ -1,4 +1,5 @@
-"""The references are what newcomers copy: they meet every MUST and every SHOULD, on whatever version is installed."""
+"""The references are what newcomers copy: they meet every MUST and every SHOULD, on whatever
+version is installed."""
 
 from __future__ import annotations
 
@@ -10,12 +11,12 @@ from tests import ROOT
 from tests.forks import Case, judge_in_forks
 from tests.mutants.construction import MasterWeightsAsPublished
 
-#: SHOULDs that an installed library makes impossible, with the reason. None is known.
 IMPOSSIBLE: dict[str, str] = {}
+"""SHOULDs that an installed library makes impossible, with the reason. None is known."""
 
 
-#: One of each class; tox's `certify` judges all nine.
 ONE_OF_EACH = ("llama2-7b-chat", "mistral-v0.1-7b-instruct", "phi-2-3b")
+"""One of each class; tox's `certify` judges all nine."""
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -24,9 +25,15 @@ def test_the_reference_meets_every_clause(name: str) -> None:
 
 
 def test_half_precision_master_weights_are_no_defect_where_they_are_declared() -> None:
-    """Before transformers 4.48 rotary tables are then rounded too, and loading that fails leaves bfloat16 the default dtype."""
+    """Before transformers 4.48 rotary tables are then rounded too, and loading that fails leaves
+    bfloat16 the default dtype."""
     _meets_every_clause(
-        Case("declared", MasterWeightsAsPublished, "mistral-v0.1-7b-instruct", {"master_dtype": "bfloat16"})
+        Case(
+            "declared",
+            MasterWeightsAsPublished,
+            "mistral-v0.1-7b-instruct",
+            {"master_dtype": "bfloat16"},
+        )
     )
 
 

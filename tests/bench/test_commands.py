@@ -1,4 +1,4 @@
-"""``conformance bench`` as users run it: real processes, a real repository, real worktrees."""
+"""`conformance bench` as users run it: real processes, a real repository, real worktrees."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from tests.bench.samples import DECODE, PREFILL, document, entry
 
 
 def test_a_forward_that_runs_four_times_is_found(repository: Path, tmp_path: Path) -> None:
-    """The working tree against a commit: the base's code is the commit's, although both have the same name."""
+    """The working tree against a commit: the base's code is the commit's, although both have the
+    same name."""
     out = tmp_path / "out"
-    assert run("compare", *TARGET, "--base", "clean", "--pairs", "4", *QUICK, "--out", str(out)) == 1
+    assert (
+        run("compare", *TARGET, "--base", "clean", "--pairs", "4", *QUICK, "--out", str(out)) == 1
+    )
     verdict = json.loads((out / "verdict.json").read_text())
     (found,) = verdict["benchmarks"]
     assert (verdict["result"], found["finding"]) == ("REGRESSION", "slower")
@@ -25,12 +28,16 @@ def test_a_forward_that_runs_four_times_is_found(repository: Path, tmp_path: Pat
     assert found["base_bytes"] == found["head_bytes"], "each pass is gone when the next begins"
     assert len(list((out / "runs" / "base").glob("*.json"))) == 4
     assert "slower" in (out / "summary.md").read_text()
-    trees = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines()
+    trees = subprocess.run(
+        ["git", "worktree", "list"], capture_output=True, text=True
+    ).stdout.splitlines()
     assert len(trees) == 1, "no worktree is left behind"
     again, stored = tmp_path / "again", [str(out / "runs" / side) for side in ("base", "head")]
     assert run("compare", "--base", stored[0], "--head", stored[1], "--out", str(again)) == 1
     judged = json.loads((again / "verdict.json").read_text())
-    assert judged == {**verdict, "base": stored[0], "head": stored[1]}, "in turns, as they were measured"
+    assert judged == {**verdict, "base": stored[0], "head": stored[1]}, (
+        "in turns, as they were measured"
+    )
 
 
 def test_stored_results_can_be_compared_in_part(
@@ -40,10 +47,20 @@ def test_stored_results_can_be_compared_in_part(
     for side, factor in (("base", 1.0), ("head", 1.2)):
         (tmp_path / side).mkdir()
         for number in range(6):
-            both = [entry(PREFILL, [1 + number / 1e3] * 3), entry(DECODE, [factor * (1 + number / 1e3)] * 3)]
-            (tmp_path / side / f"{number}.json").write_text(json.dumps(document(*both, pair=str(number))))
+            both = [
+                entry(PREFILL, [1 + number / 1e3] * 3),
+                entry(DECODE, [factor * (1 + number / 1e3)] * 3),
+            ]
+            (tmp_path / side / f"{number}.json").write_text(
+                json.dumps(document(*both, pair=str(number)))
+            )
     assert run("compare", "--base", "base", "--head", "head") == 1
-    assert run("compare", "--base", "base", "--head", "head", "--workload", "prefill", "--rounds", "30") == 0
+    assert (
+        run(
+            "compare", "--base", "base", "--head", "head", "--workload", "prefill", "--rounds", "30"
+        )
+        == 0
+    )
     assert "--rounds ignored" in capsys.readouterr().err
     assert run("compare", "other", "--base", "base", "--head", "head") == 2
     assert "base holds no benchmark of other" in capsys.readouterr().err
@@ -59,7 +76,9 @@ def test_a_folder_that_cannot_be_written_to_is_named(
     stored, taken = tmp_path / "1.json", tmp_path / "taken"
     stored.write_text(json.dumps(document(entry(PREFILL, [1.0]))))
     taken.write_text("a file")
-    places = ["--base", str(stored), "--head", str(stored)] if command == "compare" else [str(stored)]
+    places = (
+        ["--base", str(stored), "--head", str(stored)] if command == "compare" else [str(stored)]
+    )
     assert run(command, *places, "--out", str(taken)) == 2
     assert f"reports cannot be written to `{taken}`" in capsys.readouterr().err
 
@@ -78,10 +97,19 @@ def test_a_folder_that_cannot_be_written_to_is_named(
             ["compare", "--base", "clean", "--head", "mine.py"],
             "--base clean does not exist as a file or folder",
         ),
-        (["compare", "--base", "mine.py", "--head", "typo.json"], "--head typo.json does not exist"),
+        (
+            ["compare", "--base", "mine.py", "--head", "typo.json"],
+            "--head typo.json does not exist",
+        ),
         (["compare", "--base", "mine.py"], "name the one to hold against it with --head"),
-        (["compare", "--base", "clean", "--recipes", "nope.toml"], "--recipes nope.toml does not exist"),
-        (["compare", "--base", "clean", "--config", "nope.toml"], "--config nope.toml does not exist"),
+        (
+            ["compare", "--base", "clean", "--recipes", "nope.toml"],
+            "--recipes nope.toml does not exist",
+        ),
+        (
+            ["compare", "--base", "clean", "--config", "nope.toml"],
+            "--config nope.toml does not exist",
+        ),
         (["compare", "--base", "clean", "--detect", "300"], "--detect is 300"),
         (["compare", "--base", "clean", "--rounds", "9000"], "--rounds is 9000"),
         (["compare", "--base", "mine.py", "--head", "mine.py"], "mine.py is no JSON"),
@@ -101,7 +129,9 @@ def test_bad_input_is_told_before_anything_runs(
     assert told in capsys.readouterr().err
 
 
-def test_without_a_device_nothing_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_device_nothing_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a device")

@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 import pytest
-from conformance.bench.report.markdown import summary
 
 from conformance.bench.report.html import comparison_page
+from conformance.bench.report.markdown import summary
 from conformance.bench.report.rows import headline
 from conformance.bench.results.comparison import Comparison, Finding, compare, with_pairs_missing
 from conformance.bench.results.stored import Recording
@@ -43,7 +43,8 @@ def test_times(head: list[float], finding: Finding, status: int) -> None:
 
 
 def test_what_slows_both_of_a_pair_cancels() -> None:
-    """Round by round: the machine ran at half its speed for every other round, and head is slower by a tenth."""
+    """Round by round: the machine ran at half its speed for every other round, and head is slower
+    by a tenth."""
     drift = [1.0, 2.0] * 10
     base = recording("base", *(document(entry(PREFILL, drift)) for _ in range(4)))
     head = recording(
@@ -65,7 +66,9 @@ def test_rounds_before_either_ran_steadily_do_not_count() -> None:
     assert only(compare(base, head, paired=True)) is Finding.SAME
 
 
-@pytest.mark.parametrize(("more", "finding"), [(0, Finding.SAME), (1, Finding.SAME), (2, Finding.HUNGRIER)])
+@pytest.mark.parametrize(
+    ("more", "finding"), [(0, Finding.SAME), (1, Finding.SAME), (2, Finding.HUNGRIER)]
+)
 def test_memory_is_gated_nearly_exactly(more: int, finding: Finding) -> None:
     base, head = runs("base", STEADY, memory=1000), runs("head", STEADY, memory=1000 + more)
     comparison = compare(base, head, paired=True)
@@ -83,7 +86,10 @@ def test_a_renamed_benchmark_fails_and_a_new_one_does_not() -> None:
     }
     assert gone.exit_status == 1
     new = compare(recording("base", *both), recording("head", *more), paired=True)
-    assert {one.name: one.finding for one in new.benchmarks} == {PREFILL: Finding.SAME, DECODE: Finding.NEW}
+    assert {one.name: one.finding for one in new.benchmarks} == {
+        PREFILL: Finding.SAME,
+        DECODE: Finding.NEW,
+    }
     assert new.exit_status == 0
 
 
@@ -100,7 +106,9 @@ def test_a_renamed_benchmark_fails_and_a_new_one_does_not() -> None:
 def test_a_point_that_could_not_be_measured(base: str, head: str, finding: Finding) -> None:
     def side(label: str, status: str) -> Recording:
         measured = [document(entry(PREFILL, [1.0]), entry(DECODE, [1.0])) for _ in range(3)]
-        failed = [document(entry(PREFILL, [1.0]), points=[(DECODE, status, "no room")]) for _ in range(3)]
+        failed = [
+            document(entry(PREFILL, [1.0]), points=[(DECODE, status, "no room")]) for _ in range(3)
+        ]
         return recording(label, *(measured if status == "measured" else failed))
 
     comparison = compare(side("base", base), side("head", head), paired=True)
@@ -112,7 +120,9 @@ def test_a_point_that_could_not_be_measured(base: str, head: str, finding: Findi
 def test_a_disturbed_run_is_no_evidence(factor: float) -> None:
     base = runs("base", STEADY)
     disturbed = [
-        document(entry(PREFILL, [factor * value]), points=[(PREFILL, "measured", "throttled: thermal")])
+        document(
+            entry(PREFILL, [factor * value]), points=[(PREFILL, "measured", "throttled: thermal")]
+        )
         for value in STEADY
     ]
     comparison = compare(base, recording("head", *disturbed), paired=True)
@@ -132,7 +142,8 @@ def test_memory_that_nobody_recorded_is_not_known() -> None:
 
 
 def test_what_one_of_two_in_turns_does_not_have() -> None:
-    """Measured in neither, as there is nobody to take turns with: gone if base has it, new if head has."""
+    """Measured in neither, as there is nobody to take turns with: gone if base has it, new if head
+    has."""
 
     def side(label: str, *points: tuple[str, str, str]) -> Recording:
         return recording(label, *(document(entry(PREFILL, [1.0]), points=points) for _ in range(3)))
@@ -148,7 +159,9 @@ def test_what_one_of_two_in_turns_does_not_have() -> None:
 def test_a_version_that_cannot_be_built(broken: str, status: int) -> None:
     alone = [document(points=[(PREFILL, "alone", "the other version has no such benchmark")])]
     failed = [document(points=[("build[x]", "failed", "RuntimeError: no")])]
-    sides = {name: recording(name, *(failed if name == broken else alone)) for name in ("base", "head")}
+    sides = {
+        name: recording(name, *(failed if name == broken else alone)) for name in ("base", "head")
+    }
     comparison = compare(sides["base"], sides["head"], paired=True)
     assert comparison.exit_status == status
     assert "RuntimeError: no" in " ".join(one.why for one in comparison.benchmarks)
@@ -158,18 +171,28 @@ def test_single_stored_runs_are_inconclusive_and_several_are_compared() -> None:
     one = compare(runs("base", [1.0]), runs("head", [1.0]), paired=False)
     assert (only(one), one.exit_status) == (Finding.INCONCLUSIVE, 2)
     assert "--runs" in one.benchmarks[0].why
-    several = compare(runs("base", STEADY), runs("head", [1.1 * value for value in STEADY]), paired=False)
+    several = compare(
+        runs("base", STEADY), runs("head", [1.1 * value for value in STEADY]), paired=False
+    )
     assert only(several) is Finding.SLOWER
 
 
 def test_nothing_compared_is_no_pass() -> None:
-    assert compare(recording("base", document()), recording("head", document()), paired=True).exit_status == 2
+    assert (
+        compare(
+            recording("base", document()), recording("head", document()), paired=True
+        ).exit_status
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"device": {**DEVICE, "name": "another"}}, "different devices (name a processor and another)"),
+        (
+            {"device": {**DEVICE, "name": "another"}},
+            "different devices (name a processor and another)",
+        ),
         ({"device": {**DEVICE, "threads": 2}}, "different devices"),
         ({"packages": {"torch": "2.14.0"}}, "torch 2.13.0 and 2.14.0"),
         ({"python": "3.12"}, "python 3.11 and 3.12"),
@@ -179,7 +202,8 @@ def test_other_conditions_are_not_compared(changed: dict[str, Any], told: str) -
     base = runs("base", STEADY)
     environment = {**base.runs[0].environment, **changed}
     head = recording(
-        "head", *(document(entry(PREFILL, [value] * 3), environment=environment) for value in STEADY)
+        "head",
+        *(document(entry(PREFILL, [value] * 3), environment=environment) for value in STEADY),
     )
     refused = compare(base, head, paired=True)
     assert refused.refusal is not None
@@ -213,7 +237,8 @@ def test_runs_that_were_asked_for_different_things_are_not_compared(
 
 
 def test_runs_in_turns_are_not_held_against_runs_alone() -> None:
-    """A process that takes turns keeps to one processor, and meets caches that the other has used."""
+    """A process that takes turns keeps to one processor, and meets caches that the other has
+    used."""
     comparison = compare(runs("base", STEADY), runs("head", STEADY, in_turns=False), paired=False)
     assert comparison.exit_status == 2
     assert "in turns True and False" in str(comparison.refusal)
@@ -221,7 +246,8 @@ def test_runs_in_turns_are_not_held_against_runs_alone() -> None:
 
 @pytest.mark.parametrize("every", [5, 20])
 def test_a_slow_down_of_few_rounds_is_found(every: int) -> None:
-    """Three times as long, every fifth or twentieth time: the centre of a pair does not move, and users wait."""
+    """Three times as long, every fifth or twentieth time: the centre of a pair does not move, and
+    users wait."""
     source = random.Random(every)
 
     def side(label: str, slow: bool) -> Recording:
@@ -252,7 +278,8 @@ def test_a_slow_down_of_few_rounds_is_found(every: int) -> None:
 
 @pytest.mark.parametrize(("usual", "finding"), [(0.99, Finding.SLOWER), (0.5, Finding.FASTER)])
 def test_stalls_are_excused_by_less_time_all_in_all(usual: float, finding: Finding) -> None:
-    """Every tenth round four times as long as before: hardly any faster otherwise, or twice as fast."""
+    """Every tenth round four times as long as before: hardly any faster otherwise, or twice as
+    fast."""
     stalling = [4.0 if number % 10 == 0 else usual for number in range(80)]
     base = recording("base", *(document(entry(PREFILL, [value] * 80)) for value in STEADY))
     head = recording(
@@ -270,7 +297,9 @@ def test_few_interruptions_are_no_stalls(pairs: int) -> None:
         rounds = ([3.0 if source.random() < 0.01 else 1.0 for _ in range(90)] for _ in range(pairs))
         return recording(label, *(document(entry(PREFILL, own)) for own in rounds))
 
-    alarms = sum(compare(side("base"), side("head"), paired=True).exit_status == 1 for _ in range(300))
+    alarms = sum(
+        compare(side("base"), side("head"), paired=True).exit_status == 1 for _ in range(300)
+    )
     assert alarms <= 1
 
 
@@ -288,7 +317,8 @@ def test_a_difference_is_seen_behind_what_is_not_known() -> None:
             "x",
             *(
                 document(
-                    entry(PREFILL, [1.0]), environment={"device": DEVICE, "driver": driver, "packages": {}}
+                    entry(PREFILL, [1.0]),
+                    environment={"device": DEVICE, "driver": driver, "packages": {}},
                 )
                 for driver in own
             ),

@@ -1,5 +1,6 @@
-"""What becomes of versions that do not build, hang or die, of cancelled jobs, and of the whole experiment on power: seconds, and
-minutes, in real processes. None of it depends on the version of transformers."""
+"""What becomes of versions that do not build, hang or die, of cancelled jobs, and of the whole
+experiment on power: seconds, and minutes, in real processes. None of it depends on the version of
+transformers."""
 
 from __future__ import annotations
 
@@ -26,13 +27,19 @@ LATE = """
 """
 
 
-def test_a_base_that_does_not_build_is_told(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_that_does_not_build_is_told(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("compare", *TARGET, "--base", "broken", "--pairs", "2", *QUICK) == 2
     assert "half of a commit" in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_head_that_does_not_build_fails(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("compare", *TARGET, "--base", "clean", "--head", "broken", "--pairs", "2", *QUICK) == 1
+def test_a_head_that_does_not_build_fails(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run("compare", *TARGET, "--base", "clean", "--head", "broken", "--pairs", "2", *QUICK) == 1
+    )
     assert "half of a commit" in " ".join(capsys.readouterr().out.split())
 
 
@@ -57,7 +64,9 @@ def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
     Path("mine.py").write_text(
         "import os\nimport time\n" + CLEAN.replace("    pass\n", LATE.format(does=does))
     )
-    assert run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "120") == 1
+    assert (
+        run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "120") == 1
+    )
     assert told in " ".join(capsys.readouterr().out.split())
 
 
@@ -84,14 +93,17 @@ def test_who_is_terminated_leaves_no_worktree(repository: Path) -> None:
     asked = ["compare", *TARGET, "--base", "clean", "--pairs", "4", *QUICK]
     running = subprocess.Popen(
         [sys.executable, "-m", "conformance", "bench", *asked],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert running.stderr is not None
     assert "pair" in running.stderr.readline()
     running.terminate()
     running.communicate(timeout=60)
     assert running.returncode == 128 + signal.SIGTERM
-    trees = subprocess.run(["git", "worktree", "list"], capture_output=True, text=True).stdout.splitlines()
+    trees = subprocess.run(
+        ["git", "worktree", "list"], capture_output=True, text=True
+    ).stdout.splitlines()
     assert len(trees) == 1
 
 
@@ -105,7 +117,10 @@ def test_power_is_measured_and_drawn_from_again(
     assert run("power", "mistral-v0.1-7b-instruct", *asked, "--out", str(out), "--json") == 0
     told = json.loads(capsys.readouterr().out)
     assert told == json.loads((out / "power.json").read_text())
-    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [(0.0, 2), (0.5, 2)]
+    assert [(one["slowdown"], one["pairs"]) for one in told["confirmations"]] == [
+        (0.0, 2),
+        (0.5, 2),
+    ]
     assert told["memory"]["found"] == told["memory"]["of"] == 1
     without, slowed = told["rates"]
     assert (without["benchmark"], without["recorded"]) == ("any", 4)

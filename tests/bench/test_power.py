@@ -20,11 +20,12 @@ from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry
 def measured_together(
     share: float, stray: float = 0.01, recorded: int = 30, throughout: float = 0.0
 ) -> dict[str, list[Pair]]:
-    """``recorded`` pairs without stalls; ``throughout`` is what all of them have in common besides."""
+    """`recorded` pairs without stalls; `throughout` is what all of them have in common besides."""
     source = random.Random(int(1000 * share) + int(1e6 * throughout))
     return {
         name: [
-            Pair(math.log1p(share) + throughout + source.gauss(0, stray), 0.0, 0.0) for _ in range(recorded)
+            Pair(math.log1p(share) + throughout + source.gauss(0, stray), 0.0, 0.0)
+            for _ in range(recorded)
         ]
         for name in (PREFILL, DECODE)
     }
@@ -51,8 +52,8 @@ def test_noise_hides_a_small_slowdown() -> None:
 
 
 def test_what_strays_throughout_a_comparison_does_not_average_out() -> None:
-    # Every other comparison is 5 % off, up or down, from end to end: one in four cries wolf. The pairs of all of them
-    # mixed would show nothing.
+    # Every other comparison is 5 % off, up or down, from end to end: one in four cries wolf. The
+    # pairs of all of them mixed would show nothing.
     together = [measured_together(0.0, throughout=off) for off in (0.05, 0.0, -0.05, 0.0)]
     (rate,) = rates({0.0: together}, 12, draws=400)
     assert rate.found == pytest.approx(0.25, abs=0.07)
@@ -63,7 +64,9 @@ def test_fewer_pairs_than_a_comparison_takes_are_refused() -> None:
     with pytest.raises(CannotAssess, match="5 pairs were recorded, and a comparison takes 12"):
         list(rates({0.0: [measured_together(0.0, recorded=5)]}, 12))
     # Beside what suffices, an interrupted comparison is left out: its few pairs stray too little.
-    (rate,) = rates({0.0: [measured_together(0.0), measured_together(0.3, recorded=3)]}, 12, draws=60)
+    (rate,) = rates(
+        {0.0: [measured_together(0.0), measured_together(0.3, recorded=3)]}, 12, draws=60
+    )
     assert (rate.recorded, rate.found) == (30, 0)
 
 
@@ -124,7 +127,9 @@ def test_recordings_of_two_machines_are_not_read_together(tmp_path: Path) -> Non
 def test_what_could_not_be_measured_keeps_no_rate_from_the_others(tmp_path: Path) -> None:
     absent = [(DECODE, "not-applicable", "no such attention")]
     for share in SLOWDOWNS:
-        base, head = (document(entry(PREFILL, [seconds]), points=absent) for seconds in (1.0, 1 + share))
+        base, head = (
+            document(entry(PREFILL, [seconds]), points=absent) for seconds in (1.0, 1 + share)
+        )
         store(tmp_path / slowed(share), [(base, head)] * 4)
     found = read_recording(tmp_path, tmp_path)
     assert {len(together) for together in found.values()} == {2}
@@ -148,7 +153,12 @@ def test_comparisons_end_to_end_are_judged_as_stored(tmp_path: Path) -> None:
     (tmp_path / "confirmation" / "001" / ".DS_Store").write_text("not ours")
     store(tmp_path / "confirmation" / "002" / slowed(0.05), pairs(1.05))
     clean, slow = confirmations(tmp_path)
-    assert (clean.slowdown, clean.result, clean.slower, clean.pairs) == (0.0, "NO REGRESSION", (), 4)
+    assert (clean.slowdown, clean.result, clean.slower, clean.pairs) == (
+        0.0,
+        "NO REGRESSION",
+        (),
+        4,
+    )
     assert (slow.slowdown, slow.result, slow.slower) == (0.05, "REGRESSION", (PREFILL,))
     # Three minutes between the ends of the first and the last, and the first took one as well.
     assert clean.minutes == 4.0

@@ -21,7 +21,8 @@ def note(noted: Path, repository: Path, *, editable: bool) -> None:
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package that pip installed from a repository, as it notes it (PEP 610), and that a target has imported."""
+    """A package that pip installed from a repository, as it notes it (PEP 610), and that a target
+    has imported."""
     site, repository = tmp_path / "site-packages", tmp_path / "a repository"
     (site / "robots").mkdir(parents=True)
     (site / "robots" / "__init__.py").write_text("")
@@ -43,7 +44,9 @@ def test_an_installed_copy_does_not_stand_in_for_both_versions(
 ) -> None:
     assert list(packages_built_from(installed)) == ["robots"]
     for code in (tmp_path / "worktree", installed):
-        with pytest.raises(CannotAssess, match=r"robots came from .*both versions would be the same"):
+        with pytest.raises(
+            CannotAssess, match=r"robots came from .*both versions would be the same"
+        ):
             check_modules(BenchRequest(("x",), code=str(code), repository=str(installed)))
     # A package without a module of its own is one all the same.
     monkeypatch.delitem(sys.modules, "robots")

@@ -16,7 +16,9 @@ SIDES = Side("before", None), Side("after", None)
 REQUEST = BenchRequest(("an-id",))
 
 
-def test_each_version_begins_every_other_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_version_begins_every_other_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     measured: list[tuple[Task, Task]] = []
 
     def in_turns(self: Workers, first: Task, second: Task) -> tuple[str, str]:
@@ -34,7 +36,8 @@ def test_each_version_begins_every_other_pair(tmp_path: Path, monkeypatch: pytes
     assert [first.request.memory for first, _ in measured] == [True, False, False, False]
     for pair in found:
         assert {side: (document, place) for side, (document, place) in pair.items()} == {
-            side: (str(tmp_path / side / Path(place).name),) * 2 for side, (_, place) in pair.items()
+            side: (str(tmp_path / side / Path(place).name),) * 2
+            for side, (_, place) in pair.items()
         }
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conformance.bench.report.markdown import summary
-from conformance.bench.results.comparable import in_turns
 
 from conformance.bench.report.html import history_page
+from conformance.bench.report.markdown import summary
 from conformance.bench.report.rows import headline, measured_rows
+from conformance.bench.results.comparable import in_turns
 from conformance.bench.results.comparison import compare
 from conformance.bench.results.history import history, steps
 from conformance.bench.results.stored import InvalidResults, Recording, read
@@ -29,16 +29,23 @@ def write(path: Path, value: object) -> Path:
 
 
 def test_a_folder_is_read_in_the_order_of_time(tmp_path: Path) -> None:
-    write(tmp_path / "a.json", document(entry(PREFILL, [2.0]), recorded="2026-01-02T00:00:00+00:00"))
-    write(tmp_path / "b.json", document(entry(PREFILL, [1.0]), recorded="2026-01-01T00:00:00+00:00"))
+    write(
+        tmp_path / "a.json", document(entry(PREFILL, [2.0]), recorded="2026-01-02T00:00:00+00:00")
+    )
+    write(
+        tmp_path / "b.json", document(entry(PREFILL, [1.0]), recorded="2026-01-01T00:00:00+00:00")
+    )
     assert read(tmp_path).seconds(PREFILL) == [1.0, 2.0]
 
 
 def test_stored_pairs_are_pairs_again() -> None:
-    """By what they were called when they were measured; an interrupted pair left only one half, which is none."""
+    """By what they were called when they were measured; an interrupted pair left only one half,
+    which is none."""
 
     def side(label: str, *runs: tuple[str | None, float]) -> Recording:
-        return recording(label, *(document(entry(PREFILL, [seconds]), pair=pair) for pair, seconds in runs))
+        return recording(
+            label, *(document(entry(PREFILL, [seconds]), pair=pair) for pair, seconds in runs)
+        )
 
     base = side("base", ("x-1", 1.0), ("x-2", 2.0), ("x-3", 3.0))
     head = side("head", ("x-3", 30.0), ("x-1", 10.0))
@@ -51,7 +58,10 @@ def test_stored_pairs_are_pairs_again() -> None:
     assert in_turns(base, side("head", ("y-1", 1.0), (None, 2.0))) is None
     assert in_turns(*(side(label, (None, 1.0)) for label in ("base", "head"))) is None
     meant = [
-        recording(label, *(document(entry(PREFILL, [1.0]), pair=name, asked={"pairs": 16}) for name in "ab"))
+        recording(
+            label,
+            *(document(entry(PREFILL, [1.0]), pair=name, asked={"pairs": 16}) for name in "ab"),
+        )
         for label in ("base", "head")
     ]
     both = in_turns(*meant)
@@ -60,7 +70,9 @@ def test_stored_pairs_are_pairs_again() -> None:
 
 
 def test_what_could_not_be_built_is_of_every_workload() -> None:
-    stored = recording("base", document(entry(PREFILL, [1.0]), points=[("build[mistral]", "failed", "no")]))
+    stored = recording(
+        "base", document(entry(PREFILL, [1.0]), points=[("build[mistral]", "failed", "no")])
+    )
     assert stored.only(["mistral"], ["prefill"]).names == [PREFILL, "build[mistral]"]
     with pytest.raises(CannotAssess, match="holds no benchmark of other"):
         stored.only(["other"], [])
@@ -71,10 +83,22 @@ def test_what_could_not_be_built_is_of_every_workload() -> None:
     [
         ({"benchmarks": []}, "without the environment"),
         ([], "no result of pytest-benchmark"),
-        ({"benchmarks": [], "inTurns": True}, "is the verdict of a comparison: name the runs beside it"),
-        (document({**entry(PREFILL, [1.0]), "stats": {"median": 1.0, "data": []}}), "without rounds"),
-        (document({**entry(PREFILL, [1.0]), "stats": {"median": 1.0, "data": [0.0]}}), "a round of 0.0 s"),
-        ({**document(), "conformance": {"schema": 0}}, "schema 0, and this release reads 1: record it again"),
+        (
+            {"benchmarks": [], "inTurns": True},
+            "is the verdict of a comparison: name the runs beside it",
+        ),
+        (
+            document({**entry(PREFILL, [1.0]), "stats": {"median": 1.0, "data": []}}),
+            "without rounds",
+        ),
+        (
+            document({**entry(PREFILL, [1.0]), "stats": {"median": 1.0, "data": [0.0]}}),
+            "a round of 0.0 s",
+        ),
+        (
+            {**document(), "conformance": {"schema": 0}},
+            "schema 0, and this release reads 1: record it again",
+        ),
         (
             {**document(), "conformance": {"schema": 99}},
             "schema 99, and this release reads 1: use a newer release",
@@ -106,7 +130,13 @@ def test_an_empty_folder_says_what_writes_results(tmp_path: Path) -> None:
 def places_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     if path:
         yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield from places_in(inner, (*path, key))
 
@@ -130,7 +160,9 @@ def test_whatever_stands_in_a_result_it_is_compared_or_refused(tmp_path: Path, o
             found = read(place)
             for before, after in ((sound, found), (found, sound), (found, found)):
                 taken = in_turns(before, after)
-                comparison = compare(*(taken[:2] if taken else (before, after)), paired=taken is not None)
+                comparison = compare(
+                    *(taken[:2] if taken else (before, after)), paired=taken is not None
+                )
                 summary(comparison, headline(after))
             comparison_rows = measured_rows(found)
             assert len(comparison_rows) == len(found.names), path
@@ -186,7 +218,9 @@ def test_chance_makes_a_step_in_one_of_a_thousand_series(heavy: bool) -> None:
         return source.gauss(0, 1) / (math.sqrt(source.gammavariate(1.5, 2) / 3) if heavy else 1)
 
     series = 1500
-    found = sum(bool(steps([stray() for _ in range(source.randrange(6, 40))])) for _ in range(series))
+    found = sum(
+        bool(steps([stray() for _ in range(source.randrange(6, 40))])) for _ in range(series)
+    )
     lower, _ = rate_bounds(found, series, 0.999)
     assert lower <= 0.001
 

@@ -21,7 +21,8 @@ def test_seconds(value: float, told: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "told"), [(0, "0 bytes"), (999, "999 bytes"), (999_999_999, "1 GB"), (17_059_624, "17.1 MB")]
+    ("count", "told"),
+    [(0, "0 bytes"), (999, "999 bytes"), (999_999_999, "1 GB"), (17_059_624, "17.1 MB")],
 )
 def test_sizes(count: int, told: str) -> None:
     assert size(count) == told

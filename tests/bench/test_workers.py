@@ -17,7 +17,8 @@ from conformance.bench.parent.workers import RunFailed, documents
 
 
 class Stub:
-    """A worker of which only the pipe is real: ``says`` a line after so many seconds, or closes it (None)."""
+    """A worker of which only the pipe is real: `says` a line after so many seconds, or closes it
+    (None)."""
 
     def __init__(self, name: str, timeout: float = 20.0) -> None:
         self.name, self.timeout = name, timeout
@@ -65,16 +66,23 @@ def blamed(two: list[Stub]) -> tuple[str | None, str]:
 
 @pytest.mark.parametrize("crash", [None, {"error": "out of memory"}])
 @pytest.mark.parametrize("crashed", [0, 1])
-def test_not_the_one_that_was_left_alone(two: list[Stub], crash: dict[str, Any] | None, crashed: int) -> None:
+def test_not_the_one_that_was_left_alone(
+    two: list[Stub], crash: dict[str, Any] | None, crashed: int
+) -> None:
     two[1 - crashed].says({"partner": "stopped"})
     two[crashed].says(crash, after=0.3)
     assert blamed(two)[0] == two[crashed].name
 
 
-def test_the_one_that_does_not_pass_the_turn(two: list[Stub], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_one_that_does_not_pass_the_turn(
+    two: list[Stub], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "_LAST_WORDS", 0.2)
     two[0].says({"partner": "stopped"})
-    assert blamed(two) == ("head", "the process did not pass the turn: it hangs, or was killed [head]")
+    assert blamed(two) == (
+        "head",
+        "the process did not pass the turn: it hangs, or was killed [head]",
+    )
 
 
 def test_nobody_where_both_were_too_slow(two: list[Stub], tmp_path: Path) -> None:

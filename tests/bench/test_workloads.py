@@ -23,8 +23,9 @@ from conformance.bench.child.workloads import (
 )
 from conformance.bench.points import Point, points
 
-#: Per layer 4 · 8·8 for q and o (8), k and v (4 each), and 3 · 8 · 16; two layers, and a head of 8 · 32.
 MATRICES = 2 * (8 * 8 + 2 * 8 * 4 + 8 * 8 + 3 * 8 * 16) + 8 * 32
+"""Per layer 4 · 8·8 for q and o (8), k and v (4 each), and 3 · 8 · 16; two layers, and a head of 8
+· 32."""
 
 
 def tiny(**changes: Any) -> Any:
@@ -46,8 +47,9 @@ def test_matrices_are_counted_once_and_the_head_always(tied: bool) -> None:
 
 
 def test_attention_and_cache_by_hand() -> None:
-    """Queries at 2 and 3 see three and four keys: 4 · two layers · width 8 · 7; the cache of five tokens holds two key-value
-    heads of width 2 in two layers, keys and values, of four bytes, for two rows."""
+    """Queries at 2 and 3 see three and four keys: 4 · two layers · width 8 · 7; the cache of five
+    tokens holds two key-value heads of width 2 in two layers, keys and values, of four bytes, for
+    two rows."""
     llm = tiny()
     assert attention_flops(llm, 1, 2, 4) == 4 * 2 * 8 * 7
     assert cache_bytes(llm, 2, 5) == 2 * 2 * 5 * 2 * (2 * 2) * 4
@@ -84,7 +86,9 @@ def test_names_are_stable_and_distinct() -> None:
     grid = points("mistral", "full", ["eager", "sdpa"], compiled=True)
     assert len({point.name for point in grid}) == len(grid)
     assert "prefill[mistral-full-sdpa-compiled-b8-s512]" in {point.name for point in grid}
-    assert {point.workload for point in points("m", "probe", ["sdpa"], workloads=["decode"])} == {"decode"}
+    assert {point.workload for point in points("m", "probe", ["sdpa"], workloads=["decode"])} == {
+        "decode"
+    }
 
 
 def test_peak_memory_counts_what_lives_at_once() -> None:
@@ -107,7 +111,9 @@ def test_peak_memory_counts_what_lives_at_once() -> None:
 KEPT: list[torch.Tensor] = []
 
 
-@pytest.mark.parametrize("where", ["attribute", "container", "global", "made once", "more each time"])
+@pytest.mark.parametrize(
+    "where", ["attribute", "container", "global", "made once", "more each time"]
+)
 def test_what_is_kept_counts_wherever_it_is_kept(where: str) -> None:
     """Also what was there before the first round: a second copy of the weights, say."""
     backbone = SimpleNamespace(weights=torch.zeros(8000, dtype=torch.uint8), kept={})
@@ -128,7 +134,9 @@ def test_what_is_kept_counts_wherever_it_is_kept(where: str) -> None:
     KEPT.clear()
     # Two at once, the old and the new; or three, of three rounds.
     expected = 8000 + (3000 if where == "more each time" else 2000)
-    assert peak_memory("cpu", backbone, lambda: None, forward, 3) == pytest.approx(expected, abs=256)
+    assert peak_memory("cpu", backbone, lambda: None, forward, 3) == pytest.approx(
+        expected, abs=256
+    )
     KEPT.clear()
 
 
@@ -162,10 +170,12 @@ def test_what_takes_the_place_of_something_is_not_counted_beside_it() -> None:
 
 
 def test_peak_memory_is_the_same_number_each_time() -> None:
-    """Also after other work was measured in the process, and after blocks that it knew were freed unseen."""
+    """Also after other work was measured in the process, and after blocks that it knew were freed
+    unseen."""
     llm = tiny()
     train, prefill = (
-        work_of(llm, llm, Point("x", "probe", name, "eager", 2, 24), 0) for name in ("train", "prefill")
+        work_of(llm, llm, Point("x", "probe", name, "eager", 2, 24), 0)
+        for name in ("train", "prefill")
     )
 
     def measured(work: Any) -> int:
@@ -178,7 +188,8 @@ def test_peak_memory_is_the_same_number_each_time() -> None:
 
 
 class Event:
-    """Stands in for `torch.cuda.Event`: the device is `done` three milliseconds after it was given work."""
+    """Stands in for `torch.cuda.Event`: the device is `done` three milliseconds after it was given
+    work."""
 
     now = 0.0
 
@@ -207,7 +218,8 @@ def test_the_timer_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None
 SMI = """#!/bin/sh
 case "$*" in
 *query-compute-apps*) printf '4000001\\n4000002\\n' ;;
-*clocks_event_reasons*) echo 'Field "clocks_event_reasons.active" is not a valid field to query.' >&2; exit 2 ;;
+*clocks_event_reasons*)
+    echo 'Field "clocks_event_reasons.active" is not a valid field to query.' >&2; exit 2 ;;
 *) echo '570.1, 1980, 3201, 1980, 41, 301.5, Disabled, 0x0000000000000024' ;;
 esac
 """

@@ -25,8 +25,8 @@ ALL = ["--profile", "core,training"]
 
 @dataclass
 class Runner:
-    """Stands in for the runner: gives the assessment it holds, or raises, and remembers what it was asked
-    for."""
+    """Stands in for the runner: gives the assessment it holds, or raises, and remembers what it was
+    asked for."""
 
     result: Assessment | BaseException = field(default_factory=assessment)
     requests: list[RunRequest] = field(default_factory=list)
@@ -89,7 +89,9 @@ def test_a_backbone_that_is_not_certified_exits_with_1_and_gets_a_certificate(
     assert Path("out/counterexamples/PAD-03.py").exists()
 
 
-def test_what_cannot_be_assessed_exits_with_2_and_leaves_no_certificate(runner: Runner, call: Call) -> None:
+def test_what_cannot_be_assessed_exits_with_2_and_leaves_no_certificate(
+    runner: Runner, call: Call
+) -> None:
     assert call("certify", "an-id", *ALL, "--out", "out").status == 0
     runner.result = CannotAssess("no backbone is registered under the id `mistrel`")
     result = call("certify", "mistrel", *ALL, "--out", "out")
@@ -126,12 +128,14 @@ def test_json_is_all_there_is_on_standard_output(runner: Runner, call: Call) -> 
 
 def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
     call(
-        "certify", "m.py:C", "--id", "x", "--profile", "core", "--budget", "quick", "--seed", "7", "--jobs",
+        "certify", "m.py:C", "--id", "x", "--profile", "core", "--budget", "quick", "--seed", "7",
+        "--jobs",
         "2", "--timeout", "9", "--max-memory", "1.5", "--hub", "h", "--device", "cpu",
     )  # fmt: skip
     assert runner.requests == [
         RunRequest(
-            target="m.py:C", backbone_id="x", profiles=("core",), budget="quick", seed=7, jobs=2, timeout=9.0,
+            target="m.py:C", backbone_id="x", profiles=("core",), budget="quick", seed=7, jobs=2,
+            timeout=9.0,
             memory_limit=3 << 29, hub=Path("h"), device="cpu",
         )
     ]  # fmt: skip
@@ -149,7 +153,10 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
             ["--weights", "full"],
             "--weights full is for profile scale, which was not asked for: add --profile scale",
         ),
-        (["--weights", "absent"], "--weights absent is no directory; it takes probe, full, or the directory"),
+        (
+            ["--weights", "absent"],
+            "--weights absent is no directory; it takes probe, full, or the directory",
+        ),
         (
             ["--device", "cuda"],
             "--device cuda does not go with profile default, which runs on cpu: add --profile gpu",
@@ -205,11 +212,16 @@ def test_failed_from_chooses_what_was_not_met_and_the_profiles(runner: Runner, c
 
 def test_failed_from_a_certificate_without_failures_is_refused(runner: Runner, call: Call) -> None:
     Path("certificate.json").write_text(serialise(verdict().as_certificate()))
-    assert "nothing to judge again" in call("certify", "an-id", "--failed-from", "certificate.json").err
+    assert (
+        "nothing to judge again"
+        in call("certify", "an-id", "--failed-from", "certificate.json").err
+    )
 
 
 def test_waivers_are_applied_and_named_in_the_certificate(runner: Runner, call: Call) -> None:
-    Path("w.toml").write_text('[[waiver]]\nid = "PAD-03"\nreason = "r"\nexpires = 2999-01-01\nby = "Ada"\n')
+    Path("w.toml").write_text(
+        '[[waiver]]\nid = "PAD-03"\nreason = "r"\nexpires = 2999-01-01\nby = "Ada"\n'
+    )
     runner.result = assessment(outcome("PAD-03", "failed"))
     result = call("certify", "an-id", *ALL, "--waivers", "w.toml", "--json")
     predicate = json.loads(result.out)["predicate"]
@@ -218,7 +230,9 @@ def test_waivers_are_applied_and_named_in_the_certificate(runner: Runner, call: 
     assert "w.toml" in [descriptor["name"] for descriptor in predicate["configuration"]]
 
 
-def test_the_suggested_command_repeats_what_the_verdict_does_not_record(runner: Runner, call: Call) -> None:
+def test_the_suggested_command_repeats_what_the_verdict_does_not_record(
+    runner: Runner, call: Call
+) -> None:
     runner.result = assessment(outcome("PAD-03", "failed"))
     assert "--hub some/where --only PAD-03" in call("certify", "an-id", "--hub", "some/where").out
 
@@ -238,7 +252,10 @@ def test_certificates_are_compared(runner: Runner, call: Call) -> None:
     assert call("diff", "a.json", "a.json").status == 0
     result = call("diff", "a.json", "b.json")
     assert result.status == 1
-    assert result.out.splitlines() == ["PAD-03: passed -> failed (worse)", "  result: PASSED -> FAILED"]
+    assert result.out.splitlines() == [
+        "PAD-03: passed -> failed (worse)",
+        "  result: PASSED -> FAILED",
+    ]
     Path("b.json").write_text("{")
     assert call("diff", "a.json", "b.json").status == 2
 
@@ -306,7 +323,9 @@ def test_a_narrow_encoding_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "certificate.json"
     with_unicode = verdict(outcome("PAD-04", "failed", evidence={"observed": "é ▁ \ud800"}))
     path.write_text(serialise(with_unicode.as_certificate()))
-    finished = _python("-m", "conformance", "report", str(path), environment={"PYTHONIOENCODING": "ascii"})
+    finished = _python(
+        "-m", "conformance", "report", str(path), environment={"PYTHONIOENCODING": "ascii"}
+    )
     assert finished.returncode == 0
     assert b"\\xe9 \\u2581 \\ud800" in finished.stdout
 

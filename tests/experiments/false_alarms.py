@@ -1,6 +1,8 @@
-"""Never cry wolf: the references under many seeds. ``python -m tests.experiments.false_alarms [SEEDS] [BUDGET]``
+"""Never cry wolf: the references under many seeds. `python -m tests.experiments.false_alarms
+[SEEDS] [BUDGET]`
 
-Prints every clause that a reference did not meet, and the 95 % upper bound on the rate of false alarms a run.
+Prints every clause that a reference did not meet, and the 95 % upper bound on the rate of false
+alarms a run.
 """
 
 from __future__ import annotations
@@ -31,8 +33,10 @@ def main(seeds: int = 20, budget: str = "standard") -> int:
     except KeyboardInterrupt:
         print(f"interrupted after {runs} of {len(cases)} runs")
     print(
-        f"transformers {transformers.__version__}, budget {budget}: {alarms} false alarms in {runs} runs, "
-        f"95 % upper bound {100 * rate_bounds(alarms, runs)[1]:.2f} % a run, {time.monotonic() - started:.0f} s"
+        f"transformers {transformers.__version__}, budget {budget}: {alarms} false alarms in "
+        f"{runs} runs, "
+        f"95 % upper bound {100 * rate_bounds(alarms, runs)[1]:.2f} % a run, "
+        f"{time.monotonic() - started:.0f} s"
     )
     return 1 if alarms else 0
 
@@ -52,4 +56,6 @@ def _tell_what_is_unmet(case: Case, outcomes: dict[str, ClauseOutcome]) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else 20, sys.argv[2] if sys.argv[2:] else "standard"))
+    sys.exit(
+        main(int(sys.argv[1]) if sys.argv[1:] else 20, sys.argv[2] if sys.argv[2:] else "standard")
+    )

@@ -1,7 +1,8 @@
-"""The kill matrix: which clauses each planted defect fails, as run, and as ``docs/kill-matrix.md`` tells it.
+"""The kill matrix: which clauses each planted defect fails, as run, and as `docs/kill-matrix.md`
+tells it.
 
-``python -m tests.experiments.kill_matrix [NAME…]`` runs the named defects (all without names), says where a run differs from the
-record, and after a full run writes the document anew.
+`python -m tests.experiments.kill_matrix [NAME…]` runs the named defects (all without names), says
+where a run differs from the record, and after a full run writes the document anew.
 """
 
 from __future__ import annotations
@@ -26,11 +27,19 @@ def run_mutants(
 ) -> Iterator[tuple[Mutant, dict[str, ClauseOutcome]]]:
     """Judge every mutant; yields it with its outcomes as it finishes.
 
-    Without ``profile``, each is judged by the profile of the clause that names it, and by what else it is recorded to fail.
+    Without `profile`, each is judged by the profile of the clause that names it, and by what else
+    it is recorded to fail.
     """
     by_name = {mutant.name: mutant for mutant in mutants}
     cases = [
-        Case(m.name, m.factory, m.backbone_id, m.declared, profile or catalogue()[m.clause].profile, m.fails)
+        Case(
+            m.name,
+            m.factory,
+            m.backbone_id,
+            m.declared,
+            profile or catalogue()[m.clause].profile,
+            m.fails,
+        )
         for m in by_name.values()
     ]
     for case, outcomes in judge_in_forks(cases, hub):
@@ -38,17 +47,23 @@ def run_mutants(
 
 
 def document(mutants: Sequence[Mutant]) -> str:
-    """The text of ``docs/kill-matrix.md``: every clause with the defects that it alone, or with others, must catch."""
+    """The text of `docs/kill-matrix.md`: every clause with the defects that it alone, or with
+    others, must catch."""
     lines = [
         "# Kill matrix",
         "",
-        "What the suite is worth: the defects planted in the reference backbones (`tests/mutants/`), and the exact set",
-        "of clauses that each one fails; clauses that these block are not counted. The tests assert the sets, in full on",
-        "the newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m tests.experiments.kill_matrix`.",
+        "What the suite is worth: the defects planted in the reference backbones "
+        "(`tests/mutants/`), and the exact set",
+        "of clauses that each one fails; clauses that these block are not counted. The tests "
+        "assert the sets, in full on",
+        "the newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m "
+        "tests.experiments.kill_matrix`.",
         "",
-        f"{len(mutants)} planted defects, {len(expected_clauses(['default']))} clauses of the default profile. "
+        f"{len(mutants)} planted defects, {len(expected_clauses(['default']))} clauses of the "
+        f"default profile. "
         "The tests judge a defect by the profile of",
-        "the clause that names it and what else it is recorded to fail; `python -m tests.experiments.kill_matrix` by the default profile.",
+        "the clause that names it and what else it is recorded to fail; `python -m "
+        "tests.experiments.kill_matrix` by the default profile.",
         "",
         "| clause | level | planted defect | known as | also fails |",
         "|---|---|---|---|---|",
@@ -66,7 +81,8 @@ def document(mutants: Sequence[Mutant]) -> str:
         "",
         "## The smallest effect that each gate still sees",
         "",
-        "Planted ever smaller, by halves, in the Mistral reference (`python -m tests.experiments.smallest_effects`, transformers 5.23.0).",
+        "Planted ever smaller, by halves, in the Mistral reference (`python -m "
+        "tests.experiments.smallest_effects`, transformers 5.23.0).",
         "",
         "| clause | planted | dies down to | passes at |",
         "|---|---|---|---|",

@@ -1,7 +1,7 @@
-"""How small a defect each numerical gate still sees. ``python -m tests.experiments.smallest_effects``
+"""How small a defect each numerical gate still sees. `python -m tests.experiments.smallest_effects`
 
 Each defect is planted ever smaller until its clause passes; the smallest that died goes into
-``tests/mutants/smallest_effects.json``, from where the kill matrix takes it.
+`tests/mutants/smallest_effects.json`, from where the kill matrix takes it.
 """
 
 from __future__ import annotations
@@ -51,10 +51,14 @@ def _dies(clause: str, edit: Edit, size: float) -> bool:
     target = Target("a defect", factory, INSTRUCT)
     with (
         tempfile.TemporaryDirectory() as home,
-        open_session(target, RunRequest(target=target.text), Path(home) / "hf", _silence, {}) as session,
+        open_session(
+            target, RunRequest(target=target.text), Path(home) / "hf", _silence, {}
+        ) as session,
     ):
         session.construct()
-        (outcome,) = (item for item in judge(session.subject, [clause]) if isinstance(item, ClauseOutcome))
+        (outcome,) = (
+            item for item in judge(session.subject, [clause]) if isinstance(item, ClauseOutcome)
+        )
     return outcome.outcome is Outcome.FAILED
 
 
@@ -79,12 +83,14 @@ def _scale(llm: Any, size: float) -> None:
 
 def _mixed_rows(llm: Any, size: float) -> None:
     llm.model.layers[0].register_forward_hook(
-        lambda layer, args, out: out + size * (out.roll(1, 0) - out) if torch.is_tensor(out) else out
+        lambda layer, args, out: (
+            out + size * (out.roll(1, 0) - out) if torch.is_tensor(out) else out
+        )
     )
 
 
 def _noise(path: str, *, only_bfloat16: bool) -> Edit:
-    """Noise of ``size`` times the output of one module."""
+    """Noise of `size` times the output of one module."""
 
     def edit(llm: Any, size: float) -> None:
         def add(module: Any, args: Any, out: Any) -> Any:
@@ -110,7 +116,8 @@ EFFECTS: dict[tuple[str, str], Edit] = {
     ("FWD-07", "this share of the neighbouring row mixed into each row"): _mixed_rows,
     (
         "HALF-07",
-        "noise on one attention's output in bfloat16, this share of it (bfloat16 rounds by up to 0.0039)",
+        "noise on one attention's output in bfloat16, this share of it (bfloat16 rounds by up to "
+        "0.0039)",
     ): _noise("model.layers.1.self_attn", only_bfloat16=True),
     (
         "HALF-02",

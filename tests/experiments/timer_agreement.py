@@ -1,4 +1,5 @@
-"""Our timers beside torch's own, and triton's on CUDA, on the same work in turns. ``python -m tests.experiments.timer_agreement [ROUNDS]``
+"""Our timers beside torch's own, and triton's on CUDA, on the same work in turns. `python -m
+tests.experiments.timer_agreement [ROUNDS]`
 
 Prints the ratio of medians, which is to be within one per cent, and what timing nothing reads.
 """
@@ -34,7 +35,9 @@ def main(rounds: int = 400) -> int:
     if device == "cuda":
         from triton.testing import do_bench
 
-        ways["triton do_bench"] = lambda: do_bench(work, warmup=1, rep=5, return_mode="median") / 1e3
+        ways["triton do_bench"] = lambda: (
+            do_bench(work, warmup=1, rep=5, return_mode="median") / 1e3
+        )
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):
         # Who begins alternates, so that what the machine does meanwhile meets all alike.
@@ -44,10 +47,14 @@ def main(rounds: int = 400) -> int:
     for name, values in seconds.items():
         paired = statistics.median(a / b for a, b in zip(seconds["ours"], values, strict=True))
         print(
-            f"{device}: {name} {1e6 * statistics.median(values):.2f} µs; ours over it {paired:.4f}, {rounds} rounds"
+            f"{device}: {name} {1e6 * statistics.median(values):.2f} µs; ours over it "
+            f"{paired:.4f}, {rounds} rounds"
         )
     nothing = statistics.median(_ours(device, lambda: None) for _ in range(rounds))
-    print(f"{device}: timing nothing reads {1e6 * nothing:.3f} µs, {100 * nothing / ours:.3f} % of that work")
+    print(
+        f"{device}: timing nothing reads {1e6 * nothing:.3f} µs, {100 * nothing / ours:.3f} % of "
+        f"that work"
+    )
     return 0
 
 

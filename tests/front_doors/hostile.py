@@ -1,4 +1,5 @@
-"""Subjects that misbehave: each must be refused with one clear message, leave nothing behind, and never pass."""
+"""Subjects that misbehave: each must be refused with one clear message, leave nothing behind, and
+never pass."""
 
 from __future__ import annotations
 

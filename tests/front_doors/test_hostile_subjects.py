@@ -1,4 +1,5 @@
-"""`conformance certify` on subjects that misbehave, as its users run it: a real process, its exit status, its words."""
+"""`conformance certify` on subjects that misbehave, as its users run it: a real process, its exit
+status, its words."""
 
 from __future__ import annotations
 
@@ -79,9 +80,12 @@ def test_what_cannot_be_resolved_is_refused(tmp_path: Path, target: str, words: 
 def test_what_does_not_construct_is_not_certified(
     tmp_path: Path, factory: str, words: list[str], options: list[str]
 ) -> None:
-    # A file of its own, by which its processes can be told from those of tests that run beside this one.
+    # A file of its own, by which its processes can be told from those of tests that run beside this
+    # one.
     hostile, out = shutil.copy(HOSTILE, tmp_path), tmp_path / "out"
-    done = certify(f"{hostile}:{factory}", "--id", INSTRUCT, "--out", str(out), *options, cwd=tmp_path)
+    done = certify(
+        f"{hostile}:{factory}", "--id", INSTRUCT, "--out", str(out), *options, cwd=tmp_path
+    )
     said = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == 1, said
     assert all(word in said for word in words), said
@@ -95,10 +99,13 @@ def test_what_does_not_construct_is_not_certified(
 def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
     hostile = shutil.copy(HOSTILE, tmp_path)
     running = subprocess.Popen(
-        [sys.executable, "-m", "conformance", "certify", f"{hostile}:hangs", "--id", INSTRUCT, "--out", str(tmp_path)],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        [sys.executable, "-m", "conformance", "certify", f"{hostile}:hangs", "--id", INSTRUCT,
+        "--out", str(tmp_path)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        # Whoever started the tests in the background had them ignore interrupts, and children inherit that.
+        # Whoever started the tests in the background had them ignore interrupts, and children
+        # inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
@@ -114,13 +121,16 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
 
 
 def _running(hostile: str, patience: int = 20) -> list[str]:
-    """Command lines of children, and of what they left behind, that name this file; a moment is allowed for the last to go."""
+    """Command lines of children, and of what they left behind, that name this file; a moment is
+    allowed for the last to go."""
     ours = ("from conformance.run.child import main", "conformance-left-behind")
     for _ in range(patience):
         found = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (
+                    (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
             except OSError:
                 continue
             if hostile in command and any(mark in command for mark in ours):
@@ -136,8 +146,10 @@ def test_folders_of_the_users_do_not_stand_in_for_ours(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not this one')\n")
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[0] = {str(ROOT)!r}; from conformance.cli import main; main()",
+        [sys.executable, "-c", f"import sys; sys.path[0] = {str(ROOT)!r}; from conformance.cli "
+            f"import main; main()",
          "certify", INSTRUCT, "--only", "PAD-01"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": ""},
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, env={**os.environ,
+        "PYTHONPATH": ""},
     )  # fmt: skip
     assert "1 passed" in done.stdout, done.stdout + done.stderr

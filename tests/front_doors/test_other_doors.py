@@ -1,4 +1,5 @@
-"""The doors beside `certify`: pytest's plugin, `check_backbone`, and the scripts that show a counterexample."""
+"""The doors beside `certify`: pytest's plugin, `check_backbone`, and the scripts that show a
+counterexample."""
 
 from __future__ import annotations
 
@@ -33,14 +34,26 @@ class PadIsEos(MistralLLMBackbone):
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "PYTEST_ADDOPTS": ""}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300, env=environment
+        [sys.executable, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
     )
 
 
 def suite(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     # An installed plugin registers itself; a second registration by -p is one and the same module.
     return python(
-        "-m", "pytest", "-p", "conformance.plugin", "--pyargs", "conformance.suite", *arguments, cwd=cwd
+        "-m",
+        "pytest",
+        "-p",
+        "conformance.plugin",
+        "--pyargs",
+        "conformance.suite",
+        *arguments,
+        cwd=cwd,
     )
 
 
@@ -53,7 +66,9 @@ def test_the_plugin_reports_each_clause_as_its_test(tmp_path: Path) -> None:
 
 def test_the_plugin_fails_what_the_suite_fails(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PAD_IS_EOS)
-    done = suite("--backbone", "mine.py:PadIsEos", "--backbone-id", INSTRUCT, "-k", "pad_token", cwd=tmp_path)
+    done = suite(
+        "--backbone", "mine.py:PadIsEos", "--backbone-id", INSTRUCT, "-k", "pad_token", cwd=tmp_path
+    )
     assert done.returncode == 1, done.stdout
     assert "PAD-03 (MUST) failed" in done.stdout
 
@@ -100,7 +115,9 @@ def test_check_backbone_judges_in_this_process() -> None:
     from backbones.mistral import MistralLLMBackbone
 
     before = dict(os.environ)
-    verdict = check_backbone(MistralLLMBackbone, INSTRUCT, budget="quick", only=["PAD-01", "PAD-03"])
+    verdict = check_backbone(
+        MistralLLMBackbone, INSTRUCT, budget="quick", only=["PAD-01", "PAD-03"]
+    )
     judged = {outcome.id: outcome.outcome for outcome in verdict.asked}
     assert judged["PAD-03"] is Outcome.PASSED
     assert not verdict.certified, "a few clauses never certify"
@@ -121,7 +138,9 @@ def test_check_backbone_is_never_fail_fast() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"budget": "huge"}, {"seed": -1}, {"only": ["PAD-99"]}, {"weights": "full"}]
 )
-def test_check_backbone_refuses_wrong_arguments_before_anything_is_built(wrong: dict[str, Any]) -> None:
+def test_check_backbone_refuses_wrong_arguments_before_anything_is_built(
+    wrong: dict[str, Any],
+) -> None:
     def never(*args: object, **kwargs: object) -> None:
         raise AssertionError("it was called")
 

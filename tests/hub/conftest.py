@@ -10,8 +10,8 @@ import pytest
 
 from conformance.hub import Hub, HubView, known_recipes
 
-#: From a hub id to the directory of its snapshot.
 SnapshotOf = Callable[[str], Path]
+"""From a hub id to the directory of its snapshot."""
 
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 HUB_IDS = (
@@ -52,6 +52,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         attempts.append(arguments)
         raise AssertionError(f"the network was reached for: {arguments}")
 
-    for owner, name in ((socket.socket, "connect"), (socket, "getaddrinfo"), (socket, "create_connection")):
+    for owner, name in (
+        (socket.socket, "connect"),
+        (socket, "getaddrinfo"),
+        (socket, "create_connection"),
+    ):
         monkeypatch.setattr(owner, name, refuse)
     return attempts

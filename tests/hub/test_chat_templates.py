@@ -66,7 +66,9 @@ def test_vicuna() -> None:
     )
 
 
-@pytest.mark.parametrize("hub_id", ["mistralai/Mistral-7B-Instruct-v0.1", "meta-llama/Llama-2-7b-chat-hf"])
+@pytest.mark.parametrize(
+    "hub_id", ["mistralai/Mistral-7B-Instruct-v0.1", "meta-llama/Llama-2-7b-chat-hf"]
+)
 def test_turns_out_of_order_are_refused(hub_id: str) -> None:
     with pytest.raises(Refused):
         render(hub_id, TURNS[1:])

@@ -1,4 +1,5 @@
-"""The usual case: a child process with the view's environment loads every hub id, without the network."""
+"""The usual case: a child process with the view's environment loads every hub id, without the
+network."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ for hub_id, case in request.items():
         "names": sorted(state.keys() ^ stored.keys()),
         "unequal": [name for name in stored if not torch.equal(state[name], stored[name].float())],
         "length": len(tokenizer),
-        "prefix": tokenizer("x").input_ids[: -len(tokenizer("x", add_special_tokens=False).input_ids)],
+        "prefix": tokenizer("x").input_ids[
+            : -len(tokenizer("x", add_special_tokens=False).input_ids)
+        ],
         "wrong": wrong(tokenizer, case["golden"]),
         "wrong as written": wrong(as_written, case["golden"]),
         "eos": generation.eos_token_id,
@@ -71,7 +74,9 @@ def loaded(tmp_path_factory: pytest.TempPathFactory, snapshot_of: SnapshotOf) ->
     for hub_id, recipe in known_recipes().items():
         snapshot = snapshot_of(hub_id)
         view.mount(hub_id, snapshot)
-        golden = json.loads((fixtures_directory() / "golden" / str(recipe.tokenizer.golden)).read_text())
+        golden = json.loads(
+            (fixtures_directory() / "golden" / str(recipe.tokenizer.golden)).read_text()
+        )
         request[hub_id] = {
             "architecture": recipe.architecture,
             "shards": [str(path) for path in snapshot.glob("*.safetensors")],
@@ -119,8 +124,8 @@ def test_the_golden_ids_come_out_of_the_loaded_tokenizer(hub_id: str, loaded: di
     report = loaded["report"][hub_id]
     assert report["wrong as written"] == []
     if known_recipes()[hub_id].family == "llama2" and loaded["version"].startswith("5."):
-        # transformers 5 does not read how tokenizer.json splits text: its LlamaTokenizer adds no space marker
-        # before a text that begins with a space.
+        # transformers 5 does not read how tokenizer.json splits text: its LlamaTokenizer adds no
+        # space marker before a text that begins with a space.
         assert all(text.startswith(" ") for text in report["wrong"])
     else:
         assert report["wrong"] == []

@@ -49,7 +49,10 @@ def test_importing_the_hub_and_reading_recipes_imports_nothing_heavy() -> None:
         "[recipe.digest() for recipe in known_recipes().values()]; "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+        == "[]\n"
+    )
 
 
 @pytest.mark.parametrize("recipe", known_recipes().values(), ids=lambda recipe: recipe.hub_id)
@@ -84,7 +87,10 @@ def test_published_facts() -> None:
     assert recipes[MISTRAL].tokenizer.kind == "real"
     llama = recipes["meta-llama/Llama-2-7b-hf"]
     assert llama.generation_config is not None
-    assert (llama.generation_config["temperature"], llama.generation_config["pad_token_id"]) == (0.6, 0)
+    assert (llama.generation_config["temperature"], llama.generation_config["pad_token_id"]) == (
+        0.6,
+        0,
+    )
     assert llama.config["rope_scaling"] is None
     phi = recipes["microsoft/phi-2"]
     assert (
@@ -102,7 +108,13 @@ def test_an_unknown_id_is_refused_with_the_known_ones_and_the_way_to_add_it() ->
     with pytest.raises(UnknownRecipe) as refusal:
         recipe_for("someone/else-7b")
     message = str(refusal.value)
-    for expected in ("someone/else-7b", *HUB_IDS, "someone--else-7b.toml", "--recipes DIR", RECIPES_VARIABLE):
+    for expected in (
+        "someone/else-7b",
+        *HUB_IDS,
+        "someone--else-7b.toml",
+        "--recipes DIR",
+        RECIPES_VARIABLE,
+    ):
         assert expected in message
 
 
@@ -155,11 +167,23 @@ def test_the_digest_follows_what_shapes_the_files_and_nothing_else(tmp_path: Pat
         ("num_key_value_heads = 2", "num_key_value_heads = 3", "probe.num_key_value_heads"),
         ('"vocab_size": 32000\n', '"vocab_size": 32000,\n', "published.config"),
         ('"vocab_size": 32000\n', '"rows": 32000\n', "published.config"),
-        ('"architectures": ["MistralForCausalLM"]', '"architectures": ["Other"]', "published.config"),
-        ("generation_config = '''\n{", "generation_config = '''\n[{", "published.generation_config"),
+        (
+            '"architectures": ["MistralForCausalLM"]',
+            '"architectures": ["Other"]',
+            "published.config",
+        ),
+        (
+            "generation_config = '''\n{",
+            "generation_config = '''\n[{",
+            "published.generation_config",
+        ),
         ("[probe]", "[prob]", "probe"),
         ("[subject]", "[subjects]", "subjects"),
-        ('chat_template = "mistral-instruct-v0.1.jinja"', 'chat_template = "absent.jinja"', "chat_template"),
+        (
+            'chat_template = "mistral-instruct-v0.1.jinja"',
+            'chat_template = "absent.jinja"',
+            "chat_template",
+        ),
         ('chat_template = "mistral-instruct-v0.1.jinja"', "", "chat_template"),
         ("ships_chat_template = true", 'ships_chat_template = "yes"', "ships_chat_template"),
         (
@@ -167,11 +191,17 @@ def test_the_digest_follows_what_shapes_the_files_and_nothing_else(tmp_path: Pat
             '[[accepted_template_difference]]\nreason = "why"\n\n[subject]',
             "accepted_template_difference[0].name",
         ),
-        ('template_oracle = "mistral-common-v1"', 'template_oracle = "mistral-common"', "template_oracle"),
+        (
+            'template_oracle = "mistral-common-v1"',
+            'template_oracle = "mistral-common"',
+            "template_oracle",
+        ),
         ('"tokenizer_class": "LlamaTokenizer"', '"tokenizer_class": null', "tokenizer.config"),
     ],
 )
-def test_a_bad_key_is_named_with_what_would_be_right(tmp_path: Path, old: str, new: str, named: str) -> None:
+def test_a_bad_key_is_named_with_what_would_be_right(
+    tmp_path: Path, old: str, new: str, named: str
+) -> None:
     text = GOOD.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / GOOD.name

@@ -1,4 +1,5 @@
-"""The store: whole snapshots, built once, whatever happens to the process that builds or to the files."""
+"""The store: whole snapshots, built once, whatever happens to the process that builds or to the
+files."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from conformance.hub import store as store_module
 from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 
 RECIPE = recipe_for(MISTRAL)
-#: Not more than a fork of this test process, which has torch loaded by the time it forks.
+# Not more than a fork of this test process, which has torch loaded by the time it forks.
 # A fork would inherit torch without its threads, and wait for them.
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -65,14 +66,18 @@ def test_an_entry_that_is_there_needs_neither_torch_nor_tokenizer_packages(hub: 
     expected = hub.build(RECIPE)
     program = """
 import sys
-for name in "torch transformers safetensors tokenizers huggingface_hub mistral_common sentencepiece".split():
+heavy = "torch transformers safetensors tokenizers huggingface_hub mistral_common sentencepiece"
+for name in heavy.split():
     sys.modules[name] = None
 from pathlib import Path
 from conformance.hub import Hub, recipe_for
 print(Hub(Path(sys.argv[1])).build(recipe_for(sys.argv[2])))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(hub.root), MISTRAL], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program, str(hub.root), MISTRAL],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == f"{expected}\n"
 
@@ -178,7 +183,9 @@ def test_other_weights_are_refused(hub: Hub) -> None:
         hub.build(RECIPE, weights="fullest")
 
 
-def test_the_root_comes_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_root_comes_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CONFORMANCE_HUB", str(tmp_path))
     assert Hub().root == tmp_path
     monkeypatch.delenv("CONFORMANCE_HUB")

@@ -1,4 +1,5 @@
-"""The tap, in a process that imported transformers with its own settings: served, recorded, and undone."""
+"""The tap, in a process that imported transformers with its own settings: served, recorded, and
+undone."""
 
 from __future__ import annotations
 
@@ -102,7 +103,9 @@ def test_everything_is_as_before_afterwards(view: HubView, snapshot_of: Snapshot
     assert settings() == before
     after = held_functions()
     assert {key: after[key] for key in functions} == functions
-    assert not any(getattr(function, "__qualname__", "").startswith("HubTap") for function in after.values())
+    assert not any(
+        getattr(function, "__qualname__", "").startswith("HubTap") for function in after.values()
+    )
 
 
 def test_the_view_is_the_only_source_and_nothing_is_asked_twice(

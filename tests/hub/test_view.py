@@ -16,7 +16,9 @@ def digest_of(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
 
-def test_a_mounted_snapshot_has_the_layout_of_the_cache(view: HubView, snapshot_of: SnapshotOf) -> None:
+def test_a_mounted_snapshot_has_the_layout_of_the_cache(
+    view: HubView, snapshot_of: SnapshotOf
+) -> None:
     snapshot = snapshot_of(MISTRAL)
     assert view.mounted() == []
     assert not view.is_mounted(MISTRAL)
@@ -59,7 +61,10 @@ def test_a_variant_resolves_inside_the_block_only_and_the_store_stays(
         assert view.snapshot(MISTRAL) == outer != original
         with view.variant(MISTRAL, lambda directory: (directory / "config.json").unlink()) as inner:
             assert view.snapshot(MISTRAL) == inner
-            assert json.loads((inner / "generation_config.json").read_text())["eos_token_id"] == [2, 7]
+            assert json.loads((inner / "generation_config.json").read_text())["eos_token_id"] == [
+                2,
+                7,
+            ]
         assert view.snapshot(MISTRAL) == outer
     assert view.snapshot(MISTRAL) == original
     assert not outer.exists()

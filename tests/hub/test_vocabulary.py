@@ -1,5 +1,5 @@
-"""Tokenizer files: `tokenizer.json` gives the ids of encoders that share no code with the tokenizers
-library."""
+"""Tokenizer files: `tokenizer.json` gives the ids of encoders that share no code with the
+tokenizers library."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ ALPHABETS = (
     "ab  \n\té漢字🤖\x00\x07\u0301\u200d\u00a0",
     "(){}[]<>/*+=!?'\"_:;",
     "".join(chr(code) for code in range(0x20, 0x250)),
-    "".join(chr(code) for code in (*range(0x400, 0x460), *range(0x4E00, 0x4E80), *range(0x1F600, 0x1F640))),
+    "".join(
+        chr(code)
+        for code in (*range(0x400, 0x460), *range(0x4E00, 0x4E80), *range(0x1F600, 0x1F640))
+    ),
 )
 
 
@@ -49,7 +52,9 @@ def test_ids_are_those_of_an_independent_encoder(hub_id: str, snapshot_of: Snaps
 def test_the_recorded_golden_ids_are_what_the_encoder_gives(hub_id: str) -> None:
     tokenizer = recipe_for(hub_id).tokenizer
     assert tokenizer.golden is not None
-    recorded = json.loads((fixtures_directory() / "golden" / tokenizer.golden).read_text(encoding="utf-8"))
+    recorded = json.loads(
+        (fixtures_directory() / "golden" / tokenizer.golden).read_text(encoding="utf-8")
+    )
     assert recorded == golden_document(tokenizer)
     assert len(recorded["cases"]) >= 50
 

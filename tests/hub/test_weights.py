@@ -16,7 +16,9 @@ from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 
 def tensors_of(snapshot: Path) -> dict[str, torch.Tensor]:
     return {
-        name: tensor for shard in snapshot.glob("*.safetensors") for name, tensor in load_file(shard).items()
+        name: tensor
+        for shard in snapshot.glob("*.safetensors")
+        for name, tensor in load_file(shard).items()
     }
 
 
@@ -67,7 +69,8 @@ def test_a_tensor_depends_on_its_name_and_not_on_the_order() -> None:
 
 def test_checkpoints_of_different_hub_ids_differ(snapshot_of: SnapshotOf) -> None:
     pure, instruct = (
-        tensors_of(snapshot_of(f"mistralai/Mistral-7B-{name}")) for name in ("v0.1", "Instruct-v0.1")
+        tensors_of(snapshot_of(f"mistralai/Mistral-7B-{name}"))
+        for name in ("v0.1", "Instruct-v0.1")
     )
     assert pure.keys() == instruct.keys()
     assert not any(torch.equal(pure[name], instruct[name]) for name in pure)
@@ -77,7 +80,9 @@ def test_a_tied_head_is_left_out() -> None:
     recipe = recipe_for(MISTRAL)
     config = {**recipe.probe_config(), "tie_word_embeddings": True}
     untied = checkpoint_shapes(recipe.probe_config(), recipe.architecture)
-    assert untied.keys() - checkpoint_shapes(config, recipe.architecture).keys() == {"lm_head.weight"}
+    assert untied.keys() - checkpoint_shapes(config, recipe.architecture).keys() == {
+        "lm_head.weight"
+    }
 
 
 def test_an_unknown_architecture_is_refused_by_name() -> None:

@@ -1,9 +1,9 @@
-"""Planted defects: reference backbones with one edit each that a tired person would make, and what must
-notice it.
+"""Planted defects: reference backbones with one edit each that a tired person would make, and what
+must notice it.
 
-Each is a class under ``@planted``: the clause that names the defect, any other clauses that the same edit
-breaks, and the entries of the defect list that it stands for. The suite must fail exactly those clauses on
-it; what they block does not count.
+Each is a class under `@planted`: the clause that names the defect, any other clauses that the same
+edit breaks, and the entries of the defect list that it stands for. The suite must fail exactly
+those clauses on it; what they block does not count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PHI = "phi-2-3b"
 
 @dataclass(frozen=True)
 class Mutant:
-    """One planted defect. ``fails`` is the exact set of clauses that it fails, ``clause`` the one that names it."""
+    """One planted defect. `fails` is the exact set of clauses that it fails, `clause` the one that
+    names it."""
 
     name: str
     statement: str
@@ -40,7 +41,8 @@ class Mutant:
     module: str
 
     def expected(self, outcomes: Mapping[str, ClauseOutcome]) -> set[str]:
-        """The clauses that must fail in this run: a known defect of the installed library may stand before the planted one."""
+        """The clauses that must fail in this run: a known defect of the installed library may stand
+        before the planted one."""
         return {clause for clause in self.fails if outcomes[clause].outcome is not Outcome.UPSTREAM}
 
 
@@ -59,11 +61,12 @@ def planted(
     declared: dict[str, Any] | None = None,
     module: str = "",
 ) -> Callable[[Planted], Planted]:
-    """Register a class or factory as a planted defect that ``clause`` must catch, and ``also`` too, and
+    """Register a class or factory as a planted defect that `clause` must catch, and `also` too, and
     nothing else.
 
-    ``since`` and ``before`` bound the transformers versions on which the defect can be planted; ``declared``
-    goes into the subject's ``[subject]`` table. ``module`` is where the defect was planted, which the report must say.
+    `since` and `before` bound the transformers versions on which the defect can be planted;
+    `declared` goes into the subject's `[subject]` table. `module` is where the defect was planted,
+    which the report must say.
     """
 
     def register(factory: Planted) -> Planted:

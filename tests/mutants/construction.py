@@ -22,7 +22,8 @@ from tests.mutants.steps import DTYPE, MASTER_DTYPE, Llama2InSteps, MistralInSte
 
 @planted("CON-01")
 class LayersCutForADebugRun(MistralLLMBackbone):
-    """The last layer is gone since a debugging session: the model talks nonsense and nobody is told."""
+    """The last layer is gone since a debugging session: the model talks nonsense and nobody is
+    told."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -31,7 +32,8 @@ class LayersCutForADebugRun(MistralLLMBackbone):
 
 @planted("CON-01")
 class NormsStartAgainAtOne(MistralLLMBackbone):
-    """An initialisation meant for new modules runs over the loaded ones: every norm weight is 1 again."""
+    """An initialisation meant for new modules runs over the loaded ones: every norm weight is 1
+    again."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -44,13 +46,16 @@ class NormsStartAgainAtOne(MistralLLMBackbone):
 class TakesOnlyTheId(MistralLLMBackbone):
     """The constructor lost `inference_mode` and its neighbours: no host can build it."""
 
-    def __init__(self, llm_backbone_id: str, llm_max_length: int = 2048, hf_token: str | None = None) -> None:
+    def __init__(
+        self, llm_backbone_id: str, llm_max_length: int = 2048, hf_token: str | None = None
+    ) -> None:
         super().__init__(llm_backbone_id, llm_max_length, hf_token)
 
 
 @planted("CON-02")
 class WeightsInBothModes(MistralInSteps):
-    """`inference_mode` is taken and forgotten: 14 GB of weights are read, to be overwritten by the VLM's own."""
+    """`inference_mode` is taken and forgotten: 14 GB of weights are read, to be overwritten by the
+    VLM's own."""
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
         return self.trained_llm(flash, token)
@@ -58,7 +63,8 @@ class WeightsInBothModes(MistralInSteps):
 
 @planted("CON-02", defects=("D3",))
 class AutomaticClass(MistralInSteps):
-    """`AutoModelForCausalLM` stands in the table: it has no `_from_config`, and inference mode dies."""
+    """`AutoModelForCausalLM` stands in the table: it has no `_from_config`, and inference mode
+    dies."""
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
         config = self.llm_cls.config_class.from_pretrained(self.hub_path, token=token)
@@ -67,7 +73,8 @@ class AutomaticClass(MistralInSteps):
 
 @planted("CON-02", defects=("D76",), since="4.56")
 class InferenceInTheCheckpointsDtype(MistralInSteps):
-    """`_from_config` is given no dtype: newer releases take the config's, and a float32 checkpoint is rounded."""
+    """`_from_config` is given no dtype: newer releases take the config's, and a float32 checkpoint
+    is rounded."""
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
         return self.llm_cls._from_config(
@@ -86,7 +93,8 @@ class LastLayersLeftAbstract(MistralLLMBackbone):
 
 @planted("CON-03", defects=("D40",))
 class CheckpointingUnderTransformersName(nn.Module):
-    """Only transformers' `gradient_checkpointing_enable` is offered: a host that follows the contract crashes."""
+    """Only transformers' `gradient_checkpointing_enable` is offered: a host that follows the
+    contract crashes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
@@ -112,12 +120,15 @@ class AnyIdWillDo(MistralInSteps):
     """An unknown id falls back to the first of the table: a typo trains the wrong model."""
 
     def look_up(self, llm_backbone_id: str) -> None:
-        super().look_up(llm_backbone_id if llm_backbone_id in self.models else next(iter(self.models)))
+        super().look_up(
+            llm_backbone_id if llm_backbone_id in self.models else next(iter(self.models))
+        )
 
 
 @planted("CON-04")
 class IdLookedUpTooLate(MistralLLMBackbone):
-    """The prompt format rejects the id after gigabytes were downloaded, and does not say which id it was."""
+    """The prompt format rejects the id after gigabytes were downloaded, and does not say which id
+    it was."""
 
     def __init__(self, llm_backbone_id: str, *args: Any, **kwargs: Any) -> None:
         known = llm_backbone_id in self.models
@@ -132,22 +143,29 @@ class FlashAlways(MistralInSteps):
 
     def trained_llm(self, flash: bool, token: str | None) -> Any:
         return self.llm_cls.from_pretrained(
-            self.hub_path, token=token, attn_implementation="flash_attention_2", **{DTYPE: MASTER_DTYPE}
+            self.hub_path,
+            token=token,
+            attn_implementation="flash_attention_2",
+            **{DTYPE: MASTER_DTYPE},
         )
 
 
 @planted("CON-05", defects=("D60",), since="4.56")
 class FlashByItsOldKeyword(MistralInSteps):
-    """`use_flash_attention_2` goes to `from_pretrained`, which newer releases refuse with a TypeError."""
+    """`use_flash_attention_2` goes to `from_pretrained`, which newer releases refuse with a
+    TypeError."""
 
     def trained_llm(self, flash: bool, token: str | None) -> Any:
         asked = {"use_flash_attention_2": True} if flash else {}
-        return self.llm_cls.from_pretrained(self.hub_path, token=token, **asked, **{DTYPE: MASTER_DTYPE})
+        return self.llm_cls.from_pretrained(
+            self.hub_path, token=token, **asked, **{DTYPE: MASTER_DTYPE}
+        )
 
 
 @planted("CON-01", defects=("D60",), since="4.56")
 class KeywordsOfAnOldRelease(MistralInSteps):
-    """The seed's keywords go to `from_pretrained` as they did in 4.40: newer releases refuse them."""
+    """The seed's keywords go to `from_pretrained` as they did in 4.40: newer releases refuse
+    them."""
 
     def trained_llm(self, flash: bool, token: str | None) -> Any:
         return self.llm_cls.from_pretrained(self.hub_path, token=token, use_flash_attention_2=flash)
@@ -155,7 +173,8 @@ class KeywordsOfAnOldRelease(MistralInSteps):
 
 @planted("CON-05")
 class FallsBackInSilence(MistralLLMBackbone):
-    """Without flash-attn another attention is used and nothing said: the run is slower, and nobody knows why."""
+    """Without flash-attn another attention is used and nothing said: the run is slower, and nobody
+    knows why."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "use_flash_attention_2": False})
@@ -173,7 +192,8 @@ class FlashMissedAfterLoading(MistralLLMBackbone):
 
 @planted("CON-06", "FSDP-05", defects=("D42",))
 class CacheInTraining(MistralLLMBackbone):
-    """The cache stays on in training: a recomputed layer appends to it a second time, and backward raises."""
+    """The cache stays on in training: a recomputed layer appends to it a second time, and backward
+    raises."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -182,7 +202,8 @@ class CacheInTraining(MistralLLMBackbone):
 
 @planted("CON-06", defects=("D48",), on=VICUNA)
 class TemperatureWithoutSampling(Llama2InSteps):
-    """The published temperature stays beside `do_sample=False`: `save_pretrained` refuses the generation config."""
+    """The published temperature stays beside `do_sample=False`: `save_pretrained` refuses the
+    generation config."""
 
     def generation_config(self, token: str | None) -> Any:
         config = super().generation_config(token)
@@ -192,7 +213,8 @@ class TemperatureWithoutSampling(Llama2InSteps):
 
 @planted("CON-06")
 class SamplesByDefault(MistralInSteps):
-    """The chat model's sampling defaults survive: the same image gives another action every time."""
+    """The chat model's sampling defaults survive: the same image gives another action every
+    time."""
 
     def generation_config(self, token: str | None) -> Any:
         config = super().generation_config(token)
@@ -204,18 +226,23 @@ class SamplesByDefault(MistralInSteps):
 class TokenKeptInTheConfig(MistralLLMBackbone):
     """The token is put into the config for later downloads: `save_pretrained` publishes it."""
 
-    def __init__(self, llm_backbone_id: str, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, llm_backbone_id: str, *args: Any, hf_token: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(llm_backbone_id, *args, hf_token=hf_token, **kwargs)
         self.llm.config.hub_token = hf_token
 
 
 @planted("CON-07")
 class TokenInTheErrorMessage(MistralLLMBackbone):
-    """The error for a mistyped id repeats the arguments, token and all, into the cluster's shared log."""
+    """The error for a mistyped id repeats the arguments, token and all, into the cluster's shared
+    log."""
 
     def __init__(self, llm_backbone_id: str, **kwargs: Any) -> None:
         if llm_backbone_id not in self.models:
-            raise ValueError(f"cannot build {llm_backbone_id} from {kwargs}; known: {', '.join(self.models)}")
+            raise ValueError(
+                f"cannot build {llm_backbone_id} from {kwargs}; known: {', '.join(self.models)}"
+            )
         super().__init__(llm_backbone_id, **kwargs)
 
 
@@ -224,14 +251,19 @@ class ForwardForgetsPositions(MistralLLMBackbone):
     """`position_ids` is taken and not passed on: packed sequences attend from the wrong places."""
 
     def forward(
-        self, input_ids: Any = None, attention_mask: Any = None, position_ids: Any = None, **rest: Any
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        **rest: Any,
     ) -> Any:
         return self.llm(input_ids=input_ids, attention_mask=attention_mask, **rest)
 
 
 @planted("CON-08")
 class ForwardAlwaysReturnsADict(MistralLLMBackbone):
-    """`return_dict=False` is overruled: a host that unpacks a tuple gets the names of the fields."""
+    """`return_dict=False` is overruled: a host that unpacks a tuple gets the names of the
+    fields."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return super().forward(*args, **{**kwargs, "return_dict": True})
@@ -239,10 +271,13 @@ class ForwardAlwaysReturnsADict(MistralLLMBackbone):
 
 @planted("CON-09", defects=("D59",))
 class MasterWeightsAsPublished(MistralInSteps):
-    """The dtype is left to "auto": master weights are bfloat16, and small updates round to nothing."""
+    """The dtype is left to "auto": master weights are bfloat16, and small updates round to
+    nothing."""
 
     def trained_llm(self, flash: bool, token: str | None) -> Any:
-        return self.llm_cls.from_pretrained(self.hub_path, token=token, **attention(flash), **{DTYPE: "auto"})
+        return self.llm_cls.from_pretrained(
+            self.hub_path, token=token, **attention(flash), **{DTYPE: "auto"}
+        )
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
         config = self.llm_cls.config_class.from_pretrained(self.hub_path, token=token)
@@ -262,7 +297,8 @@ class NewRowsFromTheGlobalGenerator(MistralLLMBackbone):
 
 @planted("CON-10", "CON-12", "EMB-11", defects=("D27",))
 class NewRowsLeftToTransformers(MistralInSteps):
-    """New rows are whatever `resize_token_embeddings` draws: other ones in each process, and of the wrong scale."""
+    """New rows are whatever `resize_token_embeddings` draws: other ones in each process, and of the
+    wrong scale."""
 
     def resize(self) -> None:
         self.llm.resize_token_embeddings(len(self.tokenizer), pad_to_multiple_of=64)
@@ -271,7 +307,8 @@ class NewRowsLeftToTransformers(MistralInSteps):
 
 @planted("CON-11")
 class DefaultDtypeLeftBehind(MistralLLMBackbone):
-    """The default dtype is changed to save memory and not changed back: every later tensor of the host is bfloat16."""
+    """The default dtype is changed to save memory and not changed back: every later tensor of the
+    host is bfloat16."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -289,7 +326,8 @@ class InterruptsDefused(MistralLLMBackbone):
 
 @planted("CON-11")
 class ModeInTheEnvironment(MistralLLMBackbone):
-    """The mode is told to the data loader through the environment: every process started later inherits it."""
+    """The mode is told to the data loader through the environment: every process started later
+    inherits it."""
 
     def __init__(self, *args: Any, inference_mode: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, inference_mode=inference_mode, **kwargs)
@@ -298,7 +336,8 @@ class ModeInTheEnvironment(MistralLLMBackbone):
 
 @planted("CON-12")
 class SeedsTheProcess(MistralLLMBackbone):
-    """The constructor seeds the global generators "for reproducibility": the host's own seed is lost."""
+    """The constructor seeds the global generators "for reproducibility": the host's own seed is
+    lost."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         random.seed(7)
@@ -336,7 +375,8 @@ class InferenceForgetsWhereToStop(MistralLLMBackbone):
 
 @planted("CON-13", defects=("D68",))
 class SecondEosOnlyInTraining(MistralLLMBackbone):
-    """The list of eos ids is there in training only: in inference mode the model runs on past its turn's end."""
+    """The list of eos ids is there in training only: in inference mode the model runs on past its
+    turn's end."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -345,7 +385,8 @@ class SecondEosOnlyInTraining(MistralLLMBackbone):
 
 @planted("CON-13", "TOK-02", defects=("D10",))
 class StopsNowhere(MistralInSteps):
-    """A fresh generation config replaces the published one: it knows no eos, and generation never stops."""
+    """A fresh generation config replaces the published one: it knows no eos, and generation never
+    stops."""
 
     def generation_config(self, token: str | None) -> Any:
         return GenerationConfig()
@@ -361,7 +402,8 @@ class TokenizerWithoutTheToken(MistralInSteps):
 
 @planted("CON-14", defects=("D75",))
 class GenerationConfigWithoutTheToken(MistralInSteps):
-    """The generation config is fetched without `hf_token`: a gated model fails after its weights were loaded."""
+    """The generation config is fetched without `hf_token`: a gated model fails after its weights
+    were loaded."""
 
     def generation_config(self, token: str | None) -> Any:
         return super().generation_config(None)
@@ -369,7 +411,8 @@ class GenerationConfigWithoutTheToken(MistralInSteps):
 
 @planted("CON-14", defects=("D75",))
 class ConfigWithoutTheTokenInInference(MistralInSteps):
-    """Only training passes `hf_token` with the config: the trained VLM of a gated model cannot be served."""
+    """Only training passes `hf_token` with the config: the trained VLM of a gated model cannot be
+    served."""
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
         return super().empty_llm(flash, None)
@@ -377,7 +420,8 @@ class ConfigWithoutTheTokenInInference(MistralInSteps):
 
 @planted("CON-15", on=PHI)
 class IdentifierIsTheFamily(PhiLLMBackbone):
-    """`identifier` is the family's name: checkpoints are written under an id that cannot be loaded."""
+    """`identifier` is the family's name: checkpoints are written under an id that cannot be
+    loaded."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

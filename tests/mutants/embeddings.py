@@ -22,7 +22,8 @@ PUBLISHED_ROWS = 32000
 
 
 def resize(backbone: Any, rows: int) -> None:
-    """Give ``backbone`` this number of rows, its spare ones like those that were there, and tell everyone."""
+    """Give `backbone` this number of rows, its spare ones like those that were there, and tell
+    everyone."""
     llm, before = backbone.llm, backbone.llm.get_input_embeddings().num_embeddings
     with ZeroRandomFills():
         llm.resize_token_embeddings(rows, **RESIZE_WITHOUT_MEANS)
@@ -35,7 +36,8 @@ def resize(backbone: Any, rows: int) -> None:
 
 @planted("EMB-01", defects=("D14",))
 class OneRowMore(MistralInSteps):
-    """The resize adds one row for the pad and pads to no multiple: half-precision matrix products lose tensor cores."""
+    """The resize adds one row for the pad and pads to no multiple: half-precision matrix products
+    lose tensor cores."""
 
     def resize(self) -> None:
         super().resize()
@@ -44,7 +46,8 @@ class OneRowMore(MistralInSteps):
 
 @planted("EMB-02", "PAD-05", defects=("D11",))
 class TokensAddedAfterTheResize(MistralLLMBackbone):
-    """Sixty-four action tokens are added once the embedding has its size: the last of them has no row."""
+    """Sixty-four action tokens are added once the embedding has its size: the last of them has no
+    row."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +56,8 @@ class TokensAddedAfterTheResize(MistralLLMBackbone):
 
 @planted("EMB-03", defects=("D14",))
 class ConfigStaleInInferenceMode(MistralLLMBackbone):
-    """Without weights to load, the config keeps the published size: what is saved from here no longer loads."""
+    """Without weights to load, the config keeps the published size: what is saved from here no
+    longer loads."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,7 +76,8 @@ class FirstRowZeroed(MistralLLMBackbone):
 
 @planted("EMB-04", defects=("D12",), on=PHI)
 class ShrunkAndGrownAgain(PhiInSteps):
-    """Resized to the tokenizer's length first and to the declared rows later: the rows in between are random."""
+    """Resized to the tokenizer's length first and to the declared rows later: the rows in between
+    are random."""
 
     def before_resize(self) -> None:
         published = self.llm.get_input_embeddings().num_embeddings
@@ -82,7 +87,8 @@ class ShrunkAndGrownAgain(PhiInSteps):
 
 @planted("EMB-05", defects=("D12",), on=PHI)
 class RowsDropped(PhiInSteps):
-    """Resized to the tokenizer's length: 896 rows of Phi's checkpoint are gone, and its weights load nowhere else."""
+    """Resized to the tokenizer's length: 896 rows of Phi's checkpoint are gone, and its weights
+    load nowhere else."""
 
     def resize(self) -> None:
         super().resize()
@@ -91,7 +97,8 @@ class RowsDropped(PhiInSteps):
 
 @planted("EMB-06", defects=("D28",))
 class TiedInInferenceMode(MistralLLMBackbone):
-    """Without weights to load, head and embedding become one tensor: a state dict overwrites one with the other."""
+    """Without weights to load, head and embedding become one tensor: a state dict overwrites one
+    with the other."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,7 +118,8 @@ class NewRowsUninitialised(MistralLLMBackbone):
 
 @planted("EMB-08")
 class SixtyFourMoreEachTime(MistralInSteps):
-    """The resize adds a block to the rows that are there: a checkpoint saved and loaded again no longer fits."""
+    """The resize adds a block to the rows that are there: a checkpoint saved and loaded again no
+    longer fits."""
 
     def resize(self) -> None:
         rows = self.llm.get_input_embeddings().num_embeddings
@@ -121,7 +129,8 @@ class SixtyFourMoreEachTime(MistralInSteps):
 
 @planted("EMB-09", defects=("D39",))
 class ScaledInTheLookup(MistralLLMBackbone):
-    """The lookup multiplies by the square root of the width, as Gemma's does: patches and text differ in scale."""
+    """The lookup multiplies by the square root of the width, as Gemma's does: patches and text
+    differ in scale."""
 
     def embed_input_ids(self, input_ids: Any) -> Any:
         return super().embed_input_ids(input_ids) * self.embed_dim**0.5
@@ -129,7 +138,8 @@ class ScaledInTheLookup(MistralLLMBackbone):
 
 @planted("EMB-09")
 class WrongIdsClamped(MistralLLMBackbone):
-    """Ids beyond the rows are clamped: a collator's mistake trains the last row and is never seen."""
+    """Ids beyond the rows are clamped: a collator's mistake trains the last row and is never
+    seen."""
 
     def embed_input_ids(self, input_ids: Any) -> Any:
         return super().embed_input_ids(
@@ -139,7 +149,8 @@ class WrongIdsClamped(MistralLLMBackbone):
 
 @planted("EMB-10", defects=("D4",), before="4.41")
 class HookBeforeTheResize(MistralInSteps):
-    """Input gradients are asked for before the resize, which replaces the module: a frozen model trains nothing."""
+    """Input gradients are asked for before the resize, which replaces the module: a frozen model
+    trains nothing."""
 
     def before_resize(self) -> None:
         if not self.inference_mode:
@@ -159,7 +170,8 @@ class NoHookAtAll(MistralInSteps):
 
 @planted("EMB-10", defects=("D41",))
 class ReentrantCheckpointing(MistralInSteps):
-    """Checkpointing is reentrant and only the lookup asks for gradients: ids that go straight in train nothing."""
+    """Checkpointing is reentrant and only the lookup asks for gradients: ids that go straight in
+    train nothing."""
 
     def after_resize(self) -> None:
         """The lookup asks."""
@@ -191,7 +203,8 @@ class NewRowsAllTheMean(MistralLLMBackbone):
 
 @planted("EMB-11")
 class NewRowsTooSmall(MistralLLMBackbone):
-    """New rows have the usual 0.02 of an initialisation: next to trained ones they are all but zero."""
+    """New rows have the usual 0.02 of an initialisation: next to trained ones they are all but
+    zero."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -201,7 +214,8 @@ class NewRowsTooSmall(MistralLLMBackbone):
 
 @planted("EMB-12", defects=("D14",))
 class ASpareBlock(MistralInSteps):
-    """One block of 64 rows too many, "to be safe": other checkpoints of the family no longer load."""
+    """One block of 64 rows too many, "to be safe": other checkpoints of the family no longer
+    load."""
 
     def resize(self) -> None:
         super().resize()
@@ -210,7 +224,8 @@ class ASpareBlock(MistralInSteps):
 
 @planted("EMB-12", defects=("D15",))
 class InnerSizeStale(MistralLLMBackbone):
-    """The inner model's `vocab_size` is the published one: whoever reads it there counts without the new rows."""
+    """The inner model's `vocab_size` is the published one: whoever reads it there counts without
+    the new rows."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -18,24 +18,29 @@ from tests.mutants import planted
 
 @planted("FSDP-01", defects=("D25",))
 class LayerOfAnotherFamily(MistralLLMBackbone):
-    """Copied from the Llama backbone: nothing in Mistral is such a layer, so nothing is sharded or checkpointed."""
+    """Copied from the Llama backbone: nothing in Mistral is such a layer, so nothing is sharded or
+    checkpointed."""
 
     transformer_layer_cls = LlamaDecoderLayer
 
 
 @planted("FSDP-02", defects=("D25",))
 class PartOfTheLayer(MistralLLMBackbone):
-    """The MLP passes for the layer, as there are equally many: attention is neither sharded nor checkpointed."""
+    """The MLP passes for the layer, as there are equally many: attention is neither sharded nor
+    checkpointed."""
 
     transformer_layer_cls = MistralMLP
 
 
 @planted("FSDP-03", defects=("D25",))
 class PolicyOfAnotherFamily(MistralLLMBackbone):
-    """The policy names Llama's layer: FSDP makes one unit of the whole model, and memory runs out."""
+    """The policy names Llama's layer: FSDP makes one unit of the whole model, and memory runs
+    out."""
 
     def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
-        return functools.partial(transformer_auto_wrap_policy, transformer_layer_cls={LlamaDecoderLayer})
+        return functools.partial(
+            transformer_auto_wrap_policy, transformer_layer_cls={LlamaDecoderLayer}
+        )
 
 
 @planted("FSDP-03")
@@ -48,11 +53,14 @@ class PolicyWrapsEverything(MistralLLMBackbone):
 
 @planted("FSDP-04", defects=("D28",))
 class HeadRemembersItsWeight(MistralLLMBackbone):
-    """The head keeps hold of its first weight: sharding puts another in its place, and the two drift apart."""
+    """The head keeps hold of its first weight: sharding puts another in its place, and the two
+    drift apart."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.llm.lm_head.forward = functools.partial(functional.linear, weight=self.llm.lm_head.weight)
+        self.llm.lm_head.forward = functools.partial(
+            functional.linear, weight=self.llm.lm_head.weight
+        )
 
 
 @planted("FSDP-05", "CON-06", defects=("D42",))
@@ -70,7 +78,8 @@ class RenamedDecoderLayer(MistralDecoderLayer):
 
 @planted("FSDP-06")
 class LayersRenamed(MistralLLMBackbone):
-    """Layers are of a subclass that `_no_split_modules` does not list: placed by name, they are split over devices."""
+    """Layers are of a subclass that `_no_split_modules` does not list: placed by name, they are
+    split over devices."""
 
     transformer_layer_cls = RenamedDecoderLayer
 
@@ -82,7 +91,8 @@ class LayersRenamed(MistralLLMBackbone):
 
 @planted("FSDP-07", "CON-15", defects=("D1",))
 class LastLayersNotWritten(MistralLLMBackbone):
-    """`last_layer_finetune_modules` was put off: the stage fails when it begins, after the model has loaded."""
+    """`last_layer_finetune_modules` was put off: the stage fails when it begins, after the model
+    has loaded."""
 
     @property
     def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
@@ -91,7 +101,8 @@ class LastLayersNotWritten(MistralLLMBackbone):
 
 @planted("FSDP-07", defects=("D29",))
 class HalfOfTheLastLayer(MistralLLMBackbone):
-    """Only the last layer's MLP is to be trained: frozen and trainable parameters are mixed in one FSDP unit."""
+    """Only the last layer's MLP is to be trained: frozen and trainable parameters are mixed in one
+    FSDP unit."""
 
     @property
     def last_layer_finetune_modules(self) -> Sequence[nn.Module]:

@@ -10,7 +10,8 @@ from tests.mutants import planted
 
 @planted("GEN-04", defects=("D69",))
 class RepetitionPenaltySurvives(MistralLLMBackbone):
-    """A published repetition penalty outlives `do_sample=False`: most greedy tokens are not the most probable ones."""
+    """A published repetition penalty outlives `do_sample=False`: most greedy tokens are not the
+    most probable ones."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -14,21 +14,24 @@ from tests.mutants import INSTRUCT, LLAMA_CHAT, planted
 
 @planted("HALF-01", defects=("D38",), on=LLAMA_CHAT)
 class DtypeOfTheFiles(LLaMa2LLMBackbone):
-    """float16, because the hub's files say so: training was in bfloat16, whose range float16 does not have."""
+    """float16, because the hub's files say so: training was in bfloat16, whose range float16 does
+    not have."""
 
     half_precision_dtype = torch.float16
 
 
 @planted("HALF-01")
 class FullPrecisionForSafety(MistralLLMBackbone):
-    """float32 passes for half precision: twice the memory, and none of the kernels that hosts ask for."""
+    """float32 passes for half precision: twice the memory, and none of the kernels that hosts ask
+    for."""
 
     half_precision_dtype = torch.float32
 
 
 @planted("HALF-03", defects=("D38",))
 class EmbeddingsPassThroughFloat16(MistralLLMBackbone):
-    """Input embeddings are rounded to float16 on their way in: what exceeds 65,504 becomes infinite."""
+    """Input embeddings are rounded to float16 on their way in: what exceeds 65,504 becomes
+    infinite."""
 
     def forward(self, *args: Any, inputs_embeds: torch.Tensor | None = None, **kwargs: Any) -> Any:
         if inputs_embeds is not None and inputs_embeds.dtype == torch.bfloat16:
@@ -38,7 +41,8 @@ class EmbeddingsPassThroughFloat16(MistralLLMBackbone):
 
 @planted("HALF-03", defects=("D35",))
 class MaskedWithTheMinimumOfFloat32(MistralLLMBackbone):
-    """The mask is filled with float32's minimum, in bfloat16 -inf: rows masked throughout, as on left padding, are NaN."""
+    """The mask is filled with float32's minimum, in bfloat16 -inf: rows masked throughout, as on
+    left padding, are NaN."""
 
     class EagerMistral(MistralForCausalLM):
         @classmethod
@@ -53,7 +57,9 @@ class MaskedWithTheMinimumOfFloat32(MistralLLMBackbone):
             layer.register_forward_pre_hook(_fill_with_the_minimum, with_kwargs=True)
 
 
-def _fill_with_the_minimum(layer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _fill_with_the_minimum(
+    layer: Any, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
     mask = kwargs.get("attention_mask")
     if mask is None:
         return args, kwargs

@@ -1,4 +1,5 @@
-"""Defects in the arithmetic: every attribute is right, nothing crashes, and the logits are those of another model."""
+"""Defects in the arithmetic: every attribute is right, nothing crashes, and the logits are those of
+another model."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ from tests.mutants import INSTRUCT, LLAMA_CHAT, PHI, planted
 from tests.mutants.steps import same_class_but
 
 ROTARY_SCALE = 10_000.0
-"""The theta of the first rotary models (https://arxiv.org/abs/2104.09864), and every config's default."""
+"""The theta of the first rotary models (https://arxiv.org/abs/2104.09864), and every config's
+default."""
 
 
 class Edited(HFCausalLLMBackbone):
@@ -48,7 +50,8 @@ class EditedPhi(Edited, PhiLLMBackbone):
 
 @planted("FWD-01", module="model.layers.0.input_layernorm")
 class EpsTenTimes(EditedMistral):
-    """The norms' epsilon is 1e-4 for 1e-5: a zero was dropped in the port, and only small activations show it."""
+    """The norms' epsilon is 1e-4 for 1e-5: a zero was dropped in the port, and only small
+    activations show it."""
 
     def edit(self, llm: Any) -> None:
         for norm in _norms(llm):
@@ -57,7 +60,8 @@ class EpsTenTimes(EditedMistral):
 
 @planted("FWD-01", module="model.norm")
 class EpsHalfAgain(EditedMistral):
-    """The last norm's epsilon is half as large again as the config's: the smallest error that anyone would type."""
+    """The last norm's epsilon is half as large again as the config's: the smallest error that
+    anyone would type."""
 
     def edit(self, llm: Any) -> None:
         llm.model.norm.variance_epsilon *= 1.5
@@ -81,7 +85,8 @@ class ThetaOnePercent(EditedMistral):
 
 @planted("FWD-01", defects=("D31",), module="model.layers.0.self_attn")
 class InvFreqCastToBfloat16(EditedMistral):
-    """The constructor builds the rotary frequencies in bfloat16: in float32, too, far positions are turned wrongly."""
+    """The constructor builds the rotary frequencies in bfloat16: in float32, too, far positions are
+    turned wrongly."""
 
     def edit(self, llm: Any) -> None:
         _change_frequencies(llm, lambda frequencies: frequencies.to(torch.bfloat16))
@@ -89,7 +94,8 @@ class InvFreqCastToBfloat16(EditedMistral):
 
 @planted("FWD-01", "FWD-09", defects=("D39",), module="model.layers.0.self_attn")
 class RotaryAnglesInBfloat16(EditedMistral):
-    """Position times frequency is rounded to bfloat16 before sine and cosine: 300 radians come in steps of two."""
+    """Position times frequency is rounded to bfloat16 before sine and cosine: 300 radians come in
+    steps of two."""
 
     def edit(self, llm: Any) -> None:
         for rotary in _rotaries(llm):
@@ -98,7 +104,8 @@ class RotaryAnglesInBfloat16(EditedMistral):
 
 @planted("FWD-01", module="model.layers.0.self_attn")
 class NoAttentionScale(EditedMistral):
-    """The scores are not divided by the square root of the head's width: it was thought to be in the weights."""
+    """The scores are not divided by the square root of the head's width: it was thought to be in
+    the weights."""
 
     def edit(self, llm: Any) -> None:
         for attention in _attentions(llm):
@@ -115,7 +122,8 @@ class AttentionScaleTwoPercent(EditedMistral):
 
 @planted("FWD-01", module="model.layers.0.self_attn")
 class GroupedHeadsWrongOrder(EditedMistral):
-    """Key and value heads are tiled (0 1 0 1) and not repeated (0 0 1 1): `repeat` for `repeat_interleave`."""
+    """Key and value heads are tiled (0 1 0 1) and not repeated (0 0 1 1): `repeat` for
+    `repeat_interleave`."""
 
     def edit(self, llm: Any) -> None:
         for attention in _attentions(llm):
@@ -132,13 +140,16 @@ class GroupedHeadsWrongOrder(EditedMistral):
 class PaddingMaskIgnored(MistralLLMBackbone):
     """The forward takes an attention mask and forgets to pass it on: padding is read as text."""
 
-    def forward(self, input_ids: Any = None, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, input_ids: Any = None, attention_mask: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         return super().forward(input_ids, None, *args, **kwargs)
 
 
 @planted("FWD-02", defects=("D36",))
 class RightPaddedGeneration(EditedMistral):
-    """Generation moves padding to the right, as in training: it continues the padding and not the prompt."""
+    """Generation moves padding to the right, as in training: it continues the padding and not the
+    prompt."""
 
     def edit(self, llm: Any) -> None:
         generate = llm.generate
@@ -156,7 +167,8 @@ class RightPaddedGeneration(EditedMistral):
 
 @planted("FWD-03", defects=("D58",))
 class CausalMaskLeaksOneToken(EditedMistral):
-    """The first layer's mask is one diagonal too wide: every token sees the one that it is to predict."""
+    """The first layer's mask is one diagonal too wide: every token sees the one that it is to
+    predict."""
 
     def edit(self, llm: Any) -> None:
         _attentions(llm)[0].register_forward_pre_hook(_seeing_the_next, with_kwargs=True)
@@ -180,7 +192,8 @@ class WindowOneNarrower(EditedMistral):
 
 @planted("FWD-05", defects=("D39",))
 class EmbeddingScaleInOnePath(EditedMistral):
-    """The model scales the embeddings of ids by eight, and `embed_input_ids` does not: text beside patches is too small."""
+    """The model scales the embeddings of ids by eight, and `embed_input_ids` does not: text beside
+    patches is too small."""
 
     def edit(self, llm: Any) -> None:
         _change_output(llm.get_input_embeddings(), lambda embedded: embedded * 8)
@@ -191,7 +204,8 @@ class EmbeddingScaleInOnePath(EditedMistral):
 
 @planted("FWD-06")
 class CachePositionOff(EditedMistral):
-    """From eight cached tokens on, the next position is the last one's: the cache is counted from one."""
+    """From eight cached tokens on, the next position is the last one's: the cache is counted from
+    one."""
 
     def edit(self, llm: Any) -> None:
         llm.model.register_forward_pre_hook(_one_position_back, with_kwargs=True)
@@ -199,15 +213,19 @@ class CachePositionOff(EditedMistral):
 
 @planted("FWD-07", "PAD-09")
 class RowsMixed(EditedMistral):
-    """A thousandth of the neighbouring row leaks into each row of a batch: a reduction ran over the wrong axis."""
+    """A thousandth of the neighbouring row leaks into each row of a batch: a reduction ran over the
+    wrong axis."""
 
     def edit(self, llm: Any) -> None:
-        _change_output(llm.model.layers[0], lambda hidden: hidden + 1e-3 * (hidden.roll(1, 0) - hidden))
+        _change_output(
+            llm.model.layers[0], lambda hidden: hidden + 1e-3 * (hidden.roll(1, 0) - hidden)
+        )
 
 
 @planted("FWD-08", defects=("D33",))
 class WindowIgnoredInEager(MistralLLMBackbone):
-    """Eager attention ignores the window, sdpa keeps it: whoever looks at attention weights looks at another model."""
+    """Eager attention ignores the window, sdpa keeps it: whoever looks at attention weights looks
+    at another model."""
 
     class WithoutWindowInEager(MistralForCausalLM):
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -219,7 +237,8 @@ class WindowIgnoredInEager(MistralLLMBackbone):
 
 @planted("FWD-09", "CON-08")
 class PositionIdsIgnored(MistralLLMBackbone):
-    """The forward takes position ids and forgets to pass them on: behind left padding, text starts in the middle."""
+    """The forward takes position ids and forgets to pass them on: behind left padding, text starts
+    in the middle."""
 
     def forward(
         self,
@@ -242,7 +261,8 @@ class LastLayerSkipped(EditedMistral):
 
 @planted("FWD-10")
 class DeadMlp(EditedMistral):
-    """The second layer's MLP adds nothing: its output was set to zero for an ablation, and stayed so."""
+    """The second layer's MLP adds nothing: its output was set to zero for an ablation, and stayed
+    so."""
 
     def edit(self, llm: Any) -> None:
         _change_output(llm.model.layers[1].mlp, torch.zeros_like)
@@ -250,7 +270,8 @@ class DeadMlp(EditedMistral):
 
 @planted("FWD-11", defects=("D57",))
 class PatchesIgnored(EditedMistral):
-    """Embeddings that no token has count as padding and are set to zero: the model never sees an image."""
+    """Embeddings that no token has count as padding and are set to zero: the model never sees an
+    image."""
 
     def edit(self, llm: Any) -> None:
         llm.model.register_forward_pre_hook(_without_patches, with_kwargs=True)
@@ -258,7 +279,8 @@ class PatchesIgnored(EditedMistral):
 
 @planted("FWD-13", defects=("D39", "D70"))
 class PatchScale(EditedMistral):
-    """Whatever comes in, ids or embeddings, is scaled by eight: a projector trained on the published model is too loud."""
+    """Whatever comes in, ids or embeddings, is scaled by eight: a projector trained on the
+    published model is too loud."""
 
     def edit(self, llm: Any) -> None:
         llm.model.register_forward_pre_hook(_scaled_by_eight, with_kwargs=True)
@@ -266,10 +288,13 @@ class PatchScale(EditedMistral):
 
 @planted("HALF-02", defects=("D37",))
 class EmbeddingsOfSixBits(EditedMistral):
-    """In bfloat16, embeddings keep six bits of eight, as they were once quantised: every layer computes what it should."""
+    """In bfloat16, embeddings keep six bits of eight, as they were once quantised: every layer
+    computes what it should."""
 
     def edit(self, llm: Any) -> None:
-        _change_output(llm.get_input_embeddings(), _in_bfloat16(functools.partial(_rounded, bits=6)))
+        _change_output(
+            llm.get_input_embeddings(), _in_bfloat16(functools.partial(_rounded, bits=6))
+        )
 
 
 @planted("HALF-07", defects=("D37",), module="model.layers.0")
@@ -283,7 +308,8 @@ class ResidualOfSixBits(EditedMistral):
 
 @planted("HALF-03", defects=("D38",))
 class FloatSixteenInPlaceOfBfloat16(EditedMistral):
-    """Layers hand on float16, whatever the model's dtype: residuals beyond 65,504 become infinite."""
+    """Layers hand on float16, whatever the model's dtype: residuals beyond 65,504 become
+    infinite."""
 
     def edit(self, llm: Any) -> None:
         for layer in llm.model.layers:
@@ -292,7 +318,8 @@ class FloatSixteenInPlaceOfBfloat16(EditedMistral):
 
 @planted("HALF-04", defects=("D31",), on=LLAMA_CHAT)
 class InvFreqFollowsTheCast(EditedLlama2):
-    """Nothing protects the rotary frequencies from `.to(bfloat16)`: the farther a token, the wronger its angle."""
+    """Nothing protects the rotary frequencies from `.to(bfloat16)`: the farther a token, the
+    wronger its angle."""
 
     def edit(self, llm: Any) -> None:
         for rotary in _rotaries(llm):
@@ -302,7 +329,8 @@ class InvFreqFollowsTheCast(EditedLlama2):
 
 @planted("FSDP-08", defects=("D26",), on=LLAMA_CHAT)
 class InvFreqFollowsFsdp(EditedLlama2):
-    """The rotary frequencies are safe from `.to(bfloat16)`, and not from FSDP's `buffer_dtype`, which asks nobody."""
+    """The rotary frequencies are safe from `.to(bfloat16)`, and not from FSDP's `buffer_dtype`,
+    which asks nobody."""
 
     def edit(self, llm: Any) -> None:
         for rotary in _rotaries(llm):
@@ -311,7 +339,8 @@ class InvFreqFollowsFsdp(EditedLlama2):
 
 @planted("HALF-05")
 class AutocastCutsTheResidual(EditedMistral):
-    """Under autocast the residual is kept in five bits, to save memory: bfloat16 has eight, autocast's residual 24."""
+    """Under autocast the residual is kept in five bits, to save memory: bfloat16 has eight,
+    autocast's residual 24."""
 
     def edit(self, llm: Any) -> None:
         for layer in llm.model.layers:
@@ -320,7 +349,8 @@ class AutocastCutsTheResidual(EditedMistral):
 
 @planted("HALF-06")
 class SmallGradientsFlushed(EditedMistral):
-    """In bfloat16, gradients below 1e-3 become zero on their way through the second layer: loss scaling was forgotten."""
+    """In bfloat16, gradients below 1e-3 become zero on their way through the second layer: loss
+    scaling was forgotten."""
 
     def edit(self, llm: Any) -> None:
         _change_output(llm.model.layers[1], _in_bfloat16(_with_small_gradients_flushed))
@@ -328,7 +358,8 @@ class SmallGradientsFlushed(EditedMistral):
 
 @planted("HALF-06")
 class NormThatTrainsNoWeight(EditedMistral):
-    """In bfloat16 a fused norm stands in that is right, and hands its weight no gradient: it stays as it was."""
+    """In bfloat16 a fused norm stands in that is right, and hands its weight no gradient: it stays
+    as it was."""
 
     def edit(self, llm: Any) -> None:
         same_class_but(llm.model.norm, forward=_norm_without_a_gradient)
@@ -336,15 +367,19 @@ class NormThatTrainsNoWeight(EditedMistral):
 
 @planted("HALF-07", defects=("D39",), module="model.layers.2.post_attention_layernorm")
 class RmsNormInBfloat16(EditedMistral):
-    """One norm, fused by hand, works in the dtype of its input: mean of squares and root are rounded to bfloat16."""
+    """One norm, fused by hand, works in the dtype of its input: mean of squares and root are
+    rounded to bfloat16."""
 
     def edit(self, llm: Any) -> None:
-        same_class_but(llm.model.layers[2].post_attention_layernorm, forward=_rms_norm_in_input_dtype)
+        same_class_but(
+            llm.model.layers[2].post_attention_layernorm, forward=_rms_norm_in_input_dtype
+        )
 
 
 @planted("HALF-07", on=PHI, module="model.layers.0.input_layernorm")
 class LayerNormOfPhiInBfloat16(EditedPhi):
-    """Phi's norms, written out by hand, work in the dtype of their input: the mean, too, is rounded to bfloat16."""
+    """Phi's norms, written out by hand, work in the dtype of their input: the mean, too, is rounded
+    to bfloat16."""
 
     def edit(self, llm: Any) -> None:
         for norm in _norms(llm):
@@ -353,7 +388,8 @@ class LayerNormOfPhiInBfloat16(EditedPhi):
 
 @planted("HALF-07", defects=("D37",), on=LLAMA_CHAT, module="model.layers.1.self_attn")
 class SoftmaxAccumulatesInBfloat16(EditedLlama2):
-    """In bfloat16 one layer's softmax adds up its exponentials one by one in bfloat16: past 256 of them, none counts."""
+    """In bfloat16 one layer's softmax adds up its exponentials one by one in bfloat16: past 256 of
+    them, none counts."""
 
     def edit(self, llm: Any) -> None:
         _run_under(_attentions(llm)[1], SoftmaxInBfloat16)
@@ -361,7 +397,8 @@ class SoftmaxAccumulatesInBfloat16(EditedLlama2):
 
 @planted("HALF-08", defects=("D31",), on=LLAMA_CHAT)
 class InvFreqRoundedOnLoading(LLaMa2LLMBackbone):
-    """Asked for 16 bits, the loader rounds rotary frequencies like weights: only who loads in float32 gets them right."""
+    """Asked for 16 bits, the loader rounds rotary frequencies like weights: only who loads in
+    float32 gets them right."""
 
     class RoundsOnLoading(LlamaForCausalLM):
         @classmethod
@@ -375,10 +412,15 @@ class InvFreqRoundedOnLoading(LLaMa2LLMBackbone):
 
 
 class SoftmaxInBfloat16(TorchFunctionMode):
-    """While it is active, attention over bfloat16 takes its softmax there, whichever function is asked for it."""
+    """While it is active, attention over bfloat16 takes its softmax there, whichever function is
+    asked for it."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         if args and getattr(args[0], "dtype", None) == torch.bfloat16:
             if func is functional.scaled_dot_product_attention:
@@ -389,11 +431,16 @@ class SoftmaxInBfloat16(TorchFunctionMode):
 
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-"""From the tensor that a module computes to the one that it returns, of the same shape and dtype."""
+"""From the tensor that a module computes to the one that it returns, of the same shape and
+dtype."""
 
 
 def _norms(llm: Any) -> Iterator[Any]:
-    return (module for module in llm.modules() if type(module).__name__.endswith(("RMSNorm", "LayerNorm")))
+    return (
+        module
+        for module in llm.modules()
+        if type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+    )
 
 
 def _attentions(llm: Any) -> list[Any]:
@@ -415,13 +462,17 @@ def _change_frequencies(llm: Any, change: Change) -> None:
         rotary.inv_freq.copy_(changed)
         if hasattr(rotary, "original_inv_freq"):  # until 4.57 another name for the same tensor
             rotary.original_inv_freq.copy_(changed)
-        if hasattr(rotary, "_set_cos_sin_cache"):  # Mistral's in 4.40 looks up what it computed once
+        if hasattr(
+            rotary, "_set_cos_sin_cache"
+        ):  # Mistral's in 4.40 looks up what it computed once
             rotary._set_cos_sin_cache(
                 rotary.max_seq_len_cached, rotary.inv_freq.device, rotary.cos_cached.dtype
             )
 
 
-def _of_rounded_angles(rotary: Any, args: Any, kwargs: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
+def _of_rounded_angles(
+    rotary: Any, args: Any, kwargs: Any, output: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
     positions = [*args, *kwargs.values()][1]
     if not torch.is_tensor(positions):  # Mistral's in 4.40 is asked for all positions up to here
         positions = torch.arange(positions, device=rotary.inv_freq.device)
@@ -437,7 +488,9 @@ def _scale(attention: Any, factor: float) -> None:
         _change_output(attention.q_proj, lambda queries: queries * factor)
 
 
-def _with_heads_reordered(order: torch.Tensor, module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+def _with_heads_reordered(
+    order: torch.Tensor, module: Any, args: Any, output: torch.Tensor
+) -> torch.Tensor:
     heads = output.unflatten(-1, (len(order), -1))
     return heads[..., order.to(output.device), :].flatten(-2)
 
@@ -446,21 +499,29 @@ def _with_heads_restored(order: torch.Tensor, module: Any, args: Any) -> tuple[t
     return (_with_heads_reordered(order, module, (), args[0]),)
 
 
-def _seeing_the_next(attention: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    hidden, mask = kwargs.get("hidden_states", args[0] if args else None), kwargs.get("attention_mask")
+def _seeing_the_next(
+    attention: Any, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    hidden, mask = (
+        kwargs.get("hidden_states", args[0] if args else None),
+        kwargs.get("attention_mask"),
+    )
     batch, queries, _ = hidden.shape
     if queries == 1:
         return None
     if mask is None:  # sdpa's sign for a causal mask without padding
         mask = torch.ones(batch, 1, queries, queries, dtype=torch.bool, device=hidden.device).tril()
     ahead = mask.shape[-1] - queries + 1
-    next_token = torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).triu(ahead).tril(ahead)
+    next_token = (
+        torch.ones(mask.shape[-2:], dtype=torch.bool, device=mask.device).triu(ahead).tril(ahead)
+    )
     # A token is seen from before it if it sees itself: padding stays out of sight.
     return args, {**kwargs, "attention_mask": torch.where(next_token, mask.roll(-1, dims=-2), mask)}
 
 
 def _apply_another_window(model: Any, window: int | None, only_in: str | None = None) -> None:
-    """While ``model`` runs, its config has another ``window``; before and after, it has the published one."""
+    """While `model` runs, its config has another `window`; before and after, it has the published
+    one."""
     published = model.config.sliding_window
 
     def change(model: Any, *_: Any) -> None:
@@ -474,7 +535,9 @@ def _apply_another_window(model: Any, window: int | None, only_in: str | None = 
     model.register_forward_hook(restore, always_call=True)
 
 
-def _one_position_back(model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+def _one_position_back(
+    model: Any, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
     cached = _cached_tokens(kwargs.get("past_key_values"))
     if cached < 8:
         return None
@@ -488,14 +551,18 @@ def _one_position_back(model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[A
 def _cached_tokens(cache: Any) -> int:
     if not cache:
         return 0
-    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else cache[0][0].shape[-2]
+    return (
+        int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else cache[0][0].shape[-2]
+    )
 
 
 def _skip(layer: Any, args: Any, output: Any) -> Any:
     return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]
 
 
-def _without_patches(model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+def _without_patches(
+    model: Any, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
     embedded = kwargs.get("inputs_embeds")
     if embedded is None:
         return None
@@ -512,7 +579,7 @@ def _scaled_by_eight(model: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any
 
 
 def _change_output(module: nn.Module, change: Change) -> None:
-    """What ``module`` returns, or the first of what it returns, goes through ``change``."""
+    """What `module` returns, or the first of what it returns, goes through `change`."""
     module.register_forward_hook(functools.partial(_changed, change))
 
 
@@ -525,11 +592,14 @@ def _in_bfloat16(change: Change) -> Change:
 
 
 def _under_autocast(change: Change) -> Change:
-    return lambda hidden: change(hidden) if torch.is_autocast_enabled(hidden.device.type) else hidden
+    return lambda hidden: (
+        change(hidden) if torch.is_autocast_enabled(hidden.device.type) else hidden
+    )
 
 
 def _rounded(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """``values`` to ``bits`` significant bits, the leading one included; gradients pass as if they were exact."""
+    """`values` to `bits` significant bits, the leading one included; gradients pass as if they were
+    exact."""
     mantissa, exponent = torch.frexp(values.detach().float())
     rounded = torch.ldexp((mantissa * 2**bits).round() / 2**bits, exponent).to(values.dtype)
     return values + (rounded - values.detach())
@@ -549,7 +619,9 @@ def _rms_norm_in_input_dtype(norm: Any, hidden_states: torch.Tensor) -> torch.Te
 def _norm_without_a_gradient(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     dtype, wide = hidden_states.dtype, hidden_states.float()
     weight = norm.weight.detach() if dtype == torch.bfloat16 else norm.weight
-    return weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)).to(dtype)
+    return weight * (
+        wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+    ).to(dtype)
 
 
 def _layer_norm_in_input_dtype(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:

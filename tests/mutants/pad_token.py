@@ -21,7 +21,8 @@ class NoPad(MistralInSteps):
 
 @planted("PAD-01")
 class PadIsPlainText(MistralInSteps):
-    """The pad token was added as a word like any other: decoded answers end in `<PAD><PAD><PAD>`."""
+    """The pad token was added as a word like any other: decoded answers end in
+    `<PAD><PAD><PAD>`."""
 
     def add_pad(self) -> None:
         self.tokenizer.add_tokens([AddedToken("<PAD>", special=False)])
@@ -30,7 +31,8 @@ class PadIsPlainText(MistralInSteps):
 
 @planted("PAD-02", defects=("D8",))
 class ConfigKeepsThePublishedPad(MistralLLMBackbone):
-    """The model's config was not told: lengths are measured with another pad than batches are filled with."""
+    """The model's config was not told: lengths are measured with another pad than batches are
+    filled with."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -99,7 +101,8 @@ class PadsOnTheLeft(MistralLLMBackbone):
 
 @planted("PAD-06", defects=("D7",))
 class MaskHidesEveryEos(MistralLLMBackbone):
-    """The attention mask is computed from ids, eos counted as padding: an eos inside the text goes unattended."""
+    """The attention mask is computed from ids, eos counted as padding: an eos inside the text goes
+    unattended."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -118,7 +121,8 @@ def _masked_by_id(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
 
 @planted("PAD-07")
 class PadIsAWord(MistralInSteps):
-    """An "unused" entry of the vocabulary serves as pad: text that contains it is taken for padding."""
+    """An "unused" entry of the vocabulary serves as pad: text that contains it is taken for
+    padding."""
 
     def add_pad(self) -> None:
         self.tokenizer.add_special_tokens({"pad_token": "ж"})
@@ -126,7 +130,8 @@ class PadIsAWord(MistralInSteps):
 
 @planted("PAD-08", on=PURE)
 class WordsAddedWithThePad(MistralInSteps):
-    """Words of the robot's were added along with the pad: text that the model knows encodes to rows it never saw."""
+    """Words of the robot's were added along with the pad: text that the model knows encodes to rows
+    it never saw."""
 
     def add_pad(self) -> None:
         super().add_pad()

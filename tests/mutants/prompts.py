@@ -13,7 +13,8 @@ from tests.mutants import LLAMA_CHAT, PHI, PURE, VICUNA, planted
 
 @planted("PRM-01", on=PURE)
 class OneBuilderForTheFamily(MistralLLMBackbone):
-    """Base and instruct checkpoints share the instruct builder: the base model is asked in a format it never saw."""
+    """Base and instruct checkpoints share the instruct builder: the base model is asked in a format
+    it never saw."""
 
     prompt_builders = (("mistral-*", prompting.MistralInstructPromptBuilder),)
 
@@ -22,12 +23,16 @@ class OneBuilderForTheFamily(MistralLLMBackbone):
 class InstructFallsThroughToPure(MistralLLMBackbone):
     """The suffix is compared with `-chat`, so instruct ids get the base model's builder."""
 
-    prompt_builders = (("*-chat", prompting.MistralInstructPromptBuilder), ("*", prompting.PurePromptBuilder))
+    prompt_builders = (
+        ("*-chat", prompting.MistralInstructPromptBuilder),
+        ("*", prompting.PurePromptBuilder),
+    )
 
 
 @planted("PRM-02")
 class UnknownIdsGetADefaultBuilder(MistralLLMBackbone):
-    """Any other id gets the base model's builder: a misspelt suffix trains in the wrong format without a word."""
+    """Any other id gets the base model's builder: a misspelt suffix trains in the wrong format
+    without a word."""
 
     prompt_builders = (*MistralLLMBackbone.prompt_builders, ("*", prompting.PurePromptBuilder))
 
@@ -46,7 +51,8 @@ class RefusalNamesNoId(MistralLLMBackbone):
 
 @planted("PRM-03", defects=("D21",), on=LLAMA_CHAT)
 class SystemPromptMissingFromTheTurn(LLaMa2LLMBackbone):
-    """`add_turn` returns the first turn without the system prompt that it wrote: fine-tuning never sees it."""
+    """`add_turn` returns the first turn without the system prompt that it wrote: fine-tuning never
+    sees it."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def add_turn(self, role: str, message: str) -> str:
@@ -58,7 +64,8 @@ class SystemPromptMissingFromTheTurn(LLaMa2LLMBackbone):
 
 @planted("PRM-04", defects=("D20",), on=PHI)
 class PotentialPromptDropsBos(PhiLLMBackbone):
-    """`get_potential_prompt` forgets the bos that the first turn writes: inference starts where training never did."""
+    """`get_potential_prompt` forgets the bos that the first turn writes: inference starts where
+    training never did."""
 
     class PhiPromptBuilder(prompting.PhiPromptBuilder):
         def get_potential_prompt(self, message: str) -> str:
@@ -69,7 +76,8 @@ class PotentialPromptDropsBos(PhiLLMBackbone):
 
 @planted("PRM-04", defects=("D20",), on=LLAMA_CHAT)
 class PotentialPromptDropsTheSystemPrompt(LLaMa2LLMBackbone):
-    """`get_potential_prompt` renders every message as a later turn: at inference the system prompt is gone."""
+    """`get_potential_prompt` renders every message as a later turn: at inference the system prompt
+    is gone."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def get_potential_prompt(self, message: str) -> str:
@@ -80,7 +88,8 @@ class PotentialPromptDropsTheSystemPrompt(LLaMa2LLMBackbone):
 
 @planted("PRM-05", on=PURE)
 class PotentialPromptStays(MistralLLMBackbone):
-    """`get_potential_prompt` adds its turn to the dialogue: asking twice writes the question twice."""
+    """`get_potential_prompt` adds its turn to the dialogue: asking twice writes the question
+    twice."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def get_potential_prompt(self, message: str) -> str:
@@ -92,7 +101,8 @@ class PotentialPromptStays(MistralLLMBackbone):
 
 @planted("PRM-05", on=PURE)
 class TurnsKeptOnTheClass(MistralLLMBackbone):
-    """The list of turns is a class attribute: every dialogue of the process continues the last one."""
+    """The list of turns is a class attribute: every dialogue of the process continues the last
+    one."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         turns: ClassVar[list[str]] = []
@@ -118,7 +128,8 @@ class AnyRoleAtAnyTime(MistralLLMBackbone):
 
 @planted("PRM-06", on=PURE)
 class RefusedTurnIsCounted(MistralLLMBackbone):
-    """The turn is counted before the role is checked: after one refused turn every right one is refused."""
+    """The turn is counted before the role is checked: after one refused turn every right one is
+    refused."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def add_turn(self, role: str, message: str) -> str:
@@ -133,7 +144,8 @@ class RefusedTurnIsCounted(MistralLLMBackbone):
 
 @planted("PRM-07", on=PURE)
 class ImageMarkerStays(MistralLLMBackbone):
-    """`<image>` is left in the text, beside the patches that are spliced in: the model reads the marker as words."""
+    """`<image>` is left in the text, beside the patches that are spliced in: the model reads the
+    marker as words."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def _render(self, role: str, message: str) -> str:
@@ -148,7 +160,8 @@ class ImageMarkerStays(MistralLLMBackbone):
 
 @planted("PRM-07")
 class QuestionsInLowerCase(MistralLLMBackbone):
-    """Questions are lower-cased, as robot instructions are elsewhere: names, units and code arrive changed."""
+    """Questions are lower-cased, as robot instructions are elsewhere: names, units and code arrive
+    changed."""
 
     class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -170,7 +183,8 @@ class EmptyAnswerWritesNothing(MistralLLMBackbone):
 
 @planted("PRM-09", defects=("D23",))
 class BuilderAndTokenizerBothAddBos(MistralLLMBackbone):
-    """The builder writes `<s>` and the tokenizer adds its own: every sequence begins `[1, 1, …]`."""
+    """The builder writes `<s>` and the tokenizer adds its own: every sequence begins `[1, 1,
+    …]`."""
 
     class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -181,7 +195,8 @@ class BuilderAndTokenizerBothAddBos(MistralLLMBackbone):
 
 @planted("PRM-09", defects=("D23",), on=PURE)
 class BosInTheFirstTurn(MistralLLMBackbone):
-    """`add_turn` returns a bos that `get_prompt` takes off: whole prompts are right, turn by turn there are two."""
+    """`add_turn` returns a bos that `get_prompt` takes off: whole prompts are right, turn by turn
+    there are two."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -198,7 +213,8 @@ class BosInTheFirstTurn(MistralLLMBackbone):
 
 @planted("PRM-09", on=LLAMA_CHAT)
 class BosBeforeEveryQuestion(LLaMa2LLMBackbone):
-    """Every question has its bos, as in Meta's code, undeclared: Prismatic's checkpoints never saw that."""
+    """Every question has its bos, as in Meta's code, undeclared: Prismatic's checkpoints never saw
+    that."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -209,7 +225,8 @@ class BosBeforeEveryQuestion(LLaMa2LLMBackbone):
 
 @planted("PRM-09", on=LLAMA_CHAT)
 class QuestionsEndInATerminatorToo(LLaMa2LLMBackbone):
-    """Questions are closed with `</s>` as answers are: the model learns to stop before it answers."""
+    """Questions are closed with `</s>` as answers are: the model learns to stop before it
+    answers."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -220,7 +237,8 @@ class QuestionsEndInATerminatorToo(LLaMa2LLMBackbone):
 
 @planted("PRM-10", defects=("D19",), on=LLAMA_CHAT)
 class SystemTagLosesABracket(LLaMa2LLMBackbone):
-    """`<<SYS>` opens the system prompt in place of `<<SYS>>`: other tokens than the model was trained on."""
+    """`<<SYS>` opens the system prompt in place of `<<SYS>>`: other tokens than the model was
+    trained on."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -231,7 +249,8 @@ class SystemTagLosesABracket(LLaMa2LLMBackbone):
 
 @planted("PRM-10", defects=("D22",))
 class InstructionsWithoutSpaces(MistralLLMBackbone):
-    """`[INST]{question}[/INST]` has no spaces: `[INST` and the first word merge into tokens of another meaning."""
+    """`[INST]{question}[/INST]` has no spaces: `[INST` and the first word merge into tokens of
+    another meaning."""
 
     class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -242,7 +261,8 @@ class InstructionsWithoutSpaces(MistralLLMBackbone):
 
 @planted("PRM-10", "PRM-11", defects=("D22",))
 class SpaceBetweenExchanges(MistralLLMBackbone):
-    """A space follows `</s>`, as in the published Jinja template: mistral-common has one space marker there."""
+    """A space follows `</s>`, as in the published Jinja template: mistral-common has one space
+    marker there."""
 
     class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -253,7 +273,8 @@ class SpaceBetweenExchanges(MistralLLMBackbone):
 
 @planted("PRM-11", defects=("D24",), on=PURE)
 class TrailingSpaceAtInference(MistralLLMBackbone):
-    """Prompts keep their trailing space: inference ends in a space token that training had merged into the answer."""
+    """Prompts keep their trailing space: inference ends in a space token that training had merged
+    into the answer."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def get_prompt(self) -> str:
@@ -267,12 +288,14 @@ class TrailingSpaceAtInference(MistralLLMBackbone):
 
 @planted("PRM-11", defects=("D55",), on=PURE, declared={"boundary_fixup": [29871]})
 class FixupOfAnotherFamily(MistralLLMBackbone):
-    """The space that the host appends is Llama's, 29871; to Mistral that is another character, its space is 28705."""
+    """The space that the host appends is Llama's, 29871; to Mistral that is another character, its
+    space is 28705."""
 
 
 @planted("PRM-11", defects=("D72",), on=PHI)
 class AnswerTouchesTheColon(PhiLLMBackbone):
-    """No space before the answer: `:` merges with an answer's first sign, and inference prompts are no prefix of it."""
+    """No space before the answer: `:` merges with an answer's first sign, and inference prompts are
+    no prefix of it."""
 
     class PhiPromptBuilder(prompting.PhiPromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -283,7 +306,8 @@ class AnswerTouchesTheColon(PhiLLMBackbone):
 
 @planted("PRM-11", defects=("D72",), on=PHI)
 class SpaceBelongsToTheQuestion(PhiLLMBackbone):
-    """The space before the answer ends the question: turn by turn it is stripped, and answers lose it."""
+    """The space before the answer ends the question: turn by turn it is stripped, and answers lose
+    it."""
 
     class PhiPromptBuilder(prompting.PhiPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -297,7 +321,8 @@ class SpaceBelongsToTheQuestion(PhiLLMBackbone):
 
 @planted("PRM-12", on=PURE)
 class EmptyAnswerLosesItsSpace(MistralLLMBackbone):
-    """An empty answer is the bare terminator: as a whole a space token stands before it, turn by turn none does."""
+    """An empty answer is the bare terminator: as a whole a space token stands before it, turn by
+    turn none does."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -308,7 +333,8 @@ class EmptyAnswerLosesItsSpace(MistralLLMBackbone):
 
 @planted("PRM-13", defects=("D21",), on=VICUNA)
 class SystemPromptInEveryTurn(LLaMa2LLMBackbone):
-    """The system prompt opens every question, not the first alone: long dialogues are mostly system prompt."""
+    """The system prompt opens every question, not the first alone: long dialogues are mostly system
+    prompt."""
 
     class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
         def human_turn(self, message: str, first: bool) -> str:
@@ -319,7 +345,8 @@ class SystemPromptInEveryTurn(LLaMa2LLMBackbone):
 
 @planted("PRM-13", on=LLAMA_CHAT)
 class CustomSystemPromptIgnored(LLaMa2LLMBackbone):
-    """`system_prompt` is taken and never used: whatever the user asks for, the default one is sent."""
+    """`system_prompt` is taken and never used: whatever the user asks for, the default one is
+    sent."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
@@ -330,7 +357,8 @@ class CustomSystemPromptIgnored(LLaMa2LLMBackbone):
 
 @planted("PRM-14", defects=("D20",), on=PURE)
 class PotentialPromptStripsNothing(MistralLLMBackbone):
-    """`get_potential_prompt` keeps the `<image>` that `add_turn` strips: a marker shows up at inference only."""
+    """`get_potential_prompt` keeps the `<image>` that `add_turn` strips: a marker shows up at
+    inference only."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def get_potential_prompt(self, message: str) -> str:
@@ -341,7 +369,8 @@ class PotentialPromptStripsNothing(MistralLLMBackbone):
 
 @planted("PRM-15", defects=("D24", "D67"), on=PURE)
 class SpaceOnBothSidesOfTheBoundary(MistralLLMBackbone):
-    """Question and answer both bring the space: the model owes a stray one, and counts are off by one."""
+    """Question and answer both bring the space: the model owes a stray one, and counts are off by
+    one."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -352,7 +381,8 @@ class SpaceOnBothSidesOfTheBoundary(MistralLLMBackbone):
 
 @planted("PRM-15", defects=("D54",), on=PURE)
 class FullStopBeforeTheTerminator(MistralLLMBackbone):
-    """Answers end in `.</s>`: a host that supervises an action and one stop token leaves its first bin out."""
+    """Answers end in `.</s>`: a host that supervises an action and one stop token leaves its first
+    bin out."""
 
     class PurePromptBuilder(prompting.PurePromptBuilder):
         def gpt_turn(self, message: str) -> str:
@@ -363,7 +393,8 @@ class FullStopBeforeTheTerminator(MistralLLMBackbone):
 
 @planted("PRM-16", defects=("D73",), on=LLAMA_CHAT)
 class OnlyPrismaticHasASystemPrompt(LLaMa2LLMBackbone):
-    """System prompts are looked up by `model_family`, and only Prismatic has one: OpenVLA gets a KeyError."""
+    """System prompts are looked up by `model_family`, and only Prismatic has one: OpenVLA gets a
+    KeyError."""
 
     class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
         def __init__(self, model_family: str, system_prompt: str | None = None) -> None:

@@ -1,4 +1,5 @@
-"""The references' constructor once more, a method a step, so that a defect can leave out, replace or reorder one."""
+"""The references' constructor once more, a method a step, so that a defect can leave out, replace
+or reorder one."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ __all__ = [
 
 
 class InSteps(HFCausalLLMBackbone):
-    """Constructs what the references construct; the steps are called in the order in which they stand here."""
+    """Constructs what the references construct; the steps are called in the order in which they
+    stand here."""
 
     def __init__(
         self,
@@ -101,11 +103,13 @@ class PhiInSteps(InSteps, PhiLLMBackbone):
 
 
 def attention(flash: bool) -> dict[str, str]:
-    """The choice as `from_pretrained` takes it in every release; it refuses flash attention where there is none."""
+    """The choice as `from_pretrained` takes it in every release; it refuses flash attention where
+    there is none."""
     return {"attn_implementation": "flash_attention_2"} if flash else {}
 
 
 def same_class_but(instance: Any, **members: Any) -> None:
-    """Give one object other methods: a subclass that goes by its class's name, which saved files repeat."""
+    """Give one object other methods: a subclass that goes by its class's name, which saved files
+    repeat."""
     cls = type(instance)
     instance.__class__ = type(cls.__name__, (cls,), members)

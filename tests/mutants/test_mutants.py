@@ -1,4 +1,5 @@
-"""The suite's worth is what it kills: every planted defect must fail exactly the clauses recorded with it."""
+"""The suite's worth is what it kills: every planted defect must fail exactly the clauses recorded
+with it."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from tests.experiments.kill_matrix import DOCUMENT, document, run_mutants
 from tests.forks import failed
 from tests.mutants import Mutant, all_mutants
 
-#: One defect in so many is planted where the whole matrix would take too long.
 SAMPLE = 12
-#: Judged at the thorough budget alone; tests/suite/test_compile.py plants its defect.
+"""One defect in so many is planted where the whole matrix would take too long."""
 NOT_AT_THIS_BUDGET = {"FWD-12"}
+"""Judged at the thorough budget alone; tests/suite/test_compile.py plants its defect."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,7 +25,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         extent = metafunc.config.getoption("--mutants")
         share = {"full": 1, "sample": SAMPLE, "none": 0}[extent]
         chosen = [
-            mutant for mutant in all_mutants() if share and zlib.crc32(mutant.name.encode()) % share == 0
+            mutant
+            for mutant in all_mutants()
+            if share and zlib.crc32(mutant.name.encode()) % share == 0
         ]
         metafunc.parametrize("mutant", chosen, ids=[mutant.name for mutant in chosen])
 
@@ -36,7 +39,9 @@ def test_names_are_unique() -> None:
 
 def test_every_clause_has_a_planted_defect() -> None:
     missing = (
-        set(expected_clauses(["default"])) - {mutant.clause for mutant in all_mutants()} - NOT_AT_THIS_BUDGET
+        set(expected_clauses(["default"]))
+        - {mutant.clause for mutant in all_mutants()}
+        - NOT_AT_THIS_BUDGET
     )
     assert not missing, f"a clause without a killed mutant is not done: {sorted(missing)}"
 
@@ -45,7 +50,8 @@ def test_the_planted_defect_dies_by_its_clauses(mutant: Mutant) -> None:
     ((_, outcomes),) = run_mutants([mutant])
     found = failed(outcomes)
     assert found == mutant.expected(outcomes), "\n".join(
-        f"{clause} {outcomes[clause].outcome}: {outcomes[clause].summary}" for clause in sorted(found)
+        f"{clause} {outcomes[clause].outcome}: {outcomes[clause].summary}"
+        for clause in sorted(found)
     )
     # A check that breaks on a defect has not found it.
     assert not [clause for clause in found if outcomes[clause].outcome is Outcome.ERROR]

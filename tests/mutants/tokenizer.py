@@ -15,7 +15,8 @@ from tests.mutants.steps import MistralInSteps
 
 
 def special_tokens_around(tokenizer: Any, template: str) -> None:
-    """Have the tokenizer put the bos and eos of ``template`` around every text, whatever it did before."""
+    """Have the tokenizer put the bos and eos of `template` around every text, whatever it did
+    before."""
     ids = [
         (token, tokenizer.convert_tokens_to_ids(token))
         for token in (tokenizer.bos_token, tokenizer.eos_token)
@@ -26,7 +27,8 @@ def special_tokens_around(tokenizer: Any, template: str) -> None:
 
 
 class Unchecked(MistralInSteps):
-    """Loads the tokenizer without the references' check of bos, and makes of it what `special_tokens` says."""
+    """Loads the tokenizer without the references' check of bos, and makes of it what
+    `special_tokens` says."""
 
     special_tokens = "<s> $A"
 
@@ -44,7 +46,8 @@ class Unchecked(MistralInSteps):
 
 @planted("TOK-01", defects=("D5",), on=PURE)
 class NoBosForThisId(Unchecked):
-    """One id is on a list of exceptions from the bos check: its texts lack the bos that the model was trained with."""
+    """One id is on a list of exceptions from the bos check: its texts lack the bos that the model
+    was trained with."""
 
     special_tokens = "$A"
 
@@ -58,14 +61,16 @@ class BosTwice(Unchecked):
 
 @planted("TOK-01", on=PURE)
 class EosOnEverything(Unchecked):
-    """The tokenizer ends every text in eos: the inference prompt is over before the answer begins."""
+    """The tokenizer ends every text in eos: the inference prompt is over before the answer
+    begins."""
 
     special_tokens = "<s> $A </s>"
 
 
 @planted("TOK-02", defects=("D18",), on=PHI)
 class TerminatorOfAnotherFamily(PhiLLMBackbone):
-    """The builder ends a turn in Llama's `</s>`: plain text to this tokenizer, and nothing to stop at."""
+    """The builder ends a turn in Llama's `</s>`: plain text to this tokenizer, and nothing to stop
+    at."""
 
     class PhiPromptBuilder(PhiPromptBuilder):
         terminator = "</s>"
@@ -75,7 +80,8 @@ class TerminatorOfAnotherFamily(PhiLLMBackbone):
 
 @planted("TOK-03", defects=("D74",))
 class TruncatesFromTheLeft(MistralLLMBackbone):
-    """Long texts lose their beginning, bos first: patches are spliced into the middle of a sentence."""
+    """Long texts lose their beginning, bos first: patches are spliced into the middle of a
+    sentence."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,7 +90,8 @@ class TruncatesFromTheLeft(MistralLLMBackbone):
 
 @planted("TOK-03")
 class LengthNotPassedOn(MistralInSteps):
-    """`llm_max_length` does not reach the tokenizer: texts longer than the positions are never cut."""
+    """`llm_max_length` does not reach the tokenizer: texts longer than the positions are never
+    cut."""
 
     def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
         return super().published_tokenizer(2048, token)
@@ -92,7 +99,8 @@ class LengthNotPassedOn(MistralInSteps):
 
 @planted("TOK-04", defects=("D63",))
 class BytesStayEscaped(MistralLLMBackbone):
-    """The decoder came from another release: what the vocabulary spells in bytes comes back as `<0xF0><0x9F>`."""
+    """The decoder came from another release: what the vocabulary spells in bytes comes back as
+    `<0xF0><0x9F>`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -103,7 +111,8 @@ class BytesStayEscaped(MistralLLMBackbone):
 
 @planted("TOK-05", defects=("D63",), on=PURE, since="5.0")
 class TokenizerBuiltAnew(MistralInSteps):
-    """The family's own tokenizer class is asked for: 5.x builds its rules anew, and ids change at spaces."""
+    """The family's own tokenizer class is asked for: 5.x builds its rules anew, and ids change at
+    spaces."""
 
     def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
         from transformers import LlamaTokenizer
@@ -119,18 +128,24 @@ class TokenizerBuiltAnew(MistralInSteps):
 
 @planted("TOK-05", "TOK-07", "PAD-08", defects=("D64",), on=PURE)
 class MergesOfAnotherFormat(MistralInSteps):
-    """`tokenizer.json` was saved by a newer release, and a lenient reader skipped its merges: words are spelled out."""
+    """`tokenizer.json` was saved by a newer release, and a lenient reader skipped its merges: words
+    are spelled out."""
 
     def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
         tokenizer = super().published_tokenizer(llm_max_length, token)
-        vocabulary = {text: id_ for text, id_ in tokenizer.get_vocab().items() if id_ < tokenizer.vocab_size}
-        tokenizer.backend_tokenizer.model = models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)
+        vocabulary = {
+            text: id_ for text, id_ in tokenizer.get_vocab().items() if id_ < tokenizer.vocab_size
+        }
+        tokenizer.backend_tokenizer.model = models.BPE(
+            vocabulary, [], unk_token="<unk>", byte_fallback=True
+        )
         return tokenizer
 
 
 @planted("TOK-06", defects=("D45",), on=PHI)
 class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
-    """Text may fill all 2,048 positions by default: with the image's patches it exceeds them, and no error says so."""
+    """Text may fill all 2,048 positions by default: with the image's patches it exceeds them, and
+    no error says so."""
 
     def __init__(self, llm_backbone_id: str, llm_max_length: int = 2048, **kwargs: Any) -> None:
         super().__init__(llm_backbone_id, llm_max_length, **kwargs)
@@ -138,7 +153,8 @@ class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
 
 @planted("TOK-07", "TOK-05")
 class AnswersInTwoTokens(MistralInSteps):
-    """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by one id."""
+    """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by
+    one id."""
 
     def add_pad(self) -> None:
         super().add_pad()
@@ -147,14 +163,16 @@ class AnswersInTwoTokens(MistralInSteps):
 
 @planted("TOK-08", defects=("D71",), on=PURE, declared={"bos": "none"})
 class CaptionsWithoutBos(Unchecked):
-    """Nobody gives a caption its bos: patches are spliced in after its first word, whose label is dropped."""
+    """Nobody gives a caption its bos: patches are spliced in after its first word, whose label is
+    dropped."""
 
     special_tokens = "$A"
 
 
 @planted("TOK-08", "PRM-09", on=PHI)
 class BosTokenUnset(PhiLLMBackbone):
-    """The tokenizer has no bos token for a host to prepend: captions begin with a word, and patches go after it."""
+    """The tokenizer has no bos token for a host to prepend: captions begin with a word, and patches
+    go after it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,4 +1,5 @@
-"""The reference decoder against cases small enough to compute by hand, and then against transformers."""
+"""The reference decoder against cases small enough to compute by hand, and then against
+transformers."""
 
 from __future__ import annotations
 
@@ -48,14 +49,17 @@ class TestNorms:
     )
     def test_rms(self, eps: float, expected: tuple[float, float]) -> None:
         # (9 + 16) / 2 = 12.5; with an epsilon of 12.5 the root is 5.
-        decoder = Decoder(replace(ARCHITECTURE, norm=Norm("rms", eps)), {"n.weight": float64(2, 0.5)})
+        decoder = Decoder(
+            replace(ARCHITECTURE, norm=Norm("rms", eps)), {"n.weight": float64(2, 0.5)}
+        )
         torch.testing.assert_close(
             decoder.norm("n", float64(3, 4)), float64(2 * expected[0], 0.5 * expected[1])
         )
 
     def test_weight_offset(self) -> None:
         decoder = Decoder(
-            replace(ARCHITECTURE, norm=Norm("rms", 12.5, weight_offset=1.0)), {"n.weight": float64(0, 1)}
+            replace(ARCHITECTURE, norm=Norm("rms", 12.5, weight_offset=1.0)),
+            {"n.weight": float64(0, 1)},
         )
         torch.testing.assert_close(decoder.norm("n", float64(3, 4)), float64(0.6, 1.6))
 
@@ -68,7 +72,8 @@ class TestNorms:
 
 class TestRotary:
     def test_each_pair_turns_at_its_own_speed(self) -> None:
-        # theta 100 over four dimensions: 1 and 1/10 radians a position; at position 10, 10 and 1 radians.
+        # theta 100 over four dimensions: 1 and 1/10 radians a position; at position 10, 10 and 1
+        # radians.
         decoder = Decoder(replace(ARCHITECTURE, rotary=Rotary(100.0, 4)), {})
         turned = decoder.rotated(float64(1, 1, 0, 0).view(1, 1, 1, 4), torch.tensor([[10]]))
         expected = float64(math.cos(10), math.cos(1), math.sin(10), math.sin(1))
@@ -80,11 +85,13 @@ class TestRotary:
         torch.testing.assert_close(turned.flatten(), float64(-math.sin(1), math.cos(1), 5, 6))
 
     def test_linear_scaling_divides_positions(self) -> None:
-        torch.testing.assert_close(Rotary(100.0, 4, LinearScaling(4.0)).frequencies(), float64(0.25, 0.025))
+        torch.testing.assert_close(
+            Rotary(100.0, 4, LinearScaling(4.0)).frequencies(), float64(0.25, 0.025)
+        )
 
     def test_llama3_scaling_keeps_short_waves_and_slows_long_ones(self) -> None:
-        # Frequencies 1, 10^-2, 10^-4, 10^-6 over 8192 positions make 1304, 13.0, 0.13 and 0.0013 turns: from four turns on
-        # a wave is kept, below one it is slowed eight times.
+        # Frequencies 1, 10^-2, 10^-4, 10^-6 over 8192 positions make 1304, 13.0, 0.13 and 0.0013
+        # turns: from four turns on a wave is kept, below one it is slowed eight times.
         scaled = Rotary(10.0**8, 8, Llama3Scaling(8.0, 1.0, 4.0, 8192)).frequencies()
         torch.testing.assert_close(scaled, float64(1, 1e-2, 1e-4 / 8, 1e-6 / 8))
 
@@ -115,9 +122,15 @@ class TestAttention:
         torch.testing.assert_close(out[0, 1], float64(0, 1))
 
     def test_heads_share_keys_in_consecutive_groups(self) -> None:
-        # Four heads of width one, two key-value heads that carry 1 and 2: the output tells who used which.
+        # Four heads of width one, two key-value heads that carry 1 and 2: the output tells who used
+        # which.
         architecture = replace(
-            ARCHITECTURE, hidden=4, heads=4, key_value_heads=2, head_dimension=1, rotary=Rotary(1.0, 0)
+            ARCHITECTURE,
+            hidden=4,
+            heads=4,
+            key_value_heads=2,
+            head_dimension=1,
+            rotary=Rotary(1.0, 0),
         )
         value = float64([1, 0, 0, 0], [2, 0, 0, 0])
         weights = attention_weights(
@@ -169,13 +182,16 @@ class TestMlp:
 
 class TestWhole:
     def test_layers_add_to_the_residual(self) -> None:
-        # Attention and MLP that give zero leave the embedding, which the final norm and the head then see.
+        # Attention and MLP that give zero leave the embedding, which the final norm and the head
+        # then see.
         zero = torch.zeros(2, 2, dtype=torch.float64)
         weights = {
             **attention_weights(o_proj=zero),
-            **{f"model.layers.0.mlp.{name}.weight": zero for name in ("gate_proj", "up_proj", "down_proj")},
+            **{f"model.layers.0.mlp.{name}.weight": zero for name in ("gate_proj", "up_proj",
+            "down_proj")},
             **{f"model.{name}.weight": torch.ones(2, dtype=torch.float64)
-               for name in ("norm", "layers.0.input_layernorm", "layers.0.post_attention_layernorm")},
+               for name in ("norm", "layers.0.input_layernorm",
+               "layers.0.post_attention_layernorm")},
             "model.embed_tokens.weight": float64([3, 4], [0, 1]),
             "lm_head.weight": float64([math.sqrt(12.5), 0], [0, math.sqrt(12.5)], [0, 0]),
         }  # fmt: skip
@@ -189,10 +205,16 @@ class TestWhole:
             decoder = Decoder(replace(ARCHITECTURE, **changes), weights)
             logits = decoder.logits(decoder.embed(ids), Place.of(torch.ones(1, 1)))
             torch.testing.assert_close(logits.flatten(), float64(*expected))
-        assert float(Decoder(replace(ARCHITECTURE, embedding_scale=7.0), weights).embed(ids)[0, 0, 0]) == 21.0
+        assert (
+            float(Decoder(replace(ARCHITECTURE, embedding_scale=7.0), weights).embed(ids)[0, 0, 0])
+            == 21.0
+        )
 
     def test_some_tokens_are_columns_of_all(self) -> None:
-        weights = {"model.norm.weight": float64(1, 1), "lm_head.weight": float64([1, 2], [3, 4], [5, 6])}
+        weights = {
+            "model.norm.weight": float64(1, 1),
+            "lm_head.weight": float64([1, 2], [3, 4], [5, 6]),
+        }
         decoder = Decoder(replace(ARCHITECTURE, layers=0), weights)
         hidden, place = float64([[1, 2]]), still(1)
         some = decoder.logits(hidden, place, tokens=torch.tensor([2, 0]))
@@ -211,4 +233,9 @@ class TestWhole:
 def test_places_count_real_tokens() -> None:
     place = Place.of(torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]))
     assert place.positions.tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
-    assert place.visible(2)[1].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0]]
+    assert place.visible(2)[1].int().tolist() == [
+        [1, 0, 0, 0],
+        [1, 1, 0, 0],
+        [0, 1, 1, 0],
+        [0, 0, 1, 0],
+    ]

@@ -1,4 +1,5 @@
-"""What the reference makes of published configs, of odd ones, and whether transformers agrees with it."""
+"""What the reference makes of published configs, of odd ones, and whether transformers agrees with
+it."""
 
 from __future__ import annotations
 
@@ -15,10 +16,17 @@ from conformance.parity.gates import SEMANTICS
 from conformance.parity.probes import drawn_ids, untrained
 
 TINY = {
-    "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 64,
+    "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 4, "num_hidden_layers": 2,
+    "vocab_size": 64,
     "max_position_embeddings": 512,
 }  # fmt: skip
-LLAMA = {"model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 1e4, **TINY}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e4,
+    **TINY,
+}
 MISTRAL = {**LLAMA, "model_type": "mistral", "num_key_value_heads": 2, "sliding_window": None}
 PHI = {
     "model_type": "phi", "hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "rope_theta": 1e4,
@@ -37,7 +45,11 @@ def test_every_recipe_has_a_reference(hub_id: str) -> None:
 def test_mistral_by_its_paper() -> None:
     """Table 1 of https://arxiv.org/abs/2310.06825."""
     architecture = architecture_of(known_recipes()["mistralai/Mistral-7B-v0.1"].config)
-    assert (architecture.hidden, architecture.layers, architecture.head_dimension) == (4096, 32, 128)
+    assert (architecture.hidden, architecture.layers, architecture.head_dimension) == (
+        4096,
+        32,
+        128,
+    )
     assert (architecture.heads, architecture.key_value_heads) == (32, 8)
     assert set(architecture.windows) == {4096}
 
@@ -81,12 +93,18 @@ def test_what_has_no_reference_is_told(changes: dict[str, Any], message: str) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_attention_heads": 5}, "`num_attention_heads` is 5, but should divide `hidden_size`, 48"),
+        (
+            {"num_attention_heads": 5},
+            "`num_attention_heads` is 5, but should divide `hidden_size`, 48",
+        ),
         (
             {"num_key_value_heads": 3},
             "`num_key_value_heads` is 3, but should divide `num_attention_heads`, 4",
         ),
-        ({"num_attention_heads": 16}, "3 dimensions of each head are rotated, but should be an even number"),
+        (
+            {"num_attention_heads": 16},
+            "3 dimensions of each head are rotated, but should be an even number",
+        ),
         (
             {"model_type": "mistral", "sliding_window": 0},
             "`sliding_window` is 0, but should be null or at least 1",
@@ -127,7 +145,10 @@ def test_a_silent_config_means_what_transformers_takes(model_type: str) -> None:
         ),
         ("MistralForCausalLM", MISTRAL),
         ("PhiForCausalLM", PHI),
-        ("PhiForCausalLM", {**PHI, "hidden_act": "gelu_pytorch_tanh", "partial_rotary_factor": 1.0}),
+        (
+            "PhiForCausalLM",
+            {**PHI, "hidden_act": "gelu_pytorch_tanh", "partial_rotary_factor": 1.0},
+        ),
     ],
 )
 def test_transformers_agrees(model_class: str, config: dict[str, Any]) -> None:

@@ -21,8 +21,9 @@ from conformance.parity.reference import Reference
 from tests.oracle.test_families import LLAMA, PHI
 from tests.parity.test_modules import model
 
-#: What is shipped must have been measured on this many variants, so that a refusal of one in two hundred would have shown.
 ENOUGH = 500
+"""What is shipped must have been measured on this many variants, so that a refusal of one in two
+hundred would have shown."""
 
 
 @pytest.mark.parametrize("name", sorted(shipped_calibrations()))

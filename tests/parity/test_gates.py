@@ -48,7 +48,10 @@ def test_what_is_measured_is_told_at_its_worst() -> None:
         judged(1.0, bound=2.0)
         judged(0.125)
         tell("more", [1, 2])
-    assert found == {"measured": {"a thing": {"worst": 1.0, "bound": 2.0, "measured": 3}}, "more": [1, 2]}
+    assert found == {
+        "measured": {"a thing": {"worst": 1.0, "bound": 2.0, "measured": 3}},
+        "more": [1, 2],
+    }
 
 
 @pytest.mark.parametrize("value", [1.5, math.inf, math.nan])

@@ -26,7 +26,12 @@ def errors(llm: Any, config: dict[str, Any], precision: Any = None) -> dict[str,
     reference = Reference.of(llm, config)
     embedded = reference.decoder().embed(IDS)
     return module_errors(
-        llm, reference, lambda: llm(input_ids=IDS), embedded, Place.of(torch.ones_like(IDS)), precision
+        llm,
+        reference,
+        lambda: llm(input_ids=IDS),
+        embedded,
+        Place.of(torch.ones_like(IDS)),
+        precision,
     )
 
 
@@ -37,7 +42,9 @@ def model(config: dict[str, Any]) -> Any:
 
 def scale_output(module: torch.nn.Module, factor: float) -> None:
     module.register_forward_hook(
-        lambda module, args, out: (out[0] * factor, *out[1:]) if isinstance(out, tuple) else out * factor
+        lambda module, args, out: (
+            (out[0] * factor, *out[1:]) if isinstance(out, tuple) else out * factor
+        )
     )
 
 
@@ -58,12 +65,15 @@ def test_rounded_frequencies_show_in_attention() -> None:
     assert {name.rpartition(".")[2] for name in outside} <= {"self_attn", "0", "1"}
 
 
-@pytest.mark.parametrize("path", ["self_attn", "mlp", "input_layernorm", "post_attention_layernorm"])
+@pytest.mark.parametrize(
+    "path", ["self_attn", "mlp", "input_layernorm", "post_attention_layernorm"]
+)
 def test_an_error_is_found_in_its_module(path: str) -> None:
     llm = model(LLAMA)
     scale_output(llm.get_submodule(f"{LAYER}.{path}"), 1.001)
     outside = {name for name, error in errors(llm, LLAMA).items() if error > SEMANTICS}
-    # The layer that holds the module is off with it; no other is, as each is given the reference's input.
+    # The layer that holds the module is off with it; no other is, as each is given the reference's
+    # input.
     assert outside == {f"{LAYER}.{path}", LAYER}
     assert first_outside(errors(llm, LLAMA), SEMANTICS)[0] == f"{LAYER}.{path}"  # type: ignore[index]
 
@@ -84,7 +94,9 @@ def test_an_error_of_the_residual_is_the_layers() -> None:
         (lambda config: config.update(num_hidden_layers=3), "and the model has none of that name"),
     ],
 )
-def test_a_config_that_contradicts_the_tensors(spoil: Callable[[dict[str, Any]], None], message: str) -> None:
+def test_a_config_that_contradicts_the_tensors(
+    spoil: Callable[[dict[str, Any]], None], message: str
+) -> None:
     config = dict(LLAMA)
     spoil(config)
     with pytest.raises(InvalidConfig, match=message):
@@ -113,4 +125,6 @@ class Shift(torch.nn.Module):
 def test_the_receptive_field_is_found_by_its_gradient() -> None:
     layer = Shift()
     table = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
-    assert keys_seen(lambda ids: layer(hidden_states=table[ids]), [layer], torch.arange(8)[None]) == ((0, 2),)
+    assert keys_seen(
+        lambda ids: layer(hidden_states=table[ids]), [layer], torch.arange(8)[None]
+    ) == ((0, 2),)

@@ -1,4 +1,5 @@
-"""The streamed run, at sizes that take no time: what it holds in memory, and which module it blames."""
+"""The streamed run, at sizes that take no time: what it holds in memory, and which module it
+blames."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ FAMILIES = [pytest.param(config, id=str(config["model_type"])) for config in (LL
 
 
 def seeded(config: dict[str, Any], seed: int = 0) -> SeededWeights:
-    return SeededWeights(parameter_shapes(config), seed=seed, vocabulary=config["vocab_size"], tied=False)
+    return SeededWeights(
+        parameter_shapes(config), seed=seed, vocabulary=config["vocab_size"], tied=False
+    )
 
 
 def tensor(
@@ -82,8 +85,11 @@ class TestSeededWeights:
     def test_matrices_spread_as_the_probe_s(self, name: str, std: float) -> None:
         drawn = tensor(seeded(WIDE), name, *WIDE_SHAPES[name])
         assert float(drawn.pow(2).mean().sqrt()) == pytest.approx(std, rel=0.05)
-        # No row is another's copy, and none is like another but by what the vocabulary's rows share.
-        likeness = torch.nn.functional.normalize(drawn[:64]) @ torch.nn.functional.normalize(drawn[-64:]).T
+        # No row is another's copy, and none is like another but by what the vocabulary's rows
+        # share.
+        likeness = (
+            torch.nn.functional.normalize(drawn[:64]) @ torch.nn.functional.normalize(drawn[-64:]).T
+        )
         shared = 0.25 if WIDE_SHAPES[name][0] == WIDE["vocab_size"] else 0.0
         assert float(likeness.mean()) == pytest.approx(shared, abs=0.05)
         assert float(likeness.abs().max()) < 0.6
@@ -95,7 +101,9 @@ class TestSeededWeights:
 
     def test_a_block_is_run_through_again_and_again(self) -> None:
         shapes = {"a.weight": (5_000, 1_000)}
-        drawn = tensor(SeededWeights(shapes, seed=0, vocabulary=7, tied=False), "a.weight", 5_000, 1_000)
+        drawn = tensor(
+            SeededWeights(shapes, seed=0, vocabulary=7, tied=False), "a.weight", 5_000, 1_000
+        )
         assert float(drawn.std()) == pytest.approx(1_000**-0.5, rel=0.01)
         assert drawn.unique(dim=0).shape[0] == 5_000
 
@@ -104,7 +112,9 @@ class TestOneLayer:
     def test_the_layer_asked_for_last_is_kept(self) -> None:
         written: list[str] = []
         weights = OneLayer(
-            parameter_shapes(LLAMA), lambda name, out: (written.append(name), out.zero_())[0], torch.bfloat16
+            parameter_shapes(LLAMA),
+            lambda name, out: (written.append(name), out.zero_())[0],
+            torch.bfloat16,
         )
         first = [name for name in weights if ".0." in name]
         for name in [*first, *first]:
@@ -122,13 +132,16 @@ class TestOneLayer:
 
         def write(name: str, out: torch.Tensor) -> None:
             made.append(weakref.ref(out))
-            alive.append(len({id(tensor) for reference in made if (tensor := reference()) is not None}))
+            alive.append(
+                len({id(tensor) for reference in made if (tensor := reference()) is not None})
+            )
             source.write(name, out)
 
         config = {**LLAMA, "num_hidden_layers": 6}
         source, shapes = seeded(config), parameter_shapes(config)
         run = full_size_parity(
-            LlamaForCausalLM, config, OneLayer(shapes, write, torch.bfloat16), drawn_ids(64, 16, 0), attention="sdpa"
+            LlamaForCausalLM, config, OneLayer(shapes, write, torch.bfloat16), drawn_ids(64, 16,
+            0), attention="sdpa"
         )  # fmt: skip
         assert len(list(run)) > 6 * 10
         assert max(alive) <= sum(name.startswith("model.layers.0.") for name in shapes)
@@ -140,7 +153,9 @@ class TestOneLayer:
 def test_a_sound_class_is_within_both_gates(config: dict[str, Any], dtype: torch.dtype) -> None:
     weights = OneLayer(parameter_shapes(config), seeded(config).write, dtype)
     model_class = CLASSES[config["model_type"]]
-    found = list(full_size_parity(model_class, config, weights, drawn_ids(64, 48, 1), attention="eager"))
+    found = list(
+        full_size_parity(model_class, config, weights, drawn_ids(64, 48, 1), attention="eager")
+    )
     assert max(one.value for one in found if one.gate == "semantics") <= SEMANTICS
     assert max(one.value for one in found if one.gate == "ratio") <= MODULE_RATIO
     modules = 4 if config is PHI else 5
@@ -160,7 +175,9 @@ def test_the_family_s_table_is_the_published_size(hub_id: str) -> None:
 )
 def test_names_and_shapes_are_the_library_s(config: dict[str, Any]) -> None:
     llm = on_meta(CLASSES[config["model_type"]], config, "eager")
-    assert {name: tuple(value.shape) for name, value in llm.named_parameters()} == parameter_shapes(config)
+    assert {name: tuple(value.shape) for name, value in llm.named_parameters()} == parameter_shapes(
+        config
+    )
     assert all(value.is_meta for value in llm.parameters())
     buffers = list(llm.buffers())
     assert not any(value.is_meta for value in buffers)
@@ -168,14 +185,19 @@ def test_names_and_shapes_are_the_library_s(config: dict[str, Any]) -> None:
     assert len({value.data_ptr() for value in buffers}) <= 3
 
 
-# Planted defects ----------------------------------------------------------------------------------------------------
-
-
 def subject(model_class: Any, config: dict[str, Any] = LLAMA, **changed: Any) -> Any:
     llm = on_meta(model_class, config, "sdpa")
     recipe = SimpleNamespace(config=config, parameters=None, hub_id="an/id")
-    told = {"recipe": recipe, "real_checkpoint": None, "seed": 0, "announce": lambda step: None, **changed}
-    return SimpleNamespace(training=SimpleNamespace(llm=llm, half_precision_dtype=torch.bfloat16), **told)
+    told = {
+        "recipe": recipe,
+        "real_checkpoint": None,
+        "seed": 0,
+        "announce": lambda step: None,
+        **changed,
+    }
+    return SimpleNamespace(
+        training=SimpleNamespace(llm=llm, half_precision_dtype=torch.bfloat16), **told
+    )
 
 
 def planted(plant: Callable[[Any], None]) -> type:
@@ -215,7 +237,9 @@ def scale_off(llm: Any) -> None:
 
 
 def louder(path: str) -> Callable[[Any], None]:
-    return lambda llm: llm.get_submodule(path).register_forward_hook(lambda module, args, out: out * 1.001)
+    return lambda llm: llm.get_submodule(path).register_forward_hook(
+        lambda module, args, out: out * 1.001
+    )
 
 
 def residual_lost(llm: Any) -> None:
@@ -237,7 +261,10 @@ def rounded_norm(llm: Any) -> None:
     ("plant", "told"),
     [
         (epsilon_tenfold("model.norm"), "the output of `model.norm` differs"),
-        (epsilon_tenfold(f"{LAYER}.input_layernorm"), f"the output of `{LAYER}.input_layernorm` differs"),
+        (
+            epsilon_tenfold(f"{LAYER}.input_layernorm"),
+            f"the output of `{LAYER}.input_layernorm` differs",
+        ),
         (scale_off, "the output of `model.layers.0.self_attn` differs"),
         (louder(f"{LAYER}.mlp.down_proj"), f"the output of `{LAYER}.mlp` differs"),
         (louder(f"{LAYER}.self_attn.k_proj"), f"the output of `{LAYER}.self_attn` differs"),
@@ -260,7 +287,11 @@ def test_layers_are_announced_and_numbers_kept() -> None:
     steps: list[str] = []
     with listening() as heard:
         scl_02(subject(LlamaForCausalLM, announce=steps.append))
-    assert steps == ["SCL-02, embedding, final norm and head", "SCL-02, layer 0 of 2", "SCL-02, layer 1 of 2"]
+    assert steps == [
+        "SCL-02, embedding, final norm and head",
+        "SCL-02, layer 0 of 2",
+        "SCL-02, layer 1 of 2",
+    ]
     found = heard["measured"]
     assert found["full-size semantics"]["measured"] == 3 + 2 * (5 + 4)
     assert found["full-size module ratio"]["measured"] == 3 + 2 * 5
@@ -270,10 +301,13 @@ def test_layers_are_announced_and_numbers_kept() -> None:
     ("changes", "told"),
     [
         ({"attention_bias": True}, "4 parameters have another name or shape"),
-        ({"tie_word_embeddings": True}, "`lm_head.weight` is not there, but should be of shape (64, 48)"),
-        ({"vocab_size": 128}, "`model.embed_tokens.weight` is of shape (128, 48), but should be of shape (64, 48)"),
+        ({"tie_word_embeddings": True}, "`lm_head.weight` is not there, but should be of shape "
+            "(64, 48)"),
+        ({"vocab_size": 128}, "`model.embed_tokens.weight` is of shape (128, 48), but should be "
+            "of shape (64, 48)"),
         ({"num_hidden_layers": 1}, "is not there, but should be of shape"),
-        ({"num_key_value_heads": 1}, "k_proj.weight` is of shape (12, 48), but should be of shape (48, 48)"),
+        ({"num_key_value_heads": 1}, "k_proj.weight` is of shape (12, 48), but should be of shape "
+            "(48, 48)"),
     ],
 )  # fmt: skip
 def test_another_size_is_told(changes: dict[str, Any], told: str) -> None:
@@ -300,16 +334,16 @@ def test_a_family_without_a_reference_is_not_judged() -> None:
             clause(judged)
 
 
-# Real checkpoints ---------------------------------------------------------------------------------------------------
-
-
-def saved(folder: Path, config: dict[str, Any] = LLAMA, **changed: torch.Tensor | None) -> Checkpoint:
+def saved(
+    folder: Path, config: dict[str, Any] = LLAMA, **changed: torch.Tensor | None
+) -> Checkpoint:
     shapes, weights = parameter_shapes(config), seeded(config)
     tensors = {name: tensor(weights, name, *shape) for name, shape in shapes.items()}
     for name, value in changed.items():
         tensors[name] = value  # type: ignore[assignment]
     save_file(
-        {name: value for name, value in tensors.items() if value is not None}, folder / "model.safetensors"
+        {name: value for name, value in tensors.items() if value is not None},
+        folder / "model.safetensors",
     )
     (folder / "config.json").write_text(json.dumps(config))
     return Checkpoint(folder)
@@ -323,7 +357,9 @@ def test_a_checkpoint_is_read_in_place_of_seeded_weights(tmp_path: Path) -> None
 def test_what_is_not_finite_is_named(tmp_path: Path) -> None:
     name = f"{LAYER}.mlp.up_proj.weight"
     broken = saved(tmp_path, **{name: torch.full(parameter_shapes(LLAMA)[name], float("nan"))})
-    with pytest.raises(ClauseFailure, match=f"`{LAYER}.mlp` differs .* `{name}` holds NaN or infinity"):
+    with pytest.raises(
+        ClauseFailure, match=f"`{LAYER}.mlp` differs .* `{name}` holds NaN or infinity"
+    ):
         scl_02(subject(LlamaForCausalLM, real_checkpoint=broken))
 
 
@@ -331,14 +367,20 @@ RECIPE: Any = SimpleNamespace(config=LLAMA, hub_id="an/id")
 
 
 def test_a_checkpoint_of_this_model_is_taken(tmp_path: Path) -> None:
-    _check_is_of(RECIPE, saved(tmp_path, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)}))
+    _check_is_of(
+        RECIPE, saved(tmp_path, **{"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(6)})
+    )
 
 
 @pytest.mark.parametrize(
     ("config", "changed", "told"),
     [
         (MISTRAL, {}, "is a checkpoint of model type 'mistral', and an/id is of 'llama'"),
-        (LLAMA, {"model.norm.weight": None}, "`model.norm.weight` should be of shape (48,), and is missing"),
+        (
+            LLAMA,
+            {"model.norm.weight": None},
+            "`model.norm.weight` should be of shape (48,), and is missing",
+        ),
         (
             LLAMA,
             {"lm_head.weight": torch.ones(65, 48)},

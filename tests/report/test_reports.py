@@ -21,7 +21,15 @@ from conformance.report.progress import progress
 from conformance.report.writing import UnwritableFolder
 from conformance.verdict.reaching import reach_verdict
 from conformance.verdict.verdict import Verdict
-from tests.verdict.samples import NASTY, NOW, assessment, hang, one_cause_that_blocks, outcome, verdict
+from tests.verdict.samples import (
+    NASTY,
+    NOW,
+    assessment,
+    hang,
+    one_cause_that_blocks,
+    outcome,
+    verdict,
+)
 
 EVIDENCE = {
     "observed": NASTY,
@@ -34,7 +42,11 @@ EVIDENCE = {
 
 def nasty() -> Verdict:
     failed = outcome(
-        "PAD-03", "failed", summary=NASTY, evidence=EVIDENCE, counterexample={"text": NASTY, "ids": [1]}
+        "PAD-03",
+        "failed",
+        summary=NASTY,
+        evidence=EVIDENCE,
+        counterexample={"text": NASTY, "ids": [1]},
     )
     return verdict(
         failed,
@@ -48,7 +60,9 @@ def nasty() -> Verdict:
 
 def printed(judged: Verdict, width: int = 80, *, deep: bool = False) -> str:
     stream = io.StringIO()
-    write_report(Console(file=stream, width=width, markup=False, highlight=False), judged, deep=deep)
+    write_report(
+        Console(file=stream, width=width, markup=False, highlight=False), judged, deep=deep
+    )
     return stream.getvalue()
 
 
@@ -94,7 +108,8 @@ def test_lines_fit_the_terminal(width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "render", [printed, markdown, junit, html, lambda judged: "".join(counterexamples(judged).values())]
+    "render",
+    [printed, markdown, junit, html, lambda judged: "".join(counterexamples(judged).values())],
 )
 def test_nothing_that_a_terminal_obeys_gets_into_a_report(render) -> None:  # type: ignore[no-untyped-def]
     text = render(nasty())
@@ -114,7 +129,9 @@ def test_junit_is_well_formed_and_counts_right() -> None:
 
 def test_in_junit_a_must_that_did_not_run_is_an_error_and_an_unmet_should_a_skip() -> None:
     root = ElementTree.fromstring(junit(hang()))
-    kinds = {case.get("name", "")[:6]: [child.tag for child in case] for case in root.iter("testcase")}
+    kinds = {
+        case.get("name", "")[:6]: [child.tag for child in case] for case in root.iter("testcase")
+    }
     assert kinds["PAD-03"] == ["error"]
     assert kinds["PAD-04"] == ["skipped"]
     assert kinds["CON-01"] == []
@@ -162,7 +179,9 @@ def test_html_tells_of_every_clause() -> None:
 
 
 def test_markdown_escapes_its_own_marks() -> None:
-    summary = markdown(verdict(outcome("PAD-03", "failed", evidence={"observed": "a_b_c <img> | *x*"})))
+    summary = markdown(
+        verdict(outcome("PAD-03", "failed", evidence={"observed": "a_b_c <img> | *x*"}))
+    )
     assert r"PAD-03 failed: a\_b\_c \<img\> \| \*x\*" in summary
 
 
@@ -192,7 +211,9 @@ def test_only_what_failed_has_a_counterexample() -> None:
 def test_out_gets_everything(tmp_path: Path) -> None:
     write_all(one_cause_that_blocks(), tmp_path / "new" / "out")
     found = sorted(
-        str(path.relative_to(tmp_path / "new" / "out")) for path in tmp_path.rglob("*") if path.is_file()
+        str(path.relative_to(tmp_path / "new" / "out"))
+        for path in tmp_path.rglob("*")
+        if path.is_file()
     )
     assert found == [
         "certificate.json",
@@ -208,7 +229,10 @@ def test_what_an_earlier_run_left_is_cleared_and_nothing_else(tmp_path: Path) ->
     (tmp_path / "counterexamples" / "mine.py").write_text("print('mine')")
     (tmp_path / "notes.txt").write_text("mine")
     clear(tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["mine.py", "notes.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        "mine.py",
+        "notes.txt",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
@@ -227,7 +251,8 @@ def test_neighbouring_clauses_are_drawn_together() -> None:
 def test_the_command_to_run_again_survives_a_shell() -> None:
     judged = verdict(target="my file.py:Class", backbone_id="an-id", seed=7, budget="quick")
     assert rerun_command(judged, ["PAD-03"], ["--hub", "a b"]) == (
-        "conformance certify 'my file.py:Class' --id an-id --profile core,training --budget quick --seed 7 "
+        "conformance certify 'my file.py:Class' --id an-id --profile core,training --budget quick "
+        "--seed 7 "
         "--hub 'a b' --only PAD-03"
     )
 
@@ -258,17 +283,21 @@ def test_what_was_measured_stands_in_the_page() -> None:
     page = html(verdict(outcome("PAD-03", "passed", evidence=evidence)))
     assert "0.912 of 1.15 allowed, the worst of 2" in page
     assert "<svg" in page
-    # The subject's last point is the highest: it touches the top of a chart that is 12 from the edge.
+    # The subject's last point is the highest: it touches the top of a chart that is 12 from the
+    # edge.
     assert 'points="64.0,69.0 424.0,12.0"' in page
     assert "model.layers.1" not in page
 
 
 @pytest.mark.parametrize(
     "growth",
-    [None, "<script>", [], GROWTH[:1], [*GROWTH, {"subject": "1", "reference": 1}], [*GROWTH, 3, {}],
+    [None, "<script>", [], GROWTH[:1], [*GROWTH, {"subject": "1", "reference": 1}], [*GROWTH, 3,
+    {}],
      [*GROWTH, {"subject": float("nan"), "reference": 1}]],
 )  # fmt: skip
 def test_a_chart_is_drawn_of_numbers_alone(growth: object) -> None:
-    page = html(verdict(outcome("PAD-03", "passed", evidence={"error growth": growth, "measured": growth})))
+    page = html(
+        verdict(outcome("PAD-03", "passed", evidence={"error growth": growth, "measured": growth}))
+    )
     assert "<svg" not in page
     assert "<script>" not in page

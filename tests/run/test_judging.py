@@ -1,4 +1,5 @@
-"""Judging: what a clause's ending means, in which order, and what a failure blocks. No backbone is needed for that."""
+"""Judging: what a clause's ending means, in which order, and what a failure blocks. No backbone is
+needed for that."""
 
 from __future__ import annotations
 
@@ -72,7 +73,9 @@ def test_an_exception_of_our_code_is_an_error(monkeypatch: pytest.MonkeyPatch, f
 
 
 @pytest.mark.parametrize("file", ["conformance_mine.py", "conformance_suite/test_mine.py"])
-def test_what_only_looks_like_our_code_is_the_subjects(monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+def test_what_only_looks_like_our_code_is_the_subjects(
+    monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
     found = outcomes_of(monkeypatch, clause_in(PACKAGE.parent / file))["X-01"]
     assert found.outcome is Outcome.FAILED
 
@@ -105,14 +108,18 @@ def test_what_hangs_on_a_failure_is_blocked_by_its_root(monkeypatch: pytest.Monk
 
 
 def test_a_missing_member_blocks_only_what_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = outcomes_of(monkeypatch, clause("A-01", uses=["absent_member"]), clause("B-01", uses=["present"]))
+    found = outcomes_of(
+        monkeypatch, clause("A-01", uses=["absent_member"]), clause("B-01", uses=["present"])
+    )
     assert found["A-01"].outcome is Outcome.BLOCKED
     assert found["A-01"].root_cause == "CON-03"
     assert found["B-01"].outcome is Outcome.PASSED
 
 
 def test_one_failing_test_fails_a_clause_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = outcomes_of(monkeypatch, clause("A-01"), clause("A-01", ClauseFailure("seen", "wanted", "do")))
+    found = outcomes_of(
+        monkeypatch, clause("A-01"), clause("A-01", ClauseFailure("seen", "wanted", "do"))
+    )
     assert found["A-01"].outcome is Outcome.FAILED
     assert found["A-01"].summary == "seen, but should be wanted. To mend it: do."
 

@@ -16,7 +16,8 @@ RECIPE = "mistralai--Mistral-7B-Instruct-v0.1.toml"
 
 
 def test_a_recipe_that_the_library_refuses_is_named(tmp_path: Path) -> None:
-    """transformers would tell the constructor that there is no network: the exception passes through its own handlers."""
+    """transformers would tell the constructor that there is no network: the exception passes
+    through its own handlers."""
     text = (fixtures_directory() / "hub" / RECIPE).read_text(encoding="utf-8")
     (tmp_path / RECIPE).write_text(text.replace('"silu"', '"silly"'), encoding="utf-8")
     request = RunRequest(

@@ -28,21 +28,31 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_shapes_are_read_from_the_headers(folder: Path) -> None:
-    assert Checkpoint(folder).shapes == {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
+    assert Checkpoint(folder).shapes == {
+        name: tuple(tensor.shape) for name, tensor in TENSORS.items()
+    }
     assert Checkpoint(folder).config == {"model_type": "llama"}
     (folder / "model.safetensors.index.json").unlink()
     save_file(TENSORS, folder / "model.safetensors")
     assert set(Checkpoint(folder).shapes) == set(TENSORS)
 
 
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-3])
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda folder: (folder / "1.safetensors").unlink(), "1.safetensors` cannot be read: No such file"),
-        (lambda folder: (folder / "1.safetensors").write_bytes(b"short"), "cut short in its header"),
-        (lambda folder: (folder / "1.safetensors").write_bytes(b"\2" + bytes(7) + b"[]"), "cannot be understood"),
+        (lambda folder: (folder / "1.safetensors").unlink(), "1.safetensors` cannot be read: No "
+            "such file"),
+        (lambda folder: (folder / "1.safetensors").write_bytes(b"short"), "cut short in its "
+            "header"),
+        (lambda folder: (folder / "1.safetensors").write_bytes(b"\2" + bytes(7) + b"[]"),
+        "cannot be "
+            "understood"),
         (
-            lambda folder: (folder / "1.safetensors").write_bytes((folder / "1.safetensors").read_bytes()[:-3]),
+            lambda folder: cut_short(folder / "1.safetensors"),
             "bytes, but its header tells of",
         ),
         (
@@ -50,13 +60,16 @@ def test_shapes_are_read_from_the_headers(folder: Path) -> None:
             "lacks the tensor `b.bias`, which `model.safetensors.index.json` says it holds",
         ),
         (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "is not JSON"),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "has no `weight_map`"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"),
+        "has no `weight_map`"),
         (
             lambda folder: (folder / "model.safetensors.index.json").unlink(),
             "model.safetensors` cannot be read: No such file",
         ),
-        (lambda folder: (folder / "config.json").unlink(), "config.json` cannot be read: No such file"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "config.json` holds no JSON object"),
+        (lambda folder: (folder / "config.json").unlink(), "config.json` cannot be read: No such "
+            "file"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json` holds no JSON "
+            "object"),
     ],
 )  # fmt: skip
 def test_what_is_not_whole_is_told(folder: Path, spoil: Callable[[Path], None], told: str) -> None:

@@ -38,7 +38,9 @@ KEYS = st.sampled_from(sorted(Declarations().as_json()))
         ({"training_dtype": "half"}, ["training_dtype", "half", "bfloat16"]),
     ],
 )
-def test_a_wrong_declaration_is_refused_with_its_key(table: dict[str, Any], words: list[str]) -> None:
+def test_a_wrong_declaration_is_refused_with_its_key(
+    table: dict[str, Any], words: list[str]
+) -> None:
     with pytest.raises(CannotAssess) as refused:
         Declarations().updated(table, "conformance.toml")
     assert all(word in str(refused.value) for word in [*words, "conformance.toml"])
@@ -52,7 +54,9 @@ def test_any_table_is_taken_or_refused_clearly(table: dict[str, Any]) -> None:
 
 def test_later_declarations_win() -> None:
     declared = (
-        Declarations().updated({"bos": "prompt", "window": 16}, "recipe").updated({"bos": "none"}, "user")
+        Declarations()
+        .updated({"bos": "prompt", "window": 16}, "recipe")
+        .updated({"bos": "none"}, "user")
     )
     assert (declared.bos, declared.window) == ("none", 16)
 

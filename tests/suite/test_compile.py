@@ -1,4 +1,5 @@
-"""FWD-12 compiles, which takes too long for the kill matrix: its planted defect is judged here, by that clause alone."""
+"""FWD-12 compiles, which takes too long for the kill matrix: its planted defect is judged here, by
+that clause alone."""
 
 from __future__ import annotations
 
@@ -37,6 +38,8 @@ def test_a_defect_of_compiled_code_dies(request: pytest.FixtureRequest, tmp_path
     asked = RunRequest(target=target.text, budget="thorough")
     with open_session(target, asked, tmp_path / "hf", lambda phase, detail: None, {}) as session:
         session.construct()
-        (outcome,) = (item for item in judge(session.subject, ["FWD-12"]) if isinstance(item, ClauseOutcome))
+        (outcome,) = (
+            item for item in judge(session.subject, ["FWD-12"]) if isinstance(item, ClauseOutcome)
+        )
     assert outcome.outcome is Outcome.FAILED
     assert "compiled, the model gives other logits by a relative RMS of 0.001" in outcome.summary

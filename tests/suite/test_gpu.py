@@ -1,4 +1,5 @@
-"""Profile gpu where there is no GPU: nothing of it passes. Its clauses are tried with the CPU in the device's place."""
+"""Profile gpu where there is no GPU: nothing of it passes. Its clauses are tried with the CPU in
+the device's place."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.mutants import INSTRUCT, PURE
 from tests.mutants.numerics import RmsNormInBfloat16
 
-#: GPU-02 and GPU-06 need a published size; their parts are GPU-01's, and a count of bytes that is checked below.
 AT_PROBE_SIZE = ["GPU-01", "GPU-03", "GPU-04", "GPU-05"]
+"""GPU-02 and GPU-06 need a published size; their parts are GPU-01's, and a count of bytes that is
+checked below."""
 
 without_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 
@@ -32,13 +34,17 @@ def cpu_for_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(test_gpu, "device", lambda: torch.device("cpu"))
 
 
-def outcomes(factory: Callable[..., Any], clauses: list[str], folder: Path) -> dict[str, ClauseOutcome]:
+def outcomes(
+    factory: Callable[..., Any], clauses: list[str], folder: Path
+) -> dict[str, ClauseOutcome]:
     target = Target("a backbone", factory, INSTRUCT)
     with open_session(
         target, RunRequest(target="it"), folder / "hf", lambda phase, detail: None, {}
     ) as session:
         session.construct()
-        judged = (item for item in judge(session.subject, clauses) if isinstance(item, ClauseOutcome))
+        judged = (
+            item for item in judge(session.subject, clauses) if isinstance(item, ClauseOutcome)
+        )
         return {outcome.id: outcome for outcome in judged}
 
 
@@ -46,7 +52,10 @@ def outcomes(factory: Callable[..., Any], clauses: list[str], folder: Path) -> d
 def test_without_a_device_nothing_is_run(tmp_path: Path) -> None:
     found = outcomes(MistralLLMBackbone, list(profiles()["gpu"]), tmp_path)
     states = {outcome.outcome for outcome in found.values()}
-    assert states == {Outcome.NOT_RUN, Outcome.BLOCKED}  # blocked are those that need one that was not run
+    assert states == {
+        Outcome.NOT_RUN,
+        Outcome.BLOCKED,
+    }  # blocked are those that need one that was not run
     assert "there is no CUDA device" in found["GPU-01"].summary
 
 
@@ -62,7 +71,9 @@ class OtherBitsEachTime(MistralLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.calls: Iterator[int] = iter(range(1, 10**6))
-        self.llm.lm_head.register_forward_hook(lambda head, args, out: out * (1 + next(self.calls) / 64))
+        self.llm.lm_head.register_forward_hook(
+            lambda head, args, out: out * (1 + next(self.calls) / 64)
+        )
 
 
 class CoarseInBatches(MistralLLMBackbone):
@@ -99,7 +110,9 @@ def test_the_published_size_is_built_and_holds(
         subject = session.subject
         small = {**subject.recipe.probe_config(), "tie_word_embeddings": tied}
         monkeypatch.setitem(subject.__dict__, "recipe", replace(subject.recipe, config=small))
-        (outcome,) = (item for item in judge(subject, ["GPU-02"]) if isinstance(item, ClauseOutcome))
+        (outcome,) = (
+            item for item in judge(subject, ["GPU-02"]) if isinstance(item, ClauseOutcome)
+        )
     assert outcome.outcome is Outcome.PASSED, outcome.summary
 
 

@@ -1,4 +1,5 @@
-"""Prompt builders are free in their formats: sound ones of other conventions meet every clause about them, once declared."""
+"""Prompt builders are free in their formats: sound ones of other conventions meet every clause
+about them, once declared."""
 
 from __future__ import annotations
 
@@ -59,8 +60,8 @@ class MarkdownMistral(MistralLLMBackbone):
 
 MARKDOWN = {"prompt_rule": [{"pattern": "*-pure", "builder": "MarkdownPromptBuilder"}]}
 
-#: What Mistral's tokenizer has for a space: hosts that append it before an action declare so.
 WITH_FIXUP = {"boundary_fixup": [28705]}
+"""What Mistral's tokenizer has for a space: hosts that append it before an action declare so."""
 
 
 @pytest.mark.parametrize(
@@ -71,12 +72,17 @@ WITH_FIXUP = {"boundary_fixup": [28705]}
         pytest.param(MistralLLMBackbone, PURE, WITH_FIXUP, id="a fix-up before actions"),
     ],
 )
-def test_a_sound_builder_is_not_failed(factory: Any, backbone_id: str, declared: dict[str, Any]) -> None:
-    [(_, outcomes)] = judge_in_forks([Case(factory.__name__, factory, backbone_id, declared, "core")], None)
+def test_a_sound_builder_is_not_failed(
+    factory: Any, backbone_id: str, declared: dict[str, Any]
+) -> None:
+    [(_, outcomes)] = judge_in_forks(
+        [Case(factory.__name__, factory, backbone_id, declared, "core")], None
+    )
     unmet = {
         clause: f"{found.outcome}: {found.summary}"
         for clause, found in outcomes.items()
-        if clause.startswith(("PRM", "TOK")) and found.outcome not in {Outcome.PASSED, Outcome.NOT_APPLICABLE}
+        if clause.startswith(("PRM", "TOK"))
+        and found.outcome not in {Outcome.PASSED, Outcome.NOT_APPLICABLE}
     }
     assert outcomes
     assert not unmet

@@ -96,7 +96,9 @@ def test_shrinking_ends() -> None:
     limit.failed_on({"number": 3})
     time.sleep(0.01)
     assert limit.skips({"number": 2}), "past the limit nothing new is tried"
-    assert not limit.skips({"number": 3}), "but the smallest failure must fail again when Hypothesis asks"
+    assert not limit.skips({"number": 3}), (
+        "but the smallest failure must fail again when Hypothesis asks"
+    )
 
 
 def test_what_does_not_apply_is_not_shrunk() -> None:
@@ -148,5 +150,7 @@ def test_shrinking_a_run_ends() -> None:
     limit = ShrinkLimit(seconds=0.0)
     limit.failed_on({"steps": [{"step": "add", "number": 5}, {"step": "add", "number": 3}]})
     time.sleep(0.01)
-    assert not limit.skips({"steps": [{"step": "add", "number": 5}]}), "the failing run goes this way"
+    assert not limit.skips({"steps": [{"step": "add", "number": 5}]}), (
+        "the failing run goes this way"
+    )
     assert limit.skips({"steps": [{"step": "add", "number": 4}]})

@@ -1,4 +1,5 @@
-"""Somebody else's sound Mistral backbone: a base class and a builder of its own, nothing imported from this project."""
+"""Somebody else's sound Mistral backbone: a base class and a builder of its own, nothing imported
+from this project."""
 
 from __future__ import annotations
 
@@ -63,10 +64,14 @@ class AcmeBackbone(nn.Module):
         return self.llm(*args, **kwargs)
 
     def enable_gradient_checkpointing(self):
-        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.llm.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs={"use_reentrant": False}
+        )
 
     def get_fsdp_wrapping_policy(self):
-        return partial(transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls})
+        return partial(
+            transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls}
+        )
 
 
 class AcmeMistral(AcmeBackbone):
@@ -75,7 +80,12 @@ class AcmeMistral(AcmeBackbone):
     transformer_layer_cls = MistralDecoderLayer
 
     def __init__(
-        self, name, llm_max_length=2048, hf_token=None, inference_mode=False, use_flash_attention_2=True
+        self,
+        name,
+        llm_max_length=2048,
+        hf_token=None,
+        inference_mode=False,
+        use_flash_attention_2=True,
     ):
         super().__init__(name)
         if name not in ACME_MODELS:
@@ -83,7 +93,9 @@ class AcmeMistral(AcmeBackbone):
         self.half_precision_dtype = torch.bfloat16
         hub_id = ACME_MODELS[name]["hf_hub_path"]
         if use_flash_attention_2:
-            warnings.warn("flash attention is not used by this backbone; going on with sdpa", stacklevel=2)
+            warnings.warn(
+                "flash attention is not used by this backbone; going on with sdpa", stacklevel=2
+            )
         config = AutoConfig.from_pretrained(hub_id, token=hf_token)
         if inference_mode:
             self.llm = MistralForCausalLM(config).float()
@@ -101,7 +113,9 @@ class AcmeMistral(AcmeBackbone):
             truncation_side="right",
         )
         self.tokenizer.add_special_tokens({"pad_token": "<PAD>"})
-        self.llm.config.pad_token_id = self.llm.generation_config.pad_token_id = self.tokenizer.pad_token_id
+        self.llm.config.pad_token_id = self.llm.generation_config.pad_token_id = (
+            self.tokenizer.pad_token_id
+        )
         self.llm.resize_token_embeddings(len(self.tokenizer), pad_to_multiple_of=64)
         self.llm.enable_input_require_grads()
 

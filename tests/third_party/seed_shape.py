@@ -1,7 +1,9 @@
-"""Backbones that behave as the published seed classes do (OpenVLA's prismatic package), true defects included.
+"""Backbones that behave as the published seed classes do (OpenVLA's prismatic package), true
+defects included.
 
-Written from their behaviour, for transformers 4.40.1, and free of this project: the suite must find their defects and
-no others. Published as they are, two of them cannot even be constructed; see `AbstractMistral`.
+Written from their behaviour, for transformers 4.40.1, and free of this project: the suite must find
+their defects and no others. Published as they are, two of them cannot even be constructed; see
+`AbstractMistral`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from functools import partial
 import torch
 from torch import nn
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
-from transformers import AutoConfig, AutoTokenizer, LlamaForCausalLM, MistralForCausalLM, PhiForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PhiForCausalLM,
+)
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.phi.modeling_phi import PhiDecoderLayer
@@ -29,7 +37,9 @@ class SeedPrompt:
     bos, eos = "<s>", "</s>"
 
     def __init__(self, model_family, system_prompt=None):
-        self.system_prompt = SYSTEM_PROMPTS[model_family] if system_prompt is None else system_prompt
+        self.system_prompt = (
+            SYSTEM_PROMPTS[model_family] if system_prompt is None else system_prompt
+        )
         self.prompt, self.turn_count = "", 0
 
     def wrap_human(self, message):
@@ -149,7 +159,9 @@ class SeedHFBackbone(SeedBackbone, ABC):
                 do_sample=False, temperature=1.0, top_p=1.0,
             )  # fmt: skip
         else:
-            self.llm = self.llm_cls._from_config(AutoConfig.from_pretrained(hub_path, token=hf_token))
+            self.llm = self.llm_cls._from_config(
+                AutoConfig.from_pretrained(hub_path, token=hf_token)
+            )
         self.llm.config.use_cache = inference_mode
         if not inference_mode:
             self.llm.enable_input_require_grads()
@@ -161,7 +173,9 @@ class SeedHFBackbone(SeedBackbone, ABC):
         self.llm.resize_token_embeddings(len(self.tokenizer), pad_to_multiple_of=64)
 
     def get_fsdp_wrapping_policy(self):
-        return partial(transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls})
+        return partial(
+            transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls}
+        )
 
     def enable_gradient_checkpointing(self):
         self.llm.gradient_checkpointing_enable()
@@ -170,13 +184,17 @@ class SeedHFBackbone(SeedBackbone, ABC):
         return self.llm.get_input_embeddings()(input_ids)
 
     def forward(
-        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
-        labels=None, use_cache=None, output_attentions=None, output_hidden_states=None, return_dict=None,
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None,
+        inputs_embeds=None,
+        labels=None, use_cache=None, output_attentions=None, output_hidden_states=None,
+        return_dict=None,
     ):  # fmt: skip
         return self.llm(
             input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, inputs_embeds=inputs_embeds, labels=labels, use_cache=use_cache,
-            output_attentions=output_attentions, output_hidden_states=output_hidden_states, return_dict=return_dict,
+            past_key_values=past_key_values, inputs_embeds=inputs_embeds, labels=labels,
+            use_cache=use_cache,
+            output_attentions=output_attentions, output_hidden_states=output_hidden_states,
+            return_dict=return_dict,
         )  # fmt: skip
 
 
@@ -227,7 +245,8 @@ class SeedPhi(SeedHFBackbone):
 
 
 class AbstractMistral(SeedMistral):
-    """As on OpenVLA's main branch: its base asks for `last_layer_finetune_modules`, and this family has none."""
+    """As on OpenVLA's main branch: its base asks for `last_layer_finetune_modules`, and this family
+    has none."""
 
     @property
     @abstractmethod

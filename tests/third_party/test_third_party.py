@@ -1,4 +1,5 @@
-"""Other people's classes, unmodified: sound ones are certified, the seed's show their true defects and no others."""
+"""Other people's classes, unmodified: sound ones are certified, the seed's show their true defects
+and no others."""
 
 from __future__ import annotations
 
@@ -22,14 +23,16 @@ ON_THE_SEEDS_OWN_PINS = transformers.__version__ == "4.40.1"
 def certify(target: str, *options: str, cwd: Path, out: Path) -> tuple[int, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, "-m", "conformance", "certify", target, "--out", str(out), *options],
-        cwd=cwd, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=cwd, capture_output=True, text=True, timeout=300, env={**os.environ,
+        "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert (out / "certificate.json").exists(), done.stdout + done.stderr
     return done.returncode, json.loads((out / "certificate.json").read_text())["predicate"]
 
 
 @pytest.mark.parametrize(
-    ("target", "budget"), [("own_mistral:AcmeMistral", "standard"), ("own_mistral.py:AcmeMistral", "quick")]
+    ("target", "budget"),
+    [("own_mistral:AcmeMistral", "standard"), ("own_mistral.py:AcmeMistral", "quick")],
 )
 def test_a_class_of_ones_own_is_certified(target: str, budget: str, tmp_path: Path) -> None:
     status, predicate = certify(target, "--budget", budget, cwd=HERE, out=tmp_path)

@@ -1,4 +1,5 @@
-"""Assessments to judge, over a catalogue of seven clauses that stays as it is when the real one grows."""
+"""Assessments to judge, over a catalogue of seven clauses that stays as it is when the real one
+grows."""
 
 from __future__ import annotations
 
@@ -18,7 +19,6 @@ from conformance.verdict.verdict import Verdict
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=timezone.utc)
 
-#: ID to level and needs.
 CLAUSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "CON-01": ("MUST", ()),
     "PAD-01": ("MUST", ("CON-01",)),
@@ -28,9 +28,10 @@ CLAUSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "EMB-01": ("MUST", ("CON-01",)),
     "EMB-11": ("SHOULD", ("CON-01",)),
 }
+"""ID to level and needs."""
 
-#: Text that terminals, XML, HTML, Markdown and encodings each have reason to dislike.
 NASTY = '\x1b[31m\x00\ud800\u202e <b>&amp;</b> ]]> | `tick` """ \\ é ▁'
+"""Text that terminals, XML, HTML, Markdown and encodings each have reason to dislike."""
 
 
 @contextmanager
@@ -50,11 +51,15 @@ def small_catalogue(folder: Path) -> Iterator[None]:
     ]
     core = [clause for clause in CLAUSES if clause != "EMB-11"]
     (folder / "catalogue.json").write_text(json.dumps(entries))
-    (folder / "profiles.toml").write_text(f"[profiles]\ncore = {json.dumps(core)}\ntraining = ['EMB-11']\n")
+    (folder / "profiles.toml").write_text(
+        f"[profiles]\ncore = {json.dumps(core)}\ntraining = ['EMB-11']\n"
+    )
     with (
         patch.object(catalogue, "CATALOGUE_FILE", folder / "catalogue.json"),
         patch.object(catalogue, "PROFILES_FILE", folder / "profiles.toml"),
-        patch.object(upstream, "known_defects", tuple),  # the project's own are about clauses of its own
+        patch.object(
+            upstream, "known_defects", tuple
+        ),  # the project's own are about clauses of its own
     ):
         _forget_catalogue()
         yield
@@ -68,8 +73,10 @@ def outcome(clause: str, outcome: str = "passed", **fields: Any) -> ClauseOutcom
     )
 
 
-def assessment(*departures: ClauseOutcome, without: tuple[str, ...] = (), **fields: Any) -> Assessment:
-    """Everything passed but for ``departures``; the clauses in ``without`` said nothing."""
+def assessment(
+    *departures: ClauseOutcome, without: tuple[str, ...] = (), **fields: Any
+) -> Assessment:
+    """Everything passed but for `departures`; the clauses in `without` said nothing."""
     by_id = {departure.id: departure for departure in departures}
     outcomes = [by_id.pop(clause, outcome(clause)) for clause in CLAUSES if clause not in without]
     return Assessment(
@@ -78,7 +85,10 @@ def assessment(*departures: ClauseOutcome, without: tuple[str, ...] = (), **fiel
             "backbone_id": "mistral-v0.1-7b-instruct",
             "profiles": ("core", "training"),
             "outcomes": (*outcomes, *by_id.values()),
-            "environment": {"packages": {"transformers": "4.40.1"}, "model_class": "MistralForCausalLM"},
+            "environment": {
+                "packages": {"transformers": "4.40.1"},
+                "model_class": "MistralForCausalLM",
+            },
             "declarations": {"bos": "auto"},
             "sources": {"backbones/mistral.py": "ab" * 32},
             "hub": {"mistralai/Mistral-7B-v0.1": {"tokenizer": "real", "digest": "cd" * 32}},

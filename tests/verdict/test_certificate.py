@@ -14,7 +14,15 @@ from conformance.verdict.load import InvalidCertificate, read_certificate
 from conformance.verdict.reaching import reach_verdict
 from conformance.verdict.verdict import Verdict
 from conformance.verdict.waivers import Waiver
-from tests.verdict.samples import NASTY, NOW, assessment, hang, one_cause_that_blocks, outcome, verdict
+from tests.verdict.samples import (
+    NASTY,
+    NOW,
+    assessment,
+    hang,
+    one_cause_that_blocks,
+    outcome,
+    verdict,
+)
 
 
 def waived() -> Verdict:
@@ -46,9 +54,9 @@ def test_it_is_an_in_toto_test_result() -> None:
 
 
 def test_what_shaped_the_run_is_named_by_digest() -> None:
-    configuration = reach_verdict(assessment(), files={"waivers.toml": "ef" * 32}, now=NOW).as_certificate()[
-        "predicate"
-    ]["configuration"]
+    configuration = reach_verdict(
+        assessment(), files={"waivers.toml": "ef" * 32}, now=NOW
+    ).as_certificate()["predicate"]["configuration"]
     assert all("digest" in descriptor or "uri" in descriptor for descriptor in configuration)
     by_name = {descriptor["name"]: descriptor for descriptor in configuration}
     assert by_name["waivers.toml"]["digest"] == {"sha256": "ef" * 32}
@@ -68,7 +76,8 @@ def test_the_subject_is_the_digest_of_its_sources_wherever_they_lie() -> None:
 def test_the_fields_of_a_requirement_are_the_published_ones() -> None:
     entry = verdict().as_certificate()["predicate"]["requirements"][0]
     assert list(entry) == [
-        "id", "level", "profile", "outcome", "summary", "evidence", "needs", "counterexample", "seconds",
+        "id", "level", "profile", "outcome", "summary", "evidence", "needs", "counterexample",
+        "seconds",
     ]  # fmt: skip
 
 
@@ -89,7 +98,13 @@ def test_it_is_ascii_json_whatever_the_evidence_holds() -> None:
     text = serialise(verdict(outcome("PAD-03", "failed", evidence=evidence)).as_certificate())
     assert text.isascii()
     found = json.loads(text)["predicate"]["requirements"][3]["evidence"]
-    assert found == {"infinite": "inf", "nothing": "nan", "path": "x", "set": [1, 2], "pair": [1, NASTY]}
+    assert found == {
+        "infinite": "inf",
+        "nothing": "nan",
+        "path": "x",
+        "set": [1, 2],
+        "pair": [1, NASTY],
+    }
 
 
 @pytest.mark.parametrize("make", VERDICTS)
@@ -145,7 +160,10 @@ def _with(value: Any, *names: Any) -> Any:
         ),
         (_with([], "predicate"), "the predicate should be an object"),
         (_without("predicate", "seed"), "has no `seed`"),
-        (_with("0", "predicate", "seed"), "`seed` of the predicate is '0', but should be a whole number"),
+        (
+            _with("0", "predicate", "seed"),
+            "`seed` of the predicate is '0', but should be a whole number",
+        ),
         (_with(True, "predicate", "seed"), "`seed` of the predicate is True"),
         (_without("predicate", "requirements", 0, "level"), "requirement 1 has no `level`"),
         (_with("splendid", "predicate", "requirements", 0, "outcome"), "CON-01 is `splendid`"),
@@ -155,7 +173,9 @@ def _with(value: Any, *names: Any) -> Any:
         (_with("CON-01", "predicate", "requirements", 1, "id"), "lists a clause twice"),
     ],
 )
-def test_a_certificate_that_was_tampered_with_is_refused(tmp_path: Path, edit: Any, message: str) -> None:
+def test_a_certificate_that_was_tampered_with_is_refused(
+    tmp_path: Path, edit: Any, message: str
+) -> None:
     certificate = one_cause_that_blocks().as_certificate()
     edit(certificate)
     path = tmp_path / "certificate.json"
@@ -164,7 +184,9 @@ def test_a_certificate_that_was_tampered_with_is_refused(tmp_path: Path, edit: A
         read_certificate(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"x": NaN}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"x": NaN}']
+)
 def test_what_is_no_certificate_at_all_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "certificate.json"
     path.write_bytes(content)

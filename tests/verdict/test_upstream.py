@@ -54,7 +54,10 @@ def test_what_cannot_show_need_not_reproduce() -> None:
 
 def test_a_derived_class_may_have_mended_it() -> None:
     environment = {**assessment().environment, "model_class_is_the_librarys": False}
-    assert reach_verdict(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
+    assert (
+        reach_verdict(assessment(environment=environment), defects=[DEFECT], now=NOW).result
+        == PASSED
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,10 @@ def test_another_version_or_model_is_not_excused(environment: dict[str, str]) ->
     shown = outcome("PAD-03", "failed", summary="it sees 17")
     unexcused = assessment(shown, environment=environment)
     assert reach_verdict(unexcused, defects=[DEFECT], now=NOW).result == FAILED
-    assert reach_verdict(assessment(environment=environment), defects=[DEFECT], now=NOW).result == PASSED
+    assert (
+        reach_verdict(assessment(environment=environment), defects=[DEFECT], now=NOW).result
+        == PASSED
+    )
 
 
 def test_an_entry_that_no_longer_reproduces_is_an_error() -> None:

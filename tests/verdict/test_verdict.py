@@ -84,12 +84,18 @@ def test_the_root_cause_comes_first_with_what_it_blocked() -> None:
 
 
 def test_the_root_cause_is_found_through_needs_where_the_runner_named_none() -> None:
-    judged = verdict(outcome("PAD-01", "failed"), outcome("PAD-02", "blocked"), outcome("PAD-04", "blocked"))
-    assert [(cause.outcome.id, len(cause.blocked)) for cause in judged.root_causes] == [("PAD-01", 2)]
+    judged = verdict(
+        outcome("PAD-01", "failed"), outcome("PAD-02", "blocked"), outcome("PAD-04", "blocked")
+    )
+    assert [(cause.outcome.id, len(cause.blocked)) for cause in judged.root_causes] == [
+        ("PAD-01", 2)
+    ]
 
 
 def test_denying_causes_come_before_shoulds_and_failures_before_broken_checks() -> None:
-    judged = verdict(outcome("PAD-04", "failed"), outcome("CON-01", "error"), outcome("EMB-01", "failed"))
+    judged = verdict(
+        outcome("PAD-04", "failed"), outcome("CON-01", "error"), outcome("EMB-01", "failed")
+    )
     assert [cause.outcome.id for cause in judged.root_causes] == ["EMB-01", "CON-01", "PAD-04"]
 
 
@@ -111,14 +117,18 @@ def test_clauses_left_over_by_a_hang_are_no_causes() -> None:
 
 def test_raise_if_failed_leads_with_the_cause() -> None:
     with pytest.raises(
-        NotCertified, match=r"(?s)NOT CERTIFIED.*PAD-01 failed: the pad id is 2 \(blocks 3 clauses\)"
+        NotCertified,
+        match=r"(?s)NOT CERTIFIED.*PAD-01 failed: the pad id is 2 \(blocks 3 clauses\)",
     ):
         one_cause_that_blocks().raise_if_failed()
     verdict(outcome("PAD-04", "failed")).raise_if_failed()
 
 
 def test_a_verdict_reads_as_text() -> None:
-    assert repr(verdict()) == "CERTIFIED mistral-v0.1-7b-instruct [core, training]: 7 clauses: 7 passed"
+    assert (
+        repr(verdict())
+        == "CERTIFIED mistral-v0.1-7b-instruct [core, training]: 7 clauses: 7 passed"
+    )
 
 
 def test_counts_are_in_the_order_of_the_vocabulary() -> None:

@@ -38,7 +38,8 @@ def test_a_waived_must_warns() -> None:
     result = judged([waiver("PAD-03")], outcome("PAD-03", "failed"))
     assert result.result == WARNED
     assert result.warned[0].evidence["waiver"] == {
-        "instead of": "failed", "reason": "the trainer masks it", "expires": "2027-01-31", "by": "Ada",
+        "instead "
+            "of": "failed", "reason": "the trainer masks it", "expires": "2027-01-31", "by": "Ada",
     }  # fmt: skip
 
 
@@ -65,13 +66,17 @@ def test_what_a_waived_clause_blocks_still_denies_until_it_is_waived_too() -> No
 
 def test_the_cause_is_still_named_when_it_is_waived_and_what_it_blocks_is_not() -> None:
     result = judged(
-        [waiver("PAD-01")], outcome("PAD-01", "failed"), outcome("PAD-02", "blocked", root_cause="PAD-01")
+        [waiver("PAD-01")],
+        outcome("PAD-01", "failed"),
+        outcome("PAD-02", "blocked", root_cause="PAD-01"),
     )
     assert [(cause.outcome.id, cause.denies) for cause in result.root_causes] == [("PAD-01", True)]
 
 
 def test_a_waiver_holds_on_its_last_day_and_not_after() -> None:
-    assert judged([waiver("PAD-03", date(2026, 11, 23))], outcome("PAD-03", "failed")).result == WARNED
+    assert (
+        judged([waiver("PAD-03", date(2026, 11, 23))], outcome("PAD-03", "failed")).result == WARNED
+    )
     expired = judged([waiver("PAD-03", date(2026, 11, 22))], outcome("PAD-03", "failed"))
     assert expired.result == FAILED
     assert "expired on 2026-11-22 and was not applied" in expired.notes[0]

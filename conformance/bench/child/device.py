@@ -1,4 +1,5 @@
-"""What a benchmark ran on: which device, how fast it can be at best, and whether it was disturbed."""
+"""What a benchmark ran on: which device, how fast it can be at best, and whether it was
+disturbed."""
 
 from __future__ import annotations
 
@@ -12,16 +13,16 @@ from typing import Any
 from conformance.bench.child.timers import median_seconds
 from conformance.errors import CannotAssess
 
-#: Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them.
 DENSE_PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,  # nvidia-a100-datasheet
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,  # h100-datasheet, SXM; the PCIe card has another name and a lower peak
+    "NVIDIA H100 80GB "
+    "HBM3": 989e12,  # h100-datasheet, SXM; the PCIe card has another name and a lower peak
     "NVIDIA H200": 989e12,  # h200-datasheet, SXM: the same processor
 }
-#: What `nvidia-smi` is asked for; the older name of the last one is tried where a driver does not know it.
+"""Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them."""
 _ASKED = (
     "driver_version",
     "clocks.sm",
@@ -31,10 +32,13 @@ _ASKED = (
     "power.draw",
     "mig.mode.current",
 )
+"""What `nvidia-smi` is asked for; the older name of the last one is tried where a driver does not
+know it."""
 _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-#: Bits of the clocks' event reasons that slow the card: power cap, hardware slow-down, sync boost, thermal, power brake.
-#: Idle (1), applications' clocks (2) and display settings (0x100) are none of a benchmark's business.
 _POWER_CAP = "power cap"
+"""Bits of the clocks' event reasons that slow the card: power cap, hardware slow-down, sync boost,
+thermal, power brake. Idle (1), applications' clocks (2) and display settings (0x100) are none of a
+benchmark's business."""
 _THROTTLED = {
     0x4: _POWER_CAP,
     0x8: "hardware slow-down",
@@ -42,11 +46,13 @@ _THROTTLED = {
     0x40: "thermal (hardware)",
     0x80: "power brake",
 }
-#: Boost clocks move by a few steps while a card warms up; more than this, and not at the power cap, somebody has set them.
 _CLOCK_SLACK = 0.1
+"""Boost clocks move by a few steps while a card warms up; more than this, and not at the power cap,
+somebody has set them."""
 _SECONDS_TO_ANSWER = 10.0
-#: Sides of the matrices, and bytes of the copy, by which ceilings are measured: beyond every cache, within a second.
 _MATRIX = {"cuda": 8192, "cpu": 1024}
+"""Sides of the matrices, and bytes of the copy, by which ceilings are measured: beyond every cache,
+within a second."""
 _COPIED = {"cuda": 2 << 30, "cpu": 64 << 20}
 _REPEATS = 9
 
@@ -61,7 +67,8 @@ def check_device(device: str) -> None:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise CannotAssess(
-            f"there is no CUDA device (torch {torch.__version__}): leave --device out, or run it on a machine that has one"
+            f"there is no CUDA device (torch {torch.__version__}): leave --device out, or run it "
+            f"on a machine that has one"
         )
 
 
@@ -110,18 +117,22 @@ def state(device: str) -> dict[str, Any]:
 
 
 def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int = 1) -> list[str]:
-    """What between two :func:`state` readings makes a measurement doubtful, in words; empty if nothing does.
+    """What between two `state` readings makes a measurement doubtful, in words; empty if nothing
+    does.
 
-    ``own`` is how many processes of ours are on the device: two where they take turns.
+    `own` is how many processes of ours are on the device: two where they take turns.
     """
     reasons = dict.fromkeys([*before.get("throttled", ()), *after.get("throttled", ())])
-    # At its power cap a card is as fast as it can be for long, and two that take turns meet it alike.
+    # At its power cap a card is as fast as it can be for long, and two that take turns meet it
+    # alike.
     told = [f"throttled: {reason}" for reason in reasons if reason != _POWER_CAP]
     if _POWER_CAP not in reasons:
         told += [
             f"the {name} clock went from {before[key]:g} to {after[key]:g} MHz"
             for name, key in (("processor's", "sm_clock_mhz"), ("memory's", "memory_clock_mhz"))
-            if before.get(key) and after.get(key) and abs(after[key] / before[key] - 1) > _CLOCK_SLACK
+            if before.get(key)
+            and after.get(key)
+            and abs(after[key] / before[key] - 1) > _CLOCK_SLACK
         ]
     others = max(before.get("processes") or 0, after.get("processes") or 0) - own
     if others > 0:
@@ -130,8 +141,8 @@ def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int =
 
 
 def ceilings(device: str) -> dict[str, float]:
-    """What the device reaches at best, measured on random data: ``flops`` of a half-precision matrix product and
-    ``bytes_per_second`` of a copy, reading and writing counted."""
+    """What the device reaches at best, measured on random data: `flops` of a half-precision matrix
+    product and `bytes_per_second` of a copy, reading and writing counted."""
     import torch
 
     on, side = torch.device(device), _MATRIX[device]
@@ -154,14 +165,17 @@ def dense_peak(name: str) -> float | None:
 def _processor() -> str:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     import platform
 
     return platform.processor() or platform.machine()
 
 
 def _nvidia_smi() -> dict[str, str]:
-    """What `nvidia-smi` says of the current device; empty where it is not installed or does not answer."""
+    """What `nvidia-smi` says of the current device; empty where it is not installed or does not
+    answer."""
     for reasons in _REASONS:
         answer = _ask(f"--query-gpu={','.join((*_ASKED, reasons))}")
         values = [value.strip() for value in answer.split(",")]
@@ -171,7 +185,8 @@ def _nvidia_smi() -> dict[str, str]:
 
 
 def _processes() -> int | None:
-    """How many processes compute on the device, this one included; None where the driver does not tell."""
+    """How many processes compute on the device, this one included; None where the driver does not
+    tell."""
     # Counted, not named: inside a container the driver may know processes by other numbers.
     pids = {line for line in _ask("--query-compute-apps=pid").split() if line.isdigit()}
     return len(pids) or None

@@ -1,4 +1,5 @@
-"""Measuring one request in this process: a session for each target, pytest-benchmark's fixture for each point."""
+"""Measuring one request in this process: a session for each target, pytest-benchmark's fixture for
+each point."""
 
 from __future__ import annotations
 
@@ -45,12 +46,13 @@ from conformance.run.request import RunRequest
 from conformance.run.session import open_session
 from conformance.subject.target import resolve
 
-#: Rounds before the first that counts: what is compiled, cached or allocated once is then there.
 _WARM_UP = 3
+"""Rounds before the first that counts: what is compiled, cached or allocated once is then there."""
 
 
 def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
-    """Measure every point of `request` and write pytest-benchmark's JSON, with what we add to it, to `out`.
+    """Measure every point of `request` and write pytest-benchmark's JSON, with what we add to it,
+    to `out`.
 
     Raises:
         CannotAssess: for a target or a device that cannot be had.
@@ -62,7 +64,9 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
         backbones = stack.enter_context(Backbones(request, scratch))
         said = Said()
         grid = _agreed(
-            [point for target in request.targets for point in _grid(backbones, target, said)], turns, said
+            [point for target in request.targets for point in _grid(backbones, target, said)],
+            turns,
+            said,
         )
         _keep_to(request.processor)
         stopwatch = Stopwatch(request, backbones, turns, said)
@@ -71,9 +75,11 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
         # In a process of its own nothing else wants the terminal; what pytest prints is the log.
         status = pytest.main(
             [
-                str(Path(benchmarks.__file__)), "-q", "--no-header", "--noconftest", "-c", os.devnull, "--rootdir", str(scratch),
+                str(Path(benchmarks.__file__)), "-q", "--no-header", "--noconftest", "-c",
+                os.devnull, "--rootdir", str(scratch),
                 "-p", "pytest_benchmark.plugin", "-p", "no:cacheprovider", "--benchmark-disable-gc",
-                "--benchmark-json", str(raw), "--benchmark-timer", _timer(request.device), "--benchmark-quiet",
+                "--benchmark-json", str(raw), "--benchmark-timer", _timer(request.device),
+                "--benchmark-quiet",
             ],
             plugins=[_Plugin(stopwatch, grid)],
         )  # fmt: skip
@@ -82,10 +88,13 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
         forgotten = {point.name for point in grid} - {entry["name"] for entry in said.entries}
         if forgotten:
             raise RuntimeError(
-                f"pytest ended with status {int(status)} and did not run {', '.join(sorted(forgotten))}"
+                f"pytest ended with status {int(status)} and did not run "
+                f"{', '.join(sorted(forgotten))}"
             )
         check_modules(request)
-        document = json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {"benchmarks": []}
+        document = (
+            json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {"benchmarks": []}
+        )
         document["conformance"] = {
             "schema": SCHEMA,
             "recorded": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -111,7 +120,8 @@ class Said:
 
 
 class Backbones:
-    """The targets' backbones in half precision on the device, at the size asked for. One at a time is held."""
+    """The targets' backbones in half precision on the device, at the size asked for. One at a time
+    is held."""
 
     def __init__(self, request: BenchRequest, scratch: Path) -> None:
         self.request = request
@@ -152,7 +162,9 @@ class Backbones:
 class Stopwatch:
     """Times points one after the other. What cannot be timed is said, and costs no other point."""
 
-    def __init__(self, request: BenchRequest, backbones: Backbones, turns: Alone, said: Said) -> None:
+    def __init__(
+        self, request: BenchRequest, backbones: Backbones, turns: Alone, said: Said
+    ) -> None:
         self.request = request
         self.device = device_facts(request.device)
         self.ceilings: dict[str, float] = {}
@@ -162,7 +174,8 @@ class Stopwatch:
         self._said = said
 
     def measure_ceilings(self) -> None:
-        """What the device can do at best, and how long a unit of extra work takes, in a turn of its own."""
+        """What the device can do at best, and how long a unit of extra work takes, in a turn of its
+        own."""
         if not self.request.memory:
             return
         with PointTurns(self._turns, 0).preparing():
@@ -174,7 +187,8 @@ class Stopwatch:
             _give_back_memory()
 
     def time(self, benchmark: Any, point: Point) -> None:
-        """Time one point with pytest-benchmark's fixture. Nothing more is timed once the partner has stopped."""
+        """Time one point with pytest-benchmark's fixture. Nothing more is timed once the partner
+        has stopped."""
         benchmark.name = benchmark.fullname = point.name
         benchmark.group = point.workload
         turns = PointTurns(self._turns, self.request.rounds)
@@ -218,7 +232,10 @@ class Stopwatch:
         with turns.preparing():
             work = work_of(backbone, backbone.llm, point, request.seed)
             run = slowed(
-                work.run, request.device, request.injected.get(point.name, 0), request.injected_bytes
+                work.run,
+                request.device,
+                request.injected.get(point.name, 0),
+                request.injected_bytes,
             )
             memory = None
             if point.compiled:
@@ -280,7 +297,8 @@ class Stopwatch:
 
 
 def _grid(backbones: Backbones, target: str, said: Said) -> list[Point]:
-    """The points of one target: on the attention that it was built with, all that it has, or those asked for.
+    """The points of one target: on the attention that it was built with, all that it has, or those
+    asked for.
 
     No points where it cannot be built: that is said, and costs no other target.
     """
@@ -293,11 +311,14 @@ def _grid(backbones: Backbones, target: str, said: Said) -> list[Point]:
     asked = request.attentions or (_attention_of(own),)
     if "all" in asked:
         asked = attentions_of(own)
-    return points(target, request.size, asked, compiled=request.compiled, workloads=request.workloads)
+    return points(
+        target, request.size, asked, compiled=request.compiled, workloads=request.workloads
+    )
 
 
 def _agreed(grid: list[Point], turns: Alone, said: Said) -> list[Point]:
-    """The points that the process with which this one takes turns has too; the others are said to be alone."""
+    """The points that the process with which this one takes turns has too; the others are said to
+    be alone."""
     common = turns.agree([point.name for point in grid])
     for point in grid:
         if point.name not in common:
@@ -333,7 +354,7 @@ def _attention_of(llm: Any) -> str:
 
 
 def _state_at_work(device: str, run: Any, work: Work) -> dict[str, Any]:
-    """:func:`state` while the device works: what slows it under load does not show when it is idle."""
+    """`state` while the device works: what slows it under load does not show when it is idle."""
     if device != "cuda":
         return state(device)
     # Asking takes longer than a round does.
@@ -357,7 +378,11 @@ def _in_words(error: Exception) -> str:
 
 
 def _timer(device: str) -> str:
-    return "conformance.bench.child.process.timers.DeviceInstant" if device == "cuda" else "time.perf_counter"
+    return (
+        "conformance.bench.child.process.timers.DeviceInstant"
+        if device == "cuda"
+        else "time.perf_counter"
+    )
 
 
 def _comparable(facts: Mapping[str, Any], device: str) -> dict[str, Any]:
@@ -386,7 +411,9 @@ class _Plugin:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("point", self._grid, ids=[point.name for point in self._grid])
 
-    def pytest_benchmark_update_machine_info(self, config: Any, machine_info: dict[str, Any]) -> None:
+    def pytest_benchmark_update_machine_info(
+        self, config: Any, machine_info: dict[str, Any]
+    ) -> None:
         machine_info["device"] = self._stopwatch.device
 
     def pytest_benchmark_update_commit_info(self, config: Any, commit_info: dict[str, Any]) -> None:

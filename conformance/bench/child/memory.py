@@ -12,21 +12,22 @@ from typing import Any
 
 import torch
 
-#: What rounds are called in torch's profiler.
 _ROUND = "conformance-round"
+"""What rounds are called in torch's profiler."""
 
 
 def peak_memory(
     device: str, backbone: Any, prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int
 ) -> int:
-    """Bytes allocated at the worst moment of a benchmark's first ``rounds``, the very first aside: the model, and whatever is
-    kept, included.
+    """Bytes allocated at the worst moment of a benchmark's first `rounds`, the very first aside:
+    the model, and whatever is kept, included.
 
-    Each round calls ``run`` on what ``prepare`` returns, whose own peak does not count. There must be two rounds or more, and
-    none before: what a backbone keeps from one forward to the next, or has made once, is then counted wherever it is kept.
+    Each round calls `run` on what `prepare` returns, whose own peak does not count. There must be
+    two rounds or more, and none before: what a backbone keeps from one forward to the next, or has
+    made once, is then counted wherever it is kept.
 
-    On a CPU: what ``backbone`` holds, and from then on every allocation of torch's own allocator on this thread and those of
-    backward passes, as its profiler tells them.
+    On a CPU: what `backbone` holds, and from then on every allocation of torch's own allocator on
+    this thread and those of backward passes, as its profiler tells them.
     """
     gc.collect()
     if device == "cuda":
@@ -43,15 +44,16 @@ def peak_memory(
             if number == 0:
                 after = held_storages(backbone)
     allocations, marks = _events(recording)
-    # What the first round put something else in the place of is gone, and torch's profiler tells only of what came after it.
+    # What the first round put something else in the place of is gone, and torch's profiler tells
+    # only of what came after it.
     anew = {address for _, address, size in allocations if size > 0}
     held = sum(size for address, size in before.items() if address in after and address not in anew)
     return held + _peak(allocations, marks[1:])
 
 
 def held_storages(root: Any) -> dict[int, int]:
-    """Address and size in bytes of all tensors in the computer's memory that `root` holds: in attributes, containers
-    and closures, however deep."""
+    """Address and size in bytes of all tensors in the computer's memory that `root` holds: in
+    attributes, containers and closures, however deep."""
     found: dict[int, int] = {}
     seen: dict[int, Any] = {}
     waiting = [root]
@@ -84,7 +86,8 @@ def _on_the_device(run: Callable[[Any], Any], prepare: Callable[[], Any]) -> int
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[Any]:
-    """What a tensor holds beside its own storage: its gradient, or the tensors that it is made of."""
+    """What a tensor holds beside its own storage: its gradient, or the tensors that it is made
+    of."""
     if tensor.is_leaf and tensor.grad is not None:
         yield tensor.grad
     if tensor.layout is torch.sparse_coo:
@@ -109,7 +112,8 @@ def _attributes(one: Any) -> Iterator[Any]:
 
 
 def _events(recording: Any) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
-    """Time, address and size (negative: freed) of each allocation that torch's profiler saw; and when rounds began and ended."""
+    """Time, address and size (negative: freed) of each allocation that torch's profiler saw; and
+    when rounds began and ended."""
     from torch._C._profiler import _EventType
 
     allocations, begun, ended = [], [], []
@@ -118,7 +122,9 @@ def _events(recording: Any) -> tuple[list[tuple[int, int, int]], list[tuple[int,
         event = waiting.pop()
         waiting.extend(event.children)
         if event.tag == _EventType.Allocation:
-            allocations.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+            allocations.append(
+                (event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size)
+            )
         elif event.name == _ROUND:
             begun.append(event.start_time_ns)
             ended.append(event.end_time_ns)
@@ -126,10 +132,11 @@ def _events(recording: Any) -> tuple[list[tuple[int, int, int]], list[tuple[int,
 
 
 def _peak(allocations: list[tuple[int, int, int]], rounds: list[tuple[int, int]]) -> int:
-    """The most that is allocated at once during ``rounds``."""
+    """The most that is allocated at once during `rounds`."""
     live: dict[int, int] = {}
     held = peak = 0
-    # Between rounds, too, blocks come and go; an allocation of nothing at the beginning of each says what is there by then.
+    # Between rounds, too, blocks come and go; an allocation of nothing at the beginning of each
+    # says what is there by then.
     for at, address, size in sorted([*allocations, *((begin, 0, 0) for begin, _ in rounds)]):
         held -= live.pop(address, 0)
         if size > 0:

@@ -1,9 +1,11 @@
-"""The process in which benchmarks run: pytest with pytest-benchmark's fixture, on the points of one request.
+"""The process in which benchmarks run: pytest with pytest-benchmark's fixture, on the points of one
+request.
 
-The first argument is a JSON object: the `request`, the file that the results go to (`out`), the seconds to
-wait for one turn (`patience`), and the `places` that the targets' code is looked for in first. The others
-are numbers of pipes: the one that the answer goes to, a JSON object on one line, and those that carry the
-turn from and to the process that this one takes turns with, -1 without one.
+The first argument is a JSON object: the `request`, the file that the results go to (`out`), the
+seconds to wait for one turn (`patience`), and the `places` that the targets' code is looked for in
+first. The others are numbers of pipes: the one that the answer goes to, a JSON object on one line,
+and those that carry the turn from and to the process that this one takes turns with, -1 without
+one.
 """
 
 from __future__ import annotations
@@ -46,7 +48,11 @@ def _put_first(places: list[str]) -> None:
     if not places:
         return
     ours = str(HOME)
-    sys.path[:] = [*places, *(place for place in sys.path if place not in ("", ours, *places)), ours]
+    sys.path[:] = [
+        *places,
+        *(place for place in sys.path if place not in ("", ours, *places)),
+        ours,
+    ]
     os.chdir(places[0])
 
 

@@ -25,14 +25,15 @@ def check_place(factory: Any, code: str | None) -> None:
         and not Path(place).resolve().is_relative_to(Path(code).resolve())
     ):
         raise CannotAssess(
-            f"the target's code came from {place} and not from the checkout {code}: run it from the folder of the repository "
+            f"the target's code came from {place} and not from the checkout {code}: run it from "
+            f"the folder of the repository "
             "that holds its package"
         )
 
 
 def check_modules(request: BenchRequest) -> None:
-    """Nor may what the target imports come from the working tree, where a commit was to be measured, or from one installed copy
-    for both."""
+    """Nor may what the target imports come from the working tree, where a commit was to be
+    measured, or from one installed copy for both."""
     if request.code is None or request.repository is None:
         return
     root, repository = Path(request.code).resolve(), Path(request.repository).resolve()
@@ -46,19 +47,23 @@ def check_modules(request: BenchRequest) -> None:
             continue
         if package in built:
             raise CannotAssess(
-                f"{name} came from {place}, where it was installed from {repository}, and not from the checkout {root}: both "
-                "versions would be the same; run it from the folder that holds the package, or where it is not installed"
+                f"{name} came from {place}, where it was installed from {repository}, and not "
+                f"from the checkout {root}: both "
+                "versions would be the same; run it from the folder that holds the package, or "
+                "where it is not installed"
             )
         if path.is_relative_to(repository) and "site-packages" not in path.parts:
             raise CannotAssess(
-                f"{name} came from {place}, the working tree, and not from the checkout {root}: an editable installation is "
-                "found before it; run it where the package is not installed, or compare stored results (bench run --out)"
+                f"{name} came from {place}, the working tree, and not from the checkout {root}: "
+                f"an editable installation is "
+                "found before it; run it where the package is not installed, or compare stored "
+                "results (bench run --out)"
             )
 
 
 def packages_built_from(repository: Path) -> Iterator[str]:
-    """The top-level packages and modules of which pip installed a copy from ``repository``, by what it noted of where they came
-    from (PEP 610)."""
+    """The top-level packages and modules of which pip installed a copy from `repository`, by what
+    it noted of where they came from (PEP 610)."""
     for distribution in metadata.distributions():
         origin = json.loads(distribution.read_text("direct_url.json") or "{}")
         url = origin.get("url", "")
@@ -66,5 +71,7 @@ def packages_built_from(repository: Path) -> Iterator[str]:
             continue
         if Path(url2pathname(urlsplit(url).path)).resolve().is_relative_to(repository):
             yield from dict.fromkeys(
-                file.parts[0].removesuffix(".py") for file in distribution.files or () if file.suffix == ".py"
+                file.parts[0].removesuffix(".py")
+                for file in distribution.files or ()
+                if file.suffix == ".py"
             )

@@ -1,4 +1,4 @@
-"""Timers for pytest-benchmark, which computes ``timer() - timer()`` and takes it for seconds."""
+"""Timers for pytest-benchmark, which computes `timer() - timer()` and takes it for seconds."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 class DeviceInstant:
     """A moment in the stream of work of the current CUDA device.
 
-    pytest-benchmark does not wait for the device: milliseconds of asynchronous work would read as the microseconds in which
-    they were handed over. Subtracting two instants waits for the later one, and gives the seconds between them as the
-    device counted them (https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__EVENT.html: half a microsecond).
+    pytest-benchmark does not wait for the device: milliseconds of asynchronous work would read as
+    the microseconds in which they were handed over. Subtracting two instants waits for the later
+    one, and gives the seconds between them as the device counted them
+    (https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__EVENT.html: half a microsecond).
     """
 
     __slots__ = ("_event",)
@@ -30,7 +31,8 @@ class DeviceInstant:
 
 
 def timer_for(device: str) -> Any:
-    """What to give to pytest-benchmark as its timer: CUDA events, or the wall clock where there is no such device."""
+    """What to give to pytest-benchmark as its timer: CUDA events, or the wall clock where there is
+    no such device."""
     return DeviceInstant if device == "cuda" else time.perf_counter
 
 

@@ -1,9 +1,10 @@
-"""Taking turns: two processes time the same benchmark round by round, and meet the machine at the same moment.
+"""Taking turns: two processes time the same benchmark round by round, and meet the machine at the
+same moment.
 
-On shared machines speed drifts by tens of per cent within seconds, and two processes that run one after the
-other differ by as much. Rounds that are milliseconds apart do not (the idea of duet benchmarking, Bulej et
-al., ICPE 2020, https://doi.org/10.1145/3358960.3379132). The order is ABBA: the first, the second, the
-second, the first.
+On shared machines speed drifts by tens of per cent within seconds, and two processes that run one
+after the other differ by as much. Rounds that are milliseconds apart do not (the idea of duet
+benchmarking, Bulej et al., ICPE 2020, https://doi.org/10.1145/3358960.3379132). The order is ABBA:
+the first, the second, the second, the first.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Alone:
 
 
 class Turns(Alone):
-    """A process with a partner. `first` begins; the pipes carry the turn from and to the other process.
+    """A process with a partner. `first` begins; the pipes carry the turn from and to the other
+    process.
 
     Raises:
         PartnerStopped: when the other process does not pass the turn within `patience` seconds.
@@ -73,7 +75,8 @@ class Turns(Alone):
 
 
 class PointTurns:
-    """The turns of one benchmark, `rounds` of them. Whatever happens, the other process is given all of its own."""
+    """The turns of one benchmark, `rounds` of them. Whatever happens, the other process is given
+    all of its own."""
 
     def __init__(self, turns: Alone, rounds: int) -> None:
         self._turns = turns

@@ -1,4 +1,5 @@
-"""What is timed: prefill, decode and a training step of a backbone, and what each must cost in FLOPs and bytes."""
+"""What is timed: prefill, decode and a training step of a backbone, and what each must cost in
+FLOPs and bytes."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from conformance.bench.points import Point
 from conformance.parity.library import text_config
 from conformance.parity.probes import drawn_ids
 
-#: Tokens that one round of decoding makes, by size: one alone is over too soon for a clock.
 DECODED = {"probe": 2, "full": 16}
+"""Tokens that one round of decoding makes, by size: one alone is over too soon for a clock."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """A workload ready to run: ``run`` is timed, on what ``prepare`` returns, which is not."""
+    """A workload ready to run: `run` is timed, on what `prepare` returns, which is not."""
 
     run: Callable[[Any], Any]
     prepare: Callable[[], Any]
@@ -28,7 +29,8 @@ class Work:
 
 
 def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
-    """``point``'s workload on ``backbone``, whose language model is ``llm``: half precision, on its device."""
+    """`point`'s workload on `backbone`, whose language model is `llm`: half precision, on its
+    device."""
     vocabulary = int(llm.get_input_embeddings().weight.shape[0])
     on = next(llm.parameters()).device
     rows = [drawn_ids(vocabulary, point.tokens, seed + row) for row in range(point.batch)]
@@ -64,7 +66,9 @@ def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
 
     def filled() -> Any:
         with torch.no_grad():
-            return backbone.forward(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
+            return backbone.forward(
+                input_ids=ids, attention_mask=mask, use_cache=True
+            ).past_key_values
 
     def decode(past: Any) -> Any:
         token, seen = ids[:, :1], mask
@@ -78,13 +82,15 @@ def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
         return token
 
     made = decoded * point.batch
-    flops = per_token * made + attention_flops(llm, point.batch, point.tokens, point.tokens + decoded)
+    flops = per_token * made + attention_flops(
+        llm, point.batch, point.tokens, point.tokens + decoded
+    )
     return Work(decode, filled, made, flops, decoded * (weights + cache))
 
 
 def flops_per_token(llm: Any) -> float:
-    """Two for each weight that a token is multiplied with: every matrix but the input embedding, the head included
-    (PaLM, appendix B, https://arxiv.org/abs/2204.02311)."""
+    """Two for each weight that a token is multiplied with: every matrix but the input embedding,
+    the head included (PaLM, appendix B, https://arxiv.org/abs/2204.02311)."""
     return 2.0 * sum(weight.numel() for weight in _matrices(llm))
 
 
@@ -94,11 +100,13 @@ def read_weights(llm: Any) -> float:
 
 
 def attention_flops(llm: Any, batch: int, begin: int, end: int) -> float:
-    """FLOPs of the attention scores and their weighted sum, for queries at positions `begin` to `end`, each over
-    the keys it may see."""
+    """FLOPs of the attention scores and their weighted sum, for queries at positions `begin` to
+    `end`, each over the keys it may see."""
     config = text_config(llm)
     keys = sum(
-        min(position + 1, window) for window in _windows(config, end) for position in range(begin, end)
+        min(position + 1, window)
+        for window in _windows(config, end)
+        for position in range(begin, end)
     )
     width = config.num_attention_heads * _head_dim(config)
     return 4.0 * batch * width * keys
@@ -114,16 +122,21 @@ def cache_bytes(llm: Any, batch: int, tokens: int) -> float:
 
 
 def _windows(config: Any, tokens: int) -> list[int]:
-    """How many of ``tokens`` keys a query may see, by layer: those of `layer_types` that slide, or all where it does not tell."""
+    """How many of `tokens` keys a query may see, by layer: those of `layer_types` that slide, or
+    all where it does not tell."""
     window = getattr(config, "sliding_window", None) or tokens
-    slides = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    slides = (
+        getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    )
     return [min(window, tokens) if kind == "sliding_attention" else tokens for kind in slides]
 
 
 def _matrices(llm: Any) -> list[Any]:
     embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings()
     matrices = [
-        parameter for parameter in llm.parameters() if parameter.dim() == 2 and parameter is not embedding
+        parameter
+        for parameter in llm.parameters()
+        if parameter.dim() == 2 and parameter is not embedding
     ]
     # A tied head is the embedding, and is multiplied with all the same.
     return matrices + ([embedding] if head is not None and head.weight is embedding else [])

@@ -1,4 +1,5 @@
-"""The two versions of the code that a comparison measures: worktrees of commits, or the working tree itself."""
+"""The two versions of the code that a comparison measures: worktrees of commits, or the working
+tree itself."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from conformance.errors import CannotAssess
 
 @dataclass(frozen=True)
 class Code:
-    """Where a version of the code lies: `directory`, where targets are named from, within the checkout `root`,
-    which was made of `repository`."""
+    """Where a version of the code lies: `directory`, where targets are named from, within the
+    checkout `root`, which was made of `repository`."""
 
     directory: Path
     root: Path
@@ -29,7 +30,8 @@ class Code:
 
 @dataclass(frozen=True)
 class Side:
-    """One version of the code: `label` for people, `code` where it lies (None: what is installed)."""
+    """One version of the code: `label` for people, `code` where it lies (None: what is
+    installed)."""
 
     label: str
     code: Code | None
@@ -37,7 +39,8 @@ class Side:
 
 @contextmanager
 def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, Side]]:
-    """Checkouts of two refs while the body runs; `head` None is the working tree, uncommitted changes included.
+    """Checkouts of two refs while the body runs; `head` None is the working tree, uncommitted
+    changes included.
 
     Raises:
         CannotAssess: where there is no repository, or it has no such commit.
@@ -45,7 +48,8 @@ def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, 
     root = _git(directory, "rev-parse", "--show-toplevel")
     if not root:
         raise CannotAssess(
-            f"{base} is no file, and {directory} is in no git repository: run it inside one, or name stored results"
+            f"{base} is no file, and {directory} is in no git repository: run it inside one, or "
+            f"name stored results"
         )
     repository = Path(root).resolve()
     inside = directory.resolve().relative_to(repository)
@@ -56,7 +60,9 @@ def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, 
                 return Side("working tree", Code(directory.resolve(), repository, repository))
             place, commit = stack.enter_context(checkout(ref, repository))
             if not (place / inside).is_dir():
-                raise CannotAssess(f"{ref} has no folder {inside}, from which it was to be measured")
+                raise CannotAssess(
+                    f"{ref} has no folder {inside}, from which it was to be measured"
+                )
             label = commit[:10] if commit.startswith(ref) else f"{ref} ({commit[:10]})"
             return Side(label, Code(place / inside, place, repository))
 
@@ -75,7 +81,8 @@ def checkout(ref: str, repository: Path) -> Iterator[tuple[Path, str]]:
         if not _git(repository, "rev-parse", "--git-dir"):
             raise CannotAssess(f"{repository} is no git repository, and there is no file {ref}")
         raise CannotAssess(
-            f"{ref} is neither a stored result nor a commit of {repository}: name a branch, a tag, a commit (fetched, in CI: "
+            f"{ref} is neither a stored result nor a commit of {repository}: name a branch, a "
+            f"tag, a commit (fetched, in CI: "
             "`git fetch --depth 1 origin REF`), a file or a folder of results"
         )
     with tempfile.TemporaryDirectory(prefix="conformance-worktree-") as folder:

@@ -14,8 +14,8 @@ from conformance.bench.parent.workers import RunFailed, Task, Workers
 from conformance.bench.request import BenchRequest
 from conformance.bench.results.stored import Recording, labelled
 
-#: Called before each process starts with what it is, its number, and how many there will be.
 Announce = Callable[[str, int, int], None]
+"""Called before each process starts with what it is, its number, and how many there will be."""
 
 
 class SideFailed(RunFailed):
@@ -65,7 +65,8 @@ class Pairs:
     def measure(
         self, base: BenchRequest, head: BenchRequest, number: int, out: Path
     ) -> dict[str, tuple[Any, str]]:
-        """Pair `number`, counted from 0: by `base` and `head`, the document and the file in `out` that holds it.
+        """Pair `number`, counted from 0: by `base` and `head`, the document and the file in `out`
+        that holds it.
 
         Raises:
             SideFailed: if the process of one version did not measure.
@@ -110,10 +111,11 @@ def record_pairs(
     announce: Announce = lambda what, number, total: None,
     head_request: BenchRequest | None = None,
 ) -> tuple[Recording, Recording]:
-    """`pairs` of processes of two versions, stored as `001.json` and so on in `out/base` and `out/head`.
+    """`pairs` of processes of two versions, stored as `001.json` and so on in `out/base` and
+    `out/head`.
 
-    Both are asked the same, unless there is a `head_request`. Where one of the two measured nothing at all,
-    the first pair is the last: what is misspelt or broken is said at once.
+    Both are asked the same, unless there is a `head_request`. Where one of the two measured nothing
+    at all, the first pair is the last: what is misspelt or broken is said at once.
 
     Raises:
         RunFailed: as `Pairs.measure`.
@@ -127,7 +129,8 @@ def record_pairs(
             if not all(document["benchmarks"] for document, _ in made[-1].values()):
                 break
     one, other = (
-        labelled(side.label, [pair[name] for pair in made]) for name, side in (("base", base), ("head", head))
+        labelled(side.label, [pair[name] for pair in made])
+        for name, side in (("base", base), ("head", head))
     )
     return one, other
 

@@ -20,17 +20,19 @@ from conformance.errors import CannotAssess
 from conformance.hub import HubView
 from conformance.run import launch
 
-#: Of the time that a process has: what it waits for one turn. Who takes longer over a turn hangs; who is merely slow does not.
 _PATIENCE = 0.5
-#: Seconds that a process has to say what ended it, once the one that took turns with it has missed it.
+"""Of the time that a process has: what it waits for one turn. Who takes longer over a turn hangs;
+who is merely slow does not."""
 _LAST_WORDS = 10.0
+"""Seconds that a process has to say what ended it, once the one that took turns with it has missed
+it."""
 
 
 class RunFailed(Exception):
     """A process that was to measure did not: it crashed, hung or raised.
 
-    `worker` is the one that failed, with whose last words the message ends; None where it is not known which
-    of two did.
+    `worker` is the one that failed, with whose last words the message ends; None where it is not
+    known which of two did.
     """
 
     def __init__(self, message: str, worker: Worker | None) -> None:
@@ -40,7 +42,8 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What one process is to measure: a request, for one version of the code (None: what is installed)."""
+    """What one process is to measure: a request, for one version of the code (None: what is
+    installed)."""
 
     request: BenchRequest
     code: Code | None
@@ -48,9 +51,12 @@ class Task:
 
 
 class Worker:
-    """A process that measures one task. `turns` are the pipes that carry the turn from and to its partner."""
+    """A process that measures one task. `turns` are the pipes that carry the turn from and to its
+    partner."""
 
-    def __init__(self, home: Path, task: Task, timeout: float, turns: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, home: Path, task: Task, timeout: float, turns: tuple[int, int] | None = None
+    ) -> None:
         home.mkdir(parents=True)
         self._log = home / "log"
         self.timeout = timeout
@@ -102,7 +108,9 @@ class Workers:
         self._count = 0
 
     def __enter__(self) -> Workers:
-        scratch = tempfile.TemporaryDirectory(prefix="conformance-bench-", ignore_cleanup_errors=True)
+        scratch = tempfile.TemporaryDirectory(
+            prefix="conformance-bench-", ignore_cleanup_errors=True
+        )
         self._scratch = Path(self._stack.enter_context(scratch))
         return self
 
@@ -152,7 +160,8 @@ class Workers:
 def documents(workers: Sequence[Worker]) -> list[Any]:
     """Wait for all workers and return their documents. The first failure ends the wait.
 
-    When one of two partners dies, the other only reports that it was abandoned; the one that died is blamed.
+    When one of two partners dies, the other only reports that it was abandoned; the one that died
+    is blamed.
 
     Raises:
         CannotAssess: if a request cannot be met.
@@ -179,7 +188,9 @@ def documents(workers: Sequence[Worker]) -> list[Any]:
                 selector.unregister(pipe)
                 del waiting[pipe]
                 if _was_abandoned(json.loads(said[pipe]), worker):
-                    abandoning = abandoning or next(other for other in workers if other is not worker)
+                    abandoning = abandoning or next(
+                        other for other in workers if other is not worker
+                    )
                     deadline = min(deadline, time.monotonic() + _LAST_WORDS)
     if abandoning:
         raise RunFailed("the process measured, and did not pass the turn", abandoning)
@@ -203,6 +214,9 @@ def _was_abandoned(answer: dict[str, Any], worker: Worker) -> bool:
 
 def _environment(home: Path) -> dict[str, str]:
     environment = launch.environment_of_child(HubView(home / "hf"), home.name)
-    # What a user, or a pytest around us, tells pytest would drop or disable benchmarks without a word.
-    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+    # What a user, or a pytest around us, tells pytest would drop or disable benchmarks without a
+    # word.
+    environment = {
+        name: value for name, value in environment.items() if not name.startswith("PYTEST_")
+    }
     return {**environment, HOME: str(home), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

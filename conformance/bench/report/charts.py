@@ -1,4 +1,5 @@
-"""Charts that a person would put into a pull request, drawn by matplotlib: files, and SVGs that stand in a page."""
+"""Charts that a person would put into a pull request, drawn by matplotlib: files, and SVGs that
+stand in a page."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BASE, _HEAD, _BAD, _OPEN, _FAINT = "#64748b", "#2563eb", "#c2410c", "#a16207", "#94a3b8"
-#: Of findings on time; what is said of memory is not said of time.
 _TOLD = {Finding.SLOWER: _BAD, Finding.INCONCLUSIVE: _OPEN}
+"""Of findings on time; what is said of memory is not said of time."""
 _ROW = 0.42
-#: Letters of one name, and of all names, below a chart of history.
 _NAME_LENGTH, _NAMES_LENGTH = 20, 90
+"""Letters of one name, and of all names, below a chart of history."""
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element whose text stays text."""
+    """The figure as an `<svg>` element whose text stays text."""
     import matplotlib
 
     out = io.StringIO()
@@ -40,14 +41,15 @@ def as_svg(figure: Figure) -> str:
 
 
 def save(figure: Figure, out: Path, name: str) -> list[str]:
-    """``name.png`` and ``name.svg`` in ``out``: their names."""
+    """`name.png` and `name.svg` in `out`: their names."""
     (out / f"{name}.svg").write_text(as_svg(figure), encoding="utf-8")
     figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=144)
     return [f"{name}.png", f"{name}.svg"]
 
 
 def ratios(comparison: Comparison) -> Figure | None:
-    """Head over base for each benchmark, with the bound below which the truth lies, beside what counts as slower."""
+    """Head over base for each benchmark, with the bound below which the truth lies, beside what
+    counts as slower."""
     compared = [one for one in comparison.benchmarks if one.ratio is not None]
     if not compared:
         return None
@@ -71,7 +73,8 @@ def ratios(comparison: Comparison) -> Figure | None:
 
 
 def distributions(name: str, base: Recording, head: Recording, *, paired: bool) -> Figure | None:
-    """What each pair says, or the median of each process where they were not made in pairs; and the rounds of all of them."""
+    """What each pair says, or the median of each process where they were not made in pairs; and the
+    rounds of all of them."""
     sides = [(recording, colour) for recording, colour in ((base, _BASE), (head, _HEAD))]
     if not all(any(recording.seconds(name)) for recording, _ in sides):
         return None
@@ -85,7 +88,9 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
     else:
         for recording, colour in sides:
             medians = [1e3 * value if value else math.nan for value in recording.seconds(name)]
-            processes.plot(range(1, len(medians) + 1), medians, "o-", color=colour, markersize=3, linewidth=1)
+            processes.plot(
+                range(1, len(medians) + 1), medians, "o-", color=colour, markersize=3, linewidth=1
+            )
         processes.set_xlabel("process", fontsize=8)
         processes.set_ylabel("median, ms", fontsize=8)
     for recording, colour in sides:
@@ -107,7 +112,11 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
 def roofline(recording: Recording) -> Figure | None:
     """What each benchmark achieves beside what the device was measured to be capable of."""
     ceilings = recording.ceilings
-    found = {name: one for name in recording.names if (one := recording.typical_benchmark(name)) is not None}
+    found = {
+        name: one
+        for name in recording.names
+        if (one := recording.typical_benchmark(name)) is not None
+    }
     if not found or not {"flops", "bytes_per_second"} <= ceilings.keys():
         return None
     figure, axes = _figure(7.5, 3.6)
@@ -115,13 +124,17 @@ def roofline(recording: Recording) -> Figure | None:
     intensities = [one.facts["flops"] / one.facts["bytes_read"] for one in found.values()]
     ends = min(*intensities, peak / bandwidth) / 4, max(*intensities, peak / bandwidth) * 4
     axes.plot(
-        [ends[0], peak / bandwidth, ends[1]], [ends[0] * bandwidth, peak, peak], color=_BASE, linewidth=1.5
+        [ends[0], peak / bandwidth, ends[1]],
+        [ends[0] * bandwidth, peak, peak],
+        color=_BASE,
+        linewidth=1.5,
     )
     for (name, one), intensity in zip(found.items(), intensities, strict=True):
         axes.plot([intensity], [one.facts["flops_per_second"]], "o", color=_HEAD, markersize=5)
         axes.annotate(
             _in_roofline(name),
-            (intensity, one.facts["flops_per_second"]), textcoords="offset points", xytext=(5, -9), fontsize=7,
+            (intensity, one.facts["flops_per_second"]), textcoords="offset points", xytext=(5, -9),
+            fontsize=7,
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -132,32 +145,43 @@ def roofline(recording: Recording) -> Figure | None:
     return figure
 
 
-def history(rows: Sequence[Mapping[str, Any]], steps: Sequence[int], memory_steps: Sequence[int]) -> Figure:
-    """One benchmark over time: the median of each recording, what it needed at the peak, and where they stepped."""
+def history(
+    rows: Sequence[Mapping[str, Any]], steps: Sequence[int], memory_steps: Sequence[int]
+) -> Figure:
+    """One benchmark over time: the median of each recording, what it needed at the peak, and where
+    they stepped."""
     figure, (time, memory) = _figure(7.5, 1.9, columns=2)
     time.plot([1e3 * row["seconds"] for row in rows], "o-", color=_HEAD, markersize=3, linewidth=1)
     for axes, own in ((time, steps), (memory, memory_steps)):
         for step in own:
             axes.axvline(step - 0.5, color=_BAD, linewidth=1, linestyle=":")
     time.set_ylabel("median, ms", fontsize=8)
-    peaks = [math.nan if row["peak_memory_bytes"] is None else row["peak_memory_bytes"] / 1e6 for row in rows]
+    peaks = [
+        math.nan if row["peak_memory_bytes"] is None else row["peak_memory_bytes"] / 1e6
+        for row in rows
+    ]
     memory.plot(peaks, "o-", color=_HEAD, markersize=3, linewidth=1)
     memory.set_ylabel("peak memory, MB", fontsize=8)
     # Of many recordings, or of long names, only some find room.
     names = [row["label"][-_NAME_LENGTH:] for row in rows]
     shown = range(0, len(rows), math.ceil(len(rows) * max(map(len, names)) / _NAMES_LENGTH))
     for axes in (time, memory):
-        axes.set_xticks(shown, [names[number] for number in shown], fontsize=7, rotation=30, ha="right")
+        axes.set_xticks(
+            shown, [names[number] for number in shown], fontsize=7, rotation=30, ha="right"
+        )
         axes.ticklabel_format(axis="y", useOffset=False)
     figure.tight_layout()
     return figure
 
 
 def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
-    """How often slow-downs of each size, as they were measured, are found; with Clopper and Pearson's bounds."""
+    """How often slow-downs of each size, as they were measured, are found; with Clopper and
+    Pearson's bounds."""
     figure, axes = _figure(6.0, 3.2)
     for benchmark in dict.fromkeys(row["benchmark"] for row in rates):
-        own = sorted((row for row in rates if row["benchmark"] == benchmark), key=lambda row: row["slowdown"])
+        own = sorted(
+            (row for row in rates if row["benchmark"] == benchmark), key=lambda row: row["slowdown"]
+        )
         x, y = ([100 * row[key] for row in own] for key in ("measured", "found"))
         bounds = [
             [100 * (row["found"] - row["at_least"]) for row in own],

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from conformance.bench.points import common_setting
-from conformance.bench.report.rows import compared_rows, headline, measured_rows, power_rows, shortened
+from conformance.bench.report.rows import (
+    compared_rows,
+    headline,
+    measured_rows,
+    power_rows,
+    shortened,
+)
 from conformance.bench.results.comparison import Comparison
 from conformance.bench.results.drawing import PowerReport
 from conformance.bench.results.stored import Recording
@@ -16,10 +22,14 @@ if TYPE_CHECKING:
 
 
 def write_measured(console: Console, recording: Recording) -> None:
-    """A line for each benchmark: time, throughput, how near it comes to what the device can do, memory."""
+    """A line for each benchmark: time, throughput, how near it comes to what the device can do,
+    memory."""
     console.print(headline(recording))
     console.print(
-        table(("benchmark", "median", "tokens/s", "of peak", "memory"), shortened(measured_rows(recording)))
+        table(
+            ("benchmark", "median", "tokens/s", "of peak", "memory"),
+            shortened(measured_rows(recording)),
+        )
     )
 
 
@@ -39,16 +49,25 @@ def write_comparison(console: Console, comparison: Comparison) -> None:
 def write_power(console: Console, found: PowerReport) -> None:
     """How often each slow-down was found, and what was confirmed end to end."""
     draws = found.rates[0].draws if found.rates else 0
-    columns = ("benchmark", "slowed by", "measured", "a pair strays", f"found of {draws:,}", "its bounds")
+    columns = (
+        "benchmark",
+        "slowed by",
+        "measured",
+        "a pair strays",
+        f"found of {draws:,}",
+        "its bounds",
+    )
     console.print(table(columns, shortened(power_rows(found.rates))))
     if found.memory is not None:
         console.print(
-            f"  {found.memory['injectedBytes']:,} bytes more were found in {found.memory['found']} of "
+            f"  {found.memory['injectedBytes']:,} bytes more were found in "
+            f"{found.memory['found']} of "
             f"{found.memory['of']} benchmarks"
         )
     for one in found.confirmations:
         console.print(
-            f"  confirmed, slowed by {100 * one.slowdown:g} %: {one.result}, {len(one.slower)} slower, "
+            f"  confirmed, slowed by {100 * one.slowdown:g} %: {one.result}, {len(one.slower)} "
+            f"slower, "
             f"{one.minutes:g} minutes"
         )
 

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 from conformance.bench.report.rows import headline
 
 
-def write_all(comparison: Comparison, recordings: tuple[Recording, Recording] | None, out: Path) -> list[str]:
-    """``verdict.json`` and ``summary.md`` in ``out``; where there are recordings to draw, ``report.html`` and the chart
-    ``comparison``, of which none from before stays. Returns the names of what was written."""
+def write_all(
+    comparison: Comparison, recordings: tuple[Recording, Recording] | None, out: Path
+) -> list[str]:
+    """`verdict.json` and `summary.md` in `out`; where there are recordings to draw, `report.html`
+    and the chart `comparison`, of which none from before stays. Returns the names of what was
+    written."""
     from conformance.bench.report import charts
     from conformance.bench.report.html import comparison_page
     from conformance.report.writing import write_whole, writing_to

@@ -68,14 +68,18 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
                 for cells, one in zip(shortened(compared_rows(comparison)), order, strict=True)
             ],
             _charts([("", charts.ratios(comparison))]),
-            "Points are estimates, and lines end where the truth lies below, or above, with 95 %. Dotted: the slow-down "
+            "Points are estimates, and lines end where the truth lies below, or above, with 95 %. "
+            "Dotted: the slow-down "
             f"that must be excluded. {method(comparison)}",
         ),
         Section(
             "Runs, base grey and head blue",
             charts=_charts(
                 [
-                    (short[one.name], charts.distributions(one.name, base, head, paired=comparison.paired))
+                    (
+                        short[one.name],
+                        charts.distributions(one.name, base, head, paired=comparison.paired),
+                    )
                     for one in order
                 ]
             ),
@@ -116,7 +120,8 @@ def history_page(history: History) -> str:
             Section(
                 "History",
                 charts=drawn,
-                note="Dotted: a step. In time, one that chance alone would make in one of a thousand such series; in memory, "
+                note="Dotted: a step. In time, one that chance alone would make in one of a "
+                "thousand such series; in memory, "
                 "which is counted, a change of more than one part in a thousand."
                 if stepped
                 else "",
@@ -133,13 +138,15 @@ def _measured(recording: Recording) -> list[Section]:
             f"What the device gives {recording.label}",
             ("benchmark", "median", "tokens/s", "of what it can do", "peak memory"),
             rows,
-            note="The process in the middle. Shares are of a half-precision matrix product and of a copy, measured on random "
+            note="The process in the middle. Shares are of a half-precision matrix product and of "
+            "a copy, measured on random "
             "data; MFU is of the datasheet's dense peak.",
         ),
         Section(
             "Roofline",
             charts=_charts([("", charts.roofline(recording))]),
-            note="The line is what was measured at best: on the slope limited by the copy, on the flat by the matrix product.",
+            note="The line is what was measured at best: on the slope limited by the copy, on the "
+            "flat by the matrix product.",
         ),
     ]
 

@@ -15,7 +15,8 @@ from conformance.bench.report.rows import memory_change, method
 
 
 def summary(comparison: Comparison, headline: str = "") -> str:
-    """Markdown for a pull request or a CI job's summary; ``headline`` says what of and on which device it was taken."""
+    """Markdown for a pull request or a CI job's summary; `headline` says what of and on which
+    device it was taken."""
     lines = [
         f"## {comparison.result.capitalize()}",
         "",
@@ -29,11 +30,23 @@ def summary(comparison: Comparison, headline: str = "") -> str:
     head = ("benchmark", "finding", "base", "head", "time, head / base", "peak memory", "why")
     lines += ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for one in order:
-        times = ["" if value is None else seconds(value) for value in (one.base_seconds, one.head_seconds)]
+        times = [
+            "" if value is None else seconds(value)
+            for value in (one.base_seconds, one.head_seconds)
+        ]
         ratio = "" if one.ratio is None else f"{one.ratio:.3f}"
-        cells = (f"`{short[one.name]}`", str(one.finding), *times, ratio, memory_change(one), one.why)
+        cells = (
+            f"`{short[one.name]}`",
+            str(one.finding),
+            *times,
+            ratio,
+            memory_change(one),
+            one.why,
+        )
         # What a process last said has lines of its own, which would end the row.
-        lines.append("| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |")
+        lines.append(
+            "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+        )
     told = [f"Taken on {headline}."] if headline else []
     if comparison.environment_change:
         told.append(f"The software changed beside the code: {comparison.environment_change}.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
-    """Cells of :func:`write_measured`, of the typical process."""
+    """Cells of `write_measured`, of the typical process."""
     ceilings = recording.ceilings
     rows: list[tuple[str, ...]] = []
     for name in recording.names:
@@ -62,17 +62,22 @@ def method(comparison: Comparison) -> str:
     taken = (
         "of rounds that were timed in turns"
         if comparison.paired
-        else "of runs that were not made in turns, so that what changed on the machine between them counts too"
+        else "of runs that were not made in turns, so that what changed on the machine between "
+        "them counts too"
     )
     stalls = (
-        "; or the same test finds that over 1 % more of head's rounds than of base's take half as long again as is usual"
+        "; or the same test finds that over 1 % more of head's rounds than of base's take half as "
+        "long again as is usual"
         if comparison.paired
         else ""
     )
     return (
-        f"Slower: a one-sided t test on logarithms {taken}, refuses a slow-down of half a per cent or less, with at most "
-        f"{100 * comparison.level:g} % of false alarms over all benchmarks together (Holm){stalls}. No regression: a slow-down "
-        f"of {100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; what is neither is inconclusive."
+        f"Slower: a one-sided t test on logarithms {taken}, refuses a slow-down of half a per "
+        f"cent or less, with at most "
+        f"{100 * comparison.level:g} % of false alarms over all benchmarks together "
+        f"(Holm){stalls}. No regression: a slow-down "
+        f"of {100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; what is neither "
+        f"is inconclusive."
     )
 
 
@@ -87,7 +92,9 @@ def history_rows(history: History) -> list[tuple[str, ...]]:
             seconds(rows[0]["seconds"]),
             seconds(rows[-1]["seconds"]),
             ", ".join(rows[step]["label"] for step in history.steps[name])
-            or ("none" if len(rows) >= SHORTEST_HISTORY else f"too few to tell ({SHORTEST_HISTORY})"),
+            or (
+                "none" if len(rows) >= SHORTEST_HISTORY else f"too few to tell ({SHORTEST_HISTORY})"
+            ),
             ", ".join(rows[step]["label"] for step in history.memory_steps[name]) or "none",
         )
         for name, rows in history.rows.items()
@@ -116,11 +123,16 @@ def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def headline(recording: Recording) -> str:
-    """What all benchmarks have in common, the device, and the software that decides about speed, in a line."""
+    """What all benchmarks have in common, the device, and the software that decides about speed, in
+    a line."""
     environment = recording.runs[0].environment
     device, packages = environment.get("device", {}), environment.get("packages", {})
-    software = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages)
-    return " on ".join(filter(None, [common_setting(recording.names), f"{device.get('name')}, {software}"]))
+    software = ", ".join(
+        f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages
+    )
+    return " on ".join(
+        filter(None, [common_setting(recording.names), f"{device.get('name')}, {software}"])
+    )
 
 
 def _of_peak(facts: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:

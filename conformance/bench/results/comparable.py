@@ -7,13 +7,14 @@ from typing import Any
 
 from conformance.bench.results.stored import Recording, Run
 
-#: What two runs must have been asked alike, beside what is in the names of benchmarks. Where files lay may differ.
 _ASKED = ("backbone_id", "rounds", "seed")
+"""What two runs must have been asked alike, beside what is in the names of benchmarks. Where files
+lay may differ."""
 
 
 def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, int] | None:
-    """The runs of two stored recordings that took turns with one another, in order, and how many pairs are missing, whole or by
-    half; None where no runs took turns."""
+    """The runs of two stored recordings that took turns with one another, in order, and how many
+    pairs are missing, whole or by half; None where no runs took turns."""
     before, after = ({run.pair: run for run in side.runs if run.pair} for side in (base, head))
     both = [pair for pair in before if pair in after]
     if not both:
@@ -29,7 +30,8 @@ def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, in
 def why_not_comparable(
     base: Recording, head: Recording, *, allow_environment_change: bool = False
 ) -> str | None:
-    """The difference between two recordings that makes a comparison meaningless; None where there is none."""
+    """The difference between two recordings that makes a comparison meaningless; None where there
+    is none."""
     runs = [*base.runs, *head.runs]
     environments = [run.environment for run in runs]
     changed = _differences(*(environment.get("device", {}) for environment in environments))
@@ -42,12 +44,16 @@ def why_not_comparable(
         return f"they were asked for different things ({changed}): record them alike"
     changed = environment_change(base, head)
     if changed and not allow_environment_change:
-        return f"the software changed beside the code ({changed}); --allow-environment-change compares them all the same"
+        return (
+            f"the software changed beside the code ({changed}); --allow-environment-change "
+            f"compares them all the same"
+        )
     return None
 
 
 def environment_change(base: Recording, head: Recording) -> str:
-    """How the software differs between any two of the runs, the code that is compared aside; empty if it does not."""
+    """How the software differs between any two of the runs, the code that is compared aside; empty
+    if it does not."""
     environments = [
         {**run.environment, **run.environment.get("packages", {}), "device": None, "packages": None}
         for run in (*base.runs, *head.runs)
@@ -68,8 +74,12 @@ def _differences(*tables: Mapping[str, Any]) -> str:
     names = sorted({name for table in tables for name in table})
     known = {
         name: list(
-            dict.fromkeys(str(value) for table in tables if (value := table.get(name, "absent")) is not None)
+            dict.fromkeys(
+                str(value) for table in tables if (value := table.get(name, "absent")) is not None
+            )
         )
         for name in names
     }
-    return ", ".join(f"{name} {' and '.join(values)}" for name, values in known.items() if len(values) > 1)
+    return ", ".join(
+        f"{name} {' and '.join(values)}" for name, values in known.items() if len(values) > 1
+    )

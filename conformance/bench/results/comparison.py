@@ -1,6 +1,7 @@
 """Is head slower, or hungrier, than base? One verdict for each benchmark, and one for all.
 
-Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable. What is not known is never a pass.
+Exit status: 0 no regression, 1 regression, 2 inconclusive or not comparable. What is not known is
+never a pass.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from conformance.bench.results.stored import Benchmark, Recording
 from conformance.bench.units import size
 
 NO_REGRESSION, REGRESSION, INCONCLUSIVE = 0, 1, 2
-#: Memory is counted, not sampled: more than this share above base's is more.
 MEMORY_SLACK = 0.001
-#: A round that takes so many times as long as base's usual one stalls. The centre of a pair's rounds does not see what happens in
-#: fewer than a quarter of them: a cache that is built anew every tenth time, say.
+"""Memory is counted, not sampled: more than this share above base's is more."""
 STALL = 1.5
-#: Head may stall in this share more of its rounds than base before it counts: about one round of a pair.
+"""A round that takes so many times as long as base's usual one stalls. The centre of a pair's
+rounds does not see what happens in fewer than a quarter of them: a cache that is built anew every
+tenth time, say."""
 FEW_STALLS = 0.01
-#: Stalls are counted, and of fewer pairs than this the counts are too often all the same.
+"""Head may stall in this share more of its rounds than base before it counts: about one round of a
+pair."""
 STALL_PAIRS = 6
+"""Stalls are counted, and of fewer pairs than this the counts are too often all the same."""
 
 
 class Finding(str, Enum):
@@ -62,7 +65,8 @@ class Finding(str, Enum):
 
 @dataclass(frozen=True)
 class Compared:
-    """One benchmark: the finding, why in words, and the numbers behind it (ratios of head over base, seconds, bytes)."""
+    """One benchmark: the finding, why in words, and the numbers behind it (ratios of head over
+    base, seconds, bytes)."""
 
     name: str
     finding: Finding
@@ -97,13 +101,19 @@ class Comparison:
         if REGRESSION in found:
             return REGRESSION
         nothing_compared = not any(compared.ratio is not None for compared in self.benchmarks)
-        return INCONCLUSIVE if self.refusal or INCONCLUSIVE in found or nothing_compared else NO_REGRESSION
+        return (
+            INCONCLUSIVE
+            if self.refusal or INCONCLUSIVE in found or nothing_compared
+            else NO_REGRESSION
+        )
 
     @property
     def result(self) -> str:
-        return {NO_REGRESSION: "NO REGRESSION", REGRESSION: "REGRESSION", INCONCLUSIVE: "INCONCLUSIVE"}[
-            self.exit_status
-        ]
+        return {
+            NO_REGRESSION: "NO REGRESSION",
+            REGRESSION: "REGRESSION",
+            INCONCLUSIVE: "INCONCLUSIVE",
+        }[self.exit_status]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -128,18 +138,21 @@ def compare(
     level: float = FALSE_ALARMS,
     allow_environment_change: bool = False,
 ) -> Comparison:
-    """Hold ``head`` against ``base``, run by run where they were made in turn (``paired``).
+    """Hold `head` against `base`, run by run where they were made in turn (`paired`).
 
-    ``detectable`` is the logarithm of the ratio that must be excluded before a benchmark counts as unchanged; ``level`` bounds
-    the probability of a false alarm over all benchmarks together. What cannot be compared is refused: other devices, other
-    requests, and other software unless that is allowed.
+    `detectable` is the logarithm of the ratio that must be excluded before a benchmark counts as
+    unchanged; `level` bounds the probability of a false alarm over all benchmarks together. What
+    cannot be compared is refused: other devices, other requests, and other software unless that is
+    allowed.
     """
     refusal = why_not_comparable(base, head, allow_environment_change=allow_environment_change)
     changed = environment_change(base, head)
     if refusal:
         return Comparison(base.label, head.label, (), detectable, level, refusal, paired, changed)
     names = list(dict.fromkeys([*base.names, *head.names]))
-    tests = {name: test for name in names if (test := _tested(base, head, name, paired)) is not None}
+    tests = {
+        name: test for name in names if (test := _tested(base, head, name, paired)) is not None
+    }
     slower = called_slower(tests, level)
     judged_together = sum(1 if test.stalls is None else 2 for test in tests.values())
 
@@ -152,7 +165,10 @@ def compare(
                 else "take a quieter machine, or a larger --detect"
             )
         of_each = f"about {needed}" if needed else "thousands of"
-        return f"it would take {of_each} runs of each (bench run --runs), or two commits compared in turns"
+        return (
+            f"it would take {of_each} runs of each (bench run --runs), or two commits compared "
+            f"in turns"
+        )
 
     def judged(name: str) -> Compared:
         test = tests.get(name)
@@ -172,8 +188,9 @@ def compare(
 
 
 class Pair(NamedTuple):
-    """What a pair of runs says of a benchmark: the logarithm of head's usual time over base's, how many more of its rounds stall,
-    as a share, and the logarithm of the ratio of means, stalls and interruptions included."""
+    """What a pair of runs says of a benchmark: the logarithm of head's usual time over base's, how
+    many more of its rounds stall, as a share, and the logarithm of the ratio of means, stalls and
+    interruptions included."""
 
     logarithm: float
     stalls: float
@@ -182,8 +199,9 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Tested:
-    """The tests of a benchmark: of the time that its rounds take, and of the share of them that stall (None where that cannot be
-    judged: for runs that were not made in turns, for few pairs, and where head takes less time all in all)."""
+    """The tests of a benchmark: of the time that its rounds take, and of the share of them that
+    stall (None where that cannot be judged: for runs that were not made in turns, for few pairs,
+    and where head takes less time all in all)."""
 
     time: Slowdown
     stalls: Slowdown | None
@@ -195,15 +213,20 @@ def tested(pairs: Sequence[Pair]) -> Tested:
     # Who takes less time although it stalls has chosen so.
     if len(pairs) < STALL_PAIRS or statistics.fmean(pair.mean for pair in pairs) <= 0:
         return Tested(time, None)
-    stalls = slowdown([pair.stalls for pair in pairs], negligible=FEW_STALLS, least_deviation=FEW_STALLS)
+    stalls = slowdown(
+        [pair.stalls for pair in pairs], negligible=FEW_STALLS, least_deviation=FEW_STALLS
+    )
     return Tested(time, stalls)
 
 
 def called_slower(tests: Mapping[str, Tested], level: float = FALSE_ALARMS) -> dict[str, str]:
-    """The benchmarks that are slower, and by how much in words; all tests together cry wolf with probability ``level``."""
+    """The benchmarks that are slower, and by how much in words; all tests together cry wolf with
+    probability `level`."""
     probabilities = {(name, "time"): test.time.probability for name, test in tests.items()}
     probabilities |= {
-        (name, "stalls"): test.stalls.probability for name, test in tests.items() if test.stalls is not None
+        (name, "stalls"): test.stalls.probability
+        for name, test in tests.items()
+        if test.stalls is not None
     }
     refused = holm(probabilities, level)
 
@@ -223,8 +246,12 @@ def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Tested
     if paired:
         pairs = pairs_of(base, head, name)
         return tested(pairs) if len(pairs) > 1 else None
-    before, after = ([math.log(value) for value in side.seconds(name) if value] for side in (base, head))
-    return Tested(unpaired_slowdown(before, after), None) if min(len(before), len(after)) > 1 else None
+    before, after = (
+        [math.log(value) for value in side.seconds(name) if value] for side in (base, head)
+    )
+    return (
+        Tested(unpaired_slowdown(before, after), None) if min(len(before), len(after)) > 1 else None
+    )
 
 
 def pairs_of(base: Recording, head: Recording, name: str) -> list[Pair]:
@@ -254,14 +281,17 @@ def _pair(base: Benchmark, head: Benchmark) -> Pair:
 
 
 def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
-    """What is to be said of a benchmark that one of the two did not measure; None where both did."""
+    """What is to be said of a benchmark that one of the two did not measure; None where both
+    did."""
     had, has = (any(recording.seconds(name)) for recording in (base, head))
     if had and has:
         return None
     before, after = (recording.trouble(name) or "" for recording in (base, head))
     base_alone, head_alone = before.startswith("alone"), after.startswith("alone")
     only_there = f"{base.label} has it, {head.label} has not: renamed or removed"
-    only_here = f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
+    only_here = (
+        f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
+    )
     # What broke in base may have been there; what it had no room or no attention for was not.
     new = Finding.INCONCLUSIVE if before.startswith("failed") else Finding.NEW
     return _first(
@@ -288,8 +318,8 @@ def _measured(
 ) -> Compared:
     """The finding on a benchmark that both measured.
 
-    `slower` says by how much head is slower, empty if it is not; `hint` what would make an inconclusive finding
-    conclusive.
+    `slower` says by how much head is slower, empty if it is not; `hint` what would make an
+    inconclusive finding conclusive.
     """
     before, after = base.peak_memory(name), head.peak_memory(name)
     trouble = base.trouble(name) or head.trouble(name)
@@ -301,7 +331,8 @@ def _measured(
         (trouble, Finding.INCONCLUSIVE, f"disturbed: {trouble}"),
         (slower, Finding.SLOWER, f"{slower}, and {more}" if more else slower),
         (more, Finding.HUNGRIER, more),
-        (len(recorded_in) == 1, Finding.INCONCLUSIVE, f"memory was recorded in {''.join(recorded_in)} alone"),
+        (len(recorded_in) == 1, Finding.INCONCLUSIVE, f"memory was recorded in "
+            f"{''.join(recorded_in)} alone"),
         (not recorded_in, Finding.INCONCLUSIVE, "memory was recorded in neither"),
         (test is None, Finding.INCONCLUSIVE,
          "one run says nothing of how far runs stray: record several of each (bench run --runs)"),
@@ -337,7 +368,10 @@ def _more_memory(before: int | None, after: int | None) -> str:
     if before is None or after is None or after - before <= before * MEMORY_SLACK:
         return ""
     share = 100 * (after - before) / max(before, 1)
-    return f"{size(after - before)} ({share:.2g} %) more memory at the peak: {size(after)}, and {size(before)} before"
+    return (
+        f"{size(after - before)} ({share:.2g} %) more memory at the peak: {size(after)}, and "
+        f"{size(before)} before"
+    )
 
 
 def _percent(logarithm: float) -> str:
@@ -346,14 +380,21 @@ def _percent(logarithm: float) -> str:
 
 def head_failed(base: str, head: str, why: str, detectable: float = DETECTABLE) -> Comparison:
     """The verdict where head's process did not live to measure anything."""
-    return Comparison(base, head, (Compared("head", Finding.BROKEN, why),), detectable, FALSE_ALARMS)
+    return Comparison(
+        base, head, (Compared("head", Finding.BROKEN, why),), detectable, FALSE_ALARMS
+    )
 
 
 def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:
-    """The verdict of stored pairs, of which so many are ``missing``: what they would have shown is not known."""
-    why = f"{missing} pairs are missing, whole or by half: the comparison was interrupted, or a process of it failed"
+    """The verdict of stored pairs, of which so many are `missing`: what they would have shown is
+    not known."""
+    why = (
+        f"{missing} pairs are missing, whole or by half: the comparison was interrupted, or a "
+        f"process of it failed"
+    )
     return replace(
-        comparison, benchmarks=(*comparison.benchmarks, Compared("other pairs", Finding.INCONCLUSIVE, why))
+        comparison,
+        benchmarks=(*comparison.benchmarks, Compared("other pairs", Finding.INCONCLUSIVE, why)),
     )
 
 

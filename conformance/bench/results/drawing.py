@@ -1,4 +1,5 @@
-"""How often comparisons that are drawn from recorded pairs cry wolf, and how often they find a slow-down."""
+"""How often comparisons that are drawn from recorded pairs cry wolf, and how often they find a
+slow-down."""
 
 from __future__ import annotations
 
@@ -15,21 +16,21 @@ from conformance.errors import CannotAssess
 from conformance.rates import rate_bounds
 
 DRAWS = 1000
-#: The name under which a comparison that calls any benchmark slower is counted.
 _ANY = "any"
-#: The pairs of each benchmark, of what was measured together.
+"""The name under which a comparison that calls any benchmark slower is counted."""
 Together = Mapping[str, list[Pair]]
-#: By slow-down, everything that was measured together.
+"""The pairs of each benchmark, of what was measured together."""
 Recorded = dict[float, list[Together]]
+"""By slow-down, everything that was measured together."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of `draws` comparisons of `pairs` pairs called a benchmark slower that had been slowed by
-    `slowdown` (`measured`: as the `recorded` pairs show it).
+    """How many of `draws` comparisons of `pairs` pairs called a benchmark slower that had been
+    slowed by `slowdown` (`measured`: as the `recorded` pairs show it).
 
-    They are drawn from `together` groups of pairs that were measured together. The bounds are Clopper and
-    Pearson's, one-sided, 95 %, and those of the drawing alone.
+    They are drawn from `together` groups of pairs that were measured together. The bounds are
+    Clopper and Pearson's, one-sided, 95 %, and those of the drawing alone.
     """
 
     benchmark: str
@@ -50,7 +51,8 @@ class Rate:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One comparison end to end: what head was slowed by, the verdict, which benchmarks it called slower, its length."""
+    """One comparison end to end: what head was slowed by, the verdict, which benchmarks it called
+    slower, its length."""
 
     slowdown: float
     pairs: int
@@ -64,7 +66,8 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class PowerReport:
-    """What comparisons of so many `pairs` find on a machine: drawn from a recording, and confirmed end to end."""
+    """What comparisons of so many `pairs` find on a machine: drawn from a recording, and confirmed
+    end to end."""
 
     environment: Mapping[str, Any]
     pairs: int
@@ -86,10 +89,14 @@ class PowerReport:
         }
 
     def _of_every_pair(self, what: str) -> dict[str, Any]:
-        """One number of every pair, by slow-down and benchmark, those that were measured together in one list."""
+        """One number of every pair, by slow-down and benchmark, those that were measured together
+        in one list."""
         return {
             str(share): [
-                {name: [round(getattr(pair, what), 6) for pair in own] for name, own in together.items()}
+                {
+                    name: [round(getattr(pair, what), 6) for pair in own]
+                    for name, own in together.items()
+                }
                 for together in every
             ]
             for share, every in self.recorded.items()
@@ -97,15 +104,17 @@ class PowerReport:
 
 
 def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Rate]:
-    """Draw comparisons of `pairs` recorded pairs, each slow-down for itself, and count what they find.
+    """Draw comparisons of `pairs` recorded pairs, each slow-down for itself, and count what they
+    find.
 
-    Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm, under the name
-    `any`.
+    Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm,
+    under the name `any`.
 
-    A comparison is drawn, with replacement, from pairs that were measured together: what they have in common
-    belongs to a comparison's error, and would average out over pairs of many groups. A group of fewer pairs
-    than a comparison takes was interrupted, and is left out. Drawn comparisons share pairs: the bounds are
-    those of the drawing, and how far the recording itself strays, fresh comparisons tell.
+    A comparison is drawn, with replacement, from pairs that were measured together: what they have
+    in common belongs to a comparison's error, and would average out over pairs of many groups. A
+    group of fewer pairs than a comparison takes was interrupted, and is left out. Drawn comparisons
+    share pairs: the bounds are those of the drawing, and how far the recording itself strays, fresh
+    comparisons tell.
 
     Raises:
         CannotAssess: if fewer pairs were recorded than a comparison takes.
@@ -114,7 +123,9 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
     for share, every in recorded.items():
         groups = _long_enough(every, pairs)
         names = [name for name in groups[0] if all(name in group for group in groups)]
-        values = {name: [pair.logarithm for group in groups for pair in group[name]] for name in names}
+        values = {
+            name: [pair.logarithm for group in groups for pair in group[name]] for name in names
+        }
         found = _drawn(groups, names, pairs, draws, source)
         everything = [value for own in values.values() for value in own]
         for name in names if share else [_ANY]:
@@ -143,7 +154,9 @@ def _drawn(
     for _ in range(draws):
         group = source.choice(groups)
         chosen = source.choices(range(_pairs_in(group)), k=pairs)
-        slower = called_slower({name: tested([group[name][pair] for pair in chosen]) for name in names})
+        slower = called_slower(
+            {name: tested([group[name][pair] for pair in chosen]) for name in names}
+        )
         found.update(slower.keys())
         found[_ANY] += bool(slower)
     return found

@@ -1,4 +1,5 @@
-"""Benchmarks over time: stored recordings in the order in which they were made, and where they stepped."""
+"""Benchmarks over time: stored recordings in the order in which they were made, and where they
+stepped."""
 
 from __future__ import annotations
 
@@ -17,19 +18,19 @@ from conformance.bench.results.comparison import MEMORY_SLACK
 from conformance.bench.results.statistics import student_tail
 from conformance.bench.results.stored import InvalidResults, Recording, read
 
-#: A step is told where chance alone would make one as clear in one of a thousand series.
 _CHANCE = 0.001
-#: Fewer recordings on one side of a step have no level.
+"""A step is told where chance alone would make one as clear in one of a thousand series."""
 _SHORTEST = 3
-#: A millionth of a time, which no clock and no machine repeats.
+"""Fewer recordings on one side of a step have no level."""
 _FINEST = 1e-6
+"""A millionth of a time, which no clock and no machine repeats."""
 SHORTEST_HISTORY = 2 * _SHORTEST
 
 
 @dataclass(frozen=True)
 class History:
-    """``rows[name]``: label, time, seconds and peak memory of each recording; ``steps[name]`` and ``memory_steps[name]``: the
-    indices at which a new level of time, or of memory, begins."""
+    """`rows[name]`: label, time, seconds and peak memory of each recording; `steps[name]` and
+    `memory_steps[name]`: the indices at which a new level of time, or of memory, begins."""
 
     recordings: tuple[Recording, ...]
     rows: Mapping[str, Sequence[Mapping[str, Any]]]
@@ -38,7 +39,7 @@ class History:
 
 
 def history(places: Sequence[Path]) -> History:
-    """What lies in ``places``, each a file or folder of results, by the time of its first run.
+    """What lies in `places`, each a file or folder of results, by the time of its first run.
 
     Raises:
         InvalidResults: naming what is no result of ours.
@@ -64,9 +65,10 @@ def history(places: Sequence[Path]) -> History:
 
 
 def steps(levels: Sequence[float]) -> list[int]:
-    """Where a series steps to another level: the stretch that stands out most, if chance hardly ever gives one that stands out
-    as much, and the same within what is before, in and behind it (circular binary segmentation, Olshen et al., Biostatistics 5,
-    2004). How seldom chance does is Student's t test between the stretch and the rest, for each of all stretches (Bonferroni):
+    """Where a series steps to another level: the stretch that stands out most, if chance hardly
+    ever gives one that stands out as much, and the same within what is before, in and behind it
+    (circular binary segmentation, Olshen et al., Biostatistics 5, 2004). How seldom chance does is
+    Student's t test between the stretch and the rest, for each of all stretches (Bonferroni):
     shuffling, which that paper does, cannot tell anything of a dozen recordings."""
     return sorted(_steps(np.asarray(levels, dtype=np.float64), 0))
 
@@ -83,7 +85,8 @@ def _steps(levels: Any, offset: int) -> list[int]:
 
 
 def _clearest(levels: Any) -> tuple[int, int, float]:
-    """Where the stretch that stands out most begins and ends, and how often chance would give one as clear."""
+    """Where the stretch that stands out most begins and ends, and how often chance would give one
+    as clear."""
     count = len(levels)
     levels = levels - levels.mean()
     sums = np.concatenate([[0.0], np.cumsum(levels)])
@@ -97,7 +100,9 @@ def _clearest(levels: Any) -> tuple[int, int, float]:
     )
     inside, outside = np.maximum(inside, 1), np.maximum(outside, 1)
     # Of the sum of all squares about the mean, what the two levels account for.
-    between = np.where(long_enough, (sums[end] - sums[begin]) ** 2 * count / (inside * outside), 0.0)
+    between = np.where(
+        long_enough, (sums[end] - sums[begin]) ** 2 * count / (inside * outside), 0.0
+    )
     where = np.unravel_index(int(between.argmax()), between.shape)
     told = float(between[where])
     # Nothing is told apart more finely than this: recordings that are all the same have no steps.
@@ -110,7 +115,8 @@ def _clearest(levels: Any) -> tuple[int, int, float]:
 
 
 def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Memory is counted, not sampled: whatever differs by more than a comparison lets pass from the level so far is a step."""
+    """Memory is counted, not sampled: whatever differs by more than a comparison lets pass from the
+    level so far is a step."""
     found: list[int] = []
     level = None
     for place, row in enumerate(rows):
@@ -124,7 +130,10 @@ def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 def _labels(places: Sequence[Path]) -> dict[Path, str]:
     """The end of each path, as much of it as tells them apart."""
     parts = {
-        place: (*place.resolve().parent.parts[1:], place.stem if place.suffix == ".json" else place.name)
+        place: (
+            *place.resolve().parent.parts[1:],
+            place.stem if place.suffix == ".json" else place.name,
+        )
         for place in places
     }
     for length in range(1, max(map(len, parts.values())) + 1):

@@ -1,4 +1,5 @@
-"""The statistics behind a verdict on speed: Student's t, the steady state, and the paired comparison.
+"""The statistics behind a verdict on speed: Student's t, the steady state, and the paired
+comparison.
 
 Knows no torch: it decides over numbers that were recorded somewhere else.
 """
@@ -13,49 +14,69 @@ from functools import lru_cache
 from itertools import combinations_with_replacement
 from typing import TypeVar
 
-#: Slow-downs up to this are not told from none: half a per cent, as the logarithm of a ratio.
 NEGLIGIBLE = math.log(1.005)
-#: A verdict without a regression says that nothing slower than this is there: three per cent, likewise.
+"""Slow-downs up to this are not told from none: half a per cent, as the logarithm of a ratio."""
 DETECTABLE = math.log(1.03)
-#: How often a comparison of the same code may be called a regression, over all its benchmarks together.
+"""A verdict without a regression says that nothing slower than this is there: three per cent,
+likewise."""
 FALSE_ALARMS = 0.001
-#: How often a slow-down of ``DETECTABLE`` may be taken for none, for each benchmark.
+"""How often a comparison of the same code may be called a regression, over all its benchmarks
+together."""
 MISSES = 0.05
-#: Numbers of pairs that are worth naming: a tenth more each time, and even, so that each version begins as often as the other.
-_PAIRS = (*range(4, 30, 2), *range(30, 60, 6), *range(60, 100, 10), 100, 120, 150, 200, 300, 500, 1000)
+"""How often a slow-down of `DETECTABLE` may be taken for none, for each benchmark."""
+_PAIRS = (
+    *range(4, 30, 2),
+    *range(30, 60, 6),
+    *range(60, 100, 10),
+    100,
+    120,
+    150,
+    200,
+    300,
+    500,
+    1000,
+)
+"""Numbers of pairs that are worth naming: a tenth more each time, and even, so that each version
+begins as often as the other."""
 Name = TypeVar("Name", bound=Hashable)
-#: Fewer rounds than this have no median to speak of.
 ROUNDS = 30
+"""Fewer rounds than this have no median to speak of."""
 
 
 def student_tail(t: float, degrees: float) -> float:
-    """The probability that Student's t with ``degrees`` of freedom exceeds ``t``."""
+    """The probability that Student's t with `degrees` of freedom exceeds `t`."""
     if math.isinf(t):
         return 0.0 if t > 0 else 1.0
-    import mpmath  # comes with torch, which needs sympy, which needs it; heavy, and not for every command
+    # Comes with torch, which needs sympy, which needs it; heavy, and not for every command.
+    import mpmath
 
-    half = 0.5 * float(mpmath.betainc(degrees / 2, 0.5, 0, degrees / (degrees + t * t), regularized=True))
+    half = 0.5 * float(
+        mpmath.betainc(degrees / 2, 0.5, 0, degrees / (degrees + t * t), regularized=True)
+    )
     return half if t > 0 else 1 - half
 
 
 @lru_cache(maxsize=256)
 def student_quantile(probability: float, degrees: float) -> float:
-    """The ``t`` that Student's t with ``degrees`` of freedom stays below with ``probability``."""
+    """The `t` that Student's t with `degrees` of freedom stays below with `probability`."""
     if not 0 < probability < 1:
         raise ValueError(f"a probability is between 0 and 1, not {probability}")
     low, high = -1e3, 1e3
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if student_tail(middle, degrees) > 1 - probability else (low, middle)
+        low, high = (
+            (middle, high) if student_tail(middle, degrees) > 1 - probability else (low, middle)
+        )
     return (low + high) / 2
 
 
 def steady_from(seconds: Sequence[float]) -> int:
-    """The round from which a benchmark runs steadily: what is before it (warm-up, caches filling) is to be left out.
+    """The round from which a benchmark runs steadily: what is before it (warm-up, caches filling)
+    is to be left out.
 
-    White's marginal standard error rule (MSER, Simulation 69, 1997): leave out as many as make the standard error of the
-    rest smallest, at most half. Rounds that the machine interrupted are cut to twice the median first; one of them
-    would otherwise decide.
+    White's marginal standard error rule (MSER, Simulation 69, 1997): leave out as many as make the
+    standard error of the rest smallest, at most half. Rounds that the machine interrupted are cut
+    to twice the median first; one of them would otherwise decide.
     """
     if len(seconds) < 4:
         return 0
@@ -70,22 +91,27 @@ def steady_from(seconds: Sequence[float]) -> int:
 
 
 def centre(values: Sequence[float]) -> float:
-    """Hodges and Lehmann's estimate: the median of the means of any two values (Annals of Mathematical Statistics 34, 1963).
+    """Hodges and Lehmann's estimate: the median of the means of any two values (Annals of
+    Mathematical Statistics 34, 1963).
 
-    Of rounds in turns every other one meets caches that the other process has used, so that ratios come in two heaps of the
-    same size; a median falls into the gap between them, anywhere. Interrupted rounds sway this
-    one little until they are more than a quarter (it breaks down at 29 %, a median at half).
+    Of rounds in turns every other one meets caches that the other process has used, so that ratios
+    come in two heaps of the same size; a median falls into the gap between them, anywhere.
+    Interrupted rounds sway this one little until they are more than a quarter (it breaks down at 29
+    %, a median at half).
     """
-    return statistics.median((one + other) / 2 for one, other in combinations_with_replacement(values, 2))
+    return statistics.median(
+        (one + other) / 2 for one, other in combinations_with_replacement(values, 2)
+    )
 
 
 @dataclass(frozen=True)
 class Slowdown:
     """What pairs of runs say about the logarithm of head's time over base's.
 
-    ``estimate`` is the mean over ``pairs``, ``deviation`` the standard deviation of one pair, ``probability`` the p-value of a
-    time that is at most negligibly longer, and ``at_most`` the one-sided upper bound, which excludes a regression if it does
-    not exceed what was to be detected.
+    `estimate` is the mean over `pairs`, `deviation` the standard deviation of one pair,
+    `probability` the p-value of a time that is at most negligibly longer, and `at_most` the
+    one-sided upper bound, which excludes a regression if it does not exceed what was to be
+    detected.
     """
 
     pairs: int
@@ -103,7 +129,8 @@ def slowdown(
 ) -> Slowdown:
     """Student's paired test on the logarithms of head over base, one a pair.
 
-    ``least_deviation`` is how far values stray that can only be counted: by chance a few of them are all the same.
+    `least_deviation` is how far values stray that can only be counted: by chance a few of them are
+    all the same.
 
     Raises:
         ValueError: for fewer than two pairs, which have no deviation.
@@ -116,22 +143,30 @@ def slowdown(
 
 
 def unpaired_slowdown(
-    base: Sequence[float], head: Sequence[float], negligible: float = NEGLIGIBLE, misses: float = MISSES
+    base: Sequence[float],
+    head: Sequence[float],
+    negligible: float = NEGLIGIBLE,
+    misses: float = MISSES,
 ) -> Slowdown:
-    """Welch's test on logarithms of times of runs that were not taken in pairs (Biometrika 34, 1947).
+    """Welch's test on logarithms of times of runs that were not taken in pairs (Biometrika 34,
+    1947).
 
     Raises:
         ValueError: for fewer than two runs of either.
     """
     if min(len(base), len(head)) < 2:
         raise ValueError(
-            f"{len(base)} and {len(head)} runs cannot be compared: at least two of each tell how far runs stray"
+            f"{len(base)} and {len(head)} runs cannot be compared: at least two of each tell how "
+            f"far runs stray"
         )
     variances = [statistics.variance(side) / len(side) for side in (base, head)]
     error = sum(variances)
     degrees = (
         error**2
-        / sum(variance**2 / (len(side) - 1) for variance, side in zip(variances, (base, head), strict=True))
+        / sum(
+            variance**2 / (len(side) - 1)
+            for variance, side in zip(variances, (base, head), strict=True)
+        )
         if error
         else 1.0
     )
@@ -147,8 +182,8 @@ def unpaired_slowdown(
 
 
 def holm(probabilities: Mapping[Name, float], level: float = FALSE_ALARMS) -> set[Name]:
-    """The hypotheses that are refused when all of them together may be refused wrongly with probability ``level`` (Holm's
-    step-down rule, Scandinavian Journal of Statistics 6, 1979)."""
+    """The hypotheses that are refused when all of them together may be refused wrongly with
+    probability `level` (Holm's step-down rule, Scandinavian Journal of Statistics 6, 1979)."""
     refused: set[Name] = set()
     ordered = sorted(probabilities, key=lambda name: probabilities[name])
     for index, name in enumerate(ordered):
@@ -167,10 +202,13 @@ def pairs_needed(
     level: float = FALSE_ALARMS,
     misses: float = MISSES,
 ) -> int | None:
-    """How many pairs find a slow-down of ``detectable``, given the deviation of one pair; None for more than a thousand."""
+    """How many pairs find a slow-down of `detectable`, given the deviation of one pair; None for
+    more than a thousand."""
 
     def enough(pairs: int) -> bool:
-        t = student_quantile(1 - level / benchmarks, pairs - 1) + student_quantile(1 - misses, pairs - 1)
+        t = student_quantile(1 - level / benchmarks, pairs - 1) + student_quantile(
+            1 - misses, pairs - 1
+        )
         return t * deviation / math.sqrt(pairs) <= detectable - negligible
 
     return next((pairs for pairs in _PAIRS if enough(pairs)), None)

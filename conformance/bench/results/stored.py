@@ -1,4 +1,5 @@
-"""Stored results: pytest-benchmark's JSON of one process, with what we add to it, in a file or a folder of them."""
+"""Stored results: pytest-benchmark's JSON of one process, with what we add to it, in a file or a
+folder of them."""
 
 from __future__ import annotations
 
@@ -13,25 +14,35 @@ from typing import Any, TypeVar
 from conformance.bench.points import is_among
 from conformance.errors import CannotAssess
 
-#: The version of stored results that this release writes and reads.
 SCHEMA = 1
-#: What a comparison says, in its folder, beside the runs that it says it of.
+"""The version of stored results that this release writes and reads."""
 VERDICT = "verdict.json"
+"""What a comparison says, in its folder, beside the runs that it says it of."""
 
-#: What every benchmark records beside its times.
-_FACTS = {"workload", "batch", "tokens", "tokens_per_second", "flops", "bytes_read", "flops_per_second"}
+_FACTS = {
+    "workload",
+    "batch",
+    "tokens",
+    "tokens_per_second",
+    "flops",
+    "bytes_read",
+    "flops_per_second",
+}
+"""What every benchmark records beside its times."""
 
 
 _Told = TypeVar("_Told")
 
 
 class InvalidResults(CannotAssess):
-    """A stored result cannot be used. The message names the file, what is wrong with it, and what to do."""
+    """A stored result cannot be used. The message names the file, what is wrong with it, and what
+    to do."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One point of one process: the median time of a round, what the point cost in memory, and pytest-benchmark's entry."""
+    """One point of one process: the median time of a round, what the point cost in memory, and
+    pytest-benchmark's entry."""
 
     name: str
     seconds: float
@@ -45,7 +56,8 @@ class Benchmark:
 
     @property
     def rounds(self) -> list[float]:
-        """Seconds of every round: those that counted, or of a process that took turns all of them."""
+        """Seconds of every round: those that counted, or of a process that took turns all of
+        them."""
         return [float(value) for value in self.entry.get("stats", {}).get("data", [])]
 
     @property
@@ -61,7 +73,8 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Run:
-    """What one process measured, and on what; ``asked`` is its :class:`~conformance.bench.request.BenchRequest` as JSON."""
+    """What one process measured, and on what; `asked` is its
+    `conformance.bench.request.BenchRequest` as JSON."""
 
     benchmarks: Mapping[str, Benchmark]
     unmeasured: Mapping[str, str]
@@ -73,7 +86,8 @@ class Run:
 
     @property
     def pair(self) -> str | None:
-        """The name that it has in common with the process that it took turns with; None for one that ran alone."""
+        """The name that it has in common with the process that it took turns with; None for one
+        that ran alone."""
         return self.asked.get("pair")
 
     def only(self, wanted: Callable[[str], bool]) -> Run:
@@ -100,21 +114,28 @@ class Recording:
     @property
     def names(self) -> list[str]:
         """Every benchmark that any run was to measure."""
-        return list(dict.fromkeys(name for run in self.runs for name in (*run.benchmarks, *run.unmeasured)))
+        return list(
+            dict.fromkeys(name for run in self.runs for name in (*run.benchmarks, *run.unmeasured))
+        )
 
     def seconds(self, name: str) -> list[float | None]:
         """The median of each run, None where it measured nothing."""
-        return [run.benchmarks[name].seconds if name in run.benchmarks else None for run in self.runs]
+        return [
+            run.benchmarks[name].seconds if name in run.benchmarks else None for run in self.runs
+        ]
 
     @property
     def ceilings(self) -> Mapping[str, float]:
-        """What the device was measured to reach, by the first process that asked; empty where none did."""
+        """What the device was measured to reach, by the first process that asked; empty where none
+        did."""
         return next((run.ceilings for run in self.runs if run.ceilings), {})
 
     def typical_benchmark(self, name: str) -> Benchmark | None:
-        """The benchmark as the median process measured it; of an even number, the slower of the middle two."""
+        """The benchmark as the median process measured it; of an even number, the slower of the
+        middle two."""
         found = sorted(
-            (run.benchmarks[name] for run in self.runs if name in run.benchmarks), key=lambda one: one.seconds
+            (run.benchmarks[name] for run in self.runs if name in run.benchmarks),
+            key=lambda one: one.seconds,
         )
         return found[len(found) // 2] if found else None
 
@@ -136,7 +157,8 @@ class Recording:
         if not any(map(wanted, self.names)):
             held = ", ".join(self.names) or "none"
             raise CannotAssess(
-                f"{self.label} holds no benchmark of {', '.join((*targets, *workloads))}: it holds {held}"
+                f"{self.label} holds no benchmark of {', '.join((*targets, *workloads))}: it "
+                f"holds {held}"
             )
         return Recording(self.label, tuple(run.only(wanted) for run in self.runs))
 
@@ -155,7 +177,8 @@ class Recording:
 
 
 def read(place: Path, label: str = "") -> Recording:
-    """The recording in a file, or in all ``*.json`` files of a folder, ordered by the time at which they were made.
+    """The recording in a file, or in all `*.json` files of a folder, ordered by the time at which
+    they were made.
 
     Raises:
         InvalidResults: saying which file is no result of ours, and what is wrong with it.
@@ -163,15 +186,22 @@ def read(place: Path, label: str = "") -> Recording:
     if place.is_dir():
         files = sorted(path for path in place.glob("*.json") if path.name != VERDICT)
         if not files:
-            sides = [side for side in ("runs/base", "runs/head", "base", "head") if (place / side).is_dir()]
+            sides = [
+                side
+                for side in ("runs/base", "runs/head", "base", "head")
+                if (place / side).is_dir()
+            ]
             raise InvalidResults(
-                f"{place} holds no results of its own: name {' or '.join(str(place / side) for side in sides)}"
+                f"{place} holds no results of its own: name "
+                f"{' or '.join(str(place / side) for side in sides)}"
                 if sides
                 else f"{place} holds no results: `conformance bench run --out {place}` writes them"
             )
     else:
         files = [place]
-    runs = sorted((run_of(read_document(path), str(path)) for path in files), key=lambda run: run.recorded)
+    runs = sorted(
+        (run_of(read_document(path), str(path)) for path in files), key=lambda run: run.recorded
+    )
     return Recording(label or str(place), tuple(runs))
 
 
@@ -179,16 +209,20 @@ def run_of(document: Any, place: str) -> Run:
     """One process's results from the parsed JSON that it wrote.
 
     Raises:
-        InvalidResults: see :func:`read`.
+        InvalidResults: see `read`.
     """
 
-    def wrong(what: str, right: str = "record it again with `conformance bench run`") -> InvalidResults:
+    def wrong(
+        what: str, right: str = "record it again with `conformance bench run`"
+    ) -> InvalidResults:
         return InvalidResults(f"{place} {what}: {right}")
 
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise wrong("is no result of pytest-benchmark")
     if "inTurns" in document:
-        raise wrong("is the verdict of a comparison", "name the runs beside it, `runs/base` or `runs/head`")
+        raise wrong(
+            "is the verdict of a comparison", "name the runs beside it, `runs/base` or `runs/head`"
+        )
     ours = document.get("conformance")
     if not isinstance(ours, dict):
         raise wrong("is pytest-benchmark's own, without the environment that a comparison needs")
@@ -202,10 +236,15 @@ def run_of(document: Any, place: str) -> Run:
     asked = ours.get("request", {})
     try:
         benchmarks = {one.name: one for one in map(_benchmark, document["benchmarks"])}
-        points = [(str(point["name"]), str(point["status"]), str(point["why"])) for point in ours["points"]]
+        points = [
+            (str(point["name"]), str(point["status"]), str(point["why"]))
+            for point in ours["points"]
+        ]
         return Run(
             benchmarks=benchmarks,
-            unmeasured={name: f"{status}: {why}" for name, status, why in points if status != "measured"},
+            unmeasured={
+                name: f"{status}: {why}" for name, status, why in points if status != "measured"
+            },
             disturbed={name: why for name, status, why in points if status == "measured" and why},
             environment=_environment(ours["environment"]),
             recorded=str(ours["recorded"]),
@@ -227,7 +266,9 @@ def read_document(path: Path) -> Any:
     except OSError as error:
         raise InvalidResults(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
-        raise InvalidResults(f"{path} is no JSON: record it again with `conformance bench run`") from None
+        raise InvalidResults(
+            f"{path} is no JSON: record it again with `conformance bench run`"
+        ) from None
 
 
 def _benchmark(entry: Mapping[str, Any]) -> Benchmark:
