@@ -23,13 +23,12 @@ class LLMBackbone(nn.Module, ABC):
     """A causal language model with its tokenizer, pad token, prompt format and sharding policy.
 
     A host projects image patches to `embed_dim`, splices them into `embed_input_ids(input_ids)` and
-    calls the backbone with `inputs_embeds`. Nothing else of the language model's inside needs to be
-    known to it.
+    calls the backbone with `inputs_embeds`. It needs to know nothing else about the language model.
 
     Attributes:
-        identifier: the id that the backbone was asked for.
+        identifier: the id that was requested.
         llm: the language model, a registered submodule whose output is a `CausalLMOutputWithPast`.
-        tokenizer: its tokenizer, with a pad token of its own, padding and truncating on the right.
+        tokenizer: its tokenizer; it has a separate pad token, and pads and truncates on the right.
     """
 
     llm: nn.Module
@@ -67,8 +66,9 @@ class LLMBackbone(nn.Module, ABC):
     def half_precision_dtype(self) -> torch.dtype:
         """The 16-bit dtype that the family was trained in.
 
-        Master weights are float32; `backbone.to(backbone.half_precision_dtype)` or autocast is how
-        to run in half precision. Rotary frequencies stay float32 through either.
+        Master weights are float32; to run in half precision, use
+        `backbone.to(backbone.half_precision_dtype)` or autocast. Rotary frequencies stay float32
+        either way.
         """
 
     @property
@@ -80,27 +80,27 @@ class LLMBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def pad_token_id(self) -> int:
-        """The id that pads batches on the right: none of bos, eos, unk and what ends generation."""
+        """The id that pads batches on the right; never bos, eos, unk or an id that ends
+        generation."""
 
     @property
     @abstractmethod
     def attn_implementation(self) -> str:
-        """The attention in force: `"eager"`, `"sdpa"` or `"flash_attention_2"`."""
+        """The attention in use: `"eager"`, `"sdpa"` or `"flash_attention_2"`."""
 
     @property
     @abstractmethod
     def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
-        """What last-layer fine-tuning trains: input embedding, last decoder layer, head, in this
-        order."""
+        """What last-layer fine-tuning trains, in order: input embedding, last decoder layer,
+        head."""
 
     @abstractmethod
     def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
-        """The `auto_wrap_policy` under which FSDP makes one unit of each decoder layer, and the
-        root."""
+        """FSDP's `auto_wrap_policy`: each decoder layer becomes a unit, and so does the root."""
 
     @abstractmethod
     def enable_gradient_checkpointing(self) -> None:
-        """Recomputes each decoder layer in the backward pass; loss and gradients stay as they were.
+        """Recomputes each decoder layer in the backward pass; loss and gradients do not change.
 
         Works with frozen parameters too: checkpointing is non-reentrant.
         """
@@ -118,7 +118,7 @@ class LLMBackbone(nn.Module, ABC):
 
         Returns:
             shape `(*input_ids.shape, embed_dim)`, the embedding's dtype and device. In training
-            mode it takes part in the graph even when every parameter is frozen.
+            mode it is part of the autograd graph even when every parameter is frozen.
 
         Raises:
             IndexError: an id lies outside the embedding.
@@ -138,21 +138,23 @@ class LLMBackbone(nn.Module, ABC):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> CausalLMOutputWithPast:
-        """Runs the language model; every keyword goes to it as it is, and what it returns is
-        returned.
+        """Runs the language model: passes on every keyword unchanged and returns its output.
 
         Args:
-            input_ids: `(batch, sequence)`; exactly one of this and `inputs_embeds`. attention_mask:
-            `(batch, past + sequence)`, 1 on tokens, 0 on padding. position_ids: `(batch,
-            sequence)`; by default they count from the cache's length. past_key_values: the cache
-            that an earlier call returned. inputs_embeds: `(batch, sequence, embed_dim)`. labels:
-            `(batch, sequence)`, ids not shifted, -100 where there is nothing to learn. use_cache:
-            whether to return a cache; by default off in training mode, on in inference mode.
-            output_attentions: whether to return each layer's attention weights, where the attention
-            in force has them. output_hidden_states: whether to return every layer's hidden states.
+            input_ids: `(batch, sequence)`; pass exactly one of this and `inputs_embeds`.
+            attention_mask: `(batch, past + sequence)`, 1 on tokens, 0 on padding.
+            position_ids: `(batch, sequence)`; by default they count from the cache's length.
+            past_key_values: the cache that an earlier call returned.
+            inputs_embeds: `(batch, sequence, embed_dim)`.
+            labels: `(batch, sequence)`, ids not shifted, -100 at positions without a loss.
+            use_cache: whether to return a cache; by default off in training mode, on in inference
+                mode.
+            output_attentions: whether to return each layer's attention weights, if the attention
+                in use has them.
+            output_hidden_states: whether to return every layer's hidden states.
             return_dict: False for a tuple.
 
         Returns:
             `logits` of shape `(batch, sequence, vocab)`; with `labels` also `loss`, the mean over
-            what is to learn.
+            the labels that are not -100.
         """

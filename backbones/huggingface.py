@@ -1,5 +1,4 @@
-"""HFCausalLLMBackbone: what all families do alike that are causal language models of
-transformers."""
+"""HFCausalLLMBackbone: what all families built on transformers' causal language models share."""
 
 from __future__ import annotations
 
@@ -36,23 +35,23 @@ class PublishedModel(TypedDict):
 
 
 class HFCausalLLMBackbone(LLMBackbone):
-    """A backbone over a causal language model of transformers.
+    """A backbone around a causal language model of transformers.
 
     A family is a subclass that states facts: its table `models`, its `prompt_builders`, the class
-    of its decoder layer, the dtype it was trained in, and who adds its bos. Loading, pad token,
-    resize, sharding and attention are done here.
+    of its decoder layer, the dtype it was trained in, and what adds its bos. This class does the
+    loading, pad token, resizing, sharding and attention.
     """
 
     models: ClassVar[Mapping[str, PublishedModel]]
     """The ids of the family."""
     prompt_builders: ClassVar[tuple[tuple[str, type[PromptBuilder]], ...]]
-    """Shell-style patterns of ids, each with the prompt format of what matches it; the first match
-    counts."""
+    """Shell-style patterns of ids, each with the prompt format of the ids that match; the first
+    match wins."""
     bos_convention: ClassVar[BosConvention] = "auto"
     """`"auto"` where the tokenizer adds the bos, `"prompt"` where the prompt builder writes it."""
 
     llm: Any
-    """An instance of the table's `llm_cls`, a `PreTrainedModel`: Any, for its members differ by
+    """An instance of the table's `llm_cls`, a `PreTrainedModel`; Any, because its members differ by
     release."""
 
     def __init__(
@@ -64,11 +63,13 @@ class HFCausalLLMBackbone(LLMBackbone):
         use_flash_attention_2: bool = True,
     ) -> None:
         """Args:
-            llm_backbone_id: one of `models`. llm_max_length: tokens that the tokenizer truncates
-            to, special ones included. hf_token: passed on to every download, for gated models, and
-            kept nowhere. inference_mode: build the architecture without reading weights, for a
-            state dict to come; the model returns a cache by default. use_flash_attention_2: use it
-            where it is installed and there is CUDA; otherwise warn and go without.
+            llm_backbone_id: one of `models`.
+            llm_max_length: tokens that the tokenizer truncates to, special tokens included.
+            hf_token: passed to every download, for gated models; not stored.
+            inference_mode: build the architecture without reading weights, for a state dict that
+                is loaded later; the model returns a cache by default.
+            use_flash_attention_2: use it if it is installed and there is CUDA; otherwise warn and
+                do without.
 
         Raises:
             ValueError: unknown id; or a tokenizer at odds with the family's bos convention.
@@ -99,8 +100,8 @@ class HFCausalLLMBackbone(LLMBackbone):
         keep_rotary_float32(self.llm)
         if not inference_mode:
             # With every parameter frozen, checkpointed layers have a gradient only if their input
-            # asks for one. The hook sits on the embedding module, which the resize has replaced:
-            # hence after it.
+            # requires one. The hook sits on the embedding module, which the resize replaces, so it
+            # comes last.
             self.llm.enable_input_require_grads()
 
     @property

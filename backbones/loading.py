@@ -1,5 +1,4 @@
-"""Reads a published checkpoint the same way under every supported transformers: all of it, or an
-error."""
+"""Loads a published checkpoint alike under every supported transformers: all of it, or an error."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ BosConvention = Literal["auto", "prompt"]
 """Who puts the bos before a text: the tokenizer, or the prompt builder."""
 
 MASTER_DTYPE = torch.float32
-"""Of the trainable parameters, in both modes, whatever the checkpoint was saved in."""
+"""The dtype of the trainable parameters, in both modes, whatever the checkpoint was saved in."""
 
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 SHOWN_FAULTS = 5
@@ -38,8 +37,8 @@ def load_weights(
     """The published model with its published weights, in float32.
 
     The headers of the weight files are compared with the architecture first: transformers itself
-    leaves some parameters uninitialised with a warning, and 4.x, where the index names a tensor
-    that its file lacks, without one.
+    may leave parameters uninitialised, with a warning, or in 4.x without one if the index names a
+    tensor that its file lacks.
 
     Raises:
         CheckpointError: a file is missing or unreadable, a tensor is missing, mis-shaped or left
@@ -58,11 +57,10 @@ def load_weights(
 def build_without_weights(
     llm_cls: Any, hub_path: str, use_flash_attention_2: bool, token: str | None
 ) -> PreTrainedModel:
-    """The published architecture, every parameter as `load_weights` names, shapes and types it, and
-    no weight file read.
+    """The published architecture, with the parameters of `load_weights` but no weight file read.
 
-    Parameters are zero or one until a state dict is loaded: drawing billions of random numbers
-    would cost minutes.
+    Names, shapes and dtypes are the same. Values are zero or one until a state dict is loaded:
+    drawing billions of random numbers would take minutes.
     """
     config = llm_cls.config_class.from_pretrained(hub_path, token=token)
     with ZeroRandomFills():
@@ -75,8 +73,8 @@ def load_generation_config(hub_path: str, token: str | None) -> GenerationConfig
     """Greedy decoding that stops where the published generation config stops.
 
     Only token ids and the length limit are taken from it: sampling parameters make
-    `save_pretrained` refuse a greedy config, and penalties would make greedy decoding something
-    else than the argmax of the logits.
+    `save_pretrained` refuse a greedy config, and with penalties greedy decoding would differ from
+    the argmax of the logits.
     """
     published = GenerationConfig.from_pretrained(hub_path, token=token)
     return GenerationConfig(
@@ -94,7 +92,7 @@ def load_tokenizer(
     long.
 
     Raises:
-        ValueError: it does not treat bos as the family says.
+        ValueError: its handling of bos contradicts the family's convention.
     """
     tokenizer = published_tokenizer(
         hub_path,
@@ -111,11 +109,9 @@ def load_tokenizer(
     )
     if observed != expected:
         raise ValueError(
-            f"the tokenizer of {hub_path} encodes {text!r} to {observed}, but with its bos "
-            f"convention "
-            f"{bos_convention!r} {expected} is right: check add_bos_token in its "
-            f"tokenizer_config.json, and "
-            "bos_convention in the family's class"
+            f"the tokenizer of {hub_path} encodes {text!r} to {observed}, but bos convention "
+            f"{bos_convention!r} requires {expected}: check add_bos_token in its "
+            "tokenizer_config.json, and bos_convention in the family's class"
         )
     return tokenizer
 
@@ -126,17 +122,15 @@ def _attention(use_flash_attention_2: bool) -> dict[str, Any]:
     if is_flash_attn_2_available():
         return {"attn_implementation": "flash_attention_2"}
     warnings.warn(
-        "flash-attention 2 was asked for, but it needs CUDA and `pip install flash-attn`; torch's "
-        "own is "
-        "used. Pass use_flash_attention_2=False to say so yourself.",
+        "flash-attention 2 was requested, but it needs CUDA and `pip install flash-attn`; torch's "
+        "attention is used instead. Pass use_flash_attention_2=False to choose that yourself.",
         stacklevel=4,
     )
     return {}
 
 
 def _faults(llm_cls: Any, hub_path: str, token: str | None) -> list[str]:
-    """What keeps a checkpoint from being loaded whole, by file and tensor; reads no tensor's
-    data."""
+    """The faults that keep a checkpoint from being loaded whole; reads no tensor's data."""
     find = functools.partial(
         cached_file, hub_path, token=token, _raise_exceptions_for_missing_entries=False
     )
@@ -154,12 +148,12 @@ def _faults(llm_cls: Any, hub_path: str, token: str | None) -> list[str]:
 
 
 def _indexed_files(find: Callable[[str], str | None]) -> dict[str, str]:
-    """The file of each tensor, as the index has it; empty for a checkpoint of one file."""
+    """The file of each tensor according to the index; empty for a checkpoint of one file."""
     index = find(WEIGHTS_INDEX)
     if index is None and find(WEIGHTS) is None:
         raise CheckpointError(
-            f"it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; pickled weights are not read, convert "
-            f"them"
+            f"it has neither {WEIGHTS} nor {WEIGHTS_INDEX}; pickled weights are not read, "
+            f"convert them"
         )
     try:
         return (
@@ -176,10 +170,10 @@ def _indexed_files(find: Callable[[str], str | None]) -> dict[str, str]:
 def _shapes_on_disk(
     find: Callable[[str], str | None], file_of: dict[str, str]
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """The shape of each tensor, from the headers of its files; and which files are missing or
-    unreadable.
+    """The shape of each tensor, from the file headers, and the faults of missing or unreadable
+    files.
 
-    `file_of` takes in the tensors that a file holds beside those of the index.
+    Adds to `file_of` the tensors that a file holds and the index does not name.
     """
     shapes: dict[str, list[int]] = {}
     faults = []
@@ -198,7 +192,7 @@ def _shapes_on_disk(
 
 
 def _misfits(llm: Any, shapes: dict[str, list[int]], file_of: dict[str, str]) -> Iterator[str]:
-    """Tensors that the architecture has, and the checkpoint lacks or has in another shape."""
+    """Tensors of the architecture that the checkpoint lacks or has in another shape."""
     for name, parameter in llm.named_parameters():  # A tied parameter counts once.
         wanted = list(parameter.shape)
         if name not in shapes:
@@ -211,7 +205,7 @@ def _misfits(llm: Any, shapes: dict[str, list[int]], file_of: dict[str, str]) ->
 
 
 def _leftovers(llm: Any, shapes: dict[str, list[int]], file_of: dict[str, str]) -> Iterator[str]:
-    """Tensors that the checkpoint has, and the architecture has no place for."""
+    """Tensors of the checkpoint that the architecture has no place for."""
     known = {name for name, _ in llm.named_parameters(remove_duplicate=False)}
     for name in sorted(shapes.keys() - known):
         # Old Llama checkpoints hold rotary buffers, which every release computes for itself.

@@ -42,7 +42,8 @@ class PhiLLMBackbone(HFCausalLLMBackbone):
         inference_mode: bool = False,
         use_flash_attention_2: bool = True,
     ) -> None:
-        """As the base; by default the text leaves room for an image within the 2,048 positions."""
+        """Like the base class; by default the text leaves room for an image in the 2,048
+        positions."""
         super().__init__(
             llm_backbone_id, llm_max_length, hf_token, inference_mode, use_flash_attention_2
         )

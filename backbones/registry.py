@@ -29,9 +29,9 @@ def get_llm_backbone_and_tokenizer(
     """Builds the backbone of an id.
 
     Args:
-        llm_backbone_id: one of `LLM_BACKBONES`. options: `llm_max_length`, `hf_token`,
-        `inference_mode`, `use_flash_attention_2`, as the class takes them; what is not given is as
-        the family has it.
+        llm_backbone_id: one of `LLM_BACKBONES`.
+        options: `llm_max_length`, `hf_token`, `inference_mode`, `use_flash_attention_2`, passed
+            to the class; the rest keep the family's defaults.
 
     Returns:
         the backbone and its tokenizer.

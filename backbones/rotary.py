@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 FREQUENCY_BUFFERS = ("inv_freq", "original_inv_freq")
-"""What transformers calls them, from 4.40 (a module in each layer) to 5.x (one module for all
+"""Their names in transformers, from 4.40 (a module per layer) to 5.x (one module for all
 layers)."""
 
 
 def keep_rotary_float32(llm: nn.Module) -> None:
-    """From now on `llm`'s rotary frequencies stay float32, whoever casts the model.
+    """Keeps `llm`'s rotary frequencies float32 from now on, whoever casts the model.
 
-    Two ways lead to a cast: `.to(dtype)`, `.half()` and their like go through `_apply`, at `llm` or
-    at any module around it; FSDP's `buffer_dtype` overwrites a buffer's data in place. The first is
-    answered at once, the second before the next forward. Buffers stay buffers, so devices,
+    There are two ways to cast: `.to(dtype)`, `.half()` and the like go through `_apply`, at `llm`
+    or at any module around it; FSDP's `buffer_dtype` overwrites a buffer's data in place. The first
+    is undone at once, the second before the next forward. Buffers stay buffers, so devices,
     sharding, state dicts and pickles are as before.
     """
     for module in llm.modules():

@@ -1,4 +1,4 @@
-"""What transformers calls the same thing in the releases that are supported, 4.40 to 5.x."""
+"""Differences between the supported transformers releases, 4.40 to 5.x."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from transformers.utils.hub import cached_file
 release = Version(transformers.__version__)
 
 DTYPE = "dtype" if release >= Version("4.56") else "torch_dtype"
-"""The keyword for the dtype of weights. Always given: 5.x takes the checkpoint's by default, 4.x
-float32."""
+"""The keyword for the dtype of weights. Always passed: the default is the checkpoint's in 5.x,
+float32 in 4.x."""
 
 RESIZE_WITHOUT_MEANS: dict[str, Any] = (
     {"mean_resizing": False} if release >= Version("4.46") else {}
 )
-"""Asks `resize_token_embeddings` not to draw new rows around the mean of the old ones; 4.40 never
+"""Keeps `resize_token_embeddings` from drawing new rows around the mean of the old ones; 4.40 never
 does."""
 
 
 def published_tokenizer(
     hub_path: str, token: str | None, **options: Any
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer with the ids of the published `tokenizer.json`, in every release those of 4.40.
+    """The tokenizer with the ids of the published `tokenizer.json`; every release gives those of
+    4.40.
 
-    From 5.0 on the family classes (`LlamaTokenizer` ...) keep the vocabulary of that file and build
-    the rest anew, which changes ids at leading spaces and behind special tokens
-    (https://github.com/huggingface/transformers/issues/46710). Before, the automatic class reads it
-    unchanged, and hosts ask for `LlamaTokenizerFast` by name.
+    From 5.0 on the family classes (`LlamaTokenizer` ...) keep the vocabulary of that file and
+    rebuild the rest, which changes ids at leading spaces and after special tokens
+    (https://github.com/huggingface/transformers/issues/46710). Before 5.0 the automatic class reads
+    it unchanged, and hosts ask for `LlamaTokenizerFast` by name.
 
     Raises:
         FileNotFoundError: there is no `tokenizer.json`, and this release would make up other ids.
@@ -45,8 +46,8 @@ def published_tokenizer(
     if file is None:
         raise FileNotFoundError(
             f"{hub_path} has no tokenizer.json, and transformers {release} would make up other "
-            f"ids: load "
-            "its tokenizer with transformers 4, save it with save_pretrained, and load that"
+            "ids: load its tokenizer with transformers 4, save it with save_pretrained, and load "
+            "that"
         )
     return PreTrainedTokenizerFast.from_pretrained(hub_path, token=token, **options)
 
@@ -54,8 +55,8 @@ def published_tokenizer(
 class ZeroRandomFills(TorchFunctionMode):
     """While it is active, tensors that would be filled with random numbers are filled with zeros.
 
-    For parameters that are about to be overwritten: costs no random numbers, leaves every generator
-    where it was, and gives the same parameters each time.
+    For parameters that are about to be overwritten: it draws no random numbers, leaves every
+    generator unchanged, and gives the same parameters each time.
     """
 
     RANDOM_FILLS = frozenset(

@@ -1,4 +1,4 @@
-"""Gives a language model a pad token of its own, and embedding rows to match its tokenizer."""
+"""Gives a language model a separate pad token, and embedding rows to match its tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PAD_TOKEN = "<PAD>"
 ROW_MULTIPLE = 64
-"""What tensor cores like:
+"""Row counts that suit tensor cores:
 https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication"""
 
 
@@ -24,11 +24,12 @@ def add_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def fit_vocabulary(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Resizes `llm`'s embeddings for `tokenizer`, and tells everyone concerned the pad id.
+    """Resizes `llm`'s embeddings for `tokenizer`, and sets the pad id wherever it is read.
 
-    Rows become the next multiple of 64 that holds every row of the checkpoint and every id of the
-    tokenizer: 32,000 become 32,064, Phi's 51,200 stay. Rows of the checkpoint keep their values,
-    new ones get those of `_fill_new_rows`. The pad row takes no gradient through the input path.
+    The number of rows becomes the next multiple of 64 that holds every row of the checkpoint and
+    every id of the tokenizer: 32,000 becomes 32,064, Phi's 51,200 stays. Checkpoint rows keep their
+    values; `_fill_new_rows` fills the new ones. The pad row gets no gradient through the input
+    path.
     """
     rows = llm.get_input_embeddings().num_embeddings
     with ZeroRandomFills():
@@ -50,12 +51,12 @@ def fit_vocabulary(llm: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 
 @torch.no_grad()
 def _fill_new_rows(parameter: torch.nn.Parameter, trained: int) -> None:
-    """Sets row `trained + k` to the midpoint of two trained rows, other ones for each k.
+    """Sets row `trained + k` to the midpoint of two trained rows, a different pair for each k.
 
-    Midpoints have the scale of what was trained and differ from each other, unlike the mean of all
-    rows; they need no random numbers, so every rank and every run gets the same; and in the head
-    the logit of a midpoint is the mean of two trained logits, so greedy decoding never chooses a
-    row that no text has trained.
+    Midpoints have the scale of trained rows and differ from each other, unlike the mean of all
+    rows; they need no random numbers, so every rank and run gets the same rows; and in the head a
+    midpoint's logit is the mean of two trained logits, so greedy decoding never chooses a row that
+    no text has trained.
     """
     new = parameter.shape[0] - trained
     if new > 0:

@@ -1,4 +1,4 @@
-"""How a clause speaks: what was observed, what should have been, and how to mend it."""
+"""How a clause reports: what was observed, what was expected, and how to mend it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 _told: ContextVar[dict[str, Any] | None] = ContextVar("told", default=None)
-"""What the clause being judged has told of itself so far; None outside of clauses."""
+"""The evidence recorded so far by the clause being judged; None outside clauses."""
 
 
 class ClauseFailure(AssertionError):
@@ -33,7 +33,7 @@ class NotRun(Exception):
 
 
 class Blocked(Exception):
-    """The clause cannot be judged because of what the clause `cause` found."""
+    """The clause cannot be judged because of the outcome of the clause `cause`."""
 
     def __init__(self, cause: str) -> None:
         super().__init__(cause)
@@ -60,12 +60,12 @@ def within(
 ) -> None:
     """Fail the clause unless `value` is at most `bound`; NaN never is.
 
-    Passing or not, the clause's evidence tells under `measured` the largest value of each
-    `quantity` for its bound, how many were measured, and the `conditions` (JSON values) of the
-    last.
+    Whether it passes or not, the clause's evidence records under `measured` the largest value of
+    each `quantity` relative to its bound, how many were measured, and the `conditions` (JSON
+    values) of the last one.
     """
     told = _told.get()
-    # JSON has no word for NaN and infinity.
+    # JSON cannot express NaN and infinity.
     shown = value if math.isfinite(value) else str(value)
     if told is not None:
         worst = told.setdefault("measured", {}).setdefault(
@@ -88,7 +88,7 @@ def within(
 
 
 def tell(name: str, value: Any) -> None:
-    """Put a JSON value into the clause's evidence, passing or not; the last one told stays."""
+    """Put a JSON value into the clause's evidence, passing or not; a later value replaces it."""
     told = _told.get()
     if told is not None:
         told[name] = value
@@ -96,7 +96,7 @@ def tell(name: str, value: Any) -> None:
 
 @contextmanager
 def listening() -> Iterator[dict[str, Any]]:
-    """Collect what `within` and `tell` say in the body."""
+    """Collect what `within` and `tell` record in the body."""
     heard: dict[str, Any] = {}
     token = _told.set(heard)
     try:
@@ -107,8 +107,8 @@ def listening() -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def refusal(*types: type[Exception]) -> Iterator[list[Exception]]:
-    """Collect the exception that the body raises, if it is one of `types` (any Exception without
-    them)."""
+    """Collect the exception that the body raises, if it is one of `types` (any Exception if none is
+    given)."""
     caught: list[Exception] = []
     try:
         yield caught

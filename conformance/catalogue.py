@@ -1,4 +1,4 @@
-"""The requirement catalogue: one entry a clause, generated from the suite and read without torch.
+"""The requirement catalogue: one entry per clause, generated from the suite and read without torch.
 
 `conformance/catalogue.json` is what `conformance requirements` prints and certificates are keyed
 by; the profiles' IDs are kept by hand in `conformance/profiles.toml`, so that deleting a test
@@ -26,10 +26,10 @@ PROFILES_FILE = PACKAGE / "profiles.toml"
 
 @dataclass(frozen=True)
 class Requirement:
-    """One clause: its ID is for ever, its statement is the docstring of the test that checks it.
+    """One clause: its ID never changes, its statement is the docstring of the test that checks it.
 
     `needs` are the clauses without which this one cannot be judged; `uses` the members of the
-    contract that it touches (a subject without one has it judged by CON-03 alone).
+    contract that it touches (if the subject lacks one, only CON-03 judges that).
     """
 
     id: str
@@ -63,7 +63,7 @@ def requirement(
     needs: Sequence[str] = (),
     uses: Sequence[str] = (),
 ) -> Callable[[Clause], Clause]:
-    """Declare a test function to be the check of one clause; its docstring is the clause's
+    """Declare a test function as the check of one clause; its docstring is the clause's
     statement."""
 
     def declare(test: Clause) -> Clause:
@@ -120,7 +120,7 @@ def expected_clauses(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def in_order_of_need(ids: Iterable[str], requirements: Mapping[str, Requirement]) -> list[str]:
-    """`ids` so ordered that every clause follows those it needs, otherwise as given.
+    """`ids`, reordered so that every clause follows those it needs, otherwise as given.
 
     Raises:
         ValueError: if needs form a cycle.

@@ -1,4 +1,4 @@
-"""What ends a run before there is a verdict.
+"""The errors that end a run before there is a verdict.
 
 A run takes these steps. Each refuses with a kind of `CannotAssess` whose message says what was
 wrong, with which value, and what to try:
@@ -14,8 +14,8 @@ wrong, with which value, and what to try:
    `InvalidCertificate`, `InvalidResults`);
 6. reports are written (`UnwritableFolder`).
 
-What the subject does wrong is never among them: a constructor that raises, exits or hangs is a
-failed clause.
+A fault of the subject is never among them: a constructor that raises, exits or hangs is a failed
+clause.
 """
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 """The folder of this package."""
 HOME = PACKAGE.parent
-"""What must be on the path for `import conformance` to find this copy."""
+"""The folder that must be on the path for `import conformance` to find this copy."""
 
 
 def fixtures_directory() -> Path:

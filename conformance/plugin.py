@@ -108,8 +108,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if not clauses or session.config.option.collectonly or session.testsfailed:
         return None
     _judge(session, clauses)
-    # pytest's own loop takes failures that precede it for errors of collection, so what else was
-    # collected runs here.
+    # pytest's own loop would take these failures for collection errors, so other tests run here.
     others = [item for item in session.items if item not in clauses]
     for number, item in enumerate(others):
         following = others[number + 1] if number + 1 < len(others) else None
@@ -156,7 +155,7 @@ def _judge(session: pytest.Session, clauses: list[pytest.Item]) -> None:
 
 
 def _request(config: pytest.Config) -> RunRequest:
-    """What the options ask for."""
+    """The request that the options make."""
     from conformance.run.request import InvalidRequest, RunRequest
 
     option = config.option
@@ -195,8 +194,8 @@ def _report_the_rest(waiting: Mapping[str, list[pytest.Item]], assessment: Asses
 
 
 def _report(items: list[pytest.Item], outcome: ClauseOutcome) -> None:
-    """Log one clause's outcome as that of its tests: only what passed or does not apply is no
-    failure; a SHOULD that is not met is an expected failure."""
+    """Log one clause's outcome as that of its tests: everything but passed and not applicable is a
+    failure, and for a SHOULD an expected failure."""
     from conformance.catalogue import SHOULD
     from conformance.verdict.outcomes import Outcome
 

@@ -1,4 +1,4 @@
-"""How certain an observed rate is: Clopper and Pearson's bounds. Knows no torch."""
+"""How certain an observed rate is: Clopper and Pearson's bounds. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import math
 
 
 def rate_bounds(seen: int, runs: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's one-sided bounds, lower and upper, each at `confidence`, on a rate of
-    which `seen` in `runs` were observed: the rates at which so many, or more, and so many, or
-    fewer, are seen as seldom as by `1 - confidence` (Biometrika 26, 1934)."""
+    """Clopper and Pearson's one-sided bounds, lower and upper, each at `confidence`, on the rate of
+    successes when `seen` in `runs` were observed (Biometrika 26, 1934).
+
+    The lower bound is the rate at which `seen` or more successes would have probability
+    `1 - confidence`; the upper bound, `seen` or fewer.
+    """
     if not 0 <= seen <= runs or runs < 1:
-        raise ValueError(f"{seen} in {runs} is no observed rate")
+        raise ValueError(f"{seen} in {runs} is not an observed rate")
     miss = 1 - confidence
     lower = 0.0 if seen == 0 else _rate_at_which_so_many(seen, runs, miss)
-    # So many or fewer successes are so many or more failures.
+    # `seen` or fewer successes are `runs - seen` or more failures.
     upper = 1.0 if seen == runs else 1 - _rate_at_which_so_many(runs - seen, runs, miss)
     return lower, upper
 

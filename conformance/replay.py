@@ -1,4 +1,4 @@
-"""Showing one failure again: what the scripts under `counterexamples/` call."""
+"""Reproduces one failure: what the scripts under `counterexamples/` call."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def replay(
     seed: int = 0,
     draws: Mapping[str, Any] | None = None,
 ) -> int:
-    """Check one clause on a freshly built subject, on the drawn inputs alone where there are any.
+    """Check one clause on a freshly built subject, on the drawn inputs alone if there are any.
 
-    Says what was found and returns an exit status: 1 if the clause fails, 0 if it holds, 2 if it
+    Prints the result and returns an exit status: 1 if the clause fails, 0 if it holds, 2 if it
     could not be judged.
     """
     from conformance.run.in_process import in_process_session
@@ -42,7 +42,7 @@ def replay(
 
 
 def _request(clause_id: str, *, weights: str, **asked: Any) -> RunRequest:
-    """Of a run of several profiles, the one that holds the clause: the others use none of its
+    """A request for the profile that holds the clause; only profile `scale` takes the run's
     weights."""
     clause = catalogue().get(clause_id)
     names = ("default",) if clause is None else (clause.profile,)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.schemas import check_written
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,3 +24,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def offline() -> None:
     """Nothing in the tests may reach for a hub; whatever tries must fail at once."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def written_files_keep_their_schemas(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test or a process of it writes is what the shipped schemas describe.
+
+    A test that spoils such a file on purpose is marked `spoils_files`.
+    """
+    spoils = request.node.get_closest_marker("spoils_files") is not None
+    folder: Path | None = None
+    if "tmp_path" in request.fixturenames and not spoils:
+        folder = request.getfixturevalue("tmp_path")
+    yield
+    if folder is not None:
+        check_written(folder)

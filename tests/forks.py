@@ -54,7 +54,8 @@ def judge_in_forks(
     clause_tests()  # imports torch, transformers and the suite once, before the first fork
     # As the child of `conformance certify` does, and forks share what nobody looks through.
     gc.freeze()
-    waiting, running = list(cases), {}
+    waiting = list(cases)
+    running: dict[int, tuple[Case, Path, float]] = {}
     with tempfile.TemporaryDirectory(prefix="conformance-matrix-") as scratch:
         try:
             while waiting or running:

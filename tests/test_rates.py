@@ -31,5 +31,5 @@ def test_bounds_on_rates(seen: int, runs: int, bounds: tuple[float, float]) -> N
 
 @pytest.mark.parametrize("rate", [(-1, 3), (4, 3), (0, 0)])
 def test_what_is_no_rate_is_refused(rate: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match="no observed rate"):
+    with pytest.raises(ValueError, match="not an observed rate"):
         rate_bounds(*rate)

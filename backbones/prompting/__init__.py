@@ -1,4 +1,4 @@
-"""Prompt builders, one file a format."""
+"""Prompt builders, one file per format."""
 
 from backbones.prompting.builder import PromptBuilder
 from backbones.prompting.llama2_chat import LLaMa2ChatPromptBuilder

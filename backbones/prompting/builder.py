@@ -1,4 +1,4 @@
-"""PromptBuilder: a dialogue, turn by turn, in the text format that one family of models was trained
+"""PromptBuilder: a dialogue, turn by turn, in the text format that a model family was trained
 on."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ class PromptBuilder(ABC):
 
     Turns alternate, `human` first. Two ways of encoding a dialogue give the same token ids: the
     whole of `get_prompt()` at once, or each string that `add_turn` returned, stripped on the right,
-    with special tokens on the first one only. For that, a format owes two things: whatever
-    separates a question from its answer belongs where the family's tokenizer breaks words (before
+    with special tokens on the first only. For that, a format must meet two conditions: whatever
+    separates a question from its answer stands where the family's tokenizer breaks words (before
     the turn's end for SentencePiece, whose dummy prefix replaces it; at the head of the answer for
     a byte-level BPE), and a bos appears in the text only where the tokenizer does not add it.
 
@@ -35,9 +35,10 @@ class PromptBuilder(ABC):
 
     def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
         """Args:
-        model_family: who asks, `"prismatic"` or `"openvla"`; kept, and decides nothing here:
-            both families were trained on the same texts. system_prompt: replaces the default
-            one; `""` means none. Formats that take none warn and go without.
+        model_family: the host, `"prismatic"` or `"openvla"`; stored but not used here, since
+            both were trained on the same texts.
+        system_prompt: replaces the default; `""` means none. Formats without one warn and
+            ignore it.
         """
         if system_prompt and not self.supports_system_prompt:
             warnings.warn(
@@ -55,15 +56,14 @@ class PromptBuilder(ABC):
         self.turn_count = 0
 
     def add_turn(self, role: str, message: str) -> str:
-        """Appends a turn and returns exactly the text that was appended, the system prompt
-        included.
+        """Appends a turn and returns exactly the appended text, including any system prompt.
 
         Args:
             role: `"human"` on even turns, `"gpt"` on odd ones.
             message: what was said; `<image>` markers and surrounding space are dropped.
 
         Raises:
-            ValueError: it is the other role's turn; the dialogue is then as it was.
+            ValueError: it is the other role's turn; the dialogue is then unchanged.
         """
         self._expect(role)
         turn = self._render(role, message)
@@ -72,8 +72,7 @@ class PromptBuilder(ABC):
         return turn
 
     def get_potential_prompt(self, message: str) -> str:
-        """What `get_prompt()` would be after `add_turn("human", message)`; the dialogue stays as it
-        is.
+        """What `get_prompt()` would return after `add_turn("human", message)`; changes nothing.
 
         Raises:
             ValueError: it is not the human's turn.
@@ -87,14 +86,14 @@ class PromptBuilder(ABC):
 
     @abstractmethod
     def human_turn(self, message: str, first: bool) -> str:
-        """The text of a human turn, up to where the answer begins; `first` is the dialogue's
-        opening turn."""
+        """The text of a human turn, up to where the answer begins; `first` marks the opening
+        turn."""
 
     def gpt_turn(self, message: str) -> str:
         """The text of an assistant turn: the answer and the terminator.
 
-        An empty answer becomes one space: a SentencePiece tokenizer then encodes the turn alone to
-        the ids that it has behind the question's own trailing space.
+        An empty answer becomes one space: a SentencePiece tokenizer then encodes the turn by itself
+        to the same ids as after the question's trailing space.
         """
         return f"{message or ' '}{self.terminator}"
 
@@ -116,7 +115,7 @@ class PromptBuilder(ABC):
 
 
 def strip_image_markers(message: str) -> str:
-    """`message` without any `<image>`, those included that removing another one joins together."""
+    """`message` without any `<image>`, including those that form when another is removed."""
     while IMAGE_MARKER in message:
         message = message.replace(IMAGE_MARKER, "")
     return message

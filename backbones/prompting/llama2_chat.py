@@ -1,5 +1,4 @@
-"""The format of Llama-2's chat models: `[INST]`, with the system prompt inside the first of
-them."""
+"""The format of Llama-2's chat models: `[INST]`, the first with the system prompt inside."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ class LLaMa2ChatPromptBuilder(PromptBuilder):
     [/INST] …`.
 
     One bos at the very beginning. Two differences from Meta's own encoding
-    (https://huggingface.co/blog/llama2, "How to Prompt Llama 2") are kept. Theirs opens every
-    question with a bos; Prismatic's checkpoints were trained with the first one only, which the
-    tokenizer adds. Theirs puts a space between the answer and `</s>`; here the terminator follows
-    the answer, so that nothing but the answer and its terminator is learnt.
+    (https://huggingface.co/blog/llama2, "How to Prompt Llama 2") are deliberate. Meta opens every
+    question with a bos; Prismatic's checkpoints were trained with only the first, which the
+    tokenizer adds. Meta puts a space between the answer and `</s>`; here the terminator follows the
+    answer, so that only the answer and its terminator are learnt.
     """
 
     supports_system_prompt = True

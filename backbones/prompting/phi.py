@@ -9,9 +9,9 @@ class PhiPromptBuilder(PromptBuilder):
     """`<|endoftext|>Input: {question}\\nOutput: {answer}\\n<|endoftext|>`, one bos at the very
     beginning.
 
-    Phi's tokenizer adds no bos, so the text carries it. The space before the answer is the
-    answer's: in a byte-level BPE `" word"` is one token, and an inference prompt that ended in a
-    space would be no prefix of what was trained on.
+    Phi's tokenizer adds no bos, so the text carries it. The space before the answer belongs to the
+    answer: in a byte-level BPE `" word"` is one token, and an inference prompt that ended in a
+    space would not be a prefix of the training text.
     """
 
     supports_system_prompt = False

@@ -9,7 +9,7 @@ class VicunaV15ChatPromptBuilder(PromptBuilder):
     """`{system} USER: {question} ASSISTANT: {answer}</s>USER: …`.
 
     Source: FastChat's conversation template `vicuna_v1.1`, separators `" "` and `"</s>"`, with its
-        system prompt.
+    system prompt.
     """
 
     supports_system_prompt = True

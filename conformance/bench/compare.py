@@ -1,5 +1,4 @@
-"""Comparing what two names stand for: stored results, or commits, which are measured in turns
-first."""
+"""Compares two stored results, or two commits, which are measured in turns first."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from conformance.errors import CannotAssess
 
 
 def are_stored(base: str, head: str | None) -> bool:
-    """Whether the two are stored results, and not commits.
+    """Whether the two are stored results rather than commits.
 
     Raises:
         CannotAssess: if one is and the other is not.
@@ -31,7 +30,7 @@ def are_stored(base: str, head: str | None) -> bool:
     before, after = Path(base).exists(), head is not None and Path(head).exists()
     if before and head is None:
         raise CannotAssess(
-            f"--base {base} is a stored result: name the one to hold against it with --head"
+            f"--base {base} is a stored result: name the one to compare it with as --head"
         )
     if before != after:
         missing, there = (
@@ -47,8 +46,8 @@ def are_stored(base: str, head: str | None) -> bool:
 def compare_stored(
     base: Path, head: Path, targets: Sequence[str], workloads: Sequence[str], **how: Any
 ) -> tuple[Comparison, tuple[Recording, Recording]]:
-    """The verdict on two stored results, in pairs where they were made in turns; `how` goes to
-    `conformance.bench.results.stored.comparison.compare`."""
+    """The verdict on two stored results, in pairs if they were measured in turns; `how` goes to
+    `conformance.bench.results.comparison.compare`."""
     before, after = (read(place).only(targets, workloads) for place in (base, head))
     taken = in_turns(before, after)
     if taken is None:
@@ -62,8 +61,8 @@ def compare_commits(
     request: BenchRequest, base: str, head: str | None, how_measured: dict[str, Any], **how: Any
 ) -> tuple[Comparison, tuple[Recording, Recording] | None]:
     """The verdict on two git refs of the repository around the working directory, `head` None being
-    the working tree; `how_measured` goes to `conformance.bench.parent.recording.record_pairs`. No
-    recordings where head's process died.
+    the working tree; `how_measured` goes to `conformance.bench.parent.recording.record_pairs`.
+    There are no recordings if head's process died.
 
     Raises:
         CannotAssess: if base's process died, or both were too slow.

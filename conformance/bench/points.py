@@ -17,8 +17,7 @@ GRIDS: dict[str, dict[str, tuple[tuple[int, int], ...]]] = {
         "train": ((1, 1024),),
     },
 }
-"""Batch and length of each workload by size: enough work for a clock, little enough for many
-rounds."""
+"""Batch and length of each workload by size: enough work to time, little enough for many rounds."""
 _BUILD = "build"
 """Stands for the workload of a target that could not be built."""
 _COMPILED = "-compiled"
@@ -44,8 +43,8 @@ class Point:
 
     @classmethod
     def parse(cls, name: str) -> Point | None:
-        """The point of this name, None for what is no point's: a target that could not be built,
-        say."""
+        """The point with this name; None for other names, such as a target that could not be
+        built."""
         found = _NAME.fullmatch(name)
         if found is None:
             return None
@@ -60,8 +59,7 @@ class Point:
 
     @property
     def setting(self) -> str:
-        """The part of the name that points of one target, at one size, computed in one way, have in
-        common."""
+        """The part of the name shared by points of the same target, size and way of computing."""
         return f"{self.target}-{self.size}-{self.attention}{_COMPILED if self.compiled else ''}"
 
     @property
@@ -81,7 +79,7 @@ def points(
     compiled: bool = False,
     workloads: Sequence[str] = (),
 ) -> list[Point]:
-    """The grid of one target; compiled models are timed beside the others where asked for."""
+    """The grid of one target; compiled models are timed beside the others if requested."""
     return [
         Point(target, size, workload, attention, batch, tokens, how)
         for workload, shapes in GRIDS[size].items()
@@ -93,14 +91,14 @@ def points(
 
 
 def building(target: str) -> str:
-    """The name under which it is said that a target could not be built."""
+    """The name under which a target that could not be built is reported."""
     return f"{_BUILD}[{target}]"
 
 
 def is_among(name: str, targets: Sequence[str], workloads: Sequence[str]) -> bool:
-    """Whether a name is one of these targets and workloads; empty stands for all.
+    """Whether a name belongs to these targets and workloads; empty stands for all.
 
-    What could not be built has no workload, and is one of any.
+    A target that could not be built has no workload, and belongs to any.
     """
     point = Point.parse(name)
     if point is None:
@@ -111,7 +109,7 @@ def is_among(name: str, targets: Sequence[str], workloads: Sequence[str]) -> boo
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:
-    """A short form of each name where all are in one setting, else the names themselves."""
+    """A short form of each name if all have the same setting, else the names themselves."""
     found = {name: point for name in names if (point := Point.parse(name)) is not None}
     if len({point.setting for point in found.values()}) != 1:
         return {name: name for name in names}
@@ -119,6 +117,6 @@ def labels(names: Sequence[str]) -> dict[str, str]:
 
 
 def common_setting(names: Sequence[str]) -> str:
-    """What `labels` leave out."""
+    """The setting that `labels` leaves out."""
     settings = {point.setting for name in names if (point := Point.parse(name)) is not None}
     return settings.pop() if len(settings) == 1 else ""

@@ -1,5 +1,5 @@
-"""How often does a comparison cry wolf, and how large a slow-down does it find? Measured, on the
-machine at hand."""
+"""Measures how often a comparison cries wolf on this machine, and how large a slow-down it
+finds."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ from conformance.bench.results.stored import Recording, read
 from conformance.errors import CannotAssess
 
 SLOWDOWNS = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05)
-"""Shares of a benchmark's time that are added to it; nothing first, which is the question of false
-alarms."""
+"""Shares of a benchmark's time that are added to it; the first, nothing, measures false alarms."""
 CONFIRMED = (0.05, 0.03)
-"""What comparisons are confirmed with, end to end: what is to be found nearly always, and most of
-the time."""
+"""Slow-downs of the end-to-end comparisons: one to be found nearly always, one most of the time."""
 MEMORY_SHARE = 0.01
-"""Of the smallest peak: ten times what counts as more memory."""
+"""The share of the smallest peak that is injected: ten times what counts as more memory."""
 _CALIBRATING = 0.5
-"""A slow-down so large that a few pairs tell how many units of extra work it takes."""
+"""A slow-down so large that a few pairs show how many units of extra work it takes."""
 _CALIBRATING_PAIRS = 3
 _MEMORY = "more-memory"
 _CONFIRMATION = "confirmation"
@@ -38,8 +36,8 @@ _CONFIRMATION = "confirmation"
 
 @dataclass(frozen=True)
 class Calibration:
-    """How many units of extra work are as long as a round of each benchmark, and the least that any
-    of them allocates."""
+    """The units of extra work that last as long as a round of each benchmark, and the smallest
+    peak."""
 
     units: Mapping[str, float]
     peak_bytes: int
@@ -47,9 +45,11 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Pairs of the installed code with itself, head's rounds made longer on purpose. All that is
-    measured lies in `out`, for `read_recording`, `confirmations` and `memory_found`, as soon as it
-    is."""
+    """Pairs of the installed code with itself, with head's rounds slowed on purpose.
+
+    Everything measured is stored in `out` at once, for `read_recording`, `confirmations` and
+    `memory_found` to read.
+    """
 
     request: BenchRequest
     out: Path
@@ -70,9 +70,11 @@ class Experiment:
         self.confirm(calibration, comparisons, pairs)
 
     def calibrate(self) -> Calibration:
-        """Time the benchmarks and a unit of extra work; then, in turns, the benchmarks with and
-        without so much of it that the difference says how long a unit is: in turns alone are two
-        times told apart that closely.
+        """Time the benchmarks and a unit of extra work, then measure the unit more closely in
+        turns.
+
+        Pairs with and without much extra work show how long a unit is: only times taken in turns
+        can be told apart that closely.
 
         Raises:
             CannotAssess: if nothing could be measured.
@@ -107,7 +109,7 @@ class Experiment:
         )
 
     def record(self, calibration: Calibration, recorded: int) -> None:
-        """`recorded` pairs for each of `SLOWDOWNS`, in turn: none of them has the quiet hour for
+        """Record `recorded` pairs for each of `SLOWDOWNS` in turn, so that none has a quiet hour to
         itself."""
         own = Side("installed", None)
         with Pairs(own, own, timeout=self.timeout) as measuring:
@@ -118,15 +120,15 @@ class Experiment:
                     measuring.measure(self.request, slower, number, self.out / _folder(share))
 
     def inject_memory(self, calibration: Calibration) -> None:
-        """Let head hold one per cent more than the smallest peak."""
+        """Measure a pair in which head holds extra memory: one per cent of the smallest peak."""
         hungrier = replace(
             self.request, injected_bytes=max(1, round(MEMORY_SHARE * calibration.peak_bytes))
         )
         self._pairs_of("more memory, pair", hungrier, 1, self.out / _MEMORY)
 
     def confirm(self, calibration: Calibration, comparisons: int, pairs: int) -> None:
-        """Comparisons end to end, every other one of them without a slow-down, the others with one
-        of `CONFIRMED`."""
+        """Run comparisons end to end: every other one without a slow-down, the rest with one of
+        `CONFIRMED`."""
         kinds = [kind for share in CONFIRMED for kind in (0.0, share)]
         for number, share in zip(range(comparisons), cycle(kinds), strict=False):
             self._pairs_of(
@@ -151,7 +153,7 @@ class Experiment:
 
 
 def report(places: Sequence[Path], pairs: int, *, draws: int = DRAWS, seed: int = 0) -> PowerReport:
-    """What the recordings in `places` show of comparisons of `pairs` pairs.
+    """What the recordings in `places` say about comparisons of `pairs` pairs.
 
     Raises:
         CannotAssess: where a place holds no recording, or fewer pairs than a comparison takes.
@@ -168,11 +170,11 @@ def report(places: Sequence[Path], pairs: int, *, draws: int = DRAWS, seed: int 
 
 
 def read_recording(*places: Path) -> Recorded:
-    """All pairs that an `Experiment` stored in one of `places`: those recorded in turn, and those
-    of each confirming comparison.
+    """All pairs that an `Experiment` stored in one of `places`: the recorded ones, and those of
+    each confirming comparison.
 
     Raises:
-        CannotAssess: where one holds no such recording, or they were not made alike.
+        CannotAssess: if a place holds no such recording, or they were not made alike.
     """
     found: Recorded = {}
     first: Recording | None = None
@@ -183,20 +185,20 @@ def read_recording(*places: Path) -> Recorded:
         if refusal:
             raise CannotAssess(f"recordings cannot be read together: {refusal}")
         values = {name: pairs_of(base, head, name) for name in base.names}
-        # What could not be measured (an attention that is not there) has no rate, and keeps none
-        # from the others.
+        # A benchmark that could not be measured (a missing attention, say) has no rate; the others
+        # have theirs.
         found.setdefault(share, []).append({name: own for name, own in values.items() if own})
     return {share: found[share] for share in SLOWDOWNS if share in found}
 
 
 def environment_of(place: Path) -> Mapping[str, Any]:
-    """What the recording in `place` was made on."""
+    """The environment of the recording in `place`."""
     _, (base, _) = next(_stored(place))
     return base.runs[0].environment
 
 
 def _stored(place: Path) -> Iterator[tuple[float, tuple[Recording, Recording]]]:
-    """What was measured together in `place`, with the slow-down."""
+    """The recordings in `place` that were measured together, each with its slow-down."""
     runs, found = _runs(place), False
     for share in SLOWDOWNS:
         confirming = sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))
@@ -205,15 +207,14 @@ def _stored(place: Path) -> Iterator[tuple[float, tuple[Recording, Recording]]]:
                 found = True
                 yield share, pairs
     if not found:
-        what = "holds no pairs of runs" if place.is_dir() else "is no folder"
+        what = "holds no pairs of runs" if place.is_dir() else "is not a folder"
         raise CannotAssess(
             f"{place} {what}: `conformance bench power --out DIR` records them in DIR"
         )
 
 
 def confirmations(place: Path) -> Iterator[Confirmation]:
-    """The verdict of each comparison that an `Experiment` ran end to end, from what it stored in
-    `place`."""
+    """The verdict of each end-to-end comparison that an `Experiment` stored in `place`."""
     found = [
         (folder, share)
         for share in SLOWDOWNS
@@ -227,14 +228,14 @@ def confirmations(place: Path) -> Iterator[Confirmation]:
         verdict = compare(base, head, paired=True)
         slower = tuple(one.name for one in verdict.benchmarks if one.finding is Finding.SLOWER)
         ended = [datetime.fromisoformat(run.recorded) for run in head.runs]
-        # The time of the first pair is not among those between the ends.
+        # The time between the first and the last end leaves out the first pair.
         minutes = (ended[-1] - ended[0]).total_seconds() / 60 * pairs / (pairs - 1)
         yield Confirmation(share, pairs, verdict.result, slower, round(minutes, 2))
 
 
 def memory_found(place: Path) -> dict[str, int] | None:
-    """How many benchmarks a comparison found to need more memory, of how many there are, and how
-    much more they held."""
+    """The injected bytes, the number of benchmarks found to need more memory, and the number of
+    benchmarks."""
     pairs = _pairs_in(_runs(place) / _MEMORY)
     if pairs is None:
         return None
@@ -249,8 +250,7 @@ def _runs(place: Path) -> Path:
 
 
 def _pairs_in(folder: Path) -> tuple[Recording, Recording] | None:
-    """The pairs of which both runs were stored: an interrupted one left only one of them, or
-    none."""
+    """The pairs with both runs stored; an interrupted pair leaves one run or none."""
     sides = [folder / side for side in ("base", "head")]
     if not all(any(side.glob("*.json")) for side in sides):
         return None
@@ -263,5 +263,5 @@ def _folder(share: float) -> str:
 
 
 def _units(of_extra_work: float) -> int:
-    """Whole ones; never none of them for a slow-down that is one."""
+    """Units rounded to whole ones; at least one if there is any slow-down."""
     return max(1, round(of_extra_work)) if of_extra_work else 0

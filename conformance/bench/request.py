@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 HOME = "CONFORMANCE_BENCH_HOME"
-"""Names the folder of a process that measures: what it leaves there goes when it does, however it
-ends."""
+"""The environment variable that names a measuring process's folder, which is removed with it,
+however it ends."""
 ROUNDS = 90
-"""More than a median needs: the first are left out until a benchmark runs steadily."""
+"""More than a median needs: rounds before a benchmark runs steadily are left out."""
 LEAST_ROUNDS = 30
-"""Fewer rounds than this have no median to speak of."""
+"""Fewer rounds than this have no reliable median."""
 MOST_ROUNDS = 1000
-"""The centre of a pair looks at any two of its rounds."""
+"""A limit, because the centre of a pair takes every two of its rounds."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,11 @@ class BenchRequest:
     """One process: which targets, at which size, on which device.
 
     `code` is the root of the checkout that the targets' code must come from, None for what is
-    installed; `repository` is the one that it was made of, whose own files must not be loaded in
-    its place. `injected` slows a benchmark down on purpose, by its name: how much extra work is in
-    each round (see `bench.child.injection`); `injected_bytes` are allocated beside it. `first` says
-    which of two processes that take turns begins, None that this one runs alone; `processor` is the
-    one that both keep to, `pair` the name that they have in common, `pairs` how many there are to
-    be.
+    installed; `repository` is the repository of that checkout, whose own files must not be loaded
+    instead. `injected` slows benchmarks down on purpose: by name, the units of extra work in each
+    round (see `bench.child.injection`); `injected_bytes` are allocated beside it. `first` says
+    whether this process begins the turns, None that it runs alone; `processor` is the one that both
+    processes keep to, `pair` the name that they share, `pairs` the planned number of pairs.
     """
 
     targets: tuple[str, ...]
@@ -63,7 +62,7 @@ class BenchRequest:
         return cls(**{**data, **lists})
 
     def paths(self) -> dict[str, Any]:
-        """What a `RunRequest` takes of it."""
+        """The paths that a `RunRequest` takes."""
         return {
             "hub": Path(self.hub) if self.hub else None,
             "recipes": tuple(map(Path, self.recipes)),

@@ -16,6 +16,6 @@ def size(count: int) -> str:
 
 
 def _scaled(value: float, units: Sequence[tuple[str, float]]) -> str:
-    # What rounds to a thousand of one unit is one of the next.
+    # A value that rounds to a thousand of one unit is shown as one of the next.
     unit, factor = next((one for one in units if value >= 0.9995 * one[1]), units[-1])
     return f"{value / factor:.3g} {unit}"

@@ -54,15 +54,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 @contextmanager
 def _ending_when_terminated() -> Iterator[None]:
-    """Let SIGTERM end us as an exception does: whoever cancels a job in CI must find no worktree
-    and no child of ours."""
+    """Let SIGTERM end us as an exception does, so that a cancelled CI job leaves no worktree and no
+    child process behind."""
 
     def end(number: int, frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
     try:
         before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # not in the main thread, whose business signals are
+    except ValueError:  # not in the main thread, which alone may handle signals
         yield
         return
     try:

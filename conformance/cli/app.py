@@ -1,4 +1,4 @@
-"""Which commands there are."""
+"""The commands."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from conformance.bench.results.stored import Recording
 
 PAIRS = 16
-"""Finds three per cent in four of five comparisons or more on two shared cores
+"""Finds a slow-down of three per cent in at least four of five comparisons on two shared cores
 (docs/benchmarks.md); a quiet device needs fewer."""
 _LOG_WIDTH = 200
 
@@ -46,7 +46,7 @@ def run(
     targets: Targets = None,
     runs: Annotated[int, typer.Option(help="Processes; two or more can be compared later.")] = 1,
     out: Annotated[
-        Optional[Path], typer.Option(help="Folder for the results, one file a process.")
+        Optional[Path], typer.Option(help="Folder for the results, one file per process.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -117,7 +117,7 @@ def compare(
     if not 100 * math.expm1(NEGLIGIBLE) < detect <= 100:
         raise CannotAssess(
             f"--detect is {detect:g}, but should be more than the half per cent that counts as "
-            f"none, and 100 at most"
+            f"none, and at most 100"
         )
     how: dict[str, Any] = {
         "detectable": math.log1p(detect / 100),
@@ -162,7 +162,7 @@ def history(
 ) -> None:
     """Show benchmarks over time, and where they stepped.
 
-    Exit status: 0 shown, 2 a file is no result.
+    Exit status: 0 shown, 2 a file is not a result.
     """
     from conformance.bench.report.console import table
     from conformance.bench.report.html import history_page
@@ -193,7 +193,7 @@ def power(
     confirm: Annotated[
         int,
         typer.Option(
-            help="Comparisons to run end to end besides, half of them without a slow-down."
+            help="Comparisons to run end to end as well, half of them without a slow-down."
         ),
     ] = 0,
     recording: Annotated[
@@ -257,12 +257,12 @@ def _show_power(found: PowerReport, out: Path | None, as_json: bool, *, runs_bes
 
 
 def _even_pairs(pairs: int) -> None:
-    """Who begins a pair is measured a little slower: each version is to begin as often as the
-    other."""
+    """Refuse an odd number of pairs: the version that begins a pair measures a little slower, so
+    both must begin equally often."""
     if at_least("--pairs", pairs, 2) % 2:
         raise CannotAssess(
             f"--pairs is {pairs}, but should be even: the two versions take turns at beginning, "
-            f"and who begins is slower"
+            f"and the one that begins is slower"
         )
 
 
@@ -283,8 +283,7 @@ def _failures_refused() -> Iterator[None]:
 
 
 def _screen() -> Console:
-    """Standard output, with room for a table's rows where no terminal limits them: a log is
-    searched by the line."""
+    """Standard output, with wide rows if it is not a terminal: a log is searched by the line."""
     return console(stderr=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
 
 
@@ -308,8 +307,8 @@ def _folder(out: Path | None) -> Iterator[Path]:
 
 @contextmanager
 def _progress() -> Iterator[Announce]:
-    """Says of each process that it starts: a line that is written over on a terminal, lines
-    elsewhere."""
+    """Announces each process as it starts: on one line that is updated on a terminal, else on new
+    lines."""
     screen = console(stderr=True)
     if not screen.is_terminal:
         yield lambda what, number, total: say(f"{number}/{total} {what}", sys.stderr)

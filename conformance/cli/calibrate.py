@@ -26,10 +26,10 @@ def calibrate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the parity gates' bounds anew, on correct models whose channels stand in another
+    """Measure the parity gates' bounds anew, on correct models with their channels in another
     order.
 
-    Exit status: 0 if every gate admits every variant, 1 if one refuses one.
+    Exit status: 0 if every gate admits every variant, 1 otherwise.
     """
     from rich.progress import track
 
@@ -38,7 +38,7 @@ def calibrate(
     families = len(calibration.FAMILIES)
     if variants < families:
         raise CannotAssess(
-            f"`--variants` is {variants}, but should be at least {families}: one a family"
+            f"`--variants` is {variants}, but should be at least {families}: one per family"
         )
     running = track(
         calibration.variants(variants, seed),

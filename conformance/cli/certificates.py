@@ -1,4 +1,4 @@
-"""`conformance report` and `conformance diff`: certificates that are there already."""
+"""`conformance report` and `conformance diff`, which read existing certificates."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def diff(
 ) -> None:
     """Compare two certificates.
 
-    Exit status: 0 if every clause has the same outcome in both, 1 if one has not, 2 if they cannot
+    Exit status: 0 if every clause has the same outcome in both, 1 if one does not, 2 if they cannot
     be read.
     """
     from conformance.report.narrative import one_line

@@ -48,7 +48,7 @@ def certify(
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(help="auto, cpu or cuda; profile gpu alone runs on cuda.")
+        str, typer.Option(help="auto, cpu or cuda; only profile gpu runs on cuda.")
     ] = "auto",
     budget: Annotated[
         str, typer.Option(help=f"How many inputs to draw: {', '.join(BUDGETS)}.")
@@ -75,7 +75,7 @@ def certify(
     failed_from: Annotated[
         Optional[Path],
         typer.Option(
-            help="Judge the clauses that this certificate has as not met; never certifies."
+            help="Judge the clauses that are not met in this certificate; never certifies."
         ),
     ] = None,
     out: Annotated[

@@ -22,7 +22,7 @@ from conformance.run.request import check_profiles
 
 def requirements(
     clause: Annotated[
-        Optional[str], typer.Argument(metavar="[ID]", help="A clause, for all there is on it.")
+        Optional[str], typer.Argument(metavar="[ID]", help="A clause, to show in full.")
     ] = None,
     profile: Profile = None,
     as_json: Json = False,
@@ -62,16 +62,16 @@ def profile_names(profile: str | None) -> tuple[str, ...]:
 
 
 def known_clause(name: str) -> Requirement:
-    """The clause of this ID, in whatever case.
+    """The clause with this ID, in upper or lower case.
 
     Raises:
-        CannotAssess: for an ID of none, with those near it.
+        CannotAssess: for an unknown ID, with similar ones.
     """
     known = catalogue()
     clause = known.get(name.upper())
     if clause is None:
         close = difflib.get_close_matches(name.upper(), known, n=3)
-        hint = f"; near it: {', '.join(close)}" if close else ""
+        hint = f"; similar: {', '.join(close)}" if close else ""
         raise CannotAssess(
             f"there is no clause `{name}`{hint}; `conformance requirements` lists them"
         )

@@ -1,5 +1,5 @@
-"""`conformance list` and `conformance hub`: which backbones are known by id, and the checkpoints
-that stand in for theirs."""
+"""`conformance list` and `conformance hub`: the backbones known by id, and their tiny
+checkpoints."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build(
     recipes: Recipes = None,
     as_json: Json = False,
 ) -> None:
-    """Build checkpoints from recipes, those that are not there yet."""
+    """Build the checkpoints of recipes that are not built yet."""
     from conformance.hub import Hub, known_recipes, recipe_for
 
     chosen = [

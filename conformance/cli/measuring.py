@@ -1,4 +1,4 @@
-"""The options that say what to measure and how, once for all commands that time something."""
+"""The options that say what to measure and how, shared by all commands that time something."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Measuring:
         return _each_of("--workload", self.workload, WORKLOADS)
 
     def request(self, targets: list[str] | None) -> BenchRequest:
-        """What a process is asked to measure of `targets`, or of all that are registered.
+        """The request to measure `targets`, or all that are registered.
 
         Raises:
             CannotAssess: for a value that an option does not take.
@@ -138,8 +138,8 @@ def with_measuring_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def given_measuring_options(context: typer.Context, *others: str) -> list[str]:
-    """Which options of `Measuring`, and of the parameters `others`, the command line gave;
-    `--workload` aside, by which stored results can be chosen too."""
+    """The options of `Measuring`, and of the parameters `others`, given on the command line; except
+    `--workload`, which selects stored results too."""
     names = [field.name for field in fields(Measuring) if field.name != "workload"]
 
     def was_given(name: str) -> bool:

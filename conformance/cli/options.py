@@ -1,4 +1,4 @@
-"""Options that commands share, and the refusal of values that they do not take."""
+"""Options that commands share, and checks of their values."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ Profile = Annotated[
 
 
 _OPTIONS = {"backbone_id": "--id", "profiles": "--profile", "memory_limit": "--max-memory"}
-"""The options of `conformance certify` whose names are not those of the fields of a `RunRequest`.
-"""
+"""Options of `conformance certify` whose names differ from the fields of a `RunRequest`."""
 
 
 def option_of(field: str) -> str:
@@ -44,7 +43,7 @@ def option_of(field: str) -> str:
 
 
 def names_in(option: str, text: str) -> list[str]:
-    """The names that `text` joins by commas."""
+    """The names in `text`, which are joined by commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise CannotAssess(f"{option} is empty: give names joined by commas")

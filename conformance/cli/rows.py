@@ -10,7 +10,7 @@ from conformance.report.terminal import say
 
 
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Rows as JSON, or in aligned columns of which the last is as long as it is."""
+    """Print rows as JSON, or in aligned columns."""
     if as_json:
         say(json.dumps(rows, indent=2))
         return

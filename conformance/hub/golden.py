@@ -1,10 +1,9 @@
-"""Golden token ids: what encoders that share no code with the tokenizers library make of some
-awkward texts.
+"""Golden token ids of awkward texts, by encoders that share no code with the tokenizers library.
 
-    python -m conformance.hub.golden        writes fixtures/golden anew
+    python -m conformance.hub.golden        rewrites fixtures/golden
 
-SentencePiece itself encodes for its own model; for a prefix of ranks tiktoken does, with GPT-2's
-pattern, around the runs of blanks that the tokenizer adds. Ids are without special tokens, and no
+SentencePiece encodes for its own models; tiktoken, with GPT-2's pattern, encodes for a prefix of
+ranks, around the runs of blanks that the tokenizer adds. Ids are without special tokens, and no
 text contains one.
 """
 
@@ -82,7 +81,7 @@ TEXTS = (
 
 
 def main() -> None:
-    """Writes every golden file that a built-in recipe names, and says so."""
+    """Writes every golden file that a built-in recipe names, and prints its path."""
     written: dict[str, Recipe] = {}
     for recipe in known_recipes().values():
         name = recipe.tokenizer.golden
@@ -94,8 +93,7 @@ def main() -> None:
 
 
 def golden_document(tokenizer: TokenizerRecipe) -> dict[str, Any]:
-    """What a golden file says: which vocabulary, which encoder, and `cases`, each a text with its
-    ids."""
+    """The content of a golden file: vocabulary, encoder, and `cases`, each a text with its ids."""
     encode = independent_encoder(tokenizer)
     return {
         "vocabulary": {
@@ -149,7 +147,7 @@ def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
 
 
 def _as_text(document: dict[str, Any]) -> str:
-    """JSON with one case a line, so that a change shows as the texts it concerns."""
+    """JSON with one case per line, so that a diff shows the texts concerned."""
     cases = ",\n".join("    " + json.dumps(case) for case in document["cases"])
     head = json.dumps({**document, "cases": []}, indent=2)
     return head.replace('"cases": []', f'"cases": [\n{cases}\n  ]') + "\n"

@@ -13,9 +13,8 @@ from typing import Any
 from conformance.errors import CannotAssess
 
 FILES_FORMAT = 1
-"""Counts the changes to what a recipe is turned into. It stands in every digest, and library
-versions do not: the files are written here, byte for byte, and no library has a say in their form.
-"""
+"""Counts the changes to the files made from a recipe. It is part of every digest; library versions
+are not, because the files are written here, byte for byte, and no library decides their form."""
 
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -31,8 +30,7 @@ TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
 
 
 class InvalidRecipe(CannotAssess):
-    """A recipe file does not say what it must. The message names file, key and what would be
-    right."""
+    """A recipe file is invalid. The message names the file, the key and what would be right."""
 
 
 class UnknownRecipe(CannotAssess):
@@ -41,13 +39,13 @@ class UnknownRecipe(CannotAssess):
 
 @dataclass(frozen=True)
 class TokenizerRecipe:
-    """How the tokenizer's files come about.
+    """How the tokenizer's files are made.
 
-    `source` is a file of `mistral_common/data` with the digest `sha256`; of a ranked vocabulary the
-    first `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a `▁`
-    before the text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's).
-    `golden` names the file of `fixtures/golden` with the ids that an independent encoder gives,
-    where there is one.
+    `source` is a file of `mistral_common/data` with the digest `sha256`; for a ranked vocabulary
+    the first `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a
+    `▁` before the text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's).
+    `golden` names the file of `fixtures/golden` with the ids that an independent encoder gives, if
+    there is one.
     """
 
     kind: str
@@ -72,9 +70,11 @@ class AcceptedDifference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The facts of one hub id. `config`, `generation_config` and the tokenizer's are as published;
-    so is `parameters`, how many numbers the checkpoint's weights are, where somebody has looked it
-    up."""
+    """The facts of one hub id.
+
+    `config`, `generation_config` and the tokenizer's are as published; so is `parameters`, the
+    number of weights in the checkpoint, if known.
+    """
 
     hub_id: str
     family: str
@@ -86,7 +86,7 @@ class Recipe:
     generation_config: Mapping[str, Any] | None
     chat_template: str | None
     template_oracle: str
-    """What says which ids a dialogue has: `chat_template`, or mistral-common's first instruct
+    """What decides the ids of a dialogue: `chat_template`, or mistral-common's first instruct
     tokenizer."""
     accepted_template_differences: tuple[AcceptedDifference, ...]
     subject: Mapping[str, Any]
@@ -95,8 +95,8 @@ class Recipe:
     path: Path = field(compare=False)
 
     def probe_config(self) -> dict[str, Any]:
-        """The published config with the tiny overrides in place: what the probe checkpoint's
-        `config.json` says."""
+        """The published config with the tiny overrides applied: the probe checkpoint's
+        `config.json`."""
         return {**self.config, **self.probe}
 
     def digest(self) -> str:

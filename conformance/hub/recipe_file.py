@@ -1,7 +1,8 @@
 """A recipe's file: `fixtures/hub/<org>--<name>.toml`.
 
-The published JSON files stand in it as text, so that what a constructor reads is what was
-published, `null` and all."""
+The published JSON files are stored in it as text, so that a constructor reads exactly what was
+published, `null` included.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +140,7 @@ def _check_file_name(table: _Table, hub_id: str) -> None:
     if table.path.name != expected:
         table.wrong(
             "hub_id",
-            f"is {hub_id!r}, which does not go with the file's name",
+            f"is {hub_id!r}, which does not match the file's name",
             f"a file named {expected}",
         )
 
@@ -216,7 +217,7 @@ def _read_template(table: _Table, name: str) -> str:
 
 @dataclass(frozen=True)
 class _Table:
-    """One table of a recipe, with the file and the dotted name that an error about it must give."""
+    """One table of a recipe, with the file and the dotted name for error messages."""
 
     path: Path
     name: str

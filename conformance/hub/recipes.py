@@ -22,8 +22,8 @@ def known_recipes(extra: Sequence[Path] = ()) -> dict[str, Recipe]:
     `extra`.
 
     `extra` and the variable (paths joined by the path separator) name directories of recipes or
-    single files; of two recipes for one hub id the later wins, so that a project can replace a
-    built-in one.
+    single files; if two recipes have the same hub id the later wins, so that a project can replace
+    a built-in one.
 
     Raises:
         InvalidRecipe: a recipe file, or a path named in `extra` or the variable, cannot be used.
@@ -50,7 +50,7 @@ def recipe_for(hub_id: str, extra: Sequence[Path] = ()) -> Recipe:
     raise UnknownRecipe(
         f"no recipe for hub id {hub_id!r}, so the offline hub cannot serve it. Known hub "
         f"ids:\n{known}\n"
-        f"To add it, write a recipe: copy the nearest one of {fixtures_directory() / 'hub'} to a "
+        f"To add it, write a recipe: copy the closest one in {fixtures_directory() / 'hub'} to a "
         f"directory "
         f"of yours as {name}, then name that directory with `--recipes DIR` or {RECIPES_VARIABLE} "
         f"(in a checkout of this project: fixtures/hub/{name})."

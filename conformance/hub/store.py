@@ -1,11 +1,12 @@
-"""The content store: one immutable snapshot for each recipe, built on demand and once.
+"""The content store: one immutable snapshot for each recipe, built once, on demand.
 
-    ROOT/<org>--<name>/<digest>/manifest.json     size and digest of every file, what it was built
-    with ROOT/<org>--<name>/<digest>/snapshot/…        the files, read-only
+    ROOT/<org>--<name>/<digest>/manifest.json     size and digest of each file, build versions
+    ROOT/<org>--<name>/<digest>/snapshot/…        the files, read-only
 
-An entry appears by a rename and so is whole or absent; a build holds a lock on the directory of its
-hub id, which the kernel releases with the process. Reading takes no lock and needs no write access:
-a hub that was built on another machine can be copied and used, also from a read-only medium.
+An entry appears by a rename, so it is whole or absent. A build holds a lock on the directory of its
+hub id, which the kernel releases when the process ends. Reading takes no lock and needs no write
+access: a hub that was built on another machine can be copied and used, even from a read-only
+medium.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ Progress = Callable[[str], None]
 
 
 class CannotBuild(CannotAssess):
-    """A recipe's snapshot cannot be built on this machine. The message names the recipe, where, and
-    why."""
+    """A recipe's snapshot cannot be built on this machine. The message names the recipe, the place
+    and the reason."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class Hub:
     def build(
         self, recipe: Recipe, weights: str = "probe", on_progress: Progress | None = None
     ) -> Path:
-        """The directory of the recipe's snapshot, built if it is not there yet or no longer whole.
+        """The directory of the recipe's snapshot, built if it is missing or damaged.
 
         `on_progress` is called with one line of text as each step begins. Only a build imports
-        torch, transformers and mistral-common: a snapshot that is there is verified with nothing
-        but the standard library.
+        torch, transformers and mistral-common: an existing snapshot is verified with the standard
+        library alone.
 
         Raises:
             ValueError: `weights` cannot be built here.
@@ -92,8 +93,7 @@ class Hub:
         return entry / "snapshot"
 
     def entries(self) -> list[HubEntry]:
-        """What is built and can be used, by hub id. Half-written and foreign directories are passed
-        over."""
+        """The usable entries, by hub id. Half-written and foreign directories are skipped."""
         entries = []
         for path in sorted(self.root.glob("*/*/manifest.json")):
             manifest = _read_manifest(path.parent)
@@ -140,7 +140,7 @@ def _build_entry(recipe: Recipe, entry: Path, on_progress: Progress) -> None:
         for path in (*snapshot.iterdir(), building / "manifest.json"):
             path.chmod(0o444)
         if entry.exists():
-            # Renamed first, so that at no time does the name stand for half of an entry.
+            # Renamed first, so that the name never stands for half of an entry.
             damaged = Path(tempfile.mkdtemp(prefix=".damaged-", dir=entry.parent))
             os.rename(entry, damaged / "entry")
             shutil.rmtree(damaged)
@@ -182,7 +182,7 @@ def _write_weights(recipe: Recipe, snapshot: Path) -> None:
     shards: list[dict[str, Any]] = [{} for _ in range(SHARDS)]
     written = 0
     for index, (name, tensor) in enumerate(tensors.items()):
-        # The last shard always gets something: a constructor must meet an index, as at the
+        # The last shard always gets something: a constructor must find an index, as at the
         # published size.
         last = index == len(tensors) - 1
         shards[SHARDS - 1 if last else min(written * SHARDS // total, SHARDS - 1)][name] = tensor
@@ -213,7 +213,7 @@ def _is_whole(entry: Path) -> bool:
 
 
 def _read_manifest(entry: Path) -> dict[str, Any] | None:
-    """The manifest of an entry, or None where there is none that can be used."""
+    """The manifest of an entry, or None if there is no usable one."""
     try:
         manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
         if all(isinstance(facts["bytes"], int) for facts in manifest["files"].values()):
@@ -247,7 +247,7 @@ def _versions() -> dict[str, str]:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Holds the directory's lock, which goes with the open directory: nothing is left behind."""
+    """Holds the directory's lock, which ends with the open descriptor: nothing is left behind."""
     import fcntl
 
     descriptor = os.open(directory, os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""A tap on the hub: what a constructor asks for, and with which token, while a view serves it.
+"""A tap on the hub: records what a constructor requests, and with which token, while a view serves
+it.
 
-Requests are recorded where they enter: at transformers' own look-ups, which carry the token even
-where the cache then answers without one, and at huggingface_hub's functions for whoever calls those
-directly.
+Requests are recorded where they enter: in transformers' look-ups, which carry the token even if the
+cache then answers without it, and in huggingface_hub's functions for direct callers.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ TAPPED_FUNCTIONS = (
     ("huggingface_hub.file_download", "try_to_load_from_cache", "repo_id"),
     ("huggingface_hub._snapshot_download", "snapshot_download", "repo_id"),
 )
-"""(module, function, name of the argument that is the repository) of every function that may reach
-for the hub. Not every version has all of them."""
+"""(module, function, name of the argument that is the repository) of every function that may
+contact the hub. Not every version has all of them."""
 
 
 @dataclass(frozen=True)
 class HubCall:
-    """One request: the file asked for (empty: the repository as such, its revision or a listing),
+    """One request: the requested file (empty: the repository as such, its revision or a listing),
     the token and revision as the caller gave them (None: not given), and whether the view has the
     file.
 
-    `cache_only` marks a look into the local cache that would never have reached the hub: it has no
-    place for a token.
+    `cache_only` marks a look-up in the local cache that would never have reached the hub and takes
+    no token.
     """
 
     repo_id: str
@@ -56,8 +56,8 @@ class HubTap:
     offline.
 
     It also serves a process in which transformers was imported with another HF_HOME. `on_missing`
-    is called with a hub id once, before the first request for it when it is not mounted: it may
-    mount it, or raise, which reaches the constructor. On leaving, everything is as it was.
+    is called once with each hub id that is not mounted, before the first request for it: it may
+    mount it, or raise an error, which reaches the constructor. On exit everything is restored.
     """
 
     def __init__(self, view: HubView, on_missing: Callable[[str], None] | None = None) -> None:
@@ -70,7 +70,7 @@ class HubTap:
         self._settings: list[tuple[ModuleType, str, Any]] = []
 
     def __enter__(self) -> HubTap:
-        # Imported first, so that nothing the tap sets is taken for the user's setting at import.
+        # Imported first, so that no import takes the tap's settings for the user's.
         modules = {name: _imported(name) for name, _, _ in TAPPED_FUNCTIONS}
         for module_name, function_name, repository in TAPPED_FUNCTIONS:
             original = getattr(modules[module_name], function_name, None)
@@ -179,7 +179,7 @@ def _imported(name: str) -> ModuleType | None:
 def _exchange(replacements: Mapping[int, Any]) -> None:
     """Puts each replacement wherever a loaded module holds the object it replaces, by identity."""
     for module in list(sys.modules.values()):
-        # `vars`, and not `getattr`: a lazy module must not be made to import anything.
+        # Look in `__dict__` only: a lazy module must not be made to import anything.
         names = getattr(module, "__dict__", None)
         if not isinstance(names, dict):
             continue

@@ -43,8 +43,7 @@ class HubView:
         (self.cache / "version.txt").write_text("1")
 
     def environment(self) -> dict[str, str | None]:
-        """What a child's environment must say before it imports transformers; None: must be
-        unset."""
+        """The environment of a child that imports transformers; None: must be unset."""
         return {
             "HF_HOME": str(self.home),
             "HF_HUB_OFFLINE": "1",
@@ -105,7 +104,7 @@ class HubView:
 
     @contextmanager
     def variant(self, hub_id: str, edit: Callable[[Path], None]) -> Iterator[Path]:
-        """Lets `hub_id` resolve to an edited copy inside the `with` block, and to what it was
+        """Lets `hub_id` resolve to an edited copy inside the `with` block, and to the original
         afterwards.
 
         `edit` gets a directory of real files: nothing it does there reaches the store. Variants

@@ -29,7 +29,7 @@ _HOW_TO_GO_ON = (
 
 
 class VocabularyUnavailable(RuntimeError):
-    """What a tokenizer is made from is not installed, or is not what the recipe was written for."""
+    """The source of a tokenizer is not installed, or is not the one the recipe was written for."""
 
 
 def write_tokenizer(recipe: Recipe, directory: Path) -> None:
@@ -171,15 +171,15 @@ def _last_cut(token: bytes, ranks: Mapping[bytes, int], limit: int) -> int:
                 best, at = rank, index + 1
         if not at:
             raise ValueError(
-                f"token {token!r} of rank {limit} is no join of two tokens of lower rank"
+                f"token {token!r} of rank {limit} is not a join of two tokens of lower rank"
             )
         del cuts[at]
     return cuts[1]
 
 
 def _printable_bytes() -> dict[int, str]:
-    """GPT-2's spelling of bytes: those that print stand for themselves, the others are chr(256) and
-    on."""
+    """GPT-2's spelling of bytes: printable ones stand for themselves, the others are chr(256) and
+    up."""
     printing = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printing)
     return {byte: chr(byte) for byte in printing} | {

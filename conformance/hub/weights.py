@@ -46,8 +46,7 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
     if model_class is None:
         raise ValueError(
             f"transformers {transformers.__version__} has no class {architecture!r}; install a "
-            f"version that "
-            f"has, or correct `architecture` in the recipe"
+            f"version that has it, or correct `architecture` in the recipe"
         )
     fields = {key: value for key, value in config.items() if key != "model_type"}
     try:
@@ -55,9 +54,8 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
             model = model_class(transformers.AutoConfig.for_model(config["model_type"], **fields))
     except Exception as error:
         raise ValueError(
-            f"transformers {transformers.__version__} builds no {architecture} of the config with "
-            f"the recipe's [probe] "
-            f"sizes: {error}"
+            f"transformers {transformers.__version__} cannot build {architecture} from the config "
+            f"with the recipe's [probe] sizes: {error}"
         ) from error
     shapes = {
         name: tuple(tensor.shape)
@@ -75,12 +73,12 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
 def probe_tensors(
     shapes: Mapping[str, tuple[int, ...]], *, seed: str, vocabulary: int, tied: bool, dtype: str
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a probe checkpoint, each seeded by `seed` and its own name: order has no
-    influence.
+    """The tensors of a probe checkpoint, each seeded by `seed` and its own name: order does not
+    matter.
 
     Every value is exact in bfloat16 and in float16, whatever `dtype` the checkpoint is written in:
-    one checkpoint serves every dtype without rounding. `tied` says that the embedding is the head
-    too, and then takes its scale.
+    one checkpoint serves every dtype without rounding. `tied` says that the embedding is also the
+    head, whose scale it then has.
     """
     import torch
 
@@ -92,15 +90,15 @@ def probe_tensors(
 
 @dataclass(frozen=True)
 class Distribution:
-    """How the values of one tensor spread: `normal` with this standard deviation; `rows`, the same
-    with a part that all rows have in common; or `norm`, uniform around one."""
+    """The distribution of a tensor's values: `normal` with this standard deviation; `rows`, the
+    same with a part that all rows share; or `norm`, uniform around one."""
 
     kind: str
     scale: float = 1.0
 
 
 def distribution(name: str, shape: tuple[int, ...], *, vocabulary: int, tied: bool) -> Distribution:
-    """What probe weights of this name and shape are drawn from."""
+    """The distribution of probe weights with this name and shape."""
     if len(shape) == 1:
         return Distribution("normal", BIAS_STD) if name.endswith(".bias") else Distribution("norm")
     fan_in = shape[-1]

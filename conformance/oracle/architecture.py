@@ -1,4 +1,4 @@
-"""What a decoder computes, as numbers and choices: everything the reference needs beside the
+"""What a decoder computes, as numbers and choices: everything the reference needs besides the
 weights."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Rotary:
     scaling: Llama3Scaling | LinearScaling | None = None
 
     def frequencies(self) -> torch.Tensor:
-        """Radians a position, float64, of shape (`dimensions` / 2,)."""
+        """Radians per position, float64, of shape (`dimensions` / 2,)."""
         exponents = torch.arange(0, self.dimensions, 2, dtype=torch.float64) / self.dimensions
         frequencies = self.theta**-exponents
         return self.scaling.scaled(frequencies) if self.scaling else frequencies
@@ -100,10 +100,9 @@ class Names:
 
 @dataclass(frozen=True)
 class Architecture:
-    """One decoder. Sizes are counts; `windows` has one entry a layer, None for full attention.
+    """One decoder. Sizes are counts; `windows` has one entry per layer, None for full attention.
 
-    `window_span` is how many keys a query sees under a window of one: the paper's query sees itself
-    and `window - 1` before it.
+    Under a window a query sees its own key and the `window - 1` before it.
     """
 
     hidden: int

@@ -1,8 +1,8 @@
 """The reference decoder: one causal language model, written from the papers, to be read beside
 them.
 
-It shares no code with transformers. In float64 it says what the logits are; in bfloat16, with
-float32 where careful eager PyTorch has it, it says how far rounding alone moves them.
+It shares no code with transformers. In float64 it gives the true logits; in bfloat16, with float32
+where careful eager PyTorch has it, it shows how far rounding alone moves them.
 
 Shapes are written with these letters:
 
@@ -199,16 +199,15 @@ class Decoder:
         mixed = []
         for first in range(0, hidden.shape[1], _QUERIES_AT_ONCE):
             last = min(first + _QUERIES_AT_ONCE, hidden.shape[1])
-            # Keys that none of these queries may see are left out: that changes nothing but memory
-            # and time.
+            # Keys that none of these queries may see are left out, which only saves memory and
+            # time.
             oldest = max(0, first - (a.windows[index] or last) + 1)
             scores = (
                 query[:, :, first:last] @ key[:, :, oldest:last].transpose(2, 3) * a.attention_scale
             )
             if a.attention_softcap is not None:
                 scores = a.attention_softcap * torch.tanh(scores / a.attention_softcap)
-            # A query that sees nothing is padding: any finite value does, as nobody sees it in
-            # turn.
+            # A query that sees nothing is padding: any finite value will do, as no query sees it.
             hidden_keys = ~visible[:, :, first:last, oldest:last]
             scores = scores.masked_fill(hidden_keys, torch.finfo(scores.dtype).min)
             shares = scores.to(self.precision.wide).softmax(-1).to(self.precision.working)
@@ -273,7 +272,7 @@ class Decoder:
 
     def modules(self, place: Place) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
         """Every module of the layers and the final norm by its path, as a function of its input
-        alone, in the order in which they compute. A layer stands after what it holds."""
+        alone, in the order in which they compute. A layer comes after its parts."""
         names = self.architecture.names
         modules: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {}
         for index in range(self.architecture.layers):
@@ -307,8 +306,7 @@ class Decoder:
     def linear(
         self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """A matrix product in the working dtype, with the bias that the checkpoint has or has
-        not."""
+        """A matrix product in the working dtype, with the bias if the checkpoint has one."""
         weight = self._tensor(f"{path}.weight", rows)
         bias = self._tensor(f"{path}.bias", rows) if f"{path}.bias" in self._weights else None
         return functional.linear(hidden, weight, bias)

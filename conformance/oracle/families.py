@@ -1,4 +1,4 @@
-"""From a published `config.json` to an `Architecture`: one function a family."""
+"""From a published `config.json` to an `Architecture`: one function per family."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def architecture_of(config: Config) -> Architecture:
 
 
 def _llama(config: Config, **differing: Any) -> Architecture:
-    """Llama 2 (https://arxiv.org/abs/2307.09288); biases are the checkpoint's business."""
+    """Llama 2 (https://arxiv.org/abs/2307.09288); the checkpoint decides whether there are
+    biases."""
     heads, head_dimension = _heads(config)
     layers = int(config["num_hidden_layers"])
     return Architecture(
@@ -123,10 +124,10 @@ _DEFAULTS: dict[str, Config] = {
         "partial_rotary_factor": 0.5,
     },
 }  # fmt: skip
-"""What transformers takes where a published config is silent (its configuration classes'
+"""transformers' defaults for fields that a published config omits (its configuration classes'
 signatures)."""
 _NULL_MEANS_NONE = frozenset({"sliding_window"})
-"""Fields whose null is an answer, and not a silence."""
+"""Fields in which null is a value, not an omission."""
 
 _ACTIVATION_NAMES = {
     "silu": "silu",
@@ -152,8 +153,8 @@ def _heads(config: Config) -> tuple[int, int]:
     dimension = config.get("head_dim")
     if heads < 1 or (dimension is None and hidden % heads):
         raise InvalidConfig(
-            f"`num_attention_heads` is {heads}, but should divide `hidden_size`, {hidden}, where "
-            f"there is no `head_dim`"
+            f"`num_attention_heads` is {heads}, but should divide `hidden_size`, {hidden}, unless "
+            f"there is a `head_dim`"
         )
     return heads, int(dimension or hidden // heads)
 
@@ -168,15 +169,14 @@ def _key_value_heads(config: Config, heads: int) -> int:
 
 
 def _rope(config: Config) -> Mapping[str, Any]:
-    """Rotary settings: a table of their own since transformers 5, scattered over the config
-    before."""
+    """Rotary settings: in one table since transformers 5, scattered over the config before."""
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def _rotary(config: Config, dimensions: int) -> Rotary:
     if dimensions < 2 or dimensions % 2:
         raise InvalidConfig(
-            f"{dimensions} dimensions of each head are rotated, but should be an even number from 2"
+            f"{dimensions} dimensions of each head are rotated, but should be even and at least 2"
         )
     settings = _rope(config)
     theta = float(settings.get("rope_theta") or config.get("rope_theta") or 10_000.0)

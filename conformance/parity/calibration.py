@@ -1,8 +1,8 @@
-"""How far correct computations stray: the measurements that the gates' bounds rest on.
+"""How far correct computations vary: the measurements that the gates' bounds rest on.
 
 Reordering a model's residual and feed-forward channels leaves its mathematics exact and changes
-every rounding. Each such variant, run by transformers' own classes, is legitimate; what the gates
-read on many of them is what a bound must admit.
+every rounding. Each such variant, run by transformers' own classes, is legitimate; a bound must
+admit what the gates read on many of them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BOUNDS = {
     "one minus cosine of gradients": 1 - GRADIENT_COSINE,
 }
 FAMILIES = ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "microsoft/phi-2")
-"""One of each architecture among the recipes; their other ids differ in size alone."""
+"""One id of each architecture among the recipes; the others differ only in size."""
 _ATTENTIONS = ("eager", "sdpa")
 _VOCABULARY = 512
 """Rows of the vocabulary: enough logits for a ratio, few enough for hundreds of variants."""
@@ -183,8 +183,8 @@ def _measure(recipe: Recipe, attention: str, seed: int) -> dict[str, float]:
 
 
 def _far_share(llm: Any, reference: Reference, seed: int) -> dict[str, float]:
-    """The error at the last published positions over what float32 angles are off there; nothing
-    where far positions are refused, as transformers 4.40.1 does."""
+    """The error at the last published positions over the error of float32 angles there; empty if
+    far positions are refused, as in transformers 4.40.1."""
     ids = drawn_ids(_VOCABULARY, 64, seed)
     positions = reference.architecture.positions - 64 + torch.arange(64)[None]
     decoder = reference.decoder()

@@ -1,8 +1,9 @@
 """Parity at the published size in the memory of one layer.
 
-What computes is the subject's own model class; how it calls its layers, with which masks and
-angles, is the library's business. Each layer's weights are made once, and serve the subject in
-float32 and in half precision, the float64 reference and the half-precision one."""
+The subject's own model class computes; the library decides how it calls its layers, with which
+masks and angles. Each layer's weights are made once, and serve the subject in float32 and in half
+precision, the float64 reference and the half-precision one.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +38,9 @@ _WIDENED_AT_ONCE = 1 << 23
 
 @dataclass(frozen=True)
 class Measured:
-    """One number. `gate` is `semantics` (relative RMS, float32) or `ratio` (rounding ratio, half
-    precision); `path` is the module's in the checkpoint, and `what` says whether its output or what
-    it is given was measured."""
+    """One measured number. `gate` is `semantics` (relative RMS, float32) or `ratio` (rounding
+    ratio, half precision); `path` is the module's in the checkpoint, and `what` says whether its
+    output or its input was measured."""
 
     gate: str
     path: str
@@ -60,10 +61,10 @@ def full_size_parity(
     """Run `model_class` on `ids`, (1, sequence), one layer at a time, and measure each module
     against the reference's.
 
-    Every module is given what the float64 reference hands to it, rounded to the half-precision
-    dtype of `weights`: the same numbers in every dtype. Measured in the order of computation, what
-    a layer holds before the layer itself, and, in float32, what the model would have handed to each
-    module on its own.
+    Every module is given the float64 reference's input, rounded to the half-precision dtype of
+    `weights`: the same numbers in every dtype. Results come in the order of computation, the parts
+    of a layer before the layer. In float32, the input that the model itself would have given to
+    each module is measured too.
 
     Raises:
         NoReference, InvalidConfig: as `conformance.oracle.architecture_of`.
@@ -116,7 +117,7 @@ def full_size_parity(
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """While the body runs torch uses every core that the process may: full-size matrices pay for
+    """Let torch use every core of the process while the body runs: full-size matrices repay
     threads."""
     before = torch.get_num_threads()
     cores = (
@@ -130,8 +131,7 @@ def all_cores() -> Iterator[None]:
 
 
 class _ForcedDecoder(Decoder):
-    """A reference decoder each of whose modules is given what `force` makes of what arrives at its
-    path."""
+    """A reference decoder in which `force` replaces the input of each module, by its path."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class _ForcedDecoder(Decoder):
 
 
 class _Streamed:
-    """The model class at full size, its parameters on the meta device but for those of the module
+    """The model class at full size, its parameters on the meta device except those of the module
     that computes."""
 
     def __init__(
@@ -213,15 +213,15 @@ class _StreamedIn:
         self._calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def outside(self, ids: torch.Tensor, given: Mapping[str, torch.Tensor]) -> _Passed:
-        """What the embedding makes, and the final norm and the head of `given`. The layers are
-        passed over: how the library calls them is kept for `layer`."""
+        """The outputs of the embedding, and of the final norm and the head on `given`. The layers
+        are skipped; the library's calls to them are kept for `layer`."""
         trace, llm = _Passed(), self._model.llm
         self._model.cast(self._dtype)
 
         def pass_over(*args: Any, **kwargs: Any) -> Any:
             self._calls.append((args, kwargs))
-            # Older releases unpack a layer's output, newer ones hand it on, to where its place is
-            # taken by what is given.
+            # Older releases unpack a layer's output, newer ones pass it on; `given` replaces it
+            # either way.
             return (hidden_in(*self._calls[0]),)
 
         with ExitStack() as stack:
@@ -234,8 +234,9 @@ class _StreamedIn:
         return trace
 
     def layer(self, index: int, given: Mapping[str, torch.Tensor]) -> _Passed:
-        """One layer, called as the library called it, with the modules at the paths of `given`
-        given those tensors: what would have arrived at those within it, and what they make."""
+        """Call one layer as the library called it, with the inputs of `given` forced on the modules
+        at its paths. Returns the inputs that would have arrived inside the layer, and the
+        outputs."""
         trace, own = _Passed(), self._own(given)
         self._model.cast(self._dtype)
         args, kwargs = self._calls[index]
@@ -256,7 +257,7 @@ class _StreamedIn:
         return trace
 
     def _own(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What is given to modules that this model has, in its dtype."""
+        """The part of `given` for modules that this model has, in its dtype."""
         return {path: tensor.to(self._dtype) for path, tensor in given.items() if self._has(path)}
 
     def _has(self, path: str) -> bool:
@@ -297,7 +298,7 @@ class _ForModel(Mapping[str, torch.Tensor]):
 
 
 class _Scratch:
-    """Memory that is written again and again; a copy is good until the next."""
+    """Memory that is reused; a copy is valid until the next."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self._memory = torch.empty(0, dtype=dtype)
@@ -311,7 +312,7 @@ class _Scratch:
 
 
 class _Passed:
-    """What arrives at modules and what they make, by path, in the order in which they are done."""
+    """The inputs and outputs of modules, by path, in the order in which they finish."""
 
     def __init__(self) -> None:
         self.arrived: dict[str, torch.Tensor] = {}

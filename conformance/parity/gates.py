@@ -29,12 +29,12 @@ MODULE_RATIO = 1.15
 GRADIENT_COSINE = 0.99
 """Cosine between a parameter's gradient in half precision and in float32."""
 NEGLIGIBLE_GRADIENT = 1e-4
-"""Of the largest parameter gradient's norm: what is smaller is rounding alone, such as keys'
-biases, which cancel."""
+"""A share of the largest parameter gradient's norm: smaller gradients are rounding alone, such as
+those of keys' biases, which cancel."""
 MEMORY_RATIO = 1.05
-"""Peak memory of a forward over its analytic figure, either way."""
+"""The bound on a forward's peak memory over its analytic figure, either way."""
 ROUNDING_LENGTH = 512
-"""Shorter sequences have too few logits, or too short sums, for gate 2 to see what it should."""
+"""Shorter sequences have too few logits, or too short sums, for gate 2 to detect what it should."""
 
 
 def semantics_bound(position: int) -> float:
@@ -51,8 +51,8 @@ def semantics_bound(position: int) -> float:
 
 
 def conditions(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """What a gate's reading was taken under, for the record: the calibration of its bound, and what
-    the subject computed in and on."""
+    """The conditions of a gate's reading, for the record: the calibration of its bound, and the
+    subject's dtype and device."""
     return {
         "calibration": CALIBRATION,
         "dtype": str(dtype).removeprefix("torch."),
@@ -69,8 +69,8 @@ def rounding_ratio(observed: torch.Tensor, exact: torch.Tensor, rounded: torch.T
     """RMS error of `observed` over that of `rounded`, the reference in the same dtype, both against
     `exact`.
 
-    Where the reference makes no error at all (an embedding, say) nothing but the same values has
-    the ratio 1.
+    If the reference makes no error at all (an embedding, say), the ratio is 1 for equal values,
+    else infinite.
     """
     error, own = rms(observed.double() - exact.double()), rms(rounded.double() - exact.double())
     if own == 0:

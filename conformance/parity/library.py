@@ -1,5 +1,4 @@
-"""How the installed transformers is asked, whichever release it is: configs, dtypes, attention
-implementations."""
+"""Access to the installed transformers, whatever its release: configs, dtypes, attentions."""
 
 from __future__ import annotations
 
@@ -11,8 +10,8 @@ import torch
 
 
 def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
-    """The transformers config object of a parsed `config.json`, without token ids that a smaller
-    vocabulary has not."""
+    """The transformers config object of a parsed `config.json`, without token ids, which a smaller
+    vocabulary may lack."""
     import transformers
 
     no_tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
@@ -20,7 +19,7 @@ def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
 
 
 def text_config(llm: Any) -> Any:
-    """The config of the language model itself, where the wrapped model nests it."""
+    """The config of the language model itself, even if the wrapped model nests it."""
     return (
         llm.config.get_text_config()
         if hasattr(llm.config, "get_text_config")
@@ -29,8 +28,7 @@ def text_config(llm: Any) -> Any:
 
 
 def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The argument by which the installed transformers is told the dtype to load or build a model
-    in."""
+    """The argument of the installed transformers for the dtype to load or build a model in."""
     import transformers
 
     # https://github.com/huggingface/transformers/pull/39782: `torch_dtype` became `dtype`.
@@ -39,12 +37,12 @@ def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
 
 
 def unround_buffers(llm: Any) -> None:
-    """Give rotary tables that were rounded because the model was loaded in half precision their
-    digits back.
+    """Restore the digits of rotary tables that were rounded when the model was loaded in half
+    precision.
 
-    Before transformers 4.48 some are made in the dtype of loading, and `.to(float32)` keeps what
-    rounding left. A buffer is exchanged only for one that its class makes in float32 and that
-    rounds to the very same bits, so that a wrong one stays.
+    Before transformers 4.48 some are made in the dtype of loading, and `.to(float32)` keeps the
+    rounded values. A buffer is replaced only by one that its class makes in float32 and that rounds
+    to the same bits, so a wrong one stays.
     """
     half = {
         name: buffer
@@ -82,11 +80,11 @@ def attentions_of(llm: Any) -> tuple[str, ...]:
 
 @contextmanager
 def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> Iterator[Any]:
-    """`llm` with this attention while the body runs: itself where it has it or can switch, else
-    (before transformers 4.48) built anew with the same tensors.
+    """`llm` with this attention while the body runs: itself if it has it or can switch, else
+    (before transformers 4.48) a new model with the same tensors.
 
-    What is built anew lacks what was done to `llm` after it was built; with `comparable` either all
-    implementations are had by switching, or all are built anew.
+    A new model lacks what was done to `llm` after it was built; with `comparable` either all
+    implementations come from switching, or all are new models.
     """
     before = llm.config._attn_implementation
     switches = hasattr(llm, "set_attn_implementation")

@@ -1,9 +1,8 @@
 """One module at a time, teacher-forced: each is given the reference's input, so that no error is
-handed on.
+passed on.
 
-The model runs as it always does; hooks replace what goes into a module and keep what comes out. How
-the library calls its modules, with which masks and angles, is the library's business, on every
-version of it.
+The model runs as it always does; hooks replace what goes into a module and keep what comes out. The
+library decides how it calls its modules, with which masks and angles, in every version.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ def module_errors(
     place: Place,
     precision: Precision | None = None,
 ) -> dict[str, float]:
-    """Each module's error by its path in the model, in the order of computation; a layer stands
-    after what it holds.
+    """Each module's error by its path in the model, in the order of computation; a layer comes
+    after its parts.
 
     `run` calls the model on the batch that `embedded` (batch, sequence, hidden) and `place`
     describe. With a `precision` the errors are ratios to the reference module's own in that dtype
@@ -50,7 +49,7 @@ def module_errors(
     dtype = next(llm.parameters()).dtype
     given = {path: inputs[path].to(dtype) for path in computed}
     layers = set(filter(_is_layer, computed))
-    # Forced inside, a layer's output would say nothing about how it adds up what its modules made.
+    # With its modules forced, a layer's output would not show how it adds up what they made.
     made = _outputs(llm, reference.prefix, {path: given[path] for path in layers}, run) | _outputs(
         llm, reference.prefix, {path: given[path] for path in computed.keys() - layers}, run
     )
@@ -157,7 +156,7 @@ def forced(
 
 
 def hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
-    """The hidden states that a module is called with: its first tensor, by place or by whatever
+    """The hidden states that a module is called with: its first tensor, positional or under any
     name."""
     return next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
 
@@ -165,7 +164,8 @@ def hidden_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
 def with_hidden(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], hidden: torch.Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same call with other hidden states, which stand first among what is handed by place."""
+    """The same call with other hidden states, which come first if there are positional
+    arguments."""
     if args:
         return (hidden, *args[1:]), dict(kwargs)
     name = next(name for name, value in kwargs.items() if isinstance(value, torch.Tensor))

@@ -17,13 +17,13 @@ def drawn_ids(vocabulary: int, length: int, seed: int) -> torch.Tensor:
 
 
 def held_bytes(model: torch.nn.Module) -> int:
-    """Of all parameters and buffers."""
+    """The bytes of all parameters and buffers."""
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
 
 
 def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
-    """A float32 model of a parsed `config.json` with probe weights of this seed, in `eval()`, on
-    the attention named."""
+    """A float32 model of a parsed `config.json` with probe weights of this seed, in `eval()`, with
+    the named attention."""
     with torch.random.fork_rng(devices=[]):
         llm = model_class._from_config(  # type: ignore[attr-defined]
             library_config(config), attn_implementation=attention

@@ -1,4 +1,4 @@
-"""How far back one decoder layer looks: found by its gradient, not by its masks or its config."""
+"""How far back one decoder layer looks: measured by its gradient, not read from masks or config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conformance.parity.modules import hidden_in, with_hidden
 from conformance.parity.reference import Reference
 
 _WINDOW = 16
-"""The library's way of counting is measured with this window, in a sequence of this length."""
+"""The window, and below it the sequence length, to measure how the library counts."""
 _LENGTH = 48
 _WIDEST = 512
 
@@ -24,12 +24,11 @@ _WIDEST = 512
 def keys_seen(
     run: Callable[[torch.Tensor], Any], layers: Sequence[torch.nn.Module], ids: torch.Tensor
 ) -> tuple[tuple[int, ...], ...]:
-    """For each of `layers`, on which positions of its input the last position of its output
+    """For each of `layers`, the positions of its input on which the last position of its output
     depends.
 
     `run` calls the model on `ids`, of shape (1, sequence). An entry lists the ages of the positions
-    seen: 0 is the last position itself. A share of attention that is masked is exactly zero, and so
-    is its gradient.
+    seen: 0 is the last position itself. Masked attention is exactly zero, and so is its gradient.
     """
     inputs: dict[int, torch.Tensor] = {}
     outputs: dict[int, torch.Tensor] = {}
@@ -56,12 +55,11 @@ def keys_seen(
 
 
 def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ...] | None:
-    """How many keys a query of each layer sees at most, in transformers' own class under this
-    config; None for all.
+    """The most keys that a query of each layer sees, in transformers' own class under this config;
+    None for all.
 
-    It is measured, on an untrained model with the attention of `llm`: releases differ by one in how
-    they count. None in place of the whole where transformers has no class of its own for the
-    config.
+    Measured on an untrained model with the attention of `llm`: releases differ by one in how they
+    count. The whole result is None if transformers has no class of its own for the config.
     """
     config = config.get("text_config", config)
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
@@ -101,7 +99,7 @@ def _keys_seen_in_library(config: str, attention: str) -> tuple[int | None, ...]
             model = transformers.AutoModelForCausalLM.from_config(
                 model_config, attn_implementation=attention
             )
-    # A model type of somebody's own, or an attention that it has not.
+    # A custom model type, or an attention that the model lacks.
     except (ValueError, KeyError, TypeError):
         return None
     layers = next(

@@ -22,8 +22,7 @@ from conformance.oracle import (
 
 @dataclass(frozen=True)
 class Reference:
-    """What `llm` should compute. `prefix` is what stands before the checkpoint's names in the
-    model's own."""
+    """What `llm` should compute. `prefix` precedes the checkpoint's names in the model's own."""
 
     architecture: Architecture
     weights: Mapping[str, torch.Tensor]
@@ -75,7 +74,7 @@ class Reference:
 
 
 def prefix_of(llm: Any, architecture: Architecture) -> str:
-    """What stands before the checkpoint's names in the model's own.
+    """The prefix of the checkpoint's names in the model's own.
 
     Raises:
         InvalidConfig: if the model has no tensor, or several, named like the checkpoint's

@@ -29,16 +29,16 @@ Write = Callable[[str, torch.Tensor], None]
 """Writes the values of the tensor with this name into a tensor of its shape."""
 
 _BLOCK = 3_999_971
-"""Normal values that are drawn once. A prime: wherever a matrix runs over the end, its rows begin
-at another value."""
+"""The number of normal values that are drawn once. A prime, so that rows begin at other values
+wherever a matrix runs over the end."""
 
 
 class SeededWeights:
     """Probe weights at any size, by name, as fast as memory can be written.
 
-    They spread as those of `conformance.hub.weights` do. Drawing seven billion values takes
-    minutes, so that one block of them is drawn and copied, scaled, from a place that the seed and
-    the tensor's name decide.
+    They are distributed like those of `conformance.hub.weights`. Drawing seven billion values takes
+    minutes, so one block is drawn, and copied, scaled, from a start that the seed and the tensor's
+    name decide.
     """
 
     def __init__(self, shapes: Shapes, *, seed: int, vocabulary: int, tied: bool) -> None:
@@ -78,7 +78,7 @@ class SeededWeights:
 
 
 def read_from(checkpoint: Mapping[str, torch.Tensor]) -> Write:
-    """The tensors of a checkpoint, each rounded to the dtype that it is asked for in."""
+    """The tensors of a checkpoint, each rounded to the requested dtype."""
 
     def write(name: str, out: torch.Tensor) -> None:
         out.copy_(checkpoint[name])
@@ -87,11 +87,12 @@ def read_from(checkpoint: Mapping[str, torch.Tensor]) -> Write:
 
 
 class OneLayer(Mapping[str, torch.Tensor]):
-    """Checkpoint name → tensor in `dtype`, made when asked for. Only those of the layer that was
-    asked for last are kept: the next layer's are written over them, so that a tensor is good until
-    another layer's is asked for.
+    """Checkpoint name → tensor in `dtype`, made on request.
 
-    What is outside the layers counts as one of them.
+    Only the tensors of the layer requested last are kept: the next layer's are written over them,
+    so a tensor is valid until another layer's is requested.
+
+    Tensors outside the layers count as one layer.
     """
 
     def __init__(self, shapes: Shapes, write: Write, dtype: torch.dtype) -> None:
@@ -113,7 +114,7 @@ class OneLayer(Mapping[str, torch.Tensor]):
             place = next(
                 (place for place, spare in enumerate(self._spare) if spare.shape == shape), None
             )
-            # Memory that is new to the process costs more time than what is written into it.
+            # Getting new memory takes longer than writing into it.
             out = torch.empty(shape, dtype=self.dtype) if place is None else self._spare.pop(place)
             self._write(name, out)
             self._held[name] = out
@@ -156,7 +157,7 @@ def on_meta(model_class: Any, config: Config, attention: str) -> Any:
     ):
         model_config = library_config(fields, torch_dtype="float32")
         llm = model_class._from_config(model_config, attn_implementation=attention).eval()
-    # Each parameter was replaced by one on the meta device, a tied head by one of its own.
+    # Each parameter was replaced by one on the meta device, a tied head by a separate one.
     llm.tie_weights()
     _give_back_freed_memory()
     return llm
@@ -173,7 +174,7 @@ def seeded_model(
     attention: str = "sdpa",
 ) -> Any:
     """A whole model of `shapes`, seeded in `dtype` on the device `on`, in `eval()`; one tensor at a
-    time is made elsewhere, so that the device needs no more than the model."""
+    time is made on the CPU, so that the device needs no more than the model."""
     llm = on_meta(model_class, config, attention)
     prefix = prefix_of(llm, architecture_of(config))
     tied = bool(config.get("tie_word_embeddings"))
@@ -191,8 +192,8 @@ def seeded_model(
 
 @contextmanager
 def _equal_buffers_shared() -> Iterator[None]:
-    """Buffers registered in the body that are equal are one: older releases give every layer its
-    own rotary tables, a gigabyte in all at Mistral's 32,768 positions."""
+    """Share equal buffers that are registered in the body: older releases give every layer its own
+    rotary tables, a gigabyte in all at Mistral's 32,768 positions."""
     register = torch.nn.Module.register_buffer
     seen: list[torch.Tensor] = []
 
@@ -227,7 +228,7 @@ def _give_back_freed_memory() -> None:
 
 
 def _tile(out: torch.Tensor, block: torch.Tensor, start: int) -> None:
-    """Fill `out`, one-dimensional, with `block` from `start` on, again and again."""
+    """Fill `out`, one-dimensional, with `block` from `start` on, repeatedly."""
     written = 0
     while written < len(out):
         count = min(len(out) - written, len(block) - start)
@@ -236,7 +237,7 @@ def _tile(out: torch.Tensor, block: torch.Tensor, start: int) -> None:
 
 
 def _home_of(name: str) -> str:
-    """The layer that a tensor belongs to, such as `model.layers.3`; empty where that is none."""
+    """The layer that a tensor belongs to, such as `model.layers.3`; empty if there is none."""
     parts = name.split(".")
     number = next((place for place, part in enumerate(parts) if part.isdigit()), -1)
     return ".".join(parts[: number + 1])

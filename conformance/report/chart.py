@@ -1,5 +1,5 @@
-"""The one chart of a report: how half-precision errors grow from layer to layer, as an SVG that
-stands in the page."""
+"""The one chart of a report: how half-precision errors grow from layer to layer, as an SVG inside
+the page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _WIDTH, _HEIGHT = 520, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 96, 12, 24
 
 _LINES = {"reference": "var(--faint)", "subject": "var(--ink)"}
-"""Line by line: the key in the evidence, and how it is drawn."""
+"""The lines: each one's key in the evidence, and its colour."""
 
 
 def growth_chart(growth: Any) -> str:
-    """An `<svg>` element of what `evidence["error growth"]` holds; empty for what is no such list.
+    """An `<svg>` element of what `evidence["error growth"]` holds; empty if it is not such a list.
 
     Only numbers of the evidence and fixed texts get into it, so it needs no escaping.
     """

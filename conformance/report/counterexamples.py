@@ -1,5 +1,5 @@
-"""`counterexamples/<ID>.py`: a script for each failed clause that shows the failure again, and its
-end."""
+"""`counterexamples/<ID>.py`: a script for each failed clause that reproduces the failure, until it
+is mended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
 from conformance.verdict.verdict import Verdict
 
 MARK = '"""Counterexample of '
-"""How every script begins; what begins otherwise in that folder is not ours to replace."""
+"""How every script begins; a file in that folder that begins otherwise is not ours to replace."""
 
 _WIDTH = 100
 

@@ -1,5 +1,4 @@
-"""What `--out` gets: the certificate, the reports made from it, and a script for each failed
-clause."""
+"""Writes the `--out` folder: the certificate, its reports, and a script for each failed clause."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ COUNTEREXAMPLES = "counterexamples"
 
 def clear(folder: Path) -> None:
     """Make `folder` if need be, and remove what an earlier run left there: a run that ends without
-    a certificate must not leave one behind.
+    a certificate must not leave an old one behind.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.
@@ -38,7 +37,7 @@ def clear(folder: Path) -> None:
 
 def write_all(verdict: Verdict, folder: Path) -> None:
     """Write the certificate and everything that `write_reports` writes; the certificate comes last,
-    so that where it is, the rest is.
+    so that the rest is there if it is.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.

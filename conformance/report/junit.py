@@ -1,9 +1,9 @@
-"""`junit.xml`, for whatever shows test results in CI.
+"""`junit.xml`, for CI tools that show test results.
 
-JUnit knows no warnings: what does not deny the certificate but is not met either is *skipped*, and
-its message says what it is. What denies the certificate is a failure or an error, never a skip, and
-a last test case stands for the certificate itself, so that a file with no failures means exactly
-that there is one.
+JUnit has no warnings: an unmet clause that does not deny the certificate is *skipped*, and its
+message says what it is. A clause that denies the certificate is a failure or an error, never a
+skip, and a last test case stands for the certificate itself, so a file with no failures means
+exactly that there is a certificate.
 """
 
 from __future__ import annotations

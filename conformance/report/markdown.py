@@ -73,8 +73,7 @@ def _table(rows: dict[str, str]) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    """`text` as Markdown shows it literally, on one line: it comes from the subject and may hold
-    anything."""
+    """`text` escaped for Markdown, on one line: it comes from the subject and may hold anything."""
     return _SPECIAL.sub(r"\\\1", narrative.one_line(text))
 
 

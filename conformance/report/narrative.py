@@ -1,4 +1,4 @@
-"""What there is to say about a verdict, whatever the medium it is said in.
+"""What reports say about a verdict, in whatever medium.
 
 A report leads with root causes and sums up under each what it blocked; SHOULDs come after MUSTs,
 and counts come last.
@@ -17,16 +17,15 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.verdict import RootCause, Verdict
 
 _LEADING_EVIDENCE = {"expected": "should be", "mend": "to mend"}
-"""Evidence that every failure has beside what was observed, in the order of telling, with what to
-call it."""
+"""Evidence that every failure has besides what was observed, in the order shown, with its label."""
 
 _DEEP_EVIDENCE = ("traceback", "log", "measured")
-"""Evidence that is long and of use only to whoever digs: shown on request."""
+"""Evidence that is long and useful only for debugging: shown on request."""
 _DRAWN_EVIDENCE = ("error growth",)
-"""Evidence that is drawn, where there is something to draw on."""
+"""Evidence that is drawn as a chart, in media that have charts."""
 
 _EXCERPT_CHARACTERS = 600
-"""Beyond this many characters a piece of evidence is cut off, unless all of it was asked for."""
+"""Beyond this many characters a piece of evidence is cut off, unless all of it was requested."""
 
 
 def headline(outcome: ClauseOutcome) -> str:
@@ -36,14 +35,13 @@ def headline(outcome: ClauseOutcome) -> str:
 
 
 def statement_of(outcome: ClauseOutcome) -> str:
-    """The clause's own words; empty for a clause that this version does not know."""
+    """The clause's statement; empty for a clause that this version does not know."""
     known = catalogue().get(outcome.id)
     return known.statement if known else ""
 
 
 def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple[str, str]]:
-    """Label and text of each piece of evidence beside the `headline`, what should be done about it
-    first.
+    """Label and text of each piece of evidence besides the `headline`, what to do about it first.
 
     `deep` includes tracebacks and logs, and cuts nothing off.
     """
@@ -60,8 +58,8 @@ def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple
 
 
 def measurements(verdict: Verdict) -> Iterator[tuple[str, str, str]]:
-    """Clause, quantity, and the worst value beside its bound, of everything that was measured
-    against one."""
+    """Clause, quantity, and the worst value with its bound, for everything measured against a
+    bound."""
     for outcome in verdict.asked:
         measured = outcome.evidence.get("measured")
         for quantity, found in measured.items() if isinstance(measured, Mapping) else ():
@@ -93,7 +91,7 @@ def blocked_summary(cause: RootCause) -> str:
 
 
 def listed(outcomes: Iterable[ClauseOutcome]) -> str:
-    """The clauses' IDs, neighbours drawn together: `CON-02, PAD-01..05, TOK-08`."""
+    """The clauses' IDs, consecutive ones joined: `CON-02, PAD-01..05, TOK-08`."""
     runs: list[list[str]] = []
     for outcome in outcomes:
         if runs and _follows(outcome.id, runs[-1][-1]):
@@ -104,7 +102,7 @@ def listed(outcomes: Iterable[ClauseOutcome]) -> str:
 
 
 def kind_of(outcome: ClauseOutcome) -> str:
-    """`MUST of core`; for what does not deny a certificate it says so."""
+    """`MUST of core`, with a note if the clause does not deny a certificate."""
     kind = f"{outcome.level} of {outcome.profile}" if outcome.profile else outcome.level
     return f"{kind}, does not deny a certificate" if outcome.level != "MUST" else kind
 
@@ -115,7 +113,7 @@ def excused(verdict: Verdict) -> tuple[ClauseOutcome, ...]:
 
 
 def excuse_of(outcome: ClauseOutcome) -> str:
-    """Why a clause that is not met is let pass."""
+    """Why an unmet clause is excused."""
     if outcome.outcome is Outcome.UPSTREAM:
         defect = outcome.evidence.get("known defect", {})
         return one_line(
@@ -129,7 +127,7 @@ def excuse_of(outcome: ClauseOutcome) -> str:
 
 
 def last_words(verdict: Verdict) -> str:
-    """What the backbone's process wrote last before the run was cut short; empty where it wrote
+    """What the backbone's process wrote last before the run was cut short; empty if it wrote
     nothing."""
     return next(
         (
@@ -150,7 +148,7 @@ def unrun_reasons(verdict: Verdict) -> dict[str, list[ClauseOutcome]]:
 
 
 def conditions(verdict: Verdict) -> dict[str, str]:
-    """Under which conditions the run was made."""
+    """The conditions of the run."""
     assessment = verdict.assessment
     facts: dict[str, Any] = {
         "target": assessment.target,
@@ -168,7 +166,7 @@ def conditions(verdict: Verdict) -> dict[str, str]:
 
 
 def checkpoints(verdict: Verdict) -> dict[str, str]:
-    """What stood in for each hub id."""
+    """The checkpoint that stood in for each hub id."""
     return {
         visible(hub_id): ", ".join(
             f"{name} {excerpt(as_text(value), whole=False)}" for name, value in stand_in.items()
@@ -195,7 +193,7 @@ def rerun_command(verdict: Verdict, clauses: Sequence[str], options: Sequence[st
 
 
 def as_text(value: Any) -> str:
-    """A piece of evidence as text: texts as they are, everything else as JSON."""
+    """A piece of evidence as text: strings as they are, everything else as JSON."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, Mapping):
@@ -212,7 +210,7 @@ def visible(text: str) -> str:
     escapes.
 
     Newlines and tabs stay. Controls, formats (which can reverse the direction of writing),
-    surrogates, private and unassigned characters go.
+    surrogates, private and unassigned characters are escaped.
     """
     return "".join(
         character

@@ -1,5 +1,4 @@
-"""What is happening while a run is under way: a bar on a terminal, a line for each step
-elsewhere."""
+"""Shows the progress of a run: a bar on a terminal, a line for each step elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from conformance.report.narrative import one_line
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
 _TOLD = (Outcome.FAILED, Outcome.ERROR, Outcome.NOT_RUN)
-"""Outcomes that are worth a line as they come; what a failure blocks is told at the end."""
+"""Outcomes that get a line as they come; what a failure blocks is reported at the end."""
 
 
 class Progress(Protocol):
-    """Shows what a run is at."""
+    """Shows how far a run is."""
 
     def step(self, text: str) -> None:
         """A step begins."""
@@ -32,7 +31,7 @@ class Progress(Protocol):
 
 @contextmanager
 def progress(console: Console) -> Iterator[Progress]:
-    """Something that shows on `console` what a run is at, for as long as the body runs."""
+    """Show the progress of a run on `console` while the body runs."""
     if not console.is_terminal:
         yield _Lines(console)
         return

@@ -1,5 +1,4 @@
-"""The two output streams, made fit for whatever a backbone may put into a message and for readers
-that leave early."""
+"""The two output streams, made safe for any text in a message and for readers that leave early."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 def prepare_streams() -> None:
     """Let standard output and error show any text: what their encoding lacks is escaped, and a
-    closed one swallows."""
+    closed stream drops it."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - open for as long as the process is
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -23,7 +22,8 @@ def prepare_streams() -> None:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Write a line to `stream` (standard output by default); a reader that has left is no error."""
+    """Write a line to `stream` (standard output by default); a reader that has left is not an
+    error."""
     stream = stream or sys.stdout
     try:
         stream.write(text + "\n")
@@ -33,8 +33,8 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 def console(*, stderr: bool, width: int | None = None) -> Console:
-    """A rich console that escapes nothing, guesses nothing, and outlives its reader; as wide as its
-    terminal, or `width`."""
+    """A rich console without markup or highlighting that survives the loss of its reader; as wide
+    as its terminal, or `width`."""
     from rich.console import Console
 
     class Terminal(Console):
@@ -47,8 +47,7 @@ def console(*, stderr: bool, width: int | None = None) -> Console:
 
 
 def _let_go(stream: TextIO) -> None:
-    """Send what is still to be written nowhere: the interpreter flushes at exit, and would
-    complain."""
+    """Drop what is still to be written: the interpreter flushes at exit, and would complain."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -31,7 +31,7 @@ def write_whole(folder: Path, name: str, text: str) -> None:
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
-    """Make `folder` if need be; what the body cannot write there is told of by name.
+    """Make `folder` if need be, and name it in the error if the body cannot write there.
 
     Raises:
         UnwritableFolder: naming the folder and the reason.

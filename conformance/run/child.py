@@ -1,8 +1,8 @@
-"""The process in which the subject lives: resolves, constructs and judges it, and streams what it
-finds.
+"""The process in which the subject lives: resolves, constructs and judges it, and streams the
+results.
 
-One JSON object a line goes to the pipe whose number is the first argument; the request comes as the
-second. Standard output and error belong to the subject.
+One JSON object per line goes to the pipe whose number is the first argument; the second is the
+request. Standard output and error belong to the subject.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STREAM_FD_FLOOR = 200
 
 
 class EventStream:
-    """Writes events to the parent, a line each, unbuffered: what was sent survives a crash."""
+    """Writes events to the parent, one per line, unbuffered: what was sent survives a crash."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STREAM_FD_FLOOR)
@@ -79,7 +79,7 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     from conformance.suite.collection import clause_tests
 
     clause_tests()
-    # What the libraries made on import stays; transformers 4.40 has the collector look through all
+    # What the libraries made on import stays; transformers 4.40 has the garbage collector scan all
     # of it at every load, which took half a second each time.
     gc.freeze()
 
@@ -103,7 +103,7 @@ def _prepare() -> None:
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=False)
     end_with_parent()
-    # Should the machine run out of memory, the subject goes first and not its user's editor.
+    # If the machine runs out of memory, the subject is killed first, not its user's editor.
     if sys.platform == "linux":
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")

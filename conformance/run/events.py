@@ -1,5 +1,5 @@
-"""What a subject's process tells its parent, one JSON object a line;
-`conformance/schemas/event.schema.json` describes it.
+"""Events from a subject's process to its parent, one JSON object per line;
+`conformance/schemas/event.schema.json` describes them.
 
 A `Footer` ends the stream. A stream without one was cut short, whatever came before.
 """
@@ -29,8 +29,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the certificate repeats of the run: sent before the subject is constructed, and again
-    after."""
+    """The facts of the run that the certificate repeats: sent before the subject is constructed,
+    and again after."""
 
     name: ClassVar = "facts"
     backbone_id: str
@@ -102,7 +102,7 @@ def parse(text: str | bytes) -> Event:
             return Judged(ClauseOutcome.from_json(fields))
         event: Event = _PLAIN[name](**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{text[:80]!r} is no event") from error
+        raise ValueError(f"{text[:80]!r} is not an event") from error
     return event
 
 

@@ -1,4 +1,4 @@
-"""Judging a backbone in this very process: for notebooks, debuggers and other people's tests."""
+"""Judges a backbone in this process: for notebooks, debuggers and other people's tests."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def check_backbone(
     hub: Path | None = None,
     recipes: Sequence[Path] = (),
 ) -> Verdict:
-    """Judge a backbone without starting a process; never fail-fast, and nothing is raised for a
-    clause that fails.
+    """Judge a backbone without starting a process; a failing clause neither raises nor ends the
+    run.
 
     `factory` is a class or factory called with the seed's arguments, or a target string.
     `declarations` is what a `[subject]` table would hold, `weights` what profile `scale` streams
-    (as `--weights`). What crashes, hangs or exits takes this process with it: `conformance certify`
-    is the front door that does not trust its subject.
+    (as `--weights`). A subject that crashes, hangs or exits takes this process with it:
+    `conformance certify` is the entry point that does not trust its subject.
 
     Raises:
         CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or an argument

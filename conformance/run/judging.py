@@ -1,4 +1,4 @@
-"""Running the clauses on a subject, in order of need, one outcome each."""
+"""Runs the clauses on a subject, in order of need, with one outcome each."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def _judge_clause(
 
 
 def _stands_in_the_way(need: ClauseOutcome) -> bool:
-    """Whether what needs this clause cannot be judged. What the library itself does is known, and
-    allowed for."""
+    """Whether clauses that need this one cannot be judged. A fault of the library itself does not
+    block them."""
     return need.outcome in UNMET and not need.evidence.get("library")
 
 

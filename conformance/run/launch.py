@@ -1,5 +1,5 @@
-"""What all child processes of ours have in common: how they start, what they find around them, and
-that none outlives us."""
+"""What all our child processes share: how they start, their environment, and that none outlives
+us."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def start(
     pipes: Sequence[int],
     stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Run `main()` of `module` in a session of its own; what it prints goes to `log`, and it
-    inherits `pipes`."""
+    """Run `main()` of `module` in a new session; its output goes to `log`, and it inherits
+    `pipes`."""
     # Without the working directory on the path: a user's own `backbones` or `conformance` folder
     # must not stand in for ours.
     launch = (
@@ -89,8 +89,7 @@ def end_with_parent() -> None:
 
 
 def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
-    """The environment in which a child finds this checkout, its own hub, and nothing that reaches
-    for a network."""
+    """The environment in which a child finds this checkout and its own hub, and uses no network."""
     environment = dict(os.environ)
     for name, value in view.environment().items():
         if value is None:
@@ -103,10 +102,10 @@ def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
             [str(HOME), *filter(None, [environment.get("PYTHONPATH")])]
         )
     environment[RUN_MARKER] = marker
-    # Probe models are too small for threads to pay, and one thread gives the same bits on every
-    # machine.
+    # Probe models are too small to benefit from threads, and one thread gives the same bits on
+    # every machine.
     environment.setdefault("OMP_NUM_THREADS", "1")
-    # At the published size threads do pay, and on a busy machine those that spin while they wait
+    # At the published size threads do help, and on a busy machine those that spin while waiting
     # double the time.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.

@@ -1,5 +1,5 @@
 """The parent's side of a run: starts the child, reads its stream, bounds its time and memory, and
-believes nothing that was not said: a clause whose outcome never arrived is *not-run*."""
+assumes nothing: a clause whose outcome never arrived is *not-run*."""
 
 from __future__ import annotations
 
@@ -229,7 +229,8 @@ def _assessment(
         for clause, found in child.outcomes.items()
         if clause in child.share
     }
-    # A partial run also tells why it could not judge: the clauses that were needed and are not met.
+    # A partial run also reports why it could not judge: the clauses that were needed and are not
+    # met.
     causes = {
         clause: found
         for child in children

@@ -1,5 +1,5 @@
-"""What a run of the suite was asked to do. A request that exists is a valid one, whichever door it
-came by."""
+"""The request for a run of the suite. A request that exists is valid, whichever entry point made
+it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ DEVICE_PROFILE = "gpu"
 class InvalidRequest(CannotAssess):
     """A field of a request has a value that it does not take, or one that another field rules out.
 
-    The message names fields in braces: `{seed} is -1, but should be 0 or more`. Each door fills in
-    what its own users call them, by `said`; as a string, the message has the names of `RunRequest`.
+    The message names fields in braces: `{seed} is -1, but should be 0 or more`. Each entry point
+    fills in its own names with `said`; as a string, the message has the names of `RunRequest`.
     """
 
     def __init__(self, message: str) -> None:
@@ -51,12 +51,11 @@ class RunRequest:
     """One run: which subject, which clauses, under which conditions.
 
     `only` restricts the run to a few clauses, and such a run never certifies. `weights` is what
-    profile `scale` streams beside the probe that all others run on: `full` (the published size with
-    seeded weights) or the directory of a real checkpoint; it is `probe` without that profile.
-    `auto` chooses `full` or `probe`. `device` is `cuda` with profile `gpu` and else `cpu`, which
-    `auto` chooses. `timeout` is in seconds and bounds each step (resolution, construction, one
-    clause); `memory_limit` is in bytes of resident memory, None for three quarters of what is
-    available.
+    profile `scale` streams (all others run on the probe): `full` (the published size with seeded
+    weights) or the directory of a real checkpoint; it is `probe` without that profile. `auto`
+    chooses `full` or `probe`. `device` is `cuda` with profile `gpu` and else `cpu`, which `auto`
+    chooses. `timeout` is in seconds and bounds each step (resolution, construction, one clause);
+    `memory_limit` is in bytes of resident memory, None for three quarters of what is available.
 
     Raises:
         InvalidRequest: for a value that a field does not take, or that another field rules out.
@@ -121,7 +120,7 @@ def check_profiles(names: Sequence[str]) -> None:
     """Refuse names of profiles that are not implemented.
 
     Raises:
-        UnknownProfile: naming the first, and those that are.
+        UnknownProfile: for the first such name; the message lists those that are.
     """
     if not names:
         raise InvalidRequest("{profiles} is empty: name one or more profiles")
@@ -139,8 +138,8 @@ def _check_clauses(only: Sequence[str] | None) -> None:
     for clause in only or ():
         if clause not in catalogue():
             raise InvalidRequest(
-                f"{{only}} names `{clause}`, which is no clause; `conformance requirements` lists "
-                f"them"
+                f"{{only}} names `{clause}`, which is not a clause; `conformance requirements` "
+                f"lists them"
             )
 
 
@@ -185,13 +184,13 @@ def _weights_for(asked: str, names: Sequence[str]) -> str:
         return asked
     if asked != "full" and not Path(asked).is_dir():
         raise InvalidRequest(
-            f"{{weights}} {shown} is no directory; it takes probe, full, or the directory of a "
+            f"{{weights}} {shown} is not a directory; it takes probe, full, or the directory of a "
             f"checkpoint "
             "(config.json and safetensors files)"
         )
     if not scale:
         raise InvalidRequest(
-            f"{{weights}} {shown} is for profile {STREAMING_PROFILE}, which was not asked for: "
+            f"{{weights}} {shown} is for profile {STREAMING_PROFILE}, which was not requested: "
             f"add {{profiles}} {STREAMING_PROFILE}, or leave {{weights}} out"
         )
     if asked != "full":

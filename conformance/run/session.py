@@ -1,8 +1,9 @@
-"""Putting a subject on the bench: a private hub view, recipes built as the constructor asks for
-them, and the facts about the run that the certificate repeats."""
+"""Sets up a subject: a private hub view, recipes built as the constructor requests them, and the
+facts about the run that the certificate repeats."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,11 +125,21 @@ def open_session(
     announce: Callable[[str, str], None],
     declarations: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
-    """A session whose hub tap is in place while the body runs; `declarations` stand in for a
+    """A session whose hub tap is in place while the body runs; `declarations` replace those of a
     configuration file."""
     session = Session(resolved, request, home, announce, declarations)
-    with session.tap:
+    with session.tap, _warnings_are_no_errors():
         yield session
+
+
+@contextmanager
+def _warnings_are_no_errors() -> Iterator[None]:
+    """Keep warnings from becoming errors while the body runs: a strict pytest or
+    `PYTHONWARNINGS=error` must not fail a subject for what its libraries warn of."""
+    with warnings.catch_warnings():
+        warnings.filters[:] = [one for one in warnings.filters if one[0] != "error"]  # type: ignore[index]
+        warnings.simplefilter("default", append=True)
+        yield
 
 
 def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:
@@ -158,8 +169,8 @@ def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:
 
 
 def _model_class(model: Any) -> dict[str, Any]:
-    """The transformers class that `model` is, or is derived from: what known defects of the library
-    are listed by."""
+    """The transformers class that `model` is, or is derived from; known library defects are listed
+    by it."""
     if model is None:
         return {"model_class": None}
     classes = type(model).__mro__

@@ -1,2 +1,2 @@
-"""The backbone under test: what was named, what it declares, and what clauses see of it. Knows no
-clause and no run."""
+"""The backbone under test: its target, its declarations, and what clauses see of it. Independent of
+clauses and runs."""

@@ -22,7 +22,7 @@ class InvalidCheckpoint(ValueError):
 
 
 class Checkpoint(Mapping[str, "torch.Tensor"]):
-    """Tensor name → tensor, memory-mapped and read when asked for.
+    """Tensor name → tensor, memory-mapped and read on request.
 
     Raises:
         FileNotFoundError: if `directory` holds no safetensors checkpoint.
@@ -36,7 +36,7 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         """The checkpoint's `config.json`.
 
         Raises:
-            InvalidCheckpoint: if there is none, or it is no JSON object.
+            InvalidCheckpoint: if there is none, or it is not a JSON object.
         """
         return _json_object(self.directory / CONFIG_JSON)
 
@@ -45,8 +45,8 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
         """The shape of every tensor, from the headers of the files alone; imports no torch.
 
         Raises:
-            InvalidCheckpoint: if a file is missing, cut short or no safetensors file, or lacks what
-                the index says it holds.
+            InvalidCheckpoint: if a file is missing, cut short or not a safetensors file, or lacks
+                what the index says it holds.
         """
         if not (self.directory / INDEX_FILE).is_file():
             return _shapes_in(self.directory / SINGLE_FILE)
@@ -102,15 +102,15 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    """A safetensors file: the header's length in 8 bytes, the header in JSON, the values
-    (https://github.com/huggingface/safetensors#format)."""
+    """The shapes in a safetensors file: the header's length in 8 bytes, the header in JSON, the
+    values (https://github.com/huggingface/safetensors#format)."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             size = path.stat().st_size
             if not 2 <= length <= size - 8:
                 raise InvalidCheckpoint(
-                    f"`{path}` is no safetensors file, or cut short in its header"
+                    f"`{path}` is not a safetensors file, or cut short in its header"
                 )
             header = json.loads(file.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -122,10 +122,10 @@ def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         raise
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         raise InvalidCheckpoint(
-            f"`{path}` is no safetensors file: its header cannot be understood"
+            f"`{path}` is not a safetensors file: its header cannot be understood"
         ) from None
     if 8 + length + end > size:
         raise InvalidCheckpoint(
-            f"`{path}` has {size} bytes, but its header tells of {8 + length + end}"
+            f"`{path}` has {size} bytes, but its header describes {8 + length + end}"
         )
     return shapes

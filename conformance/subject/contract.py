@@ -1,4 +1,4 @@
-"""The contract that a backbone keeps, and how to look at an object for its members without running
+"""The contract that a backbone keeps, and how to check an object for its members without running
 it."""
 
 from __future__ import annotations
@@ -7,10 +7,9 @@ import inspect
 from typing import Any
 
 CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
-"""What every construction is given as `hf_token`: easily recognised wherever it leaks, valid
-nowhere."""
+"""The `hf_token` of every construction: easily recognised wherever it leaks, valid nowhere."""
 LLM_MAX_LENGTH = 2048
-"""What every construction is given as `llm_max_length`, in tokens."""
+"""The `llm_max_length` of every construction, in tokens."""
 
 REQUIRED_MEMBERS = (
     "get_tokenizer",
@@ -26,7 +25,7 @@ REQUIRED_MEMBERS = (
 )
 """Members of the contract that a VLM calls on any backbone (OpenVLA's `LLMBackbone`)."""
 INSTANCE_MEMBERS = ("llm", "identifier")
-"""Members that only an instance shows."""
+"""Members that only an instance has."""
 OPTIONAL_MEMBERS = ("last_layer_finetune_modules",)
 
 _MODULE_REGISTRIES = ("_modules", "_parameters", "_buffers")
@@ -47,7 +46,7 @@ def lacks_member(owner: Any, member: str) -> bool:
     except AttributeError:
         if any(member in vars(owner).get(registry, ()) for registry in _MODULE_REGISTRIES):
             return False
-        # A wrapper may hand on what it has not itself; a class cannot.
+        # A wrapper may pass on what it lacks itself; a class cannot.
         return inspect.isclass(owner) or not hasattr(owner, member)
-    # Every `nn.Module` has a forward; one that nobody wrote is none.
+    # Every `nn.Module` has a forward; the unimplemented default does not count.
     return getattr(found, "__name__", "") == "_forward_unimplemented"

@@ -1,4 +1,4 @@
-"""What a subject says of itself: the `[subject]` table of a recipe or of `conformance.toml`.
+"""What a subject says about itself: the `[subject]` table of a recipe or of `conformance.toml`.
 
 A declaration never weakens a clause; it chooses which convention the clause holds the subject to,
 and the certificate repeats it.
@@ -66,13 +66,13 @@ class Declarations:
     prompt_rule: tuple[PromptRule, ...] = SEED_PROMPT_RULES
     system_prompt: bool = False
     normalisation: str = "identity"
-    """`metaspace`: SentencePiece's `▁` and a space are one and the same to this tokenizer."""
+    """`metaspace`: SentencePiece's `▁` and a space are the same to this tokenizer."""
     master_dtype: str = "float32"
     training_dtype: str = "bfloat16"
     embedding_scale: float = 1.0
-    """What `embed_input_ids` multiplies the embedding's rows by."""
+    """The factor by which `embed_input_ids` multiplies the embedding's rows."""
     patch_scale: float = 1.0
-    """What the model multiplies `inputs_embeds` by before its first layer."""
+    """The factor by which the model multiplies `inputs_embeds` before its first layer."""
     attention: str = "causal"
     positions: str = "rotary"
     window: int | None = None
@@ -87,7 +87,7 @@ class Declarations:
     backbone_ids: tuple[str, ...] = ()
 
     def builder_for(self, backbone_id: str) -> str | None:
-        """The builder class name that the rule gives `backbone_id`, or None where the rule does not
+        """The builder class name that the rule gives `backbone_id`, or None if the rule does not
         cover it."""
         return next(
             (rule.builder for rule in self.prompt_rule if fnmatchcase(backbone_id, rule.pattern)),
@@ -109,7 +109,7 @@ class Declarations:
 
 def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
     """The raw `[subject]` table of `config`, or of `conformance.toml` in the working directory, and
-    where it was.
+    its path.
 
     Raises:
         CannotAssess: if `config` was named and cannot be read, or is not TOML.
@@ -174,7 +174,7 @@ def _is_list_of(value: Any, admits: Callable[[Any], bool]) -> bool:
 
 @dataclass(frozen=True)
 class _Kind:
-    """What may stand for a field: a predicate, and how to say it."""
+    """The values that a field admits: a predicate, and its description."""
 
     description: str
     admits: Callable[[Any], bool]

@@ -1,4 +1,4 @@
-"""What a constructor may not change for good: dtype, grad mode, device, environment, working
+"""What a constructor may not change permanently: dtype, grad mode, device, environment, working
 directory, signal handlers."""
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _HANDLER = "the handler of "
 
 @contextmanager
 def restored() -> Iterator[dict[str, str]]:
-    """Run the body, and put the process back as it was, whether it raises or not.
+    """Run the body, then restore the process, whether it raises or not.
 
-    What is yielded is filled at the end with each thing that the body changed: its name, and a
-    phrase that tells from what to what. Standard streams are told of, but not put back.
+    The yielded dictionary is filled at the end with each thing that the body changed: its name, and
+    a phrase with the old and the new value. Standard streams are reported, but not restored.
     """
     before, changes = _state(), dict[str, str]()
     try:
@@ -33,7 +33,7 @@ def restored() -> Iterator[dict[str, str]]:
         after = _state()
         for name in {**before, **after}:
             if before.get(name) != after.get(name):
-                # Variables may hold secrets: their names will do.
+                # Variables may hold secrets: only their names are reported.
                 told = name.startswith(_VARIABLE)
                 changes[name] = (
                     name if told else f"{name} from {_told(before[name])} to {_told(after[name])}"
@@ -43,10 +43,12 @@ def restored() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def unusual_handlers() -> Iterator[None]:
-    """Run the body with signal handlers that no constructor would choose: one that sets what was
-    there anyway (under `nohup` interrupts are ignored from the start) would seem to change nothing.
+    """Install handlers that no constructor would choose.
+
+    Otherwise one that sets the handler already in force (under `nohup` interrupts are ignored from
+    the start) would seem to have changed nothing.
     """
-    # Python lets the main thread alone set handlers.
+    # Only the main thread may set handlers.
     handled = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
     before = {name: signal.getsignal(getattr(signal, name)) for name in handled}
     try:
@@ -108,8 +110,8 @@ def _put_back(before: Mapping[str, Any], changes: Mapping[str, str]) -> None:
                 del os.environ[variable]
             else:
                 os.environ[variable] = value
-        # Python lets the main thread alone set handlers; None is one that was not set from Python,
-        # and cannot be.
+        # Only the main thread may set handlers; None is a handler that was not set from Python, and
+        # cannot be.
         elif name.startswith(_HANDLER) and threading.current_thread() is threading.main_thread():
             signal.signal(getattr(signal, name.removeprefix(_HANDLER)), value or signal.SIG_DFL)
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LIBRARIES = frozenset({"torch", "transformers", "builtins", "abc", "typing", "functools"})
-"""Packages whose classes a subject inherits from without their being its source."""
+"""Packages whose classes a subject may inherit from; they do not count as its source."""
 
 
 class Subject:
     """One backbone, judged under one id.
 
     `factory` is called with the seed's arguments and returns the backbone or `(backbone,
-    tokenizer)`. `tap` must be entered by whoever drives the subject: it sees every hub call, and
-    builds what is asked for.
+    tokenizer)`. The caller must enter `tap`, which sees every hub call and builds what is
+    requested.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Subject:
         self.tap = tap
         self.budget = budget
         self.seed = seed
-        # Says what a clause that takes minutes is at.
+        # Reports the progress of a clause that takes minutes.
         self.announce = announce
         self._weights = weights
         self._recipes = recipes
@@ -75,12 +75,12 @@ class Subject:
     ) -> Any:
         """A fresh backbone; what the constructor raises passes through.
 
-        `llm_max_length=None` leaves the length to the constructor's default. The process is put
-        back as it was, also where the constructor raises: transformers then leaves the default
-        dtype at that of loading, for one.
+        `llm_max_length=None` leaves the length to the constructor's default. The process is
+        restored, even if the constructor raises: transformers, for one, then leaves the default
+        dtype at that of loading.
 
         Raises:
-            ClauseFailure: if the factory returns something that is no backbone.
+            ClauseFailure: if the factory returns something that is not a backbone.
         """
         from conformance.subject.process_state import restored
 
@@ -114,8 +114,8 @@ class Subject:
         return backbone.to(torch.float32).eval()
 
     def changes_by_building(self, *, inference_mode: bool) -> Mapping[str, str]:
-        """What building a backbone changed about the process before it was put back: each thing's
-        name, and from what to what."""
+        """What building a backbone changed in the process before it was restored: each thing's
+        name, and its old and new value."""
         from conformance.subject.process_state import unusual_handlers
 
         with unusual_handlers():
@@ -124,8 +124,8 @@ class Subject:
 
     @cached_property
     def training(self) -> Any:
-        """The shared training-mode instance, in `eval()`. Clauses only read it; what they change,
-        they rebuild."""
+        """The shared training-mode instance, in `eval()`. Clauses only read it; to change something
+        they build another."""
         return _evaluating(self.build())
 
     @cached_property
@@ -146,7 +146,7 @@ class Subject:
         Only read.
 
         Buffers stay as built, as under FSDP's mixed precision with float32 buffers: what `.to()`
-        does to rotary frequencies is a matter of its own.
+        does to rotary frequencies is a separate matter.
         """
         from conformance.parity.library import cast_parameters
 
@@ -156,7 +156,7 @@ class Subject:
 
     @cached_property
     def float32(self) -> Any:
-        """An instance whose parameters are float32, in `eval()`: the training one where it is. Only
+        """An instance whose parameters are float32, in `eval()`: the training one if it is. Only
         read."""
         import torch
 
@@ -165,7 +165,7 @@ class Subject:
 
     @cached_property
     def hub_ids(self) -> tuple[str, ...]:
-        """The hub ids that construction asks for, in the order of asking."""
+        """The hub ids that construction requests, in order."""
         _ = self.training
         return tuple(dict.fromkeys(call.repo_id for call in self.tap.calls))
 
@@ -199,7 +199,7 @@ class Subject:
 
     @cached_property
     def real_checkpoint(self) -> Checkpoint | None:
-        """The checkpoint of the published size that the user named, None where weights are to be
+        """The checkpoint of the published size that the user named, None if weights are to be
         seeded."""
         return None if self._weights in ("probe", "full") else Checkpoint(Path(self._weights))
 
@@ -211,7 +211,7 @@ class Subject:
 
     @cached_property
     def published_config(self) -> dict[str, Any]:
-        """The checkpoint's `config.json` as the constructor found it, whatever it made of it."""
+        """The checkpoint's `config.json` as the constructor found it, whatever it did with it."""
         text = (self.view.snapshot(self.weights_hub_id) / "config.json").read_text(encoding="utf-8")
         return dict(json.loads(text))
 
@@ -221,7 +221,7 @@ class Subject:
         return Declarations().updated(*self._overrides).optional_absent
 
     def published_generation_config(self) -> Any:
-        """The checkpoint's own generation config, None where it has none."""
+        """The checkpoint's own generation config, None if it has none."""
         from transformers import GenerationConfig
 
         snapshot = self.view.snapshot(self.weights_hub_id)
@@ -256,7 +256,7 @@ class Subject:
 
     @cached_property
     def generation_eos_ids(self) -> tuple[int, ...]:
-        """The ids at which generation stops, as the wrapped model's generation config has them."""
+        """The ids at which generation stops, from the wrapped model's generation config."""
         return eos_ids_of(self.training.llm.generation_config)
 
     @cached_property
@@ -298,7 +298,7 @@ class Subject:
 
     def source_files(self) -> dict[str, str]:
         """The files that define the subject, and their SHA-256: its classes, builder and factory,
-        no library's."""
+        without libraries."""
         defining: list[Any] = [self.factory]
         if "training" in self.__dict__:
             defining += type(self.training).__mro__
@@ -313,7 +313,7 @@ class Subject:
 
 
 def _evaluating(backbone: Any) -> Any:
-    """The backbone in `eval()`; what has no such method is left for the clauses to judge."""
+    """The backbone in `eval()`; one without that method is left for the clauses to judge."""
     if hasattr(backbone, "eval"):
         backbone.eval()
     return backbone
@@ -325,7 +325,7 @@ def _file_of(module: str) -> Path | None:
 
 
 def _name_in_package(module: str, file: Path) -> str:
-    """The file's path from its top-level package on: certificates must not tell where somebody's
+    """The file's path from its top-level package on: certificates must not reveal where somebody's
     home directory is."""
     depth = module.count(".") + (2 if file.name == "__init__.py" else 1)
     return "/".join(file.parts[-depth:])

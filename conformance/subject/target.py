@@ -1,5 +1,4 @@
-"""From what the user typed to something that can be called: the target string and the factory
-behind it."""
+"""Resolves the target string that a user typed to the factory behind it."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ BUILT_IN_TARGETS = {
 
 @dataclass(frozen=True)
 class Target:
-    """A resolved target: the class or factory, and the id it is to be asked for."""
+    """A resolved target: the class or factory, and the id to call it with."""
 
     text: str
     factory: Callable[..., Any]
@@ -60,8 +59,7 @@ def resolve(text: str, backbone_id: str | None = None) -> Target:
         if text not in registered:
             raise CannotAssess(_unknown_id(text, registered))
         return Target(text, _attribute_of(registered[text]), backbone_id or text)
-    # A module beside its user is a module, and the working directory is not on the path of a
-    # console script.
+    # Modules in the working directory count too, which a console script does not have on its path.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     factory = _attribute_of(text)
@@ -118,7 +116,7 @@ def _import_file(path: Path) -> ModuleType:
     except CannotAssess:
         sys.modules.pop(
             name, None
-        )  # as an import by name does: half a module must not be found the next time
+        )  # as an import by name does: half a module must not be found next time
         raise
     return module
 
@@ -137,7 +135,7 @@ def _importing(name: str, load: Callable[[], Any]) -> Any:
             )
         else:
             message = (
-                f"importing `{name}` failed: {error}; install what it needs beside conformance"
+                f"importing `{name}` failed: {error}; install what it needs alongside conformance"
             )
         raise CannotAssess(message) from error
     except SystemExit as error:
@@ -150,8 +148,7 @@ def _importing(name: str, load: Callable[[], Any]) -> Any:
 
 
 def only_id_of(factory: Callable[..., Any], text: str) -> str:
-    """The id to ask a class for without `--id`: its default, or the one id that its module's table
-    holds."""
+    """The id to use without `--id`: the class's default, or the only id in its module's table."""
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):

@@ -1,2 +1,2 @@
-"""The clauses: one test module an area, one test (or a few) a clause, each test short enough to be
-its own specification."""
+"""The clauses: one test module per area, one test (or a few) per clause, each test short enough to
+be its own specification."""

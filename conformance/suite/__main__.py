@@ -1,4 +1,4 @@
-"""`python -m conformance.suite`: write `catalogue.json` anew from the suite."""
+"""`python -m conformance.suite`: regenerate `catalogue.json` from the suite."""
 
 from __future__ import annotations
 

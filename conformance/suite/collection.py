@@ -1,4 +1,4 @@
-"""Which tests check which clause: the suite's modules, looked through."""
+"""Finds which tests of the suite's modules check which clause."""
 
 from __future__ import annotations
 

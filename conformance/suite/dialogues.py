@@ -1,8 +1,8 @@
-"""Dialogues as hosts drive prompt builders, and as the official encoding has them: mistral-common
-for Mistral's own models, a family's Jinja template otherwise.
+"""Dialogues as hosts drive prompt builders, and in the official encoding: mistral-common for
+Mistral's own models, a family's Jinja template otherwise.
 
 Where a family's references depart from the official encoding on purpose, the recipe lists the
-difference with its reason; each has a name here, and a rule that takes it out of both sides before
+difference with its reason; each has a name here, and a rule that removes it from both sides before
 they are compared.
 """
 
@@ -18,8 +18,7 @@ from conformance.subject.subject import Subject
 Ids = list[int]
 
 ROLES = ("human", "gpt")
-"""Whose turn it is, in order. Prismatic's conversations call the parties so, after LLaVA's data
-files."""
+"""The roles, in the order of turns, under Prismatic's names, which come from LLaVA's data files."""
 
 HOST_MODEL_FAMILIES = ("prismatic", "openvla")
 """What Prismatic's hosts pass as `model_family`."""
@@ -43,7 +42,7 @@ def official_ids(
     subject: Subject, prompt: str, messages: Sequence[str], system_prompt: str | None
 ) -> tuple[Ids, Ids]:
     """Token ids of `prompt` as hosts encode it, and those of the official template for the same
-    dialogue; accepted differences are taken out of both.
+    dialogue; accepted differences are removed from both.
 
     Raises:
         NotApplicable: for a family without an official template.
@@ -66,7 +65,7 @@ def official_ids(
 
 
 def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
-    """Drop a token of nothing but space that stands right before the terminator."""
+    """Drop a token of nothing but space right before the terminator."""
     terminator = subject.terminator_id
     spaces = {
         token
@@ -130,11 +129,9 @@ def _refuse(reason: str) -> None:
 
 
 def _system_prompt_in_force(subject: Subject) -> str | None:
-    """The system prompt that the builder uses when given none: what stands before a known first
-    message.
+    """The builder's default system prompt, found by comparison with a known one.
 
-    The official template has no default, or another; what is compared is the format, not the
-    wording.
+    The official template has no default, or another one; the format is compared, not the wording.
     """
     marker = "@@conformance-system-prompt@@"
     given, default = subject.prompt_builder(system_prompt=marker), subject.prompt_builder()

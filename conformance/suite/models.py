@@ -1,5 +1,5 @@
-"""What clauses ask of a model: probe inputs, comparison by bits, and which parameters are as tall
-as the vocabulary."""
+"""What clauses need of a model: probe inputs, bitwise comparison, parameters with a row per
+token."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def probe_ids(subject: Subject, batch: int = 2, length: int = 8) -> torch.Tensor
 
 
 def positions_of(llm: Any) -> int:
-    """The published number of positions; 2,048 where the config does not say."""
+    """The published number of positions; 2,048 if the config does not say."""
     return int(getattr(text_config(llm), "max_position_embeddings", None) or 2048)
 
 
@@ -53,7 +53,7 @@ def logits_of(output: Any) -> torch.Tensor:
     """The logits that a forward returned.
 
     Raises:
-        ClauseFailure: where it returned something without `logits`.
+        ClauseFailure: if it returned something without `logits`.
     """
     logits = getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor):
@@ -87,8 +87,8 @@ def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = 
 
 @contextmanager
 def judging_config(*, expected: str, mend: str) -> Iterator[None]:
-    """What the oracle says of a config in the body, as a clause says it: no reference is not
-    applicable, a contradiction fails."""
+    """Turn the oracle's errors on a config into outcomes: without a reference the clause is not
+    applicable, a contradiction fails it."""
     try:
         yield
     except NoReference as reason:
@@ -98,7 +98,7 @@ def judging_config(*, expected: str, mend: str) -> Iterator[None]:
 
 
 def published_shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every parameter that a published config stands for, by the family's table.
+    """Name and shape of every parameter that a published config describes, by the family's table.
 
     Raises:
         NotApplicable: for a family without a reference.
@@ -115,7 +115,7 @@ def configurable_class(subject: Subject) -> type:
     """The class of `llm`.
 
     Raises:
-        NotApplicable: where it cannot be built from a config alone.
+        NotApplicable: if it cannot be built from a config alone.
     """
     model_class = type(subject.training.llm)
     if not hasattr(model_class, "_from_config"):
@@ -146,7 +146,7 @@ def same_tensor(observed: torch.Tensor | None, expected: torch.Tensor) -> bool:
 
 
 def vocabulary_parameters(llm: Any) -> set[str]:
-    """State-dict names of the parameters with one row a token: the input embedding and the output
+    """State-dict names of the parameters with one row per token: the input embedding and the output
     head."""
     modules = [llm.get_input_embeddings(), llm.get_output_embeddings()]
     parameters = {
@@ -163,8 +163,8 @@ def vocabulary_parameters(llm: Any) -> set[str]:
 
 
 def vocabulary_tensors(subject: Subject) -> dict[str, str]:
-    """State-dict name of each parameter with one row a token, and the name that its tensor has in
-    the checkpoint.
+    """State-dict name of each parameter with one row per token, and the name of its tensor in the
+    checkpoint.
 
     Releases rename modules as they load (a nested language model's, say), but not the last two
     parts of a name. A head that is tied to the embedding has no tensor of its own in a checkpoint,
@@ -181,7 +181,7 @@ def vocabulary_tensors(subject: Subject) -> dict[str, str]:
 
 
 def decoder_layers(backbone: Any) -> list[torch.nn.Module]:
-    """The instances of `transformer_layer_cls` in `llm`, in order; none where that is no class."""
+    """The instances of `transformer_layer_cls` in `llm`, in order; none if that is not a class."""
     layer_cls = backbone.transformer_layer_cls
     modules: list[torch.nn.Module] = (
         list(backbone.llm.modules()) if inspect.isclass(layer_cls) else []

@@ -10,8 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def one_rank() -> Iterator[None]:
-    """A gloo process group of one while the body runs; one that is there already is used as it
-    is."""
+    """A gloo process group of one rank while the body runs; an existing one is used as it is."""
     import torch.distributed as dist
     from torch.distributed import FileStore  # type: ignore[attr-defined]
 

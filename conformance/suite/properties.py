@@ -23,7 +23,7 @@ from conformance.assertions import ClauseFailure, NotApplicable, NotRun
 from conformance.subject.subject import Subject
 
 STANDARD_EXAMPLES = 30
-"""Examples drawn at the standard budget by a property that asks for no other number."""
+"""Examples drawn at the standard budget by a property that sets no other number."""
 
 STEPS = 12
 """Steps that one run of a state machine takes."""
@@ -72,7 +72,7 @@ def for_all(
 
 
 class StepMachine(RuleBasedStateMachine):
-    """A state machine that keeps the steps it takes; its rules are made by `step`."""
+    """A state machine that records the steps it takes; its rules are made by `step`."""
 
     limit: ClassVar[ShrinkLimit]
 
@@ -82,7 +82,7 @@ class StepMachine(RuleBasedStateMachine):
 
 
 def step(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
-    """A rule of a `StepMachine`, for what the strategies draw."""
+    """A rule of a `StepMachine`, with arguments that the strategies draw."""
 
     def decorate(take: Callable[..., None]) -> Any:
         @functools.wraps(take)
@@ -147,8 +147,8 @@ class ShrinkLimit:
         return self._failures[-1] if self._failures else None
 
     def skips(self, drawn: dict[str, Any]) -> bool:
-        """Whether `drawn` counts as passing, untried. Steps are tried as far as a run that failed
-        took them."""
+        """Whether to count `drawn` as passing without running it: time for shrinking is up, and it
+        does not repeat (or begin) an input that failed."""
         return (
             self._first_failure is not None
             and time.monotonic() - self._first_failure > self._seconds
@@ -167,7 +167,7 @@ def _leads_to(drawn: dict[str, Any], failure: dict[str, Any]) -> bool:
 
 
 def _report(search: Callable[[], None], limit: ShrinkLimit) -> None:
-    """Run the search; what it raises carries the smallest inputs found as `counterexample`."""
+    """Run the search; its exception carries the smallest inputs found as `counterexample`."""
     try:
         search()
     except Exception as found:
@@ -201,5 +201,5 @@ def _settings_for(subject: Subject, examples: int, **overrides: Any) -> Any:
 
 
 def _seed_of(subject: Subject, name: str) -> int:
-    """A seed of the property's own, so that clauses do not all draw the same texts."""
+    """A separate seed for each property, so that clauses do not all draw the same texts."""
     return zlib.crc32(f"{subject.seed}:{name}".encode())

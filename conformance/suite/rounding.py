@@ -1,5 +1,4 @@
-"""Holding a half-precision model to the rounding gate, as a whole and module by module, on whatever
-device it is."""
+"""Holds a half-precision model to the rounding gate, whole and module by module, on any device."""
 
 from __future__ import annotations
 
@@ -70,7 +69,7 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
     """Hold each module of `llm`, given the reference's input, to gate 3.
 
     Raises:
-        NotApplicable: where no module of the model has a name that the reference knows.
+        NotApplicable: if no module of the model has a name that the reference knows.
     """
     parameter = next(llm.parameters())
     dtype = parameter.dtype
@@ -102,7 +101,7 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
 
 
 def within_rounding(ratio: float, where: str, mend: str, observed: torch.Tensor) -> None:
-    """Hold the ratio that the logits `observed` have to gate 2."""
+    """Hold the rounding ratio of the logits `observed` to gate 2."""
     within(
         "rounding ratio",
         ratio,

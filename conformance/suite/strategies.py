@@ -32,7 +32,7 @@ _WORDS = (
 )  # fmt: skip
 
 ALL_WORDS = " ".join(_WORDS)
-"""All of them in one text: a vocabulary that was added to shows here whatever is drawn."""
+"""All words in one text: added vocabulary shows here, whatever is drawn."""
 
 
 def _pieces() -> st.SearchStrategy[str]:
@@ -63,8 +63,8 @@ def is_ordinary(subject: Subject, text: str) -> bool:
 
 
 def ordinary_text(subject: Subject) -> st.SearchStrategy[str]:
-    """Any text a user may write that the tokenizer does not give a meaning of its own, the empty
-    string included."""
+    """Any text a user may write that has no special meaning to the tokenizer, the empty string
+    included."""
     return _unicode_text().filter(lambda text: is_ordinary(subject, text))
 
 
@@ -85,7 +85,7 @@ def dialogue(subject: Subject, *, empty_answers: bool = True) -> st.SearchStrate
 
 
 def history(subject: Subject) -> st.SearchStrategy[list[str]]:
-    """A dialogue in which it is the human's turn, the one that has not begun included."""
+    """A dialogue in which it is the human's turn, possibly empty."""
     return dialogue(subject).map(lambda messages: messages[: len(messages) // 2 * 2])
 
 
@@ -102,7 +102,7 @@ def actions(_: Subject) -> st.SearchStrategy[list[int]]:
 
 
 def any_message(subject: Subject) -> st.SearchStrategy[str]:
-    """A message as users really send them: `<image>` markers and surrounding space included."""
+    """A message as users really send it: `<image>` markers and surrounding space included."""
     dressed = st.tuples(
         st.sampled_from(("", " ", "\n", IMAGE_MARKER, f" {IMAGE_MARKER}\n")),
         ordinary_text(subject),
@@ -112,7 +112,7 @@ def any_message(subject: Subject) -> st.SearchStrategy[str]:
 
 
 def image_messages(subject: Subject) -> st.SearchStrategy[list[str]]:
-    """The parts of a message between which `<image>` markers stand."""
+    """The parts of a message that `<image>` markers separate."""
     return st.lists(ordinary_text(subject), min_size=2, max_size=4).filter(
         lambda parts: is_ordinary(subject, "".join(parts))
     )

@@ -49,8 +49,8 @@ def test_no_member_is_missing(subject: Subject) -> None:
     missing = sorted({*abstract, *(name for name in REQUIRED_MEMBERS if lacks_member(owner, name))})
     missing = [name for name in missing if name not in subject.optional_absent]
     if missing and not abstract and inspect.isclass(owner):
-        # What `__init__` assigns shows on no class: what seems to be missing may be there once it
-        # has run.
+        # What `__init__` assigns does not show on the class: a member that seems missing may be
+        # there once it has run.
         missing = (
             [name for name in missing if subject.lacks(name)] if _constructs(subject) else missing
         )
@@ -74,15 +74,15 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
     master = getattr(torch, subject.declared.master_dtype)
     ours = llm.state_dict()
     vocabulary = set(vocabulary_tensors(subject).values())
-    # Releases rename modules as they load (a nested language model's, say): what has no namesake
-    # may stand elsewhere.
+    # Releases rename modules as they load (a nested language model's, say): a tensor without a
+    # namesake may be elsewhere.
     elsewhere = [tensor for name, tensor in ours.items() if name not in subject.checkpoint]
     wrong = []
     for name, tensor in subject.checkpoint.items():
         if name in vocabulary or name.endswith("rotary_emb.inv_freq"):
             continue
         expected = tensor.to(master)
-        # The dtype in which the model keeps it is CON-09's.
+        # CON-09 checks the dtype in which the model keeps it.
         if not any(
             same_tensor(found.to(master), expected)
             for found in ([ours[name]] if name in ours else elsewhere)
@@ -273,7 +273,7 @@ def test_token_leaks_nowhere(subject: Subject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         backbone.llm.config.save_pretrained(folder)
         backbone.get_tokenizer().save_pretrained(folder)
-        with refusal():  # Whether it can be saved is CON-06's.
+        with refusal():  # CON-06 checks whether it can be saved.
             backbone.llm.generation_config.save_pretrained(folder)
         for path in Path(folder).rglob("*"):
             if path.is_file():
@@ -397,7 +397,7 @@ def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
     require(
         not moved,
         observed=f"construction changed {', '.join(moved)}",
-        expected="them left alone",
+        expected="all of them unchanged",
         mend="draw new rows from a generator of their own, and change filters inside "
         "`warnings.catch_warnings()`",
     )
@@ -456,7 +456,7 @@ def test_members_have_their_types(subject: Subject) -> None:
             lambda value: isinstance(value(), PreTrainedTokenizerBase) and value() is value(),
         ),
         "embed_dim": (f"the embedding width {width}", lambda value: value == width),
-        # None where there is no pad token at all, which is PAD-01's.
+        # None if there is no pad token at all, which PAD-01 reports.
         "pad_token_id": ("a token id", lambda value: value is None or isinstance(value, int)),
         "half_precision_dtype": ("a torch.dtype", lambda value: isinstance(value, torch.dtype)),
         "transformer_layer_cls": ("a class", inspect.isclass),
@@ -498,8 +498,7 @@ def test_token_reaches_every_hub_call(subject: Subject) -> None:
         for call in calls
         if call.token != CANARY_TOKEN and call.found and not call.cache_only
     }
-    # The repository's revision is asked for beside every file; it says nothing of which call it
-    # was.
+    # The repository's revision is requested with every file, so it does not show which call it was.
     bare = sorted({address for address in without if not address.endswith(_REVISION)} or without)
     require(
         bool(calls) and not bare,
@@ -549,8 +548,8 @@ def _address(call: HubCall) -> str:
 
 
 def _named(value: Any) -> str:
-    """A value as short as a message wants it: plain ones spelled out, functions and classes by
-    name, others by type."""
+    """A value in short form for a message: plain ones spelled out, functions and classes by name,
+    others by type."""
     if isinstance(value, enum.Enum) or hasattr(value, "__name__"):
         return str(getattr(value, "name", None) or value.__name__)
     plain = value is None or isinstance(value, (bool, int, float, str, torch.dtype))
@@ -558,8 +557,8 @@ def _named(value: Any) -> str:
 
 
 def _shows_its_members(factory: Any) -> bool:
-    """Whether the members of what it makes can be read off: not off a function, nor off a class
-    that hands them on."""
+    """Whether the factory shows the members of what it makes: a function does not, nor a class that
+    delegates them."""
     return inspect.isclass(factory) and getattr(factory, "__getattr__", None) in (
         None,
         torch.nn.Module.__getattr__,
@@ -605,7 +604,7 @@ def _attention_of(llm: Any) -> str | None:
 
 
 def _arguments(subject: Subject, keywords: list[str]) -> dict[str, Any]:
-    """Keyword arguments of a forward over `(2, 6)` ids, each so chosen that dropping it shows in
+    """Keyword arguments of a forward over `(2, 6)` ids, each chosen so that dropping it shows in
     the result."""
     llm, ids = subject.training.llm, probe_ids(subject, batch=2, length=6)
     mask = torch.ones_like(ids)
@@ -690,7 +689,7 @@ def _recorded_log() -> Iterator[list[str]]:
 
 @contextmanager
 def _recorded_warnings() -> Iterator[list[str]]:
-    """What was said about flash attention: as a warning, in a log or on the terminal."""
+    """The messages about flash attention, in warnings, in logs or on the terminal."""
     said: list[str] = []
     printed = io.StringIO()
     with _recorded_log() as lines, redirect_stdout(printed), redirect_stderr(printed):

@@ -25,8 +25,7 @@ ROW_MULTIPLE = 64
 """Tensor cores want vocabulary dimensions that are multiples of this in half precision."""
 
 SCALE_FACTOR = 10.0
-"""New rows are of the scale of trained ones when their median norm is within this factor of theirs.
-"""
+"""New rows have the scale of trained ones if their median norm is within this factor of theirs."""
 
 
 @requirement("EMB-01", MUST, needs=["CON-02"])
@@ -49,7 +48,7 @@ def test_a_row_for_every_token(subject: Subject) -> None:
     require(
         rows >= tokens,
         observed=f"{rows} rows for {tokens} tokens",
-        expected="at least one row a token",
+        expected="at least one row per token",
         mend="call `resize_token_embeddings` after the last token was added",
     )
 
@@ -248,7 +247,7 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
         mend=mend,
     )
     layers = [] if subject.lacks("transformer_layer_cls") else decoder_layers(backbone)
-    first_layer = layers[0] if layers else backbone.llm  # A wrong class is FSDP-01's.
+    first_layer = layers[0] if layers else backbone.llm  # FSDP-01 reports a wrong class.
     first_layer.requires_grad_(True)
     backbone.enable_gradient_checkpointing()
     backbone.train()
@@ -338,7 +337,7 @@ def _rows(backbone: Any) -> int:
 
 
 def _vocabulary_tensors(subject: Subject) -> list[tuple[str, torch.Tensor, torch.Tensor]]:
-    """Name, the model's tensor and the checkpoint's, for every tensor with one row a token."""
+    """Name, the model's tensor and the checkpoint's, for every tensor with one row per token."""
     state = subject.training.llm.state_dict()
     return [
         (name, state[name], subject.checkpoint[theirs])

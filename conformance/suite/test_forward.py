@@ -1,7 +1,7 @@
 """FWD: forward semantics.
 
-All but FWD-01 ask the subject about itself and work for any family. They run in float32, where
-legitimate differences of order stay within the semantics gate.
+All but FWD-01 compare the subject with itself and work for any family. They run in float32, where
+legitimate differences in the order of sums stay within the semantics gate.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from conformance.suite.properties import for_all
 from conformance.suite.strategies import sequences
 
 LONG = 40
-"""Longer than any probe's window, so that what happens at its edge is seen."""
+"""Longer than any probe's window, so that its edge is inside."""
 _LONGEST = 1024
-"""The longest sequence in which the edge of a window is looked for."""
+"""The longest sequence that is searched for the edge of a window."""
 _FORWARD = ["forward", "embed_input_ids"]
 
 
@@ -102,8 +102,8 @@ def test_padding_changes_nothing(
         return _logits(backbone, [ids], attention_mask=torch.tensor([mask]))[0]
 
     if left:
-        # Without positions of their own the real tokens stand farther out; whether that matters is
-        # FWD-09's to say.
+        # Without explicit positions the real tokens stand farther out; FWD-09 checks whether that
+        # matters.
         mask = [0] * amount + real
         other = [(token + 1) % len(subject.tokenizer) for token in filler]
         expected = logits(other[:amount] + tokens, mask)[amount:]
@@ -284,8 +284,8 @@ def test_patches_are_scaled_as_declared(subject: Subject) -> None:
             handle.remove()
         return first[0]
 
-    # Of two inputs the difference counts: what is added to both, such as learned positions, is no
-    # scale.
+    # The difference of two inputs counts: what is added to both, such as learned positions, is not
+    # a scale.
     moved = first_hidden(embedded) - first_hidden(-embedded)
     scale = float((moved.double() * embedded.double()).sum() / (2 * embedded.double().pow(2).sum()))
     declared = subject.declared.patch_scale
@@ -317,7 +317,7 @@ def test_receptive_field_is_the_window(subject: Subject) -> None:
     by_library = library_windows(backbone.llm, config) or (subject.declared.window,) * len(layers)
     documented = subject.declared.window or config.get("text_config", config).get("sliding_window")
     tell("window", max((count or 0 for count in by_library), default=0) or None)
-    # What is wider than this sequence cannot be told from a window that is not there.
+    # A window wider than this sequence cannot be told from no window.
     length = min(
         max(LONG, *(2 * (count or 0) for count in by_library)), _LONGEST, positions_of(backbone.llm)
     )
@@ -400,7 +400,7 @@ def test_attention_implementations_agree(subject: Subject, tokens: list[int], pa
     ids = torch.tensor([[0] * padding + tokens])
     mask = torch.tensor([[0] * padding + [1] * len(tokens)])
     llm = subject.float32.llm
-    # flash-attn computes in half precision only: it is GPU-01's.
+    # flash-attn computes in half precision only: GPU-01 checks it.
     offered = [name for name in attentions_of(llm) if name != "flash_attention_2"]
     if len(offered) < 2:
         raise NotApplicable(
@@ -542,8 +542,8 @@ def test_spliced_patches_behave_as_a_longer_sequence(
             mend="give labels the length of `inputs_embeds`, -100 at the patches, and let the "
             "language model shift them",
         )
-    # Two images whose numbers are no token's, as a projector's are not: what recognises tokens must
-    # not pass for sight.
+    # Two images that are no tokens' embeddings, like a projector's output: a path that recognises
+    # tokens must not pass as seeing.
     after, one, other = slice(at + len(patches) - 1, None), -0.7 * image, 0.7 * image.flip(2)
     seen = relative_rms(run(one).logits[:, after], run(other).logits[:, after])
     require(
@@ -622,8 +622,8 @@ def test_far_positions_are_those_of_the_reference(
 
 
 def _refuses_positions(llm: Any, ids: torch.Tensor) -> bool:
-    """Whether even the next position is refused: that is FWD-09's to report, which asks for
-    positions of all kinds."""
+    """Whether even the next position is refused, which FWD-09 reports: it tries positions of all
+    kinds."""
     try:
         with torch.no_grad():
             llm(input_ids=ids, position_ids=torch.arange(ids.shape[1])[None] + 1)

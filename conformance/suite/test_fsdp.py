@@ -38,7 +38,7 @@ def test_the_layer_class_counts_the_layers(subject: Subject) -> None:
     require(
         is_class and found == expected,
         observed=f"{getattr(layer_cls, '__name__', layer_cls)!r} has {found} instances in llm",
-        expected=f"an nn.Module class with {expected} instances, one a layer",
+        expected=f"an nn.Module class with {expected} instances, one per layer",
         mend=f"return the decoder layer's class, here {_likely_layer(subject)}",
     )
 
@@ -77,8 +77,8 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     backbone = subject.build()
     layers = text_config(backbone.llm).num_hidden_layers
     with one_rank():
-        # With its own flat parameters FSDP refuses a unit of which a part is frozen, which is no
-        # matter of the policy.
+        # With its own flat parameters FSDP refuses a unit that is partly frozen, which is not the
+        # policy's fault.
         wrapped = _fsdp(
             backbone.llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
         )
@@ -104,7 +104,7 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
         raise NotApplicable(f"torch {torch.__version__} is older than fully_shard (2.6)")
     from torch.distributed.fsdp import fully_shard
 
-    # One instance, before and after: two builds may differ in new rows, which is CON-10's to judge.
+    # One instance, before and after: two builds may differ in new rows, which CON-10 judges.
     backbone = subject.build()
     plain_loss, plain = _loss_and_gradients(subject, backbone)
     with one_rank(), warnings.catch_warnings():
@@ -117,7 +117,7 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
     mend = (
         "look parameters up in forward: sharding replaces them, and one kept from construction (a "
         "cached weight, a tied "
-        "copy) goes its own way"
+        "copy) goes stale"
     )
     _require_equal(plain_loss, loss, plain, sharded, "under fully_shard", mend)
 
@@ -133,7 +133,7 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
         checkpoint_wrapper,
     )
 
-    # One instance, before and after: two builds may differ in new rows, which is CON-10's to judge.
+    # One instance, before and after: two builds may differ in new rows, which CON-10 judges.
     backbone = subject.build()
     plain_loss, plain = _loss_and_gradients(subject, backbone)
     layer_cls, layers = backbone.transformer_layer_cls, text_config(backbone.llm).num_hidden_layers
@@ -263,14 +263,14 @@ def _fsdp(module: nn.Module, **options: Any) -> nn.Module:
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     with warnings.catch_warnings():
-        # With one rank FSDP says that it shards nothing; that is what one rank is for.
+        # With one rank FSDP warns that it shards nothing, as intended.
         warnings.simplefilter("ignore")
         return FSDP(module, device_id=torch.device("cpu"), **options)
 
 
 def _padded_batch(subject: Subject) -> dict[str, torch.Tensor]:
-    """Two sequences, the second padded: without padding, models skip the mask, and what goes wrong
-    with it stays hidden."""
+    """Two sequences, the second padded: without padding, models skip the mask, and faults in it
+    stay hidden."""
     ids = probe_ids(subject)
     mask = torch.ones_like(ids)
     mask[1, -PADDING:] = 0

@@ -21,8 +21,7 @@ FAVOURITES = 3
 at pairs and triples."""
 NEW_TOKENS = 2 * FAVOURITES
 LEAD = 0.01
-"""Of the raw logits, by how much the favourite leads: a penalty of a few per cent takes the lead
-from it."""
+"""The favourite's lead in the raw logits: a penalty of a few per cent takes it away."""
 
 
 @requirement("GEN-04", MUST, needs=["CON-06", "EMB-02"])
@@ -82,8 +81,8 @@ def _logits_favouring(llm: Any, wanted: list[int], prompt: list[int]) -> Iterato
 
 
 def _departures(generation_config: Any) -> str:
-    """What a generation config sets otherwise than transformers does, token ids and version left
-    out."""
+    """The settings of a generation config that differ from transformers' defaults, without token
+    ids and version."""
     settings = {
         name: value
         for name, value in generation_config.to_diff_dict().items()

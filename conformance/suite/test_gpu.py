@@ -194,8 +194,8 @@ def deterministic() -> Iterator[None]:
 
 
 def analytic_bytes(llm: Any, reference: Reference, length: int, logit_bytes: int) -> int:
-    """What one forward over `length` tokens must hold at its peak: weights, buffers and logits, and
-    of activations the most that live at once, which is in the head or in one MLP."""
+    """Bytes that one forward over `length` tokens must hold at its peak: weights, buffers and
+    logits, and the most activations that live at once, in the head or in one MLP."""
     architecture, parameter = reference.architecture, next(llm.parameters())
     held = held_bytes(llm)
     residual = length * architecture.hidden * parameter.element_size()
@@ -204,7 +204,7 @@ def analytic_bytes(llm: Any, reference: Reference, length: int, logit_bytes: int
     inner = length * int(reference.weights[up].shape[0]) * parameter.element_size()
     in_mlp = 2 * residual + (3 if names.gate else 2) * inner
     logits = length * reference.vocabulary
-    # Releases that hand on float32 logits hold the model's own beside them for a moment.
+    # Releases that return float32 logits hold the model's own beside them for a moment.
     own = parameter.element_size() if logit_bytes != parameter.element_size() else 0
     in_head = residual + logits * (logit_bytes + own)
     return held + max(in_mlp, in_head)

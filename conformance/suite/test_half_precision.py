@@ -73,7 +73,7 @@ def test_half_precision_is_finite(
     ids, mask = padded(batch, pad), padded([[1] * len(row) for row in batch], 0)
     with torch.no_grad():
         embedded = backbone.embed_input_ids(ids)
-        # Activations that a family trained in float16 cannot have had prove nothing about it.
+        # Activations that a family trained in float16 cannot have had prove nothing.
         largest = torch.finfo(getattr(torch, subject.declared.training_dtype)).max / 4
         scale = max(1, min(scale, int(largest / float(embedded.abs().max()))))
         embedded = embedded * scale
@@ -94,8 +94,8 @@ def test_half_precision_is_finite(
 
 
 def seeds(_: Subject) -> st.SearchStrategy[int]:
-    """Each is a batch of `drawn_ids`: what shrinks by its tokens would shrink to sequences too
-    short to judge."""
+    """Seeds for batches of `drawn_ids`: drawn tokens would shrink to sequences too short to
+    judge."""
     return st.integers(0, 2**32 - 1)
 
 

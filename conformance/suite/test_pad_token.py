@@ -52,7 +52,7 @@ def test_everyone_agrees_on_the_pad_id(subject: Subject) -> None:
         ids = {
             "the tokenizer": backbone.get_tokenizer().pad_token_id,
             "the backbone": backbone.pad_token_id,
-            # A config of configs may leave pad ids to those within.
+            # A config of configs may leave pad ids to the inner ones.
             **{
                 name: config.pad_token_id
                 for name, config in configs.items()
@@ -185,7 +185,7 @@ def test_pad_was_no_piece_of_text_before(subject: Subject) -> None:
         subject.tokenizer.pad_token_id,
         subject.published_tokenizer,
     )
-    # Making a piece of the vocabulary special hides it from the property above, and not from text.
+    # Making a piece of the vocabulary special hides it from the property above, but not from text.
     require(
         pad_id >= len(published) or pad_id in published.added_tokens_decoder,
         observed=f"the pad token {pad!r} has the id {pad_id}, which the published vocabulary "
@@ -199,7 +199,7 @@ def test_pad_was_no_piece_of_text_before(subject: Subject) -> None:
 @for_all(text=lambda subject: st.one_of(st.just(ALL_WORDS), ordinary_text(subject)))
 def test_adding_the_pad_changed_no_encoding(subject: Subject, text: str) -> None:
     """Adding the pad token changed no encoding of any ordinary text."""
-    # Without special tokens: whether bos is added is TOK-01's.
+    # Without special tokens: TOK-01 checks whether bos is added.
     before = subject.encode(text, special=False, tokenizer=subject.published_tokenizer)
     after = subject.encode(text, special=False)
     require(

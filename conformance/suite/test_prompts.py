@@ -482,7 +482,7 @@ def _encoded_boundaries(
 
 
 def _host_encodings(subject: Subject, builder: Any, turns: list[str]) -> dict[str, list[int]]:
-    """The two ways in which hosts encode a dialogue, by what they are called in messages."""
+    """The two ways in which hosts encode a dialogue, by their names in messages."""
     return {
         "as a whole": subject.encode(builder.get_prompt()),
         "turn by turn": encode_turn_by_turn(subject, turns),
@@ -493,8 +493,8 @@ def _spellings(subject: Subject, answer: str) -> list[list[int]]:
     """The ids that `answer` may have behind a question: by itself, in the middle of a line, or
     after one space.
 
-    A tokenizer that puts a space before every text spells that one space already; a second one
-    would be a stray.
+    A tokenizer that puts a space before every text already encodes that space; a second one would
+    be too many.
     """
 
     def continued(text: str) -> list[int]:
@@ -512,7 +512,7 @@ def _spellings(subject: Subject, answer: str) -> list[list[int]]:
 def _around(
     subject: Subject, ids: list[int], others: list[int], before: int = 3, after: int = 6
 ) -> str:
-    """The part of `ids` that a reader must see: where they begin to differ from `others`."""
+    """The part of `ids` around the first difference from `others`."""
     pairs = enumerate(zip(ids, others, strict=False))
     place = next(
         (place for place, (one, other) in pairs if one != other), min(len(ids), len(others))
@@ -523,8 +523,8 @@ def _around(
 
 
 class _identified_as:
-    """The shared instance under another identifier while the body runs: the contract's own way to
-    ask for another rule."""
+    """The shared instance under another identifier while the body runs: the contract's way to
+    select another rule."""
 
     def __init__(self, subject: Subject, identifier: str) -> None:
         self._backbone, self._identifier = subject.training, identifier

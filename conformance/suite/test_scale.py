@@ -19,8 +19,8 @@ from conformance.subject.subject import Subject
 from conformance.suite.models import configurable_class, judging_config, published_shapes
 
 LENGTH = 32
-"""Tokens of the streamed run: enough to attend to, and few beside the weights that each layer reads
-in any case."""
+"""Tokens of the streamed run: enough for attention, and few compared with the weights that each
+layer reads anyway."""
 
 
 @requirement("SCL-01", MUST, profile="scale", needs=["CON-01"])
@@ -127,7 +127,7 @@ def _not_finite(path: str, weights: OneLayer) -> str:
 
 
 def _length(config: Mapping[str, Any]) -> int:
-    """Within every window: FWD-04 and FWD-01 are about their edges, where releases count
+    """A length within every window: FWD-04 and FWD-01 check their edges, where releases count
     differently."""
     architecture = architecture_of(config)
     return min(LENGTH, architecture.positions, *filter(None, architecture.windows))

@@ -1,4 +1,4 @@
-"""TOK: the tokenizer's conduct."""
+"""TOK: the tokenizer's behaviour."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_length_and_truncation(subject: Subject) -> None:
     )
     text = "one two three four five six seven eight nine ten " * 20
     whole, cut = subject.encode(text, tokenizer=short), list(short(text, truncation=True).input_ids)
-    # All but the last: what a tokenizer may put at the end is TOK-01's.
+    # All but the last: TOK-01 checks what a tokenizer may put at the end.
     require(
         len(cut) == SHORT_LENGTH and cut[:-1] == whole[: SHORT_LENGTH - 1],
         observed=f"{len(whole)} ids were truncated to {quoted(cut, 160)}",

@@ -1,5 +1,5 @@
-"""The form of a certificate: an in-toto Statement, in which everything of ours extends the
-test-result predicate.
+"""The form of a certificate: an in-toto Statement, whose own fields extend the test-result
+predicate.
 
 https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md defines `result`,
 `configuration`, `passedTests`, `warnedTests` and `failedTests`. A clause that does not apply is in
@@ -32,7 +32,7 @@ def plain(value: Any) -> Any:
         return sorted((plain(item) for item in value), key=str)
     if value is None or isinstance(value, (bool, int, str)):
         return value
-    # JSON has no infinities, and a certificate with one could be read by Python alone.
+    # JSON has no infinities, and only Python could read a certificate with one.
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return str(value)
@@ -48,9 +48,8 @@ def serialise(certificate: Mapping[str, Any]) -> str:
 class Field:
     """One field of the predicate.
 
-    `attribute` is where a `Verdict` has it, `kind` the JSON type or types that it has in the file,
-    and `form` how it is written. A derived field follows from the others, and is not read back but
-    compared.
+    `attribute` is its path in a `Verdict`, `kind` its JSON type or types in the file, and `form`
+    how it is written. A derived field follows from the others; it is not read back, only compared.
     """
 
     attribute: str
@@ -133,4 +132,4 @@ ASSESSMENT = {
     for field in PREDICATE
     if field.attribute.startswith("assessment.")
 }
-"""Those of them that an `Assessment` has, by its attribute."""
+"""The fields that an `Assessment` has, by its attribute."""

@@ -11,7 +11,7 @@ from conformance.verdict.outcomes import UNMET, Outcome
 from conformance.verdict.verdict import Verdict
 
 ABSENT = "absent"
-"""What a clause of the other certificate is, that this one does not have."""
+"""The value of anything that only the other certificate has."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Reading a certificate back, and trusting nothing in it that can be checked.
+"""Reads a certificate back, and checks everything in it that can be checked.
 
-A certificate that was cut off, is of another kind, lacks a field or says in one place what another
-denies is refused. Who issued it is another question, which a signature answers.
+A certificate that was cut off, is of another kind, lacks a field or contradicts itself is refused.
+Who issued it is for a signature to show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from conformance.verdict.waivers import WaiverUse
 
 _NUMBER = (int, float)
 _TEXT_LISTS = ("profiles", "only", "needs", "blocked")
-"""Lists whose items are texts, wherever they stand in a certificate."""
+"""The names of lists of strings, wherever they are in a certificate."""
 _PREDICATE_FIELDS = {field.name: field.kind for field in PREDICATE}
 _REQUIREMENT_FIELDS: dict[str, Any] = {
     "id": str,
@@ -162,5 +162,5 @@ def _checked(value: Any, fields: Mapping[str, Any], what: str, path: Path) -> di
                 f"`{path}`: `{name}` of {what} is {value[name]!r:.60}, but should be {expected}"
             )
         if name in _TEXT_LISTS and not all(isinstance(item, str) for item in value[name] or ()):
-            raise InvalidCertificate(f"`{path}`: `{name}` of {what} should hold texts alone")
+            raise InvalidCertificate(f"`{path}`: `{name}` of {what} should hold only strings")
     return value

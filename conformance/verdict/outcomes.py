@@ -25,7 +25,7 @@ class Outcome(str, Enum):
 
 
 UNMET = frozenset({Outcome.FAILED, Outcome.BLOCKED, Outcome.NOT_RUN, Outcome.ERROR})
-"""Outcomes after which whatever needs the clause cannot be judged."""
+"""Outcomes of a clause after which the clauses that need it cannot be judged."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class ClauseOutcome:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> ClauseOutcome:
-        """The outcome that `as_json` told, with `root_cause` where it was sent along.
+        """The outcome that `as_json` wrote, with `root_cause` if it was sent along.
 
         Raises:
-            ValueError: for an outcome that is none.
-            KeyError, TypeError: for a record that is not one of an outcome.
+            ValueError: for an unknown outcome.
+            KeyError, TypeError: for a record of anything else.
         """
         return cls(
             **{**record, "outcome": Outcome(record["outcome"]), "needs": tuple(record["needs"])}
@@ -76,7 +76,7 @@ class ClauseOutcome:
 
 
 class Asked(Protocol):
-    """What an assessment repeats of the request for it."""
+    """The parts of its request that an assessment repeats."""
 
     @property
     def target(self) -> str: ...
@@ -95,7 +95,7 @@ class Asked(Protocol):
 
 
 class Told(Protocol):
-    """What a subject's process says of itself."""
+    """What a subject's process reports about itself."""
 
     @property
     def backbone_id(self) -> str: ...
@@ -111,7 +111,7 @@ class Told(Protocol):
 
 @dataclass(frozen=True)
 class Assessment:
-    """Everything one run of the suite found out about a subject, before it is judged.
+    """Everything that one run of the suite found out about a subject, before the verdict.
 
     `outcomes` holds exactly the clauses that the profiles expect, in catalogue order. `sources`
     maps the subject's source files to their SHA-256; `hub` maps each hub id used to what stood in
@@ -143,10 +143,9 @@ class Assessment:
         seconds: float,
         breakdown: str | None = None,
     ) -> Assessment:
-        """What a run for `request` found out.
+        """The assessment of a run for `request`.
 
-        `facts` are what the subject's process said of itself; one that ended early may have said
-        nothing.
+        `facts` are what the subject's process reported about itself; None if it ended before that.
         """
         return cls(
             target=request.target,

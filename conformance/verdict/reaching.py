@@ -1,4 +1,4 @@
-"""From what was observed to what follows from it.
+"""Draws the verdict from what was observed.
 
 A verdict is drawn from the clauses that the profiles expect, never from those that happened to run:
 an outcome that did not arrive counts against the subject, and so does a run that judged nothing.
@@ -88,7 +88,7 @@ def _the_one_outcome(
             f"{len(arrived)} outcomes arrived for {clause}, but exactly one should",
         )
     elif only is not None and clause not in only:
-        outcome, summary = Outcome.NOT_RUN, "not asked for"
+        outcome, summary = Outcome.NOT_RUN, "not requested"
     else:
         outcome, summary = Outcome.NOT_RUN, "no outcome arrived"
     return ClauseOutcome(id=clause, level=MUST, profile="", outcome=outcome, summary=summary)
@@ -97,8 +97,8 @@ def _the_one_outcome(
 def _as_catalogued(
     outcome: ClauseOutcome, requirements: Mapping[str, Requirement]
 ) -> ClauseOutcome:
-    """The outcome with the catalogue's level: the process that judged ran the subject's code, so
-    its word on what is a MUST does not count."""
+    """The outcome with the catalogue's level: the process that judged ran the subject's code, so it
+    is not trusted to say what is a MUST."""
     known = requirements.get(outcome.id)
     if known is None:
         return replace(outcome, level=MUST)

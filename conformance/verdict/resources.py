@@ -23,8 +23,7 @@ def digest_of_file(path: Path) -> str:
 
 
 def digest_of_sources(sources: Mapping[str, str]) -> str:
-    """One SHA-256 for several files, wherever they lie: that of their own digests, sorted, a line
-    each.
+    """One SHA-256 for several files, wherever they lie: that of their sorted digests, one per line.
 
     `sha256sum FILE… | cut -c-64 | sort | sha256sum` gives the same.
     """

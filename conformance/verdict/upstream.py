@@ -2,8 +2,8 @@
 
 A clause that fails because transformers itself is wrong, in that version and for that model class,
 is *upstream*: it is shown and does not deny the certificate. An entry whose clause passes is out of
-date, and an error until it is removed: otherwise the list would go on excusing what is no longer
-there to excuse.
+date, and an error until it is removed: otherwise the list would go on excusing a defect that is
+gone.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ class InvalidDefects(CannotAssess):
 
 @dataclass(frozen=True)
 class KnownDefect:
-    """`transformers` is a version specifier (PEP 440), `model` the class of the wrapped model,
-    `issue` where the defect is described, `measured` what was observed, and `shows` a part of the
-    summary that only this defect has: another failure of the same clause is the subject's own.
-    `only_with` names a piece of the clause's evidence without which the defect cannot show, such as
-    a window."""
+    """One defect of transformers.
+
+    `transformers` is a version specifier (PEP 440), `model` the class of the wrapped model, `issue`
+    where the defect is described, `measured` what was observed, and `shows` a part of the summary
+    that only this defect has: another failure of the same clause is the subject's own. `only_with`
+    names a piece of the clause's evidence without which the defect cannot show, such as a window.
+    """
 
     transformers: str
     model: str
@@ -43,7 +45,7 @@ class KnownDefect:
     only_with: str = ""
 
     def as_json(self) -> dict[str, str]:
-        """What a report tells of it."""
+        """What a report shows of it."""
         return {
             "transformers": self.transformers,
             "model": self.model,
@@ -81,7 +83,7 @@ def read_defects(path: Path) -> tuple[KnownDefect, ...]:
     """The `[[defect]]` entries of a TOML file.
 
     Raises:
-        InvalidDefects: for a file that cannot be read, or an entry that is incomplete or of no
+        InvalidDefects: for a file that cannot be read, or an entry that is incomplete or names no
             known clause.
     """
     try:
@@ -162,7 +164,7 @@ def _defect(entry: Any, where: str) -> KnownDefect:
                 f"`{name}` of {where} is {entry[name]!r}, but should be a text that is not empty"
             )
     if entry["clause"] not in catalogue():
-        raise InvalidDefects(f"{where} is about `{entry['clause']}`, which is no clause")
+        raise InvalidDefects(f"{where} is about `{entry['clause']}`, which is not a clause")
     try:
         SpecifierSet(entry["transformers"])
     except InvalidSpecifier as error:

@@ -118,7 +118,7 @@ class Verdict:
 
     @cached_property
     def not_run(self) -> tuple[ClauseOutcome, ...]:
-        """The clauses that were asked for and never judged."""
+        """The clauses that were requested and never judged."""
         return tuple(outcome for outcome in self.asked if outcome.outcome is Outcome.NOT_RUN)
 
     @cached_property
@@ -158,14 +158,14 @@ class Verdict:
 
     @cached_property
     def counts(self) -> dict[Outcome, int]:
-        """How many of the clauses asked for had each outcome, outcomes that did not occur left
-        out."""
+        """The number of requested clauses with each outcome, without outcomes that did not
+        occur."""
         found = Counter(outcome.outcome for outcome in self.asked)
         return {outcome: found[outcome] for outcome in Outcome if found[outcome]}
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know beside the outcomes: waivers without effect, unknown
+        """What a reader should know besides the outcomes: waivers without effect, unknown
         sources."""
         notes = [use.note for use in self.waivers if use.note]
         if not self.assessment.sources:
@@ -212,7 +212,7 @@ class Verdict:
 
     @property
     def title(self) -> str:
-        """The verdict in two words, and whom it is about."""
+        """The verdict in two words, and the backbone that it is about."""
         standing = (
             "CERTIFIED"
             if self.certified
@@ -240,8 +240,8 @@ def _warns(outcome: ClauseOutcome) -> bool:
 
 
 def _root_of(outcome: ClauseOutcome, by_id: Mapping[str, ClauseOutcome]) -> str:
-    """The clause at the end of the chain of needs: the runner's word where it gave one, else found
-    by walking."""
+    """The clause at the end of the chain of needs: as the runner reported it, else found by
+    walking."""
     if outcome.root_cause is not None and outcome.root_cause in by_id:
         return outcome.root_cause
     visited = {outcome.id}

@@ -1,4 +1,4 @@
-"""Waivers: clauses that somebody answers for, for a while.
+"""Waivers: unmet clauses that somebody answers for, for a limited time.
 
 A waiver is a `[[waiver]]` table with an `id`, a `reason`, the date it `expires` (it holds on that
 day) and `by`, who answers for it. It turns a failed, blocked or broken (`error`) clause into a
@@ -21,7 +21,7 @@ from conformance.toml import TOMLDecodeError, load_toml
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 
 WAIVABLE = (Outcome.FAILED, Outcome.BLOCKED, Outcome.ERROR)
-"""What a waiver can excuse."""
+"""The outcomes that a waiver can excuse."""
 
 _FIELDS = ("id", "reason", "expires", "by")
 
@@ -149,7 +149,7 @@ def _waiver(entry: Mapping[str, Any], where: str) -> Waiver:
             )
     if entry["id"] not in catalogue():
         raise InvalidWaivers(
-            f"{where} waives `{entry['id']}`, which is no clause; `conformance requirements` "
+            f"{where} waives `{entry['id']}`, which is not a clause; `conformance requirements` "
             f"lists them"
         )
     expires = entry["expires"]

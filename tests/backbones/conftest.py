@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from backbones.huggingface import HFCausalLLMBackbone
 from backbones.prompting import PurePromptBuilder
 
 ROWS = 250
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocab_size": ROWS,
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -67,7 +68,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def family(checkpoint: Path) -> type[HFCausalLLMBackbone]:
-    table = {
+    table: dict[str, Any] = {
         "tiny-pure": {
             "llm_family": "tiny",
             "llm_cls": LlamaForCausalLM,

@@ -126,7 +126,7 @@ def test_a_tokenizer_at_odds_with_the_bos_convention_is_refused(family):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="flash-attention may be there")
 def test_flash_attention_falls_back_with_a_warning_and_the_caller_is_named(family):
-    with pytest.warns(UserWarning, match="flash-attention 2 was asked for") as caught:
+    with pytest.warns(UserWarning, match="flash-attention 2 was requested") as caught:
         backbone = family("tiny-pure")
     assert caught[-1].filename == __file__
     assert backbone.attn_implementation in ("eager", "sdpa")

@@ -24,6 +24,7 @@ def test_the_reference_meets_every_clause(name: str) -> None:
     _meets_every_clause(Case(name, resolve(name).factory, name, {}))
 
 
+@pytest.mark.slow
 def test_half_precision_master_weights_are_no_defect_where_they_are_declared() -> None:
     """Before transformers 4.48 rotary tables are then rounded too, and loading that fails leaves
     bfloat16 the default dtype."""

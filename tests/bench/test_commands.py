@@ -14,6 +14,7 @@ from tests.bench.repository import QUICK, TARGET, run
 from tests.bench.samples import DECODE, PREFILL, document, entry
 
 
+@pytest.mark.slow
 def test_a_forward_that_runs_four_times_is_found(repository: Path, tmp_path: Path) -> None:
     """The working tree against a commit: the base's code is the commit's, although both have the
     same name."""
@@ -66,7 +67,7 @@ def test_stored_results_can_be_compared_in_part(
     assert "base holds no benchmark of other" in capsys.readouterr().err
     (tmp_path / "head" / "5.json").unlink()
     assert run("compare", "--base", "base", "--head", "head", "--workload", "prefill") == 2
-    assert "1 pairs are missing, whole or by half" in " ".join(capsys.readouterr().out.split())
+    assert "1 pairs lack one run or both" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("command", ["compare", "history"])
@@ -101,7 +102,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(
             ["compare", "--base", "mine.py", "--head", "typo.json"],
             "--head typo.json does not exist",
         ),
-        (["compare", "--base", "mine.py"], "name the one to hold against it with --head"),
+        (["compare", "--base", "mine.py"], "name the one to compare it with as --head"),
         (
             ["compare", "--base", "clean", "--recipes", "nope.toml"],
             "--recipes nope.toml does not exist",
@@ -112,7 +113,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(
         ),
         (["compare", "--base", "clean", "--detect", "300"], "--detect is 300"),
         (["compare", "--base", "clean", "--rounds", "9000"], "--rounds is 9000"),
-        (["compare", "--base", "mine.py", "--head", "mine.py"], "mine.py is no JSON"),
+        (["compare", "--base", "mine.py", "--head", "mine.py"], "mine.py is not JSON"),
         (["compare", "--base", "clean", "--attention", "sdpa,flash"], "--attention is 'flash'"),
         (["compare", "--base", "clean", "--rounds", "3"], "--rounds is 3"),
         (["compare", "--base", "clean", "--timeout", "0"], "--timeout is 0"),
@@ -139,6 +140,7 @@ def test_without_a_device_nothing_is_measured(
     assert "there is no CUDA device" in capsys.readouterr().err
 
 
+@pytest.mark.spoils_files
 def test_results_are_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run-001.json").write_text("{}")
     assert run("run", "phi-2-3b", "--out", str(tmp_path)) == 2

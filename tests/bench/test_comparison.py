@@ -220,7 +220,10 @@ def test_other_conditions_are_not_compared(changed: dict[str, Any], told: str) -
     [
         ({"rounds": 30}, "rounds 90 and 30"),
         ({"seed": 1}, "seed 0 and 1"),
-        ({"backbone_id": "llama2-13b-pure"}, "backbone_id of the target's own and llama2-13b-pure"),
+        (
+            {"backbone_id": "llama2-13b-pure"},
+            "backbone_id the target's default and llama2-13b-pure",
+        ),
     ],
 )
 def test_runs_that_were_asked_for_different_things_are_not_compared(

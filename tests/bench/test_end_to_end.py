@@ -16,6 +16,8 @@ import pytest
 from tests import ROOT
 from tests.bench.repository import CLEAN, QUICK, TARGET, run
 
+pytestmark = pytest.mark.slow
+
 LATE = """
     calls = 0
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from conformance.bench.points import labels
 from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, read_recording
 from conformance.bench.report.charts import as_svg, power_curve
-from conformance.bench.report.rows import labels
 from conformance.bench.results.comparison import Pair
 from conformance.bench.results.drawing import rates
 from conformance.errors import CannotAssess
@@ -105,7 +105,7 @@ def test_what_was_recorded_is_read_again(tmp_path: Path) -> None:
         share: [{PREFILL: [twice]}, *([{PREFILL: [twice, twice]}] if share == 0.03 else [])]
         for share in SLOWDOWNS
     }
-    with pytest.raises(CannotAssess, match="elsewhere is no folder"):
+    with pytest.raises(CannotAssess, match="elsewhere is not a folder"):
         read_recording(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(CannotAssess, match="elsewhere holds no pairs of runs"):

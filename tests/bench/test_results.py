@@ -82,7 +82,7 @@ def test_what_could_not_be_built_is_of_every_workload() -> None:
     ("value", "told"),
     [
         ({"benchmarks": []}, "without the environment"),
-        ([], "no result of pytest-benchmark"),
+        ([], "not a result of pytest-benchmark"),
         (
             {"benchmarks": [], "inTurns": True},
             "is the verdict of a comparison: name the runs beside it",

@@ -151,11 +151,11 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
         (["--profile", ","], "--profile is empty"),
         (
             ["--weights", "full"],
-            "--weights full is for profile scale, which was not asked for: add --profile scale",
+            "--weights full is for profile scale, which was not requested: add --profile scale",
         ),
         (
             ["--weights", "absent"],
-            "--weights absent is no directory; it takes probe, full, or the directory",
+            "--weights absent is not a directory; it takes probe, full, or the directory",
         ),
         (
             ["--device", "cuda"],
@@ -175,7 +175,7 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
         (["--waivers", "absent.toml"], "the waivers `absent.toml` cannot be read"),
         (["--config", "absent.toml"], "the configuration `absent.toml` cannot be read"),
         (["--recipes", "absent"], "absent"),
-        (["--only", "PAD-33"], "there is no clause `PAD-33`; near it: PAD-03"),
+        (["--only", "PAD-33"], "there is no clause `PAD-33`; similar: PAD-03"),
         (
             ["--only", "EMB-11", "--profile", "core"],
             "names EMB-11, which profile core does not hold: add --profile training",

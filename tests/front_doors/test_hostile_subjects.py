@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 HOSTILE = Path(__file__).with_name("hostile.py")
 INSTRUCT = "mistral-v0.1-7b-instruct"
@@ -120,7 +122,7 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
     assert not (tmp_path / "certificate.json").exists()
 
 
-def _running(hostile: str, patience: int = 20) -> list[str]:
+def _running(hostile: Path | str, patience: int = 20) -> list[str]:
     """Command lines of children, and of what they left behind, that name this file; a moment is
     allowed for the last to go."""
     ours = ("from conformance.run.child import main", "conformance-left-behind")
@@ -133,7 +135,7 @@ def _running(hostile: str, patience: int = 20) -> list[str]:
                 )
             except OSError:
                 continue
-            if hostile in command and any(mark in command for mark in ours):
+            if str(hostile) in command and any(mark in command for mark in ours):
                 found.append(command)
         if not found:
             return []

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from conformance import check_backbone
 from conformance.errors import CannotAssess
 from conformance.run.request import InvalidRequest
 from conformance.verdict.outcomes import Outcome
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 INSTRUCT = "mistral-v0.1-7b-instruct"
@@ -122,6 +125,17 @@ def test_check_backbone_judges_in_this_process() -> None:
     assert judged["PAD-03"] is Outcome.PASSED
     assert not verdict.certified, "a few clauses never certify"
     assert dict(os.environ) == before
+
+
+def test_a_host_that_turns_warnings_into_errors_decides_nothing() -> None:
+    from backbones.mistral import MistralLLMBackbone
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        verdict = check_backbone(MistralLLMBackbone, INSTRUCT, only=["CON-05", "EMB-10", "PRM-16"])
+        assert warnings.filters == before
+    assert not verdict.root_causes, verdict
 
 
 def test_check_backbone_is_never_fail_fast() -> None:

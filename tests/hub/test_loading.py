@@ -16,6 +16,8 @@ from conformance.places import fixtures_directory
 
 from .conftest import HUB_IDS, SnapshotOf
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import json, socket, sys
 

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -142,7 +141,7 @@ def test_a_killed_build_leaves_no_lock_and_its_rest_is_cleared(hub: Hub, tmp_pat
     assert started.wait(60)
     home = tmp_path / MISTRAL.replace("/", "--")
     assert list(home.glob(".building-*"))
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     assert Hub(tmp_path).entries() == []
     snapshot = Hub(tmp_path).build(RECIPE)
@@ -155,6 +154,7 @@ def build_and_tell(root: Path, results: SimpleQueue[tuple[Path, int]]) -> None:
     results.put((snapshot, len(steps)))
 
 
+@pytest.mark.slow
 def test_several_processes_build_the_same_entry_once(hub: Hub, tmp_path: Path) -> None:
     hub.build(RECIPE)
     results: SimpleQueue[tuple[Path, int]] = SPAWN.SimpleQueue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_queries_and_keys_have_twice_the_fan_in_scale(snapshot_of: SnapshotOf) -
 def test_a_tensor_depends_on_its_name_and_not_on_the_order() -> None:
     recipe = recipe_for(MISTRAL)
     shapes = checkpoint_shapes(recipe.probe_config(), recipe.architecture)
-    options = {"seed": "s", "vocabulary": 32000, "tied": False, "dtype": "bfloat16"}
+    options: dict[str, Any] = {"seed": "s", "vocabulary": 32000, "tied": False, "dtype": "bfloat16"}
     small = {name: shape for name, shape in shapes.items() if "layers.1" in name}
     forwards = dict(probe_tensors(small, **options))
     backwards = dict(probe_tensors(dict(reversed(small.items())), **options))

@@ -103,7 +103,7 @@ def test_what_has_no_reference_is_told(changes: dict[str, Any], message: str) ->
         ),
         (
             {"num_attention_heads": 16},
-            "3 dimensions of each head are rotated, but should be an even number",
+            "3 dimensions of each head are rotated, but should be even",
         ),
         (
             {"model_type": "mistral", "sliding_window": 0},

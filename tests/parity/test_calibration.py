@@ -40,6 +40,7 @@ def test_one_is_shipped() -> None:
     assert shipped_calibrations()
 
 
+@pytest.mark.slow
 def test_legitimate_variants_pass_every_gate() -> None:
     for gate, reading in readings(variants(2 * len(FAMILIES), seed=99)).items():
         assert reading.refused == 0, (gate, reading)

@@ -111,11 +111,12 @@ class TestSeededWeights:
 class TestOneLayer:
     def test_the_layer_asked_for_last_is_kept(self) -> None:
         written: list[str] = []
-        weights = OneLayer(
-            parameter_shapes(LLAMA),
-            lambda name, out: (written.append(name), out.zero_())[0],
-            torch.bfloat16,
-        )
+
+        def write(name: str, out: torch.Tensor) -> None:
+            written.append(name)
+            out.zero_()
+
+        weights = OneLayer(parameter_shapes(LLAMA), write, torch.bfloat16)
         first = [name for name in weights if ".0." in name]
         for name in [*first, *first]:
             assert weights[name].shape == weights.shapes[name]
@@ -335,7 +336,7 @@ def test_a_family_without_a_reference_is_not_judged() -> None:
 
 
 def saved(
-    folder: Path, config: dict[str, Any] = LLAMA, **changed: torch.Tensor | None
+    folder: Path, config: dict[str, Any] = LLAMA, /, **changed: torch.Tensor | None
 ) -> Checkpoint:
     shapes, weights = parameter_shapes(config), seeded(config)
     tensors = {name: tensor(weights, name, *shape) for name, shape in shapes.items()}

@@ -31,7 +31,7 @@ from conformance.run.request import InvalidRequest, RunRequest, UnknownProfile
         ("device", "tpu", "`device` is 'tpu', but should be one of auto, cpu, cuda"),
         ("profiles", (), "`profiles` is empty"),
         ("only", (), "`only` is empty"),
-        ("only", ("PAD-99",), "`only` names `PAD-99`, which is no clause"),
+        ("only", ("PAD-99",), "`only` names `PAD-99`, which is not a clause"),
     ],
 )  # fmt: skip
 def test_a_value_that_a_field_does_not_take(field: str, value: Any, told: str) -> None:
@@ -65,12 +65,12 @@ def test_the_published_size_is_what_scale_streams(
     ("profiles", "field", "asked", "told"),
     [
         (("default",), "weights", "full",
-         "--weights full is for profile scale, which was not asked for: add --profile scale"),
+         "--weights full is for profile scale, which was not requested: add --profile scale"),
         (("default",), "weights", ".", "--weights . is for profile scale"),
-        (("default",), "weights", "hub", "--weights hub is no directory"),
+        (("default",), "weights", "hub", "--weights hub is not a directory"),
         (("scale",), "weights", "absent",
-         "--weights absent is no directory; it takes probe, full, or the directory"),
-        (("scale",), "weights", "{}", "--weights {} is no directory"),
+         "--weights absent is not a directory; it takes probe, full, or the directory"),
+        (("scale",), "weights", "{}", "--weights {} is not a directory"),
         (("core", "scale"), "weights", "probe",
          "--weights probe is tiny, and profile scale streams the published size"),
         (("default",), "device", "cuda",
@@ -82,8 +82,9 @@ def test_the_published_size_is_what_scale_streams(
 def test_what_another_field_rules_out_is_said_in_the_words_of_the_door(
     profiles: tuple[str, ...], field: str, asked: str, told: str
 ) -> None:
+    fields: dict[str, Any] = {"profiles": profiles, field: asked}
     with pytest.raises(InvalidRequest) as refusal:
-        RunRequest("it", profiles=profiles, **{field: asked})
+        RunRequest("it", **fields)
     assert refusal.value.said(option_of).startswith(told)
 
 

@@ -26,7 +26,9 @@ def test_a_recipe_that_the_library_refuses_is_named(tmp_path: Path) -> None:
     target = resolve(request.target)
     with (
         open_session(target, request, tmp_path / "home", lambda phase, detail: None) as session,
-        pytest.raises(CannotAssess, match="builds no MistralForCausalLM of the config") as refusal,
+        pytest.raises(
+            CannotAssess, match="cannot build MistralForCausalLM from the config"
+        ) as refusal,
     ):
         session.construct()
     assert str(tmp_path / RECIPE) in str(refusal.value)

@@ -53,7 +53,7 @@ def cut_short(file: Path) -> None:
             "understood"),
         (
             lambda folder: cut_short(folder / "1.safetensors"),
-            "bytes, but its header tells of",
+            "bytes, but its header describes",
         ),
         (
             lambda folder: save_file({"c": torch.ones(1)}, folder / "1.safetensors"),

@@ -60,6 +60,7 @@ def test_without_a_device_nothing_is_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cpu_for_a_device")
+@pytest.mark.slow
 def test_the_reference_passes(tmp_path: Path) -> None:
     found = outcomes(MistralLLMBackbone, AT_PROBE_SIZE, tmp_path)
     assert {outcome.outcome for outcome in found.values()} == {Outcome.PASSED}, found

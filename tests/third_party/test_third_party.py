@@ -15,6 +15,8 @@ import transformers
 
 from conformance.catalogue import MUST, catalogue
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 ROOT = Path(__file__).parents[2]
 ON_THE_SEEDS_OWN_PINS = transformers.__version__ == "4.40.1"

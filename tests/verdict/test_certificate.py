@@ -121,6 +121,7 @@ def test_a_certificate_read_back_says_the_same(tmp_path: Path, make: Any) -> Non
     )
 
 
+@pytest.mark.spoils_files
 def test_a_certificate_that_was_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     text = serialise(one_cause_that_blocks().as_certificate()).rstrip()
     path = tmp_path / "certificate.json"
@@ -173,6 +174,7 @@ def _with(value: Any, *names: Any) -> Any:
         (_with("CON-01", "predicate", "requirements", 1, "id"), "lists a clause twice"),
     ],
 )
+@pytest.mark.spoils_files
 def test_a_certificate_that_was_tampered_with_is_refused(
     tmp_path: Path, edit: Any, message: str
 ) -> None:
@@ -187,6 +189,7 @@ def test_a_certificate_that_was_tampered_with_is_refused(
 @pytest.mark.parametrize(
     "content", [b"", b"null", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"x": NaN}']
 )
+@pytest.mark.spoils_files
 def test_what_is_no_certificate_at_all_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "certificate.json"
     path.write_bytes(content)
@@ -200,6 +203,7 @@ def test_a_certificate_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", [], [[]], {}, {"a": 1}])
+@pytest.mark.spoils_files
 def test_no_field_of_a_wrong_kind_gets_through_or_crashes(tmp_path: Path, value: Any) -> None:
     original = serialise(one_cause_that_blocks().as_certificate())
     path = tmp_path / "certificate.json"

@@ -108,7 +108,7 @@ def test_entries_are_read(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (ENTRY.replace(">=4.40,<4.41", "four"), "should be versions such as"),
-        (ENTRY.replace("PAD-03", "PAD-77"), "which is no clause"),
+        (ENTRY.replace("PAD-03", "PAD-77"), "which is not a clause"),
         (ENTRY.replace('measured = "a window of 16 sees 17"', ""), "should have exactly"),
         (ENTRY.replace('"a window of 16 sees 17"', "17"), "a text that is not empty"),
         ("[[defect", "are not TOML"),

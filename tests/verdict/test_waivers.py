@@ -104,7 +104,7 @@ def test_a_waivers_file_is_read(tmp_path: Path) -> None:
         ("not toml", "are not TOML"),
         ("waiver = 3", "should be a list of tables"),
         ("waivers = []", "unknown key `waivers`"),
-        (GOOD.replace("PAD-03", "PAD-77"), "waives `PAD-77`, which is no clause"),
+        (GOOD.replace("PAD-03", "PAD-77"), "waives `PAD-77`, which is not a clause"),
         (GOOD.replace('reason = "the trainer masks it"', ""), "has no `reason`"),
         (GOOD.replace("the trainer masks it", "  "), "a text that is not empty"),
         (GOOD.replace('"PAD-03"', "3"), "`id` of waiver 1 .* is 3"),

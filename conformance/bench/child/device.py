@@ -1,5 +1,4 @@
-"""What a benchmark ran on: which device, how fast it can be at best, and whether it was
-disturbed."""
+"""The device that a benchmark ran on: its name, its top speed, and what disturbed it."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ DENSE_PEAKS = {
     "HBM3": 989e12,  # h100-datasheet, SXM; the PCIe card has another name and a lower peak
     "NVIDIA H200": 989e12,  # h200-datasheet, SXM: the same processor
 }
-"""Dense bf16 and fp16 peaks in FLOP/s, without sparsity, as the vendor's datasheets have them."""
+"""Dense bf16 and fp16 peaks in FLOP/s, without sparsity, from the vendor's datasheets."""
 _ASKED = (
     "driver_version",
     "clocks.sm",
@@ -32,13 +31,12 @@ _ASKED = (
     "power.draw",
     "mig.mode.current",
 )
-"""What `nvidia-smi` is asked for; the older name of the last one is tried where a driver does not
-know it."""
+"""Fields queried from `nvidia-smi`, with the first of `_REASONS` that the driver knows."""
 _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 _POWER_CAP = "power cap"
-"""Bits of the clocks' event reasons that slow the card: power cap, hardware slow-down, sync boost,
-thermal, power brake. Idle (1), applications' clocks (2) and display settings (0x100) are none of a
-benchmark's business."""
+"""The throttling that is no disturbance, since a card at its cap runs at its sustained speed."""
+# Bits of the clocks' event reasons that slow the card. Left out: idle (1), applications' clocks (2)
+# and display settings (0x100).
 _THROTTLED = {
     0x4: _POWER_CAP,
     0x8: "hardware slow-down",
@@ -47,12 +45,12 @@ _THROTTLED = {
     0x80: "power brake",
 }
 _CLOCK_SLACK = 0.1
-"""Boost clocks move by a few steps while a card warms up; more than this, and not at the power cap,
-somebody has set them."""
+"""Relative clock change that is a disturbance. Boost clocks move by a few steps while a card warms
+up; a larger change away from the power cap means that somebody has set them."""
 _SECONDS_TO_ANSWER = 10.0
 _MATRIX = {"cuda": 8192, "cpu": 1024}
-"""Sides of the matrices, and bytes of the copy, by which ceilings are measured: beyond every cache,
-within a second."""
+"""Sides of the matrices that measure the ceiling, like the bytes `_COPIED`: larger than every
+cache, done within a second."""
 _COPIED = {"cuda": 2 << 30, "cpu": 64 << 20}
 _REPEATS = 9
 
@@ -61,7 +59,7 @@ def check_device(device: str) -> None:
     """Refuse a CUDA device that is not there.
 
     Raises:
-        CannotAssess: saying which torch looked for it.
+        CannotAssess: torch sees none; the message gives its version.
     """
     import torch
 
@@ -73,7 +71,7 @@ def check_device(device: str) -> None:
 
 
 def device_facts(device: str) -> dict[str, Any]:
-    """Name and size of the device: results of two devices are never compared. JSON values."""
+    """Name and size of the device, as JSON values; results of two devices are never compared."""
     import torch
 
     if device == "cuda":
@@ -95,12 +93,12 @@ def device_facts(device: str) -> dict[str, Any]:
 
 
 def driver(device: str) -> str | None:
-    """The version of the device's driver; None where it has none, or does not tell."""
+    """The version of the device's driver; None if it has none or does not report it."""
     return _nvidia_smi().get("driver_version") if device == "cuda" else None
 
 
 def state(device: str) -> dict[str, Any]:
-    """Clocks, temperature and what slows the device at this moment, and who else is on it."""
+    """The device's current clocks, temperature, throttling and number of processes."""
     if device != "cuda":
         return {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
     told = _nvidia_smi()
@@ -117,14 +115,13 @@ def state(device: str) -> dict[str, Any]:
 
 
 def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int = 1) -> list[str]:
-    """What between two `state` readings makes a measurement doubtful, in words; empty if nothing
+    """What makes a measurement between two `state` readings doubtful, in words; empty if nothing
     does.
 
-    `own` is how many processes of ours are on the device: two where they take turns.
+    `own` is the number of our processes on the device: two if they take turns.
     """
     reasons = dict.fromkeys([*before.get("throttled", ()), *after.get("throttled", ())])
-    # At its power cap a card is as fast as it can be for long, and two that take turns meet it
-    # alike.
+    # At its power cap a card runs at its sustained speed, and slows both of two that take turns.
     told = [f"throttled: {reason}" for reason in reasons if reason != _POWER_CAP]
     if _POWER_CAP not in reasons:
         told += [
@@ -141,8 +138,8 @@ def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int =
 
 
 def ceilings(device: str) -> dict[str, float]:
-    """What the device reaches at best, measured on random data: `flops` of a half-precision matrix
-    product and `bytes_per_second` of a copy, reading and writing counted."""
+    """The device's top speed, measured on random data: `flops` of a half-precision matrix product
+    and `bytes_per_second` of a copy, reads and writes counted."""
     import torch
 
     on, side = torch.device(device), _MATRIX[device]
@@ -174,7 +171,7 @@ def _processor() -> str:
 
 
 def _nvidia_smi() -> dict[str, str]:
-    """What `nvidia-smi` says of the current device; empty where it is not installed or does not
+    """What `nvidia-smi` reports on the current device; empty if it is missing or does not
     answer."""
     for reasons in _REASONS:
         answer = _ask(f"--query-gpu={','.join((*_ASKED, reasons))}")
@@ -185,9 +182,8 @@ def _nvidia_smi() -> dict[str, str]:
 
 
 def _processes() -> int | None:
-    """How many processes compute on the device, this one included; None where the driver does not
-    tell."""
-    # Counted, not named: inside a container the driver may know processes by other numbers.
+    """The number of processes computing on the device, including this one; None if unknown."""
+    # Only counted: inside a container the driver may know processes by other ids.
     pids = {line for line in _ask("--query-compute-apps=pid").split() if line.isdigit()}
     return len(pids) or None
 
@@ -195,7 +191,7 @@ def _processes() -> int | None:
 def _ask(question: str) -> str:
     import torch
 
-    # By its own name: an index counts among the visible devices only.
+    # By UUID: an index counts only the visible devices.
     current = torch.cuda.current_device()
     uuid = getattr(torch.cuda.get_device_properties(current), "uuid", None)
     device = current if uuid is None else f"GPU-{uuid}"
@@ -209,7 +205,7 @@ def _ask(question: str) -> str:
 
 
 def _bits(text: str | None) -> int:
-    """Zero where the card does not report its reasons."""
+    """The bits of a hexadecimal field; zero if the card does not report its reasons."""
     try:
         return int(text or "0", 16)
     except ValueError:

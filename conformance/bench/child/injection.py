@@ -1,5 +1,4 @@
-"""Slow-downs made on purpose, to learn which of them a comparison finds: real extra work of a known
-size."""
+"""Deliberate slow-downs of a known size, to learn which of them a comparison detects."""
 
 from __future__ import annotations
 
@@ -9,17 +8,16 @@ from typing import Any
 from conformance.bench.child.timers import median_seconds
 
 _UNITS = {"cpu": 20_000, "cuda": 10_000_000}
-"""Units that tell how long one is: a fraction of a millisecond on a CPU, a few milliseconds on
-CUDA."""
+"""Units timed to learn how long one takes: a fraction of a millisecond on a CPU, a few milliseconds
+on CUDA."""
 _REPEATS = 31
 
 
 def extra_work(device: str, units: int) -> Callable[[], None]:
-    """Work of `units`: on a CPU so many steps of a Python loop, on CUDA a kernel that spins for so
-    many cycles.
+    """Work of `units` steps of a Python loop on a CPU, or of spinning cycles on CUDA.
 
-    Neither touches memory: work that does (a matrix product, say) also drives out of the caches
-    what is measured, and slows that by up to a per cent besides, however little of it there is.
+    Neither touches memory: work that does (a matrix product, say) also evicts the measured data
+    from the caches, which slows it by up to another per cent, however little work is added.
     """
     if device == "cuda":
         import torch
@@ -42,7 +40,7 @@ def seconds_per_unit(device: str) -> float:
 def slowed(
     work: Callable[[Any], Any], device: str, units: int, hoarded: int
 ) -> Callable[[Any], Any]:
-    """`work` with so many units of extra work behind it, and `hoarded` bytes held while it runs."""
+    """`work` followed by `units` of extra work, with `hoarded` bytes held while it runs."""
     if not units and not hoarded:
         return work
     import torch

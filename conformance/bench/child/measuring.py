@@ -1,5 +1,5 @@
-"""Measuring one request in this process: a session for each target, pytest-benchmark's fixture for
-each point."""
+"""Measures one request in this process: a session per target, pytest-benchmark's fixture per
+point."""
 
 from __future__ import annotations
 
@@ -47,16 +47,17 @@ from conformance.run.session import open_session
 from conformance.subject.target import resolve
 
 _WARM_UP = 3
-"""Rounds before the first that counts: what is compiled, cached or allocated once is then there."""
+"""Rounds before the first that counts: by then, whatever is compiled, cached or allocated once
+exists."""
 
 
 def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
-    """Measure every point of `request` and write pytest-benchmark's JSON, with what we add to it,
-    to `out`.
+    """Measure every point of `request` and write pytest-benchmark's JSON, with our additions, to
+    `out`.
 
     Raises:
-        CannotAssess: for a target or a device that cannot be had.
-        PartnerStopped: when the process that this one takes turns with has stopped.
+        CannotAssess: if a target or the device is not available.
+        PartnerStopped: if the partner process has stopped.
     """
     check_device(request.device)
     with ExitStack() as stack:
@@ -72,7 +73,7 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
         stopwatch = Stopwatch(request, backbones, turns, said)
         stopwatch.measure_ceilings()
         raw = scratch / "benchmark.json"
-        # In a process of its own nothing else wants the terminal; what pytest prints is the log.
+        # This process does nothing else, so what pytest prints is the log.
         status = pytest.main(
             [
                 str(Path(benchmarks.__file__)), "-q", "--no-header", "--noconftest", "-c",
@@ -111,7 +112,7 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
 
 @dataclass
 class Said:
-    """What is said of each point: measured, or why not."""
+    """What became of each point: measured, or why not."""
 
     entries: list[dict[str, str]] = field(default_factory=list)
 
@@ -120,8 +121,8 @@ class Said:
 
 
 class Backbones:
-    """The targets' backbones in half precision on the device, at the size asked for. One at a time
-    is held."""
+    """The targets' backbones in half precision on the device, at the requested size; holds one at a
+    time."""
 
     def __init__(self, request: BenchRequest, scratch: Path) -> None:
         self.request = request
@@ -138,7 +139,7 @@ class Backbones:
         self._session.close()
 
     def of(self, target: str) -> Any:
-        """The target's backbone; the one before is let go."""
+        """The target's backbone; the previous one is released."""
         if self._target != target:
             self.__exit__()
             run = RunRequest(
@@ -160,7 +161,8 @@ class Backbones:
 
 
 class Stopwatch:
-    """Times points one after the other. What cannot be timed is said, and costs no other point."""
+    """Times points one after the other. A point that cannot be timed is reported, and the rest go
+    on."""
 
     def __init__(
         self, request: BenchRequest, backbones: Backbones, turns: Alone, said: Said
@@ -174,8 +176,8 @@ class Stopwatch:
         self._said = said
 
     def measure_ceilings(self) -> None:
-        """What the device can do at best, and how long a unit of extra work takes, in a turn of its
-        own."""
+        """Measure the device's top speed and the time of a unit of extra work, in a separate
+        turn."""
         if not self.request.memory:
             return
         with PointTurns(self._turns, 0).preparing():
@@ -187,8 +189,8 @@ class Stopwatch:
             _give_back_memory()
 
     def time(self, benchmark: Any, point: Point) -> None:
-        """Time one point with pytest-benchmark's fixture. Nothing more is timed once the partner
-        has stopped."""
+        """Time one point with pytest-benchmark's fixture; exit pytest if the partner has
+        stopped."""
         benchmark.name = benchmark.fullname = point.name
         benchmark.group = point.workload
         turns = PointTurns(self._turns, self.request.rounds)
@@ -206,7 +208,7 @@ class Stopwatch:
             turns.give_up()
         benchmark.skipped = status != "measured"
         self._said.of(point.name, status, why)
-        # Not before the exception is gone, which holds on to what it saw.
+        # Only now, since the exception kept references to what was allocated.
         _give_back_memory()
 
     def _timed(self, benchmark: Any, point: Point, turns: PointTurns) -> tuple[str, str]:
@@ -239,7 +241,7 @@ class Stopwatch:
             )
             memory = None
             if point.compiled:
-                run(work.prepare())  # what compiling allocates is not the model's
+                run(work.prepare())  # memory that compiling allocates is not the model's
             if request.memory:
                 memory = peak_memory(request.device, backbone, work.prepare, run, _WARM_UP)
             else:
@@ -251,7 +253,7 @@ class Stopwatch:
             turns.next()
             prepared = work.prepare()
             if request.device == "cuda":
-                torch.cuda.synchronize()  # what is prepared must not hide what is timed
+                torch.cuda.synchronize()  # preparation must not run into the timed part
             return (prepared,), {}
 
         benchmark.pedantic(run, setup=set_up, rounds=request.rounds, iterations=1)
@@ -297,10 +299,10 @@ class Stopwatch:
 
 
 def _grid(backbones: Backbones, target: str, said: Said) -> list[Point]:
-    """The points of one target: on the attention that it was built with, all that it has, or those
-    asked for.
+    """The points of one target, on the attention it was built with, on all it has, or on those
+    requested.
 
-    No points where it cannot be built: that is said, and costs no other target.
+    A target that cannot be built has no points; it is reported, and the other targets go on.
     """
     request = backbones.request
     try:
@@ -317,8 +319,7 @@ def _grid(backbones: Backbones, target: str, said: Said) -> list[Point]:
 
 
 def _agreed(grid: list[Point], turns: Alone, said: Said) -> list[Point]:
-    """The points that the process with which this one takes turns has too; the others are said to
-    be alone."""
+    """The points that the partner process has too; the others are reported as `alone`."""
     common = turns.agree([point.name for point in grid])
     for point in grid:
         if point.name not in common:
@@ -327,7 +328,7 @@ def _agreed(grid: list[Point], turns: Alone, said: Said) -> list[Point]:
 
 
 def _keep_to(processor: int | None) -> None:
-    """Not before the backbones are built, which two processes do sooner on two processors."""
+    """Called once the backbones are built, which two processes do faster on two processors."""
     if processor is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {processor})
 
@@ -354,10 +355,10 @@ def _attention_of(llm: Any) -> str:
 
 
 def _state_at_work(device: str, run: Any, work: Work) -> dict[str, Any]:
-    """`state` while the device works: what slows it under load does not show when it is idle."""
+    """`state` while the device works: throttling under load does not show when it is idle."""
     if device != "cuda":
         return state(device)
-    # Asking takes longer than a round does.
+    # The query takes longer than a round.
     with ThreadPoolExecutor(1) as asking:
         told = asking.submit(state, device)
         while not told.done():
@@ -386,7 +387,7 @@ def _timer(device: str) -> str:
 
 
 def _comparable(facts: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """What must be the same where two results are compared: the device first, then the software."""
+    """What must be equal for two results to be compared: the device first, then the software."""
     told = environment()
     return {
         "device": facts,
@@ -398,7 +399,7 @@ def _comparable(facts: Mapping[str, Any], device: str) -> dict[str, Any]:
 
 
 class _Plugin:
-    """Gives the benchmarks their points, and whom to ask for a measurement."""
+    """Gives the benchmarks their points and the stopwatch."""
 
     def __init__(self, stopwatch: Stopwatch, grid: list[Point]) -> None:
         self._stopwatch = stopwatch

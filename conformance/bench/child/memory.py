@@ -1,4 +1,4 @@
-"""What a benchmark needs in memory at its worst moment: counted, the same number each time."""
+"""A benchmark's peak memory: counted, so the same number each time."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from typing import Any
 import torch
 
 _ROUND = "conformance-round"
-"""What rounds are called in torch's profiler."""
+"""The name of a round in torch's profiler."""
 
 
 def peak_memory(
     device: str, backbone: Any, prepare: Callable[[], Any], run: Callable[[Any], Any], rounds: int
 ) -> int:
-    """Bytes allocated at the worst moment of a benchmark's first `rounds`, the very first aside:
-    the model, and whatever is kept, included.
+    """Peak bytes allocated in a benchmark's first `rounds`, except the very first, with the model.
 
-    Each round calls `run` on what `prepare` returns, whose own peak does not count. There must be
-    two rounds or more, and none before: what a backbone keeps from one forward to the next, or has
-    made once, is then counted wherever it is kept.
+    Each round calls `run` on what `prepare` returns; the peak of `prepare` does not count. There
+    must be at least two rounds, and none before them: then whatever a backbone keeps from one
+    forward to the next, or creates once, is counted wherever it is kept.
 
-    On a CPU: what `backbone` holds, and from then on every allocation of torch's own allocator on
-    this thread and those of backward passes, as its profiler tells them.
+    On a CPU this is what `backbone` holds, plus every later allocation that torch's profiler
+    reports: those of torch's allocator on this thread and in backward passes.
     """
     gc.collect()
     if device == "cuda":
@@ -44,16 +43,16 @@ def peak_memory(
             if number == 0:
                 after = held_storages(backbone)
     allocations, marks = _events(recording)
-    # What the first round put something else in the place of is gone, and torch's profiler tells
-    # only of what came after it.
+    # An address that is allocated again belonged to something that the first round freed, and the
+    # profiler counts what came after it.
     anew = {address for _, address, size in allocations if size > 0}
     held = sum(size for address, size in before.items() if address in after and address not in anew)
     return held + _peak(allocations, marks[1:])
 
 
 def held_storages(root: Any) -> dict[int, int]:
-    """Address and size in bytes of all tensors in the computer's memory that `root` holds: in
-    attributes, containers and closures, however deep."""
+    """Address and size in bytes of all CPU tensors that `root` holds in attributes, containers and
+    closures, however deep."""
     found: dict[int, int] = {}
     seen: dict[int, Any] = {}
     waiting = [root]
@@ -61,7 +60,7 @@ def held_storages(root: Any) -> dict[int, int]:
         one = waiting.pop()
         if id(one) in seen or isinstance(one, (type, ModuleType, str, bytes)):
             continue
-        seen[id(one)] = one  # kept: another object might come to have its id
+        seen[id(one)] = one  # kept alive: otherwise another object might get its id
         if isinstance(one, torch.Tensor):
             waiting.extend(_parts(one))
             if one.device.type == "cpu" and one.layout is torch.strided:
@@ -86,8 +85,7 @@ def _on_the_device(run: Callable[[Any], Any], prepare: Callable[[], Any]) -> int
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[Any]:
-    """What a tensor holds beside its own storage: its gradient, or the tensors that it is made
-    of."""
+    """What a tensor holds besides its storage: its gradient, or the tensors that it is made of."""
     if tensor.is_leaf and tensor.grad is not None:
         yield tensor.grad
     if tensor.layout is torch.sparse_coo:
@@ -112,8 +110,8 @@ def _attributes(one: Any) -> Iterator[Any]:
 
 
 def _events(recording: Any) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
-    """Time, address and size (negative: freed) of each allocation that torch's profiler saw; and
-    when rounds began and ended."""
+    """Time, address and size (negative: freed) of each allocation in torch's profile, and the
+    beginning and end of each round."""
     from torch._C._profiler import _EventType
 
     allocations, begun, ended = [], [], []
@@ -132,11 +130,11 @@ def _events(recording: Any) -> tuple[list[tuple[int, int, int]], list[tuple[int,
 
 
 def _peak(allocations: list[tuple[int, int, int]], rounds: list[tuple[int, int]]) -> int:
-    """The most that is allocated at once during `rounds`."""
+    """The largest number of bytes allocated at once during `rounds`."""
     live: dict[int, int] = {}
     held = peak = 0
-    # Between rounds, too, blocks come and go; an allocation of nothing at the beginning of each
-    # says what is there by then.
+    # Blocks come and go between rounds too, so an allocation of nothing at the beginning of each
+    # round samples what is held by then.
     for at, address, size in sorted([*allocations, *((begin, 0, 0) for begin, _ in rounds)]):
         held -= live.pop(address, 0)
         if size > 0:

@@ -1,11 +1,9 @@
-"""The process in which benchmarks run: pytest with pytest-benchmark's fixture, on the points of one
-request.
+"""The process that runs benchmarks: pytest with pytest-benchmark's fixture, for one request.
 
-The first argument is a JSON object: the `request`, the file that the results go to (`out`), the
-seconds to wait for one turn (`patience`), and the `places` that the targets' code is looked for in
-first. The others are numbers of pipes: the one that the answer goes to, a JSON object on one line,
-and those that carry the turn from and to the process that this one takes turns with, -1 without
-one.
+The first argument is a JSON object: the `request`, the results file (`out`), the seconds to wait
+for one turn (`patience`), and the `places` to search first for the targets' code. The others are
+numbers of pipes: one for the answer, a JSON object on one line, and two that carry the turn from
+and to the partner process, -1 without one.
 """
 
 from __future__ import annotations
@@ -41,9 +39,9 @@ def main() -> None:
 
 
 def _put_first(places: list[str]) -> None:
-    """Find the targets' code in the first of `places`, or the others, and the harness where it is.
+    """Search `places` first for the targets' code, and the harness's folder last.
 
-    All of the harness is imported by way of its package, which knows its own place.
+    The harness is still imported from its folder: its package is loaded and knows its place.
     """
     if not places:
         return
@@ -66,7 +64,7 @@ def _measure(request: BenchRequest, out: Path, turns: Alone) -> dict[str, Any]:
         transformers.logging.set_verbosity_error()
         gc.freeze()
         if request.device == "cpu":
-            # Probe models are too small for more, and two processes would share a processor.
+            # Probe models are too small for more threads, and two processes share a processor.
             torch.set_num_threads(1)
         measure(request, out, turns)
     except CannotAssess as refusal:

@@ -1,4 +1,4 @@
-"""Whether what was measured is the code that was to be measured."""
+"""Checks that the code measured is the code that was to be measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from conformance.errors import CannotAssess
 
 
 def check_place(factory: Any, code: str | None) -> None:
-    """Nothing is more misleading than two measurements of the same code."""
+    """Refuse a target from outside the checkout `code`: both versions might be the same."""
     module = sys.modules.get(getattr(getattr(factory, "func", factory), "__module__", None) or "")
     place = getattr(module, "__file__", None)
     if (
@@ -32,8 +32,8 @@ def check_place(factory: Any, code: str | None) -> None:
 
 
 def check_modules(request: BenchRequest) -> None:
-    """Nor may what the target imports come from the working tree, where a commit was to be
-    measured, or from one installed copy for both."""
+    """Refuse modules loaded from the working tree or from an installed copy: the commit's own code
+    must be measured."""
     if request.code is None or request.repository is None:
         return
     root, repository = Path(request.code).resolve(), Path(request.repository).resolve()
@@ -62,8 +62,8 @@ def check_modules(request: BenchRequest) -> None:
 
 
 def packages_built_from(repository: Path) -> Iterator[str]:
-    """The top-level packages and modules of which pip installed a copy from `repository`, by what
-    it noted of where they came from (PEP 610)."""
+    """The top-level packages and modules that pip installed as a copy from `repository`, according
+    to its record of their origin (PEP 610)."""
     for distribution in metadata.distributions():
         origin = json.loads(distribution.read_text("direct_url.json") or "{}")
         url = origin.get("url", "")

@@ -1,4 +1,5 @@
-"""Timers for pytest-benchmark, which computes `timer() - timer()` and takes it for seconds."""
+"""Timers for pytest-benchmark, which computes `timer() - timer()` and takes the result as
+seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ class DeviceInstant:
     """A moment in the stream of work of the current CUDA device.
 
     pytest-benchmark does not wait for the device: milliseconds of asynchronous work would read as
-    the microseconds in which they were handed over. Subtracting two instants waits for the later
-    one, and gives the seconds between them as the device counted them
+    the microseconds of their launch. Subtracting two instants waits for the later one, and gives
+    the seconds between them on the device's clock
     (https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__EVENT.html: half a microsecond).
     """
 
@@ -31,13 +32,12 @@ class DeviceInstant:
 
 
 def timer_for(device: str) -> Any:
-    """What to give to pytest-benchmark as its timer: CUDA events, or the wall clock where there is
-    no such device."""
+    """The timer for pytest-benchmark: CUDA events, or the wall clock for other devices."""
     return DeviceInstant if device == "cuda" else time.perf_counter
 
 
 def median_seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
-    """The median time of `work` on the device, after a first time that does not count."""
+    """The median time of `work` on the device, after a first run that does not count."""
     timer = timer_for(device)
     work()
     seconds = []
@@ -45,5 +45,5 @@ def median_seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
         begun = timer()
         work()
         seconds.append(timer() - begun)
-        time.sleep(0)  # whoever else wants the processor has it now, and not in between
+        time.sleep(0)  # lets other processes run now rather than during a measurement
     return statistics.median(seconds)

@@ -1,5 +1,5 @@
-"""Taking turns: two processes time the same benchmark round by round, and meet the machine at the
-same moment.
+"""Taking turns: two processes time the same benchmark in alternating rounds, in the same
+conditions.
 
 On shared machines speed drifts by tens of per cent within seconds, and two processes that run one
 after the other differ by as much. Rounds that are milliseconds apart do not (the idea of duet
@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 
 class PartnerStopped(RuntimeError):
-    """The other process ended, or did not pass the turn: whatever is wrong is wrong there."""
+    """The other process ended or did not pass the turn: the fault lies there."""
 
 
 class Alone:
@@ -75,8 +75,8 @@ class Turns(Alone):
 
 
 class PointTurns:
-    """The turns of one benchmark, `rounds` of them. Whatever happens, the other process is given
-    all of its own."""
+    """The `rounds` turns of one benchmark. Whatever happens, the other process gets all of its
+    turns."""
 
     def __init__(self, turns: Alone, rounds: int) -> None:
         self._turns = turns
@@ -86,7 +86,7 @@ class PointTurns:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """What is not timed, but would disturb the other: one prepares after the other."""
+        """Untimed work that would disturb the partner: the two do it one after the other."""
         if not self._turns.first:
             self._turns.wait()
         try:
@@ -110,11 +110,11 @@ class PointTurns:
         self.forget()
 
     def forget(self) -> None:
-        """There is nobody to take turns with any more."""
+        """Take no more turns with the partner."""
         self._turns = Alone()
 
     def give_up(self) -> None:
-        """Let the other have its turns, where this process could not use its own."""
+        """Pass on every turn that this process has not used."""
         if not self._prepared:
             with self.preparing():
                 pass

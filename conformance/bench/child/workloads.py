@@ -1,5 +1,5 @@
-"""What is timed: prefill, decode and a training step of a backbone, and what each must cost in
-FLOPs and bytes."""
+"""What is timed: prefill, decode and a training step, and the FLOPs and bytes that each must
+cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from conformance.parity.library import text_config
 from conformance.parity.probes import drawn_ids
 
 DECODED = {"probe": 2, "full": 16}
-"""Tokens that one round of decoding makes, by size: one alone is over too soon for a clock."""
+"""Tokens that one round decodes, by size: a single token is too short to time."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
 
 
 def flops_per_token(llm: Any) -> float:
-    """Two for each weight that a token is multiplied with: every matrix but the input embedding,
-    the head included (PaLM, appendix B, https://arxiv.org/abs/2204.02311)."""
+    """Two FLOPs for each weight that a token is multiplied with: every matrix except the input
+    embedding, including the head (PaLM, appendix B, https://arxiv.org/abs/2204.02311)."""
     return 2.0 * sum(weight.numel() for weight in _matrices(llm))
 
 
@@ -122,8 +122,8 @@ def cache_bytes(llm: Any, batch: int, tokens: int) -> float:
 
 
 def _windows(config: Any, tokens: int) -> list[int]:
-    """How many of `tokens` keys a query may see, by layer: those of `layer_types` that slide, or
-    all where it does not tell."""
+    """How many of `tokens` keys a query may see in each layer. Without `layer_types`, all layers
+    slide."""
     window = getattr(config, "sliding_window", None) or tokens
     slides = (
         getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
@@ -138,7 +138,7 @@ def _matrices(llm: Any) -> list[Any]:
         for parameter in llm.parameters()
         if parameter.dim() == 2 and parameter is not embedding
     ]
-    # A tied head is the embedding, and is multiplied with all the same.
+    # A tied head is the embedding, and tokens are multiplied with it all the same.
     return matrices + ([embedding] if head is not None and head.weight is embedding else [])
 
 

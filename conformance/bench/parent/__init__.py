@@ -1,1 +1,1 @@
-"""The process that starts those that measure."""
+"""The process that starts the measuring processes."""

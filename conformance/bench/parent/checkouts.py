@@ -15,8 +15,8 @@ from conformance.errors import CannotAssess
 
 @dataclass(frozen=True)
 class Code:
-    """Where a version of the code lies: `directory`, where targets are named from, within the
-    checkout `root`, which was made of `repository`."""
+    """Where a version of the code lies: targets are named from `directory`, inside the checkout
+    `root` of `repository`."""
 
     directory: Path
     root: Path
@@ -24,7 +24,7 @@ class Code:
 
     @property
     def places(self) -> list[str]:
-        """What goes to the front of the path, the working directory first."""
+        """Folders for the front of the import path, the working directory first."""
         return list(dict.fromkeys(map(str, (self.directory, self.root, self.root / "src"))))
 
 
@@ -48,8 +48,8 @@ def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, 
     root = _git(directory, "rev-parse", "--show-toplevel")
     if not root:
         raise CannotAssess(
-            f"{base} is no file, and {directory} is in no git repository: run it inside one, or "
-            f"name stored results"
+            f"{base} is not a file, and {directory} is not in a git repository: run it inside one, "
+            f"or name stored results"
         )
     repository = Path(root).resolve()
     inside = directory.resolve().relative_to(repository)
@@ -71,7 +71,7 @@ def sides(base: str, head: str | None, directory: Path) -> Iterator[tuple[Side, 
 
 @contextmanager
 def checkout(ref: str, repository: Path) -> Iterator[tuple[Path, str]]:
-    """A worktree of `ref` while the body runs, and the commit that it stands for.
+    """A worktree of `ref` while the body runs, and its commit.
 
     Raises:
         CannotAssess: where there is no repository, or it has no such commit.
@@ -79,7 +79,7 @@ def checkout(ref: str, repository: Path) -> Iterator[tuple[Path, str]]:
     commit = _git(repository, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}")
     if not commit:
         if not _git(repository, "rev-parse", "--git-dir"):
-            raise CannotAssess(f"{repository} is no git repository, and there is no file {ref}")
+            raise CannotAssess(f"{repository} is not a git repository, and there is no file {ref}")
         raise CannotAssess(
             f"{ref} is neither a stored result nor a commit of {repository}: name a branch, a "
             f"tag, a commit (fetched, in CI: "
@@ -93,7 +93,7 @@ def checkout(ref: str, repository: Path) -> Iterator[tuple[Path, str]]:
                 [*worktree, "add", "--detach", str(place), commit], capture_output=True, text=True
             )
             if added.returncode:
-                raise CannotAssess(f"git made no worktree of {ref}: {added.stderr.strip()}")
+                raise CannotAssess(f"git cannot make a worktree of {ref}: {added.stderr.strip()}")
             yield place, commit
         finally:
             subprocess.run([*worktree, "remove", "--force", str(place)], capture_output=True)

@@ -1,4 +1,4 @@
-"""Making recordings: several processes of one version, or two versions in turns."""
+"""Makes recordings: several processes of one version, or two versions in turns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from conformance.bench.request import BenchRequest
 from conformance.bench.results.stored import Recording, labelled
 
 Announce = Callable[[str, int, int], None]
-"""Called before each process starts with what it is, its number, and how many there will be."""
+"""Called before each process starts, with what it is, its number, and the total."""
 
 
 class SideFailed(RunFailed):
@@ -34,7 +34,8 @@ def record(
     timeout: float,
     announce: Announce = lambda what, number, total: None,
 ) -> Recording:
-    """`runs` processes of what is installed, stored as `run-001.json` and so on in `out`."""
+    """Measure what is installed in `runs` processes, stored as `run-001.json` and so on in
+    `out`."""
     documents = []
     with Workers(timeout) as workers:
         for number in range(runs):
@@ -46,7 +47,7 @@ def record(
 
 
 class Pairs:
-    """Makes pairs of processes of two versions, which measure at the same time and take turns.
+    """Runs pairs of processes, one per version, that measure at the same time and take turns.
 
     Each version begins every other pair.
     """
@@ -65,12 +66,12 @@ class Pairs:
     def measure(
         self, base: BenchRequest, head: BenchRequest, number: int, out: Path
     ) -> dict[str, tuple[Any, str]]:
-        """Pair `number`, counted from 0: by `base` and `head`, the document and the file in `out`
-        that holds it.
+        """Measure pair `number`, counted from 0. By `base` and `head`, return the document and its
+        file in `out`.
 
         Raises:
             SideFailed: if the process of one version did not measure.
-            RunFailed: if it is not known which one did not.
+            RunFailed: if it is not known which of the two did not.
         """
         requests = {"base": base, "head": head}
         order = ("base", "head") if number % 2 == 0 else ("head", "base")
@@ -111,11 +112,11 @@ def record_pairs(
     announce: Announce = lambda what, number, total: None,
     head_request: BenchRequest | None = None,
 ) -> tuple[Recording, Recording]:
-    """`pairs` of processes of two versions, stored as `001.json` and so on in `out/base` and
+    """Measure `pairs` pairs of processes, stored as `001.json` and so on in `out/base` and
     `out/head`.
 
-    Both are asked the same, unless there is a `head_request`. Where one of the two measured nothing
-    at all, the first pair is the last: what is misspelt or broken is said at once.
+    Both get the same request, unless there is a `head_request`. If one of the two measured nothing
+    at all, that pair is the last: something misspelt or broken is reported at once.
 
     Raises:
         RunFailed: as `Pairs.measure`.
@@ -136,7 +137,8 @@ def record_pairs(
 
 
 def _processor(device: str) -> int | None:
-    """The one that both processes of a pair keep to: two cores are as different as two moments."""
+    """The processor that both processes of a pair keep to: two cores differ as much as two
+    moments."""
     if device != "cpu" or not hasattr(os, "sched_getaffinity"):
         return None
     return max(os.sched_getaffinity(0))

@@ -21,18 +21,17 @@ from conformance.hub import HubView
 from conformance.run import launch
 
 _PATIENCE = 0.5
-"""Of the time that a process has: what it waits for one turn. Who takes longer over a turn hangs;
-who is merely slow does not."""
+"""The share of a process's time limit that it waits for one turn. A process that takes longer over
+a turn hangs; a slow one does not."""
 _LAST_WORDS = 10.0
-"""Seconds that a process has to say what ended it, once the one that took turns with it has missed
-it."""
+"""Seconds that a process has to report its end, once its partner has missed it."""
 
 
 class RunFailed(Exception):
-    """A process that was to measure did not: it crashed, hung or raised.
+    """A process that was to measure crashed, hung or raised.
 
-    `worker` is the one that failed, with whose last words the message ends; None where it is not
-    known which of two did.
+    `worker` is the one that failed, and the message ends with its last words; None if it is not
+    known which of two failed.
     """
 
     def __init__(self, message: str, worker: Worker | None) -> None:
@@ -42,7 +41,7 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What one process is to measure: a request, for one version of the code (None: what is
+    """What one process measures: a request, for one version of the code (None: what is
     installed)."""
 
     request: BenchRequest
@@ -89,7 +88,7 @@ class Worker:
             os.close(self.answers)
 
     def manner_of_death(self) -> str:
-        """How it ended, once it has closed its pipe: at once, unless it only closed that."""
+        """How it ended, after it closed its pipe; waits in case only the pipe is closed."""
         with suppress(subprocess.TimeoutExpired):
             return launch.manner_of_death(self._process.wait(_LAST_WORDS))
         return "said nothing more"
@@ -118,7 +117,7 @@ class Workers:
         self._stack.close()
 
     def measure(self, task: Task) -> Any:
-        """The document that a process of its own wrote.
+        """Run one process and return its document.
 
         Raises:
             CannotAssess, RunFailed: as `documents`.
@@ -127,7 +126,7 @@ class Workers:
         return document
 
     def measure_in_turns(self, first: Task, second: Task) -> tuple[Any, Any]:
-        """The documents of two processes that took turns.
+        """Run two processes in turns and return their documents.
 
         Raises:
             CannotAssess, RunFailed: as `documents`.
@@ -193,7 +192,7 @@ def documents(workers: Sequence[Worker]) -> list[Any]:
                     )
                     deadline = min(deadline, time.monotonic() + _LAST_WORDS)
     if abandoning:
-        raise RunFailed("the process measured, and did not pass the turn", abandoning)
+        raise RunFailed("the process measured, but did not pass the turn", abandoning)
     return [json.loads(worker.out.read_text(encoding="utf-8")) for worker in workers]
 
 
@@ -214,8 +213,8 @@ def _was_abandoned(answer: dict[str, Any], worker: Worker) -> bool:
 
 def _environment(home: Path) -> dict[str, str]:
     environment = launch.environment_of_child(HubView(home / "hf"), home.name)
-    # What a user, or a pytest around us, tells pytest would drop or disable benchmarks without a
-    # word.
+    # Pytest settings of the user, or of a pytest around us, could silently drop or disable
+    # benchmarks.
     environment = {
         name: value for name, value in environment.items() if not name.startswith("PYTEST_")
     }

@@ -1,1 +1,1 @@
-"""What measurements and comparisons look like: terminal, pull request, page."""
+"""Shows measurements and comparisons: on a terminal, in a pull request, as a page."""

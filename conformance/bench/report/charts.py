@@ -1,5 +1,4 @@
-"""Charts that a person would put into a pull request, drawn by matplotlib: files, and SVGs that
-stand in a page."""
+"""Charts for a pull request, drawn by matplotlib: as files, and as SVGs inside a page."""
 
 from __future__ import annotations
 
@@ -18,10 +17,10 @@ if TYPE_CHECKING:
 
 _BASE, _HEAD, _BAD, _OPEN, _FAINT = "#64748b", "#2563eb", "#c2410c", "#a16207", "#94a3b8"
 _TOLD = {Finding.SLOWER: _BAD, Finding.INCONCLUSIVE: _OPEN}
-"""Of findings on time; what is said of memory is not said of time."""
+"""Colours of findings on time; a finding on memory does not colour a time."""
 _ROW = 0.42
 _NAME_LENGTH, _NAMES_LENGTH = 20, 90
-"""Letters of one name, and of all names, below a chart of history."""
+"""The most letters of one name, and of all names together, below a history chart."""
 
 
 def as_svg(figure: Figure) -> str:
@@ -41,15 +40,15 @@ def as_svg(figure: Figure) -> str:
 
 
 def save(figure: Figure, out: Path, name: str) -> list[str]:
-    """`name.png` and `name.svg` in `out`: their names."""
+    """Write `name.png` and `name.svg` to `out`, and return their names."""
     (out / f"{name}.svg").write_text(as_svg(figure), encoding="utf-8")
     figure.savefig(out / f"{name}.png", bbox_inches="tight", dpi=144)
     return [f"{name}.png", f"{name}.svg"]
 
 
 def ratios(comparison: Comparison) -> Figure | None:
-    """Head over base for each benchmark, with the bound below which the truth lies, beside what
-    counts as slower."""
+    """Head over base for each benchmark, with its upper bound, and the slow-down that must be
+    excluded."""
     compared = [one for one in comparison.benchmarks if one.ratio is not None]
     if not compared:
         return None
@@ -73,8 +72,8 @@ def ratios(comparison: Comparison) -> Figure | None:
 
 
 def distributions(name: str, base: Recording, head: Recording, *, paired: bool) -> Figure | None:
-    """What each pair says, or the median of each process where they were not made in pairs; and the
-    rounds of all of them."""
+    """The ratio of each pair (the median of each process if they are not paired), and all
+    rounds."""
     sides = [(recording, colour) for recording, colour in ((base, _BASE), (head, _HEAD))]
     if not all(any(recording.seconds(name)) for recording, _ in sides):
         return None
@@ -100,7 +99,7 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
             if name in run.benchmarks
             for value in run.benchmarks[name].rounds
         )
-        # A round that the machine interrupted would leave the others no room.
+        # One round that the machine interrupted would leave the others no room.
         shown = every[: max(1, int(0.99 * len(every)))]
         rounds.hist(shown, bins=40, histtype="step", color=colour, density=True)
     processes.xaxis.get_major_locator().set_params(integer=True)
@@ -110,7 +109,7 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
 
 
 def roofline(recording: Recording) -> Figure | None:
-    """What each benchmark achieves beside what the device was measured to be capable of."""
+    """What each benchmark achieves, beside the device's measured ceilings."""
     ceilings = recording.ceilings
     found = {
         name: one
@@ -148,8 +147,8 @@ def roofline(recording: Recording) -> Figure | None:
 def history(
     rows: Sequence[Mapping[str, Any]], steps: Sequence[int], memory_steps: Sequence[int]
 ) -> Figure:
-    """One benchmark over time: the median of each recording, what it needed at the peak, and where
-    they stepped."""
+    """One benchmark over time: the median and the peak memory of each recording, and their
+    steps."""
     figure, (time, memory) = _figure(7.5, 1.9, columns=2)
     time.plot([1e3 * row["seconds"] for row in rows], "o-", color=_HEAD, markersize=3, linewidth=1)
     for axes, own in ((time, steps), (memory, memory_steps)):
@@ -162,7 +161,7 @@ def history(
     ]
     memory.plot(peaks, "o-", color=_HEAD, markersize=3, linewidth=1)
     memory.set_ylabel("peak memory, MB", fontsize=8)
-    # Of many recordings, or of long names, only some find room.
+    # With many recordings or long names, only some names have room.
     names = [row["label"][-_NAME_LENGTH:] for row in rows]
     shown = range(0, len(rows), math.ceil(len(rows) * max(map(len, names)) / _NAMES_LENGTH))
     for axes in (time, memory):
@@ -175,8 +174,7 @@ def history(
 
 
 def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
-    """How often slow-downs of each size, as they were measured, are found; with Clopper and
-    Pearson's bounds."""
+    """How often slow-downs of each measured size are found, with Clopper and Pearson's bounds."""
     figure, axes = _figure(6.0, 3.2)
     for benchmark in dict.fromkeys(row["benchmark"] for row in rates):
         own = sorted(

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 def write_measured(console: Console, recording: Recording) -> None:
-    """A line for each benchmark: time, throughput, how near it comes to what the device can do,
-    memory."""
+    """A line for each benchmark: time, throughput, share of the device's peak, memory."""
     console.print(headline(recording))
     console.print(
         table(
@@ -34,7 +33,7 @@ def write_measured(console: Console, recording: Recording) -> None:
 
 
 def write_comparison(console: Console, comparison: Comparison) -> None:
-    """The verdict, and a line for each benchmark, what fails first."""
+    """The verdict, and a line for each benchmark, failures first."""
     console.print(f"{comparison.result} {comparison.head} against {comparison.base}")
     if comparison.refusal:
         console.print(f"  not compared: {comparison.refusal}")
@@ -53,9 +52,9 @@ def write_power(console: Console, found: PowerReport) -> None:
         "benchmark",
         "slowed by",
         "measured",
-        "a pair strays",
+        "pairs vary by",
         f"found of {draws:,}",
-        "its bounds",
+        "bounds",
     )
     console.print(table(columns, shortened(power_rows(found.rates))))
     if found.memory is not None:

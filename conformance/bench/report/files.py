@@ -19,8 +19,8 @@ from conformance.bench.report.rows import headline
 def write_all(
     comparison: Comparison, recordings: tuple[Recording, Recording] | None, out: Path
 ) -> list[str]:
-    """`verdict.json` and `summary.md` in `out`; where there are recordings to draw, `report.html`
-    and the chart `comparison`, of which none from before stays. Returns the names of what was
+    """Write `verdict.json` and `summary.md` to `out`, and `report.html` and the chart `comparison`
+    if there is something to draw. Earlier pages and charts are removed. Returns the names
     written."""
     from conformance.bench.report import charts
     from conformance.bench.report.html import comparison_page

@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG of ours under a title; only `charts` makes them."""
+    """An SVG under a title; only `charts` makes them."""
 
     title: str
     svg: str
@@ -68,8 +68,7 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
                 for cells, one in zip(shortened(compared_rows(comparison)), order, strict=True)
             ],
             _charts([("", charts.ratios(comparison))]),
-            "Points are estimates, and lines end where the truth lies below, or above, with 95 %. "
-            "Dotted: the slow-down "
+            "Points are estimates, and lines end at one-sided 95 % bounds. Dotted: the slow-down "
             f"that must be excluded. {method(comparison)}",
         ),
         Section(
@@ -120,9 +119,9 @@ def history_page(history: History) -> str:
             Section(
                 "History",
                 charts=drawn,
-                note="Dotted: a step. In time, one that chance alone would make in one of a "
-                "thousand such series; in memory, "
-                "which is counted, a change of more than one part in a thousand."
+                note="Dotted: a step. In time, one that chance alone would produce in one of a "
+                "thousand such series; in memory, which is counted, a change of more than one part "
+                "in a thousand."
                 if stepped
                 else "",
             ),
@@ -135,18 +134,17 @@ def _measured(recording: Recording) -> list[Section]:
     rows = [Row(cells) for cells in shortened(measured_rows(recording))]
     return [
         Section(
-            f"What the device gives {recording.label}",
-            ("benchmark", "median", "tokens/s", "of what it can do", "peak memory"),
+            f"Throughput of {recording.label}",
+            ("benchmark", "median", "tokens/s", "of peak", "peak memory"),
             rows,
-            note="The process in the middle. Shares are of a half-precision matrix product and of "
-            "a copy, measured on random "
-            "data; MFU is of the datasheet's dense peak.",
+            note="Of the median process. Shares are of a half-precision matrix product and of a "
+            "copy, measured on random data; MFU is of the datasheet's dense peak.",
         ),
         Section(
             "Roofline",
             charts=_charts([("", charts.roofline(recording))]),
-            note="The line is what was measured at best: on the slope limited by the copy, on the "
-            "flat by the matrix product.",
+            note="The line is the best that was measured: limited by the copy on the slope, and by "
+            "the matrix product on the flat.",
         ),
     ]
 

@@ -15,8 +15,8 @@ from conformance.bench.report.rows import memory_change, method
 
 
 def summary(comparison: Comparison, headline: str = "") -> str:
-    """Markdown for a pull request or a CI job's summary; `headline` says what of and on which
-    device it was taken."""
+    """Markdown for a pull request or a CI job's summary; `headline` names the setting and the
+    device."""
     lines = [
         f"## {comparison.result.capitalize()}",
         "",
@@ -43,12 +43,12 @@ def summary(comparison: Comparison, headline: str = "") -> str:
             memory_change(one),
             one.why,
         )
-        # What a process last said has lines of its own, which would end the row.
+        # A process's last words may span lines, which would end the row.
         lines.append(
             "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
         )
-    told = [f"Taken on {headline}."] if headline else []
+    told = [f"Measured on {headline}."] if headline else []
     if comparison.environment_change:
-        told.append(f"The software changed beside the code: {comparison.environment_change}.")
+        told.append(f"The software changed besides the code: {comparison.environment_change}.")
     how = f"<details><summary>How this is decided</summary>\n\n{method(comparison)}\n</details>"
     return "\n".join([*lines, "", *told, "", how, ""])

@@ -1,4 +1,4 @@
-"""Cells of the tables that terminals and pages show, and what stands above them."""
+"""Cells of the tables in terminals and pages, and the headline above them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
-    """Cells of `write_measured`, of the typical process."""
+    """The cells of `write_measured`, from the typical process."""
     ceilings = recording.ceilings
     rows: list[tuple[str, ...]] = []
     for name in recording.names:
@@ -46,7 +46,7 @@ def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def memory_change(one: Compared) -> str:
-    """What head needs at the peak, and how much that is more or less."""
+    """Head's peak memory, and its change from base."""
     if one.head_bytes is None or one.base_bytes is None:
         return ""
     more = one.head_bytes - one.base_bytes
@@ -58,25 +58,24 @@ def memory_change(one: Compared) -> str:
 
 
 def method(comparison: Comparison) -> str:
-    """How the verdict was come to, in a few sentences."""
+    """How the verdict was reached, in a few sentences."""
     taken = (
-        "of rounds that were timed in turns"
+        "of rounds timed in turns"
         if comparison.paired
-        else "of runs that were not made in turns, so that what changed on the machine between "
-        "them counts too"
+        else "of runs not made in turns, so that changes on the machine between them count too"
     )
     stalls = (
         "; or the same test finds that over 1 % more of head's rounds than of base's take half as "
-        "long again as is usual"
+        "long again as usual"
         if comparison.paired
         else ""
     )
     return (
-        f"Slower: a one-sided t test on logarithms {taken}, refuses a slow-down of half a per "
+        f"Slower: a one-sided t test on logarithms {taken}, rejects a slow-down of half a per "
         f"cent or less, with at most "
         f"{100 * comparison.level:g} % of false alarms over all benchmarks together "
         f"(Holm){stalls}. No regression: a slow-down "
-        f"of {100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; what is neither "
+        f"of {100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; anything else "
         f"is inconclusive."
     )
 
@@ -102,7 +101,7 @@ def history_rows(history: History) -> list[tuple[str, ...]]:
 
 
 def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
-    """How often each slow-down was found; in the first row, how often there was none to find."""
+    """How often each slow-down was found; the first row, without one, shows false alarms."""
     return [
         (
             rate.benchmark,
@@ -123,8 +122,8 @@ def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
 
 
 def headline(recording: Recording) -> str:
-    """What all benchmarks have in common, the device, and the software that decides about speed, in
-    a line."""
+    """The setting that all benchmarks share, the device, and the software that affects speed, in a
+    line."""
     environment = recording.runs[0].environment
     device, packages = environment.get("device", {}), environment.get("packages", {})
     software = ", ".join(
@@ -136,7 +135,8 @@ def headline(recording: Recording) -> str:
 
 
 def _of_peak(facts: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:
-    """Prefill and training are bound by arithmetic, decoding by bandwidth."""
+    """The share of the ceiling: prefill and training are bound by arithmetic, decoding by
+    bandwidth."""
     if facts["workload"] == "decode":
         return _share(facts.get("bytes_per_second"), ceilings.get("bytes_per_second"), "bandwidth")
     if facts.get("mfu") is not None:

@@ -1,1 +1,1 @@
-"""What stored numbers say. Knows no torch and starts no process."""
+"""Interprets stored numbers. Imports no torch and starts no process."""

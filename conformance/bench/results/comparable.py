@@ -8,13 +8,13 @@ from typing import Any
 from conformance.bench.results.stored import Recording, Run
 
 _ASKED = ("backbone_id", "rounds", "seed")
-"""What two runs must have been asked alike, beside what is in the names of benchmarks. Where files
-lay may differ."""
+"""Parts of the request that must be equal, besides those in the names of benchmarks. File locations
+may differ."""
 
 
 def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, int] | None:
-    """The runs of two stored recordings that took turns with one another, in order, and how many
-    pairs are missing, whole or by half; None where no runs took turns."""
+    """The runs of two stored recordings that took turns with each other, in order, and the number
+    of pairs that lack one or both runs; None if no runs took turns."""
     before, after = ({run.pair: run for run in side.runs if run.pair} for side in (base, head))
     both = [pair for pair in before if pair in after]
     if not both:
@@ -30,8 +30,8 @@ def in_turns(base: Recording, head: Recording) -> tuple[Recording, Recording, in
 def why_not_comparable(
     base: Recording, head: Recording, *, allow_environment_change: bool = False
 ) -> str | None:
-    """The difference between two recordings that makes a comparison meaningless; None where there
-    is none."""
+    """The difference between two recordings that makes a comparison meaningless; None if there is
+    none."""
     runs = [*base.runs, *head.runs]
     environments = [run.environment for run in runs]
     changed = _differences(*(environment.get("device", {}) for environment in environments))
@@ -41,19 +41,19 @@ def why_not_comparable(
         return "a MIG slice shares its memory bandwidth with others: time whole devices"
     changed = _differences(*map(_asked, runs))
     if changed:
-        return f"they were asked for different things ({changed}): record them alike"
+        return f"their requests differ ({changed}): record them alike"
     changed = environment_change(base, head)
     if changed and not allow_environment_change:
         return (
-            f"the software changed beside the code ({changed}); --allow-environment-change "
+            f"the software changed besides the code ({changed}); --allow-environment-change "
             f"compares them all the same"
         )
     return None
 
 
 def environment_change(base: Recording, head: Recording) -> str:
-    """How the software differs between any two of the runs, the code that is compared aside; empty
-    if it does not."""
+    """How the software, apart from the compared code, differs between any two runs; empty if it
+    does not."""
     environments = [
         {**run.environment, **run.environment.get("packages", {}), "device": None, "packages": None}
         for run in (*base.runs, *head.runs)
@@ -64,13 +64,13 @@ def environment_change(base: Recording, head: Recording) -> str:
 def _asked(run: Run) -> dict[str, Any]:
     told = {name: run.asked.get(name) for name in _ASKED}
     if told["backbone_id"] is None:
-        told["backbone_id"] = "of the target's own"
+        told["backbone_id"] = "the target's default"
     turns = {benchmark.in_turns for benchmark in run.benchmarks.values()}
     return {**told, "in turns": turns.pop() if len(turns) == 1 else None}
 
 
 def _differences(*tables: Mapping[str, Any]) -> str:
-    """What is not the same in all of them; None is what is not known."""
+    """What differs between the tables; None stands for unknown."""
     names = sorted({name for table in tables for name in table})
     known = {
         name: list(

@@ -30,20 +30,20 @@ from conformance.bench.units import size
 
 NO_REGRESSION, REGRESSION, INCONCLUSIVE = 0, 1, 2
 MEMORY_SLACK = 0.001
-"""Memory is counted, not sampled: more than this share above base's is more."""
+"""Memory is counted, not sampled: more than this share above base's counts as more."""
 STALL = 1.5
-"""A round that takes so many times as long as base's usual one stalls. The centre of a pair's
-rounds does not see what happens in fewer than a quarter of them: a cache that is built anew every
-tenth time, say."""
+"""A round that takes this many times as long as base's median round stalls. The centre of a pair's
+rounds does not show what happens in fewer than a quarter of them, such as a cache that is rebuilt
+every tenth time."""
 FEW_STALLS = 0.01
 """Head may stall in this share more of its rounds than base before it counts: about one round of a
 pair."""
 STALL_PAIRS = 6
-"""Stalls are counted, and of fewer pairs than this the counts are too often all the same."""
+"""Fewer pairs than this say nothing of stalls: their counts are too often all the same."""
 
 
 class Finding(str, Enum):
-    """What a comparison says of one benchmark."""
+    """What a comparison finds for one benchmark."""
 
     SAME = "no regression"
     FASTER = "faster"
@@ -138,12 +138,12 @@ def compare(
     level: float = FALSE_ALARMS,
     allow_environment_change: bool = False,
 ) -> Comparison:
-    """Hold `head` against `base`, run by run where they were made in turn (`paired`).
+    """Compare `head` with `base`, run by run if they were made in turns (`paired`).
 
     `detectable` is the logarithm of the ratio that must be excluded before a benchmark counts as
-    unchanged; `level` bounds the probability of a false alarm over all benchmarks together. What
-    cannot be compared is refused: other devices, other requests, and other software unless that is
-    allowed.
+    unchanged; `level` bounds the probability of a false alarm over all benchmarks together.
+    Recordings of different devices or requests are refused, and of different software unless that
+    is allowed.
     """
     refusal = why_not_comparable(base, head, allow_environment_change=allow_environment_change)
     changed = environment_change(base, head)
@@ -162,7 +162,7 @@ def compare(
             return (
                 f"about {needed} pairs would tell (--pairs)"
                 if needed
-                else "take a quieter machine, or a larger --detect"
+                else "use a quieter machine, or a larger --detect"
             )
         of_each = f"about {needed}" if needed else "thousands of"
         return (
@@ -188,9 +188,9 @@ def compare(
 
 
 class Pair(NamedTuple):
-    """What a pair of runs says of a benchmark: the logarithm of head's usual time over base's, how
-    many more of its rounds stall, as a share, and the logarithm of the ratio of means, stalls and
-    interruptions included."""
+    """One benchmark in a pair of runs: the logarithm of head's usual time over base's, the share by
+    which more of head's rounds stall, and the logarithm of the ratio of means, including stalls and
+    interruptions."""
 
     logarithm: float
     stalls: float
@@ -199,9 +199,11 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Tested:
-    """The tests of a benchmark: of the time that its rounds take, and of the share of them that
-    stall (None where that cannot be judged: for runs that were not made in turns, for few pairs,
-    and where head takes less time all in all)."""
+    """The tests of a benchmark: of the time of its rounds, and of the share of rounds that stall.
+
+    `stalls` is None if it cannot be judged: for runs not made in turns, for few pairs, and if head
+    takes less time overall.
+    """
 
     time: Slowdown
     stalls: Slowdown | None
@@ -210,7 +212,7 @@ class Tested:
 def tested(pairs: Sequence[Pair]) -> Tested:
     """Both tests of a benchmark, from at least two pairs."""
     time = slowdown([pair.logarithm for pair in pairs])
-    # Who takes less time although it stalls has chosen so.
+    # A head that takes less time overall although it stalls has made a good trade.
     if len(pairs) < STALL_PAIRS or statistics.fmean(pair.mean for pair in pairs) <= 0:
         return Tested(time, None)
     stalls = slowdown(
@@ -220,8 +222,8 @@ def tested(pairs: Sequence[Pair]) -> Tested:
 
 
 def called_slower(tests: Mapping[str, Tested], level: float = FALSE_ALARMS) -> dict[str, str]:
-    """The benchmarks that are slower, and by how much in words; all tests together cry wolf with
-    probability `level`."""
+    """The benchmarks that are slower, and by how much in words; all tests together raise a false
+    alarm with probability `level`."""
     probabilities = {(name, "time"): test.time.probability for name, test in tests.items()}
     probabilities |= {
         (name, "stalls"): test.stalls.probability
@@ -255,7 +257,7 @@ def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Tested
 
 
 def pairs_of(base: Recording, head: Recording, name: str) -> list[Pair]:
-    """What each pair of runs says that both measured the benchmark."""
+    """The benchmark in each pair of runs that both measured it."""
     return [
         _pair(before.benchmarks[name], after.benchmarks[name])
         for before, after in zip(base.runs, head.runs, strict=True)
@@ -264,7 +266,7 @@ def pairs_of(base: Recording, head: Recording, name: str) -> list[Pair]:
 
 
 def _pair(base: Benchmark, head: Benchmark) -> Pair:
-    """Round by round where they took turns, so that what slowed both cancels."""
+    """Compare round by round if they took turns, so that what slowed both cancels."""
     skipped = max(base.left_out, head.left_out)
     pairs = list(zip(base.rounds, head.rounds, strict=False))[skipped:]
     if not (base.in_turns and head.in_turns and pairs):
@@ -281,18 +283,17 @@ def _pair(base: Benchmark, head: Benchmark) -> Pair:
 
 
 def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
-    """What is to be said of a benchmark that one of the two did not measure; None where both
-    did."""
+    """The finding on a benchmark that one of the two did not measure; None if both did."""
     had, has = (any(recording.seconds(name)) for recording in (base, head))
     if had and has:
         return None
     before, after = (recording.trouble(name) or "" for recording in (base, head))
     base_alone, head_alone = before.startswith("alone"), after.startswith("alone")
-    only_there = f"{base.label} has it, {head.label} has not: renamed or removed"
+    only_there = f"{base.label} has it, {head.label} does not: renamed or removed"
     only_here = (
         f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
     )
-    # What broke in base may have been there; what it had no room or no attention for was not.
+    # A benchmark that failed in base may have existed there; one without room or attention did not.
     new = Finding.INCONCLUSIVE if before.startswith("failed") else Finding.NEW
     return _first(
         name,
@@ -335,7 +336,7 @@ def _measured(
             f"{''.join(recorded_in)} alone"),
         (not recorded_in, Finding.INCONCLUSIVE, "memory was recorded in neither"),
         (test is None, Finding.INCONCLUSIVE,
-         "one run says nothing of how far runs stray: record several of each (bench run --runs)"),
+         "one run does not show how much runs vary: record several of each (bench run --runs)"),
         (at_most > detectable, Finding.INCONCLUSIVE,
          f"up to {_percent(at_most)} slower cannot be excluded; {hint}"),
         (at_most < -NEGLIGIBLE, Finding.FASTER, f"{-100 * math.expm1(estimate):.1f} % less time"),
@@ -364,13 +365,13 @@ def _first(name: str, table: Sequence[tuple[object, Finding, str]]) -> Compared:
 
 
 def _more_memory(before: int | None, after: int | None) -> str:
-    """How much more head needs at the peak, in words; empty if it is not more than counts."""
+    """How much more memory head needs at the peak, in words; empty within `MEMORY_SLACK`."""
     if before is None or after is None or after - before <= before * MEMORY_SLACK:
         return ""
     share = 100 * (after - before) / max(before, 1)
     return (
-        f"{size(after - before)} ({share:.2g} %) more memory at the peak: {size(after)}, and "
-        f"{size(before)} before"
+        f"{size(after - before)} ({share:.2g} %) more memory at the peak: {size(after)}, up from "
+        f"{size(before)}"
     )
 
 
@@ -379,18 +380,18 @@ def _percent(logarithm: float) -> str:
 
 
 def head_failed(base: str, head: str, why: str, detectable: float = DETECTABLE) -> Comparison:
-    """The verdict where head's process did not live to measure anything."""
+    """The verdict if head's process died before it measured anything."""
     return Comparison(
         base, head, (Compared("head", Finding.BROKEN, why),), detectable, FALSE_ALARMS
     )
 
 
 def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:
-    """The verdict of stored pairs, of which so many are `missing`: what they would have shown is
-    not known."""
+    """The verdict on stored pairs when `missing` are lacking: what they would have shown is
+    unknown."""
     why = (
-        f"{missing} pairs are missing, whole or by half: the comparison was interrupted, or a "
-        f"process of it failed"
+        f"{missing} pairs lack one run or both: the comparison was interrupted, or one of its "
+        f"processes failed"
     )
     return replace(
         comparison,
@@ -399,7 +400,7 @@ def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:
 
 
 def slowest_first(comparison: Comparison) -> Iterator[Compared]:
-    """What fails first, then what is not known, then the rest, the slowest of each first."""
+    """Failures first, then inconclusive findings, then the rest; the slowest of each first."""
     order = {REGRESSION: 0, INCONCLUSIVE: 1, NO_REGRESSION: 2}
     yield from sorted(
         comparison.benchmarks, key=lambda one: (order[one.finding.exit_status], -(one.ratio or 0.0))

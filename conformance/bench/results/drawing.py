@@ -1,4 +1,4 @@
-"""How often comparisons that are drawn from recorded pairs cry wolf, and how often they find a
+"""How often comparisons drawn from recorded pairs raise false alarms, and how often they find a
 slow-down."""
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ DRAWS = 1000
 _ANY = "any"
 """The name under which a comparison that calls any benchmark slower is counted."""
 Together = Mapping[str, list[Pair]]
-"""The pairs of each benchmark, of what was measured together."""
+"""The pairs of each benchmark that were measured together."""
 Recorded = dict[float, list[Together]]
 """By slow-down, everything that was measured together."""
 
 
 @dataclass(frozen=True)
 class Rate:
-    """How many of `draws` comparisons of `pairs` pairs called a benchmark slower that had been
-    slowed by `slowdown` (`measured`: as the `recorded` pairs show it).
+    """The share of `draws` comparisons of `pairs` pairs that called a benchmark slower that had
+    been slowed by `slowdown` (`measured`: as the `recorded` pairs show it).
 
     They are drawn from `together` groups of pairs that were measured together. The bounds are
-    Clopper and Pearson's, one-sided, 95 %, and those of the drawing alone.
+    Clopper and Pearson's, one-sided, 95 %, and cover the drawing alone.
     """
 
     benchmark: str
@@ -51,8 +51,8 @@ class Rate:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """One comparison end to end: what head was slowed by, the verdict, which benchmarks it called
-    slower, its length."""
+    """One end-to-end comparison: head's slow-down, the verdict, the benchmarks it called slower,
+    its length."""
 
     slowdown: float
     pairs: int
@@ -66,7 +66,7 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class PowerReport:
-    """What comparisons of so many `pairs` find on a machine: drawn from a recording, and confirmed
+    """What comparisons of `pairs` pairs find on a machine: drawn from a recording, and confirmed
     end to end."""
 
     environment: Mapping[str, Any]
@@ -89,8 +89,8 @@ class PowerReport:
         }
 
     def _of_every_pair(self, what: str) -> dict[str, Any]:
-        """One number of every pair, by slow-down and benchmark, those that were measured together
-        in one list."""
+        """One number of every pair, by slow-down and benchmark; pairs measured together share a
+        list."""
         return {
             str(share): [
                 {
@@ -103,9 +103,10 @@ class PowerReport:
         }
 
 
-def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) -> Iterator[Rate]:
-    """Draw comparisons of `pairs` recorded pairs, each slow-down for itself, and count what they
-    find.
+def rates(
+    recorded: Mapping[float, Sequence[Together]], pairs: int, *, draws: int = DRAWS, seed: int = 0
+) -> Iterator[Rate]:
+    """Draw comparisons of `pairs` recorded pairs for each slow-down, and count what they find.
 
     Without a slow-down, a comparison that calls any benchmark slower counts as one false alarm,
     under the name `any`.
@@ -113,8 +114,8 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
     A comparison is drawn, with replacement, from pairs that were measured together: what they have
     in common belongs to a comparison's error, and would average out over pairs of many groups. A
     group of fewer pairs than a comparison takes was interrupted, and is left out. Drawn comparisons
-    share pairs: the bounds are those of the drawing, and how far the recording itself strays, fresh
-    comparisons tell.
+    share pairs, so the bounds cover the drawing alone; only fresh comparisons show how much
+    recordings vary.
 
     Raises:
         CannotAssess: if fewer pairs were recorded than a comparison takes.
@@ -149,7 +150,7 @@ def rates(recorded: Recorded, pairs: int, *, draws: int = DRAWS, seed: int = 0) 
 def _drawn(
     groups: Sequence[Together], names: Sequence[str], pairs: int, draws: int, source: random.Random
 ) -> Counter[str]:
-    """How many drawn comparisons call each benchmark slower, and any."""
+    """The number of drawn comparisons that call each benchmark slower, and that call any slower."""
     found: Counter[str] = Counter()
     for _ in range(draws):
         group = source.choice(groups)

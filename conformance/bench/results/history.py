@@ -1,5 +1,5 @@
-"""Benchmarks over time: stored recordings in the order in which they were made, and where they
-stepped."""
+"""Benchmarks over time: stored recordings in the order they were made, and the steps between
+them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from conformance.bench.results.statistics import student_tail
 from conformance.bench.results.stored import InvalidResults, Recording, read
 
 _CHANCE = 0.001
-"""A step is told where chance alone would make one as clear in one of a thousand series."""
+"""A step is reported if chance alone would make one as clear in at most one of a thousand
+series."""
 _SHORTEST = 3
 """Fewer recordings on one side of a step have no level."""
 _FINEST = 1e-6
-"""A millionth of a time, which no clock and no machine repeats."""
+"""A millionth of a time: no clock and no machine repeats a time so closely."""
 SHORTEST_HISTORY = 2 * _SHORTEST
 
 
@@ -39,10 +40,10 @@ class History:
 
 
 def history(places: Sequence[Path]) -> History:
-    """What lies in `places`, each a file or folder of results, by the time of its first run.
+    """The recordings in `places`, each a file or folder of results, by the time of their first run.
 
     Raises:
-        InvalidResults: naming what is no result of ours.
+        InvalidResults: if one is not a result of ours, or cannot be compared with the first.
     """
     labels = _labels(places)
     recordings = sorted(
@@ -52,7 +53,7 @@ def history(places: Sequence[Path]) -> History:
     for other in recordings[1:]:
         refusal = why_not_comparable(first, other, allow_environment_change=True)
         if refusal:
-            raise InvalidResults(f"{other.label} and {first.label} make no history: {refusal}")
+            raise InvalidResults(f"{other.label} and {first.label} share no history: {refusal}")
     names = dict.fromkeys(name for recording in recordings for name in recording.names)
     rows = {name: _rows(recordings, name) for name in names}
     rows = {name: found for name, found in rows.items() if found}
@@ -65,11 +66,14 @@ def history(places: Sequence[Path]) -> History:
 
 
 def steps(levels: Sequence[float]) -> list[int]:
-    """Where a series steps to another level: the stretch that stands out most, if chance hardly
-    ever gives one that stands out as much, and the same within what is before, in and behind it
-    (circular binary segmentation, Olshen et al., Biostatistics 5, 2004). How seldom chance does is
-    Student's t test between the stretch and the rest, for each of all stretches (Bonferroni):
-    shuffling, which that paper does, cannot tell anything of a dozen recordings."""
+    """Where a series steps to another level (circular binary segmentation, Olshen et al.,
+    Biostatistics 5, 2004).
+
+    The stretch that stands out most gives steps if chance hardly ever makes one as clear; the
+    search then goes on before, within and after it. The probability comes from Student's t test
+    between the stretch and the rest, times the number of stretches (Bonferroni): shuffling, as in
+    that paper, cannot decide on a dozen recordings.
+    """
     return sorted(_steps(np.asarray(levels, dtype=np.float64), 0))
 
 
@@ -85,8 +89,7 @@ def _steps(levels: Any, offset: int) -> list[int]:
 
 
 def _clearest(levels: Any) -> tuple[int, int, float]:
-    """Where the stretch that stands out most begins and ends, and how often chance would give one
-    as clear."""
+    """The beginning and end of the stretch that stands out most, and its probability by chance."""
     count = len(levels)
     levels = levels - levels.mean()
     sums = np.concatenate([[0.0], np.cumsum(levels)])
@@ -99,24 +102,25 @@ def _clearest(levels: Any) -> tuple[int, int, float]:
         & ((end == count) | (count - end >= _SHORTEST))
     )
     inside, outside = np.maximum(inside, 1), np.maximum(outside, 1)
-    # Of the sum of all squares about the mean, what the two levels account for.
+    # The part of the sum of squares about the mean that the two levels account for.
     between = np.where(
         long_enough, (sums[end] - sums[begin]) ** 2 * count / (inside * outside), 0.0
     )
     where = np.unravel_index(int(between.argmax()), between.shape)
     told = float(between[where])
-    # Nothing is told apart more finely than this: recordings that are all the same have no steps.
+    # Differences finer than this do not count: recordings that are all the same have no steps.
     left = max(float((levels**2).sum()) - told, count * _FINEST**2)
     degrees = count - 2
     t = math.sqrt(told / (left / degrees))
-    # A stretch from the beginning and the one from its end on are the same two levels.
+    # A stretch from the beginning and the one after it give the same two levels, and both are
+    # counted.
     chance = 2 * student_tail(t, degrees) * int(long_enough.sum())
     return int(where[0]), int(where[1]), chance
 
 
 def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Memory is counted, not sampled: whatever differs by more than a comparison lets pass from the
-    level so far is a step."""
+    """Memory is counted, not sampled: a change of more than `MEMORY_SLACK` from the level so far is
+    a step."""
     found: list[int] = []
     level = None
     for place, row in enumerate(rows):
@@ -128,7 +132,7 @@ def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _labels(places: Sequence[Path]) -> dict[Path, str]:
-    """The end of each path, as much of it as tells them apart."""
+    """The end of each path, just long enough to tell the places apart."""
     parts = {
         place: (
             *place.resolve().parent.parts[1:],

@@ -1,7 +1,7 @@
 """The statistics behind a verdict on speed: Student's t, the steady state, and the paired
 comparison.
 
-Knows no torch: it decides over numbers that were recorded somewhere else.
+Imports no torch: it judges numbers that were recorded elsewhere.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from itertools import combinations_with_replacement
 from typing import TypeVar
 
 NEGLIGIBLE = math.log(1.005)
-"""Slow-downs up to this are not told from none: half a per cent, as the logarithm of a ratio."""
+"""Slow-downs up to this count as none: half a per cent, as the logarithm of a ratio."""
 DETECTABLE = math.log(1.03)
-"""A verdict without a regression says that nothing slower than this is there: three per cent,
-likewise."""
+"""A verdict without a regression excludes slow-downs beyond this: three per cent, likewise."""
 FALSE_ALARMS = 0.001
 """How often a comparison of the same code may be called a regression, over all its benchmarks
 together."""
 MISSES = 0.05
-"""How often a slow-down of `DETECTABLE` may be taken for none, for each benchmark."""
+"""How often a slow-down of `DETECTABLE` may be missed, for each benchmark."""
 _PAIRS = (
     *range(4, 30, 2),
     *range(30, 60, 6),
@@ -36,18 +35,15 @@ _PAIRS = (
     500,
     1000,
 )
-"""Numbers of pairs that are worth naming: a tenth more each time, and even, so that each version
-begins as often as the other."""
+"""Numbers of pairs to suggest: even, so that each version begins as often as the other."""
 Name = TypeVar("Name", bound=Hashable)
-ROUNDS = 30
-"""Fewer rounds than this have no median to speak of."""
 
 
 def student_tail(t: float, degrees: float) -> float:
     """The probability that Student's t with `degrees` of freedom exceeds `t`."""
     if math.isinf(t):
         return 0.0 if t > 0 else 1.0
-    # Comes with torch, which needs sympy, which needs it; heavy, and not for every command.
+    # Comes with torch, by way of sympy; heavy, and not needed by every command.
     import mpmath
 
     half = 0.5 * float(
@@ -71,12 +67,12 @@ def student_quantile(probability: float, degrees: float) -> float:
 
 
 def steady_from(seconds: Sequence[float]) -> int:
-    """The round from which a benchmark runs steadily: what is before it (warm-up, caches filling)
-    is to be left out.
+    """The round from which a benchmark runs steadily; those before (warm-up, caches filling) do not
+    count.
 
-    White's marginal standard error rule (MSER, Simulation 69, 1997): leave out as many as make the
-    standard error of the rest smallest, at most half. Rounds that the machine interrupted are cut
-    to twice the median first; one of them would otherwise decide.
+    White's marginal standard error rule (MSER, Simulation 69, 1997): leave out the number of rounds
+    that makes the standard error of the rest smallest, at most half. Rounds that the machine
+    interrupted are first cut to twice the median; otherwise a single one would decide.
     """
     if len(seconds) < 4:
         return 0
@@ -94,10 +90,9 @@ def centre(values: Sequence[float]) -> float:
     """Hodges and Lehmann's estimate: the median of the means of any two values (Annals of
     Mathematical Statistics 34, 1963).
 
-    Of rounds in turns every other one meets caches that the other process has used, so that ratios
-    come in two heaps of the same size; a median falls into the gap between them, anywhere.
-    Interrupted rounds sway this one little until they are more than a quarter (it breaks down at 29
-    %, a median at half).
+    In turns, every other round meets caches that the other process has used, so ratios form two
+    clusters of equal size, and a median falls anywhere in the gap between them. Interrupted rounds
+    sway this estimate little up to a quarter of all (it breaks down at 29 %, a median at half).
     """
     return statistics.median(
         (one + other) / 2 for one, other in combinations_with_replacement(values, 2)
@@ -109,9 +104,8 @@ class Slowdown:
     """What pairs of runs say about the logarithm of head's time over base's.
 
     `estimate` is the mean over `pairs`, `deviation` the standard deviation of one pair,
-    `probability` the p-value of a time that is at most negligibly longer, and `at_most` the
-    one-sided upper bound, which excludes a regression if it does not exceed what was to be
-    detected.
+    `probability` the p-value if the time is at most negligibly longer, and `at_most` the one-sided
+    upper bound, which excludes a regression if it does not exceed what was to be detected.
     """
 
     pairs: int
@@ -127,10 +121,10 @@ def slowdown(
     misses: float = MISSES,
     least_deviation: float = 0.0,
 ) -> Slowdown:
-    """Student's paired test on the logarithms of head over base, one a pair.
+    """Student's paired test on the logarithms of head over base, one per pair.
 
-    `least_deviation` is how far values stray that can only be counted: by chance a few of them are
-    all the same.
+    `least_deviation` is a lower limit on the deviation of values that are counts: a few of them may
+    all be the same by chance.
 
     Raises:
         ValueError: for fewer than two pairs, which have no deviation.
@@ -148,16 +142,15 @@ def unpaired_slowdown(
     negligible: float = NEGLIGIBLE,
     misses: float = MISSES,
 ) -> Slowdown:
-    """Welch's test on logarithms of times of runs that were not taken in pairs (Biometrika 34,
-    1947).
+    """Welch's test on logarithms of times, for runs that were not paired (Biometrika 34, 1947).
 
     Raises:
         ValueError: for fewer than two runs of either.
     """
     if min(len(base), len(head)) < 2:
         raise ValueError(
-            f"{len(base)} and {len(head)} runs cannot be compared: at least two of each tell how "
-            f"far runs stray"
+            f"{len(base)} and {len(head)} runs cannot be compared: it takes at least two of each "
+            f"to see how much runs vary"
         )
     variances = [statistics.variance(side) / len(side) for side in (base, head)]
     error = sum(variances)
@@ -182,8 +175,8 @@ def unpaired_slowdown(
 
 
 def holm(probabilities: Mapping[Name, float], level: float = FALSE_ALARMS) -> set[Name]:
-    """The hypotheses that are refused when all of them together may be refused wrongly with
-    probability `level` (Holm's step-down rule, Scandinavian Journal of Statistics 6, 1979)."""
+    """The hypotheses to reject, so that the probability of rejecting any wrongly is at most `level`
+    (Holm's step-down rule, Scandinavian Journal of Statistics 6, 1979)."""
     refused: set[Name] = set()
     ordered = sorted(probabilities, key=lambda name: probabilities[name])
     for index, name in enumerate(ordered):
@@ -202,8 +195,8 @@ def pairs_needed(
     level: float = FALSE_ALARMS,
     misses: float = MISSES,
 ) -> int | None:
-    """How many pairs find a slow-down of `detectable`, given the deviation of one pair; None for
-    more than a thousand."""
+    """The number of pairs that find a slow-down of `detectable`, given the deviation of one pair;
+    None for more than a thousand."""
 
     def enough(pairs: int) -> bool:
         t = student_quantile(1 - level / benchmarks, pairs - 1) + student_quantile(

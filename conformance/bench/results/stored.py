@@ -1,5 +1,5 @@
-"""Stored results: pytest-benchmark's JSON of one process, with what we add to it, in a file or a
-folder of them."""
+"""Stored results: pytest-benchmark's JSON of one process with our additions, as a file or a
+folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conformance.errors import CannotAssess
 SCHEMA = 1
 """The version of stored results that this release writes and reads."""
 VERDICT = "verdict.json"
-"""What a comparison says, in its folder, beside the runs that it says it of."""
+"""The file with a comparison's verdict, in the same folder as its runs."""
 
 _FACTS = {
     "workload",
@@ -28,7 +28,7 @@ _FACTS = {
     "bytes_read",
     "flops_per_second",
 }
-"""What every benchmark records beside its times."""
+"""What every benchmark records besides its times."""
 
 
 _Told = TypeVar("_Told")
@@ -41,8 +41,8 @@ class InvalidResults(CannotAssess):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One point of one process: the median time of a round, what the point cost in memory, and
-    pytest-benchmark's entry."""
+    """One point of one process: the median time of a round, the peak memory, and pytest-benchmark's
+    entry."""
 
     name: str
     seconds: float
@@ -51,13 +51,12 @@ class Benchmark:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What we recorded beside the times: workload, attention, rates, clocks."""
+        """What we recorded besides the times: workload, attention, rates, clocks."""
         return self.entry.get("extra_info", {})
 
     @property
     def rounds(self) -> list[float]:
-        """Seconds of every round: those that counted, or of a process that took turns all of
-        them."""
+        """Seconds of every round that counted; of all rounds if the process took turns."""
         return [float(value) for value in self.entry.get("stats", {}).get("data", [])]
 
     @property
@@ -86,12 +85,11 @@ class Run:
 
     @property
     def pair(self) -> str | None:
-        """The name that it has in common with the process that it took turns with; None for one
-        that ran alone."""
+        """The name that it shares with its partner process; None if it ran alone."""
         return self.asked.get("pair")
 
     def only(self, wanted: Callable[[str], bool]) -> Run:
-        """Without the benchmarks whose names are not wanted."""
+        """The run with only the benchmarks whose names are wanted."""
 
         def kept(part: Mapping[str, _Told]) -> dict[str, _Told]:
             return {name: told for name, told in part.items() if wanted(name)}
@@ -119,20 +117,20 @@ class Recording:
         )
 
     def seconds(self, name: str) -> list[float | None]:
-        """The median of each run, None where it measured nothing."""
+        """The median of each run, None if it measured nothing."""
         return [
             run.benchmarks[name].seconds if name in run.benchmarks else None for run in self.runs
         ]
 
     @property
     def ceilings(self) -> Mapping[str, float]:
-        """What the device was measured to reach, by the first process that asked; empty where none
+        """The device's measured ceilings, from the first process that measured them; empty if none
         did."""
         return next((run.ceilings for run in self.runs if run.ceilings), {})
 
     def typical_benchmark(self, name: str) -> Benchmark | None:
-        """The benchmark as the median process measured it; of an even number, the slower of the
-        middle two."""
+        """The benchmark in the median process; of an even number, in the slower of the middle
+        two."""
         found = sorted(
             (run.benchmarks[name] for run in self.runs if name in run.benchmarks),
             key=lambda one: one.seconds,
@@ -140,7 +138,7 @@ class Recording:
         return found[len(found) // 2] if found else None
 
     def typical(self, name: str) -> float | None:
-        """The median of what the runs measured."""
+        """The median of the runs' times."""
         found = [value for value in self.seconds(name) if value]
         return statistics.median(found) if found else None
 
@@ -177,11 +175,11 @@ class Recording:
 
 
 def read(place: Path, label: str = "") -> Recording:
-    """The recording in a file, or in all `*.json` files of a folder, ordered by the time at which
-    they were made.
+    """The recording in a file, or in all `*.json` files of a folder, ordered by the time they were
+    made.
 
     Raises:
-        InvalidResults: saying which file is no result of ours, and what is wrong with it.
+        InvalidResults: if a file is not a result of ours; the message says what is wrong with it.
     """
     if place.is_dir():
         files = sorted(path for path in place.glob("*.json") if path.name != VERDICT)
@@ -218,7 +216,7 @@ def run_of(document: Any, place: str) -> Run:
         return InvalidResults(f"{place} {what}: {right}")
 
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
-        raise wrong("is no result of pytest-benchmark")
+        raise wrong("is not a result of pytest-benchmark")
     if "inTurns" in document:
         raise wrong(
             "is the verdict of a comparison", "name the runs beside it, `runs/base` or `runs/head`"
@@ -259,7 +257,7 @@ def read_document(path: Path) -> Any:
     """The JSON in a file.
 
     Raises:
-        InvalidResults: naming the file that is none.
+        InvalidResults: if the file is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -267,7 +265,7 @@ def read_document(path: Path) -> Any:
         raise InvalidResults(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
         raise InvalidResults(
-            f"{path} is no JSON: record it again with `conformance bench run`"
+            f"{path} is not JSON: record it again with `conformance bench run`"
         ) from None
 
 
@@ -296,10 +294,10 @@ def _positive(value: Any, what: str, unit: str = "") -> float:
 
 def _environment(told: Any) -> Mapping[str, Any]:
     if not all(isinstance(told.get(name, {}), Mapping) for name in ("device", "packages")):
-        raise ValueError("an environment whose device and packages are no tables")
+        raise ValueError("an environment whose device and packages are not tables")
     return dict(told)
 
 
 def labelled(label: str, documents: Sequence[tuple[Any, str]]) -> Recording:
-    """A recording of documents that were just made, in the order in which they were."""
+    """A recording of documents just made, in that order."""
     return Recording(label, tuple(run_of(document, place) for document, place in documents))
