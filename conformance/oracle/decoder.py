@@ -22,6 +22,7 @@ import torch
 from torch.nn import functional
 
 from conformance.oracle.architecture import Architecture
+from conformance.oracle.products import float32_accumulation
 
 Trace = Callable[[str, torch.Tensor, torch.Tensor], object]
 """Called with a module's path in the checkpoint, its input and its output, as the decoder passes
@@ -31,10 +32,12 @@ them."""
 @dataclass(frozen=True)
 class Precision:
     """`working` holds weights, activations and matrix products; norms, softmax and angles are taken
-    in `wide`."""
+    in `wide`. `scores` holds attention scores, which fused kernels do not round to `working`; None
+    for `working`."""
 
     working: torch.dtype
     wide: torch.dtype
+    scores: torch.dtype | None = None
 
 
 FLOAT64 = Precision(torch.float64, torch.float64)
@@ -174,6 +177,7 @@ class Decoder:
         told(path, hidden, out)
         return out
 
+    @float32_accumulation()
     def attention(self, index: int, hidden: torch.Tensor, place: Place) -> torch.Tensor:
         """Grouped-query attention (https://arxiv.org/abs/2305.13245) over normed `hidden`, (B, S,
         D).
@@ -196,6 +200,7 @@ class Decoder:
         group = a.heads // a.key_value_heads
         key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
         visible = place.visible(a.windows[index])[:, None]
+        in_scores = self.precision.scores or self.precision.working
         mixed = []
         for first in range(0, hidden.shape[1], _QUERIES_AT_ONCE):
             last = min(first + _QUERIES_AT_ONCE, hidden.shape[1])
@@ -203,7 +208,9 @@ class Decoder:
             # time.
             oldest = max(0, first - (a.windows[index] or last) + 1)
             scores = (
-                query[:, :, first:last] @ key[:, :, oldest:last].transpose(2, 3) * a.attention_scale
+                query[:, :, first:last].to(in_scores)
+                @ key[:, :, oldest:last].to(in_scores).transpose(2, 3)
+                * a.attention_scale
             )
             if a.attention_softcap is not None:
                 scores = a.attention_softcap * torch.tanh(scores / a.attention_softcap)
@@ -303,6 +310,7 @@ class Decoder:
             for path in (paths if layer else [*paths, names.final_norm])
         }
 
+    @float32_accumulation()
     def linear(
         self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None
     ) -> torch.Tensor:

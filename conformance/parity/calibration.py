@@ -7,44 +7,34 @@ admit what the gates read on many of them.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from conformance.hub import Recipe, known_recipes
-from conformance.oracle import BFLOAT16, Architecture, Place
+from conformance.oracle import Architecture, Place
 from conformance.parity.equality import gradient_angles, gradients_of, relative_rms
 from conformance.parity.gates import (
-    ANGLE_SENSITIVITY,
+    BOUNDS,
     CALIBRATION,
-    GRADIENT_COSINE,
-    MODULE_RATIO,
     ROUNDING_LENGTH,
-    ROUNDING_RATIO,
-    SEMANTICS,
+    kind_of,
     rounding_ratio,
 )
+from conformance.parity.kernels import SDPA_KERNELS, only_kernel, precision_beside
 from conformance.parity.library import cast_parameters
 from conformance.parity.modules import module_errors
+from conformance.parity.precision import full_float32
 from conformance.parity.probes import drawn_ids, untrained
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
-from conformance.places import fixtures_directory
 from conformance.rates import rate_bounds
 
-BOUNDS = {
-    "semantics": SEMANTICS,
-    "share of the angles' error at far positions": ANGLE_SENSITIVITY,
-    "rounding ratio": ROUNDING_RATIO,
-    "module ratio": MODULE_RATIO,
-    "one minus cosine of gradients": 1 - GRADIENT_COSINE,
-}
 FAMILIES = ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1", "microsoft/phi-2")
 """One id of each architecture among the recipes; the others differ only in size."""
 _ATTENTIONS = ("eager", "sdpa")
@@ -66,13 +56,53 @@ class Reading:
     false_alarm_bound: float
 
 
-def variants(count: int, seed: int = 0) -> Iterator[dict[str, float]]:
-    """What each gate reads on `count` legitimate variants, evenly over families and attention
-    implementations."""
+@dataclass(frozen=True)
+class Way:
+    """How a variant computes: with this attention, on CUDA by this kernel (None: torch's choice),
+    with or without partial sums in half precision."""
+
+    attention: str
+    kernel: str | None = None
+    reduced_sums: bool = True
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        matmul = torch.backends.cuda.matmul
+        before = matmul.allow_bf16_reduced_precision_reduction
+        with only_kernel(self.kernel):
+            matmul.allow_bf16_reduced_precision_reduction = self.reduced_sums
+            try:
+                yield
+            finally:
+                matmul.allow_bf16_reduced_precision_reduction = before
+
+
+def ways_on(device: torch.device | str) -> tuple[Way, ...]:
+    """The ways to compute that differ on a device: what its users may run."""
+    if torch.device(device).type != "cuda":
+        return tuple(Way(attention) for attention in _ATTENTIONS)
+    kernels = [("eager", None), ("sdpa", None), *(("sdpa", kernel) for kernel in SDPA_KERNELS)]
+    return tuple(
+        Way(attention, kernel, reduced)
+        for attention, kernel in kernels
+        for reduced in (True, False)
+    )
+
+
+def variants(
+    count: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> Iterator[dict[str, float]]:
+    """What each gate reads on `count` legitimate variants, evenly over families and the ways to
+    compute that `device` has. A kernel that does not take a family's inputs is left out."""
     recipes = known_recipes()
-    kinds = cycle((hub_id, attention) for attention in _ATTENTIONS for hub_id in FAMILIES)
-    for number, (hub_id, attention) in zip(range(count), kinds, strict=False):
-        yield _measure(recipes[hub_id], attention, seed * 1_000_003 + number)
+    kinds = cycle((hub_id, way) for way in ways_on(device) for hub_id in FAMILIES)
+    for number, (hub_id, way) in zip(range(count), kinds, strict=False):
+        try:
+            with way.taken():
+                yield _measure(recipes[hub_id], way.attention, seed * 1_000_003 + number, device)
+        except RuntimeError as error:
+            if way.kernel is None or "No available kernel" not in str(error):
+                raise
 
 
 def readings(measured: Iterable[Mapping[str, float]]) -> dict[str, Reading]:
@@ -84,7 +114,9 @@ def readings(measured: Iterable[Mapping[str, float]]) -> dict[str, Reading]:
     }
 
 
-def as_json(found: Mapping[str, Reading], seed: int) -> dict[str, Any]:
+def as_json(
+    found: Mapping[str, Reading], seed: int, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
     """The calibration as it is shipped, with the environment that it was measured in."""
     import transformers
 
@@ -96,16 +128,10 @@ def as_json(found: Mapping[str, Reading], seed: int) -> dict[str, Any]:
             "machine": platform.machine(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "device": "cpu",
+            "device": kind_of(device),
         },
         "gates": {gate: asdict(reading) for gate, reading in found.items()},
     }
-
-
-def shipped_calibrations() -> dict[str, dict[str, Any]]:
-    """The calibrations that come with the project, by file name without suffix."""
-    files: list[Path] = sorted((fixtures_directory() / "calibration").glob("*.json"))
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
 
 
 def reordered(
@@ -146,33 +172,40 @@ def reordered(
     return changed
 
 
-def _measure(recipe: Recipe, attention: str, seed: int) -> dict[str, float]:
+def _measure(
+    recipe: Recipe, attention: str, seed: int, device: torch.device | str
+) -> dict[str, float]:
     import transformers
 
     config = {**recipe.probe_config(), "vocab_size": _VOCABULARY}
     model_class = getattr(transformers, recipe.architecture)
-    llm = untrained(model_class, config, attention, seed)
+    llm = untrained(model_class, config, attention, seed).to(device)
     reference = reference_as_installed(llm, config)
-    ids = drawn_ids(_VOCABULARY, ROUNDING_LENGTH, seed)
+    ids = drawn_ids(_VOCABULARY, ROUNDING_LENGTH, seed).to(device)
     place = Place.of(torch.ones_like(ids))
+
+    def run() -> torch.Tensor:
+        return llm(input_ids=ids).logits
+
+    precision = precision_beside(run, torch.bfloat16)
     exact, rounded = (
         decoder.logits(decoder.embed(ids), place)
-        for decoder in (reference.decoder(), reference.decoder(BFLOAT16))
+        for decoder in (reference.decoder(), reference.decoder(precision))
     )
     # In place, so that from here on the reference has the other order too.
     llm.load_state_dict(
         reordered(llm.state_dict(), reference.architecture, torch.Generator().manual_seed(seed))
     )
     gradients = _gradients(llm, ids)
-    with torch.no_grad():
-        semantics = relative_rms(llm(input_ids=ids).logits, exact)
+    with torch.no_grad(), full_float32():
+        semantics = relative_rms(run(), exact)
     far = _far_share(llm, reference, seed)
     cast_parameters(llm, torch.bfloat16)
     angles = gradient_angles(_gradients(llm, ids), gradients)
     with torch.no_grad():
-        whole = rounding_ratio(llm(input_ids=ids).logits, exact, rounded)
+        whole = rounding_ratio(run(), exact, rounded)
     embedded = reference.decoder().embed(ids)
-    modules = module_errors(llm, reference, lambda: llm(input_ids=ids), embedded, place, BFLOAT16)
+    modules = module_errors(llm, reference, run, embedded, place, precision)
     return {
         "semantics": semantics,
         **far,
@@ -185,11 +218,12 @@ def _measure(recipe: Recipe, attention: str, seed: int) -> dict[str, float]:
 def _far_share(llm: Any, reference: Reference, seed: int) -> dict[str, float]:
     """The error at the last published positions over the error of float32 angles there; empty if
     far positions are refused, as in transformers 4.40.1."""
-    ids = drawn_ids(_VOCABULARY, 64, seed)
-    positions = reference.architecture.positions - 64 + torch.arange(64)[None]
+    on = next(llm.parameters()).device
+    ids = drawn_ids(_VOCABULARY, 64, seed).to(on)
+    positions = reference.architecture.positions - 64 + torch.arange(64, device=on)[None]
     decoder = reference.decoder()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             observed = llm(input_ids=ids, position_ids=positions).logits
     except IndexError:
         return {}

@@ -6,11 +6,17 @@ No bound is tuned by hand: each was calibrated on legitimate variants of one com
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 
-CALIBRATION = 1
+from conformance.places import fixtures_directory
+
+CALIBRATION = 2
 """Counts the changes to a bound, or to what it is measured on; the shipped data names it."""
 SEMANTICS = 1e-5
 """Gate 1, semantics: relative RMS of a float64 or float32 subject against the float64 reference.
@@ -50,11 +56,61 @@ def semantics_bound(position: int) -> float:
     )
 
 
+BOUNDS = {
+    "semantics": SEMANTICS,
+    "share of the angles' error at far positions": ANGLE_SENSITIVITY,
+    "rounding ratio": ROUNDING_RATIO,
+    "module ratio": MODULE_RATIO,
+    "one minus cosine of gradients": 1 - GRADIENT_COSINE,
+}
+"""The calibrated bounds, by gate, as measured on CPUs. A device with a calibration of its own may
+have others."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the bounds on one device rest on. `kind` is the device they were measured on, and
+    `is_own` says whether that is the device itself."""
+
+    kind: str
+    is_own: bool
+    bounds: Mapping[str, float]
+
+    def __str__(self) -> str:
+        return self.kind if self.is_own else f"{self.kind}, none for this device"
+
+
+def kind_of(device: torch.device | str) -> str:
+    """The name that calibrations go by: `cpu`, or a CUDA device's as its driver has it, in lower
+    case with dashes."""
+    device = torch.device(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return "-".join(name.lower().split())
+
+
+def calibration_for(device: torch.device | str) -> Calibration:
+    """The calibration whose bounds hold on `device`: its kind's own, or else the CPU's."""
+    kind = kind_of(device)
+    shipped = shipped_calibration(kind)
+    if shipped is None:
+        return Calibration("cpu", False, BOUNDS)
+    own = {gate: reading["bound"] for gate, reading in shipped["gates"].items()}
+    return Calibration(kind, True, {**BOUNDS, **own})
+
+
+@cache
+def shipped_calibration(kind: str) -> dict[str, Any] | None:
+    """The calibration of this kind that comes with the project: the newest, None without one."""
+    files = sorted((fixtures_directory() / "calibration").glob(f"{kind}-transformers-*.json"))
+    return json.loads(files[-1].read_text(encoding="utf-8")) if files else None
+
+
 def conditions(dtype: torch.dtype, device: torch.device | str) -> dict[str, Any]:
-    """The conditions of a gate's reading, for the record: the calibration of its bound, and the
+    """The conditions of a gate's reading, for the record: the calibration of its bound, the
     subject's dtype and device."""
     return {
         "calibration": CALIBRATION,
+        "calibrated on": str(calibration_for(device)),
         "dtype": str(dtype).removeprefix("torch."),
         "device": torch.device(device).type,
     }

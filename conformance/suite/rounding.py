@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from conformance.assertions import NotApplicable, within
-from conformance.oracle import Place, Precision
+from conformance.oracle import Place
 from conformance.parity.gates import (
     EXACT_POSITIONS,
     MODULE_RATIO,
@@ -17,6 +17,7 @@ from conformance.parity.gates import (
     conditions,
     rounding_ratio,
 )
+from conformance.parity.kernels import precision_beside
 from conformance.parity.modules import first_outside, module_errors
 from conformance.parity.probes import drawn_ids
 from conformance.parity.reference import Reference
@@ -53,7 +54,7 @@ def rounds_alike(
     )
     exact, rounded = (
         decoder.logits(decoder.embed(ids), place, tokens=some)[:, begin:]
-        for decoder in (reference.decoder(), reference.decoder(Precision(dtype, torch.float32)))
+        for decoder in (reference.decoder(), reference.decoder(precision_beside(run, dtype)))
     )
     with torch.no_grad():
         observed = run()[:, begin:, some]
@@ -73,13 +74,17 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
     """
     parameter = next(llm.parameters())
     dtype = parameter.dtype
+
+    def run() -> Any:
+        return llm(input_ids=ids)
+
     errors = module_errors(
         llm,
         reference,
-        lambda: llm(input_ids=ids),
+        run,
         reference.decoder().embed(ids),
         Place.of(torch.ones_like(ids)),
-        Precision(dtype, torch.float32),
+        precision_beside(run, dtype),
     )
     if not errors:
         raise NotApplicable("none of the model's modules has the name that the reference knows")

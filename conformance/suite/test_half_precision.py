@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from conformance.assertions import NotApplicable, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.oracle import Place, Precision
+from conformance.oracle import Place
 from conformance.parity.equality import gradient_angles, gradients_of
 from conformance.parity.gates import GRADIENT_COSINE, conditions, rounding_ratio
+from conformance.parity.kernels import precision_beside
 from conformance.parity.library import cast_parameters
 from conformance.parity.modules import error_growth
 from conformance.subject.subject import Subject
@@ -120,21 +121,21 @@ def test_half_precision_rounds_like_the_reference(subject: Subject, seed: int) -
     backbone = subject.half_precision_parameters
     reference = reference_of(subject, backbone.llm)
     ids = rounding_batch(backbone.llm, reference.vocabulary, seed)
+    dtype = backbone.half_precision_dtype
+
+    def run() -> torch.Tensor:
+        return backbone.forward(input_ids=ids).logits
+
     growth = error_growth(
         backbone.llm,
         reference,
-        lambda: backbone.forward(input_ids=ids),
+        run,
         reference.decoder().embed(ids),
         Place.of(torch.ones_like(ids)),
-        Precision(backbone.half_precision_dtype, torch.float32),
+        precision_beside(run, dtype),
     )
     tell("error growth", growth)
-    rounds_alike(
-        reference,
-        backbone.half_precision_dtype,
-        lambda: backbone.forward(input_ids=ids).logits,
-        ids,
-    )
+    rounds_alike(reference, dtype, run, ids)
 
 
 @requirement(
