@@ -38,18 +38,29 @@ class SeededWeights:
 
     They are distributed like those of `conformance.hub.weights`. Drawing seven billion values takes
     minutes, so one block is drawn, and copied, scaled, from a start that the seed and the tensor's
-    name decide.
+    name decide. The block is drawn on the CPU and copied on the device `on`, which then writes
+    tensors of its own at the speed of its memory; the values are the same on every device.
     """
 
-    def __init__(self, shapes: Shapes, *, seed: int, vocabulary: int, tied: bool) -> None:
+    def __init__(
+        self,
+        shapes: Shapes,
+        *,
+        seed: int,
+        vocabulary: int,
+        tied: bool,
+        on: torch.device | str = "cpu",
+    ) -> None:
         self._shapes = shapes
         self._seed = str(seed)
         self._vocabulary = vocabulary
         self._tied = tied
+        self._on = on
         self._scaled: dict[tuple[float, torch.dtype], torch.Tensor] = {}
 
     def write(self, name: str, out: torch.Tensor) -> None:
-        """Fill `out`, of any dtype, with the tensor `name`, rounded to that dtype."""
+        """Fill `out`, of any dtype, with the tensor `name`, rounded to that dtype. It lies on the
+        device of these weights."""
         shape = self._shapes[name]
         drawn = distribution(name, shape, vocabulary=self._vocabulary, tied=self._tied)
         generator = torch.Generator().manual_seed(seed_of(self._seed, name))
@@ -65,7 +76,7 @@ class SeededWeights:
             shared = torch.randn(shape[-1], generator=generator) * (
                 drawn.scale * SHARED_ROW_SHARE**0.5
             )
-            out.add_(shared.to(out.dtype))
+            out.add_(shared.to(out))
 
     @cached_property
     def _normal(self) -> torch.Tensor:
@@ -73,7 +84,7 @@ class SeededWeights:
 
     def _block(self, scale: float, dtype: torch.dtype) -> torch.Tensor:
         if (scale, dtype) not in self._scaled:
-            self._scaled[scale, dtype] = (self._normal * scale).to(dtype)
+            self._scaled[scale, dtype] = (self._normal * scale).to(self._on, dtype)
         return self._scaled[scale, dtype]
 
 
@@ -173,21 +184,36 @@ def seeded_model(
     seed: int,
     attention: str = "sdpa",
 ) -> Any:
-    """A whole model of `shapes`, seeded in `dtype` on the device `on`, in `eval()`; one tensor at a
-    time is made on the CPU, so that the device needs no more than the model."""
+    """A whole model of `shapes`, seeded in `dtype` on the device `on`, in `eval()`. The weights are
+    made there, one tensor at a time: the device needs no more than the model."""
     llm = on_meta(model_class, config, attention)
     prefix = prefix_of(llm, architecture_of(config))
-    tied = bool(config.get("tie_word_embeddings"))
-    weights = SeededWeights(shapes, seed=seed, vocabulary=int(config["vocab_size"]), tied=tied)
+    weights = _seeded(config, shapes, seed, on)
     for name, shape in shapes.items():
-        tensor = torch.empty(shape, dtype=dtype)
+        tensor = torch.empty(shape, dtype=dtype, device=on)
         weights.write(name, tensor)
         path, _, parameter = (prefix + name).rpartition(".")
         llm.get_submodule(path).register_parameter(
-            parameter, torch.nn.Parameter(tensor.to(on), requires_grad=False)
+            parameter, torch.nn.Parameter(tensor, requires_grad=False)
         )
     llm.tie_weights()
     return llm.to(on).eval()
+
+
+@torch.no_grad()
+def write_seeded(llm: Any, prefix: str, config: Config, *, seed: int) -> None:
+    """Fill the parameters of `llm`, in their dtype and where they are, with seeded weights.
+    `prefix` precedes the checkpoint's names in its own."""
+    parameters = {name.removeprefix(prefix): one for name, one in llm.named_parameters()}
+    shapes = {name: tuple(one.shape) for name, one in parameters.items()}
+    weights = _seeded(config, shapes, seed, next(llm.parameters()).device)
+    for name, parameter in parameters.items():
+        weights.write(name, parameter)
+
+
+def _seeded(config: Config, shapes: Shapes, seed: int, on: torch.device) -> SeededWeights:
+    tied = bool(config.get("tie_word_embeddings"))
+    return SeededWeights(shapes, seed=seed, vocabulary=int(config["vocab_size"]), tied=tied, on=on)
 
 
 @contextmanager

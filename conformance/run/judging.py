@@ -102,6 +102,9 @@ def _run_tests(subject: Subject, clause: Requirement) -> _Found:
 
 def _judged_exception(error: BaseException) -> _Found:
     counterexample = getattr(error, "counterexample", None)
+    if type(error).__name__ == "OutOfMemoryError":
+        # Of the device: what fits depends on the machine, and is no property of the subject.
+        return _Found(Outcome.NOT_RUN, f"the device's memory does not suffice: {error}")
     if isinstance(error, ClauseFailure):
         return _Found(Outcome.FAILED, str(error), error.evidence, counterexample)
     frames = traceback.extract_tb(error.__traceback__)
