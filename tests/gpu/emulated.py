@@ -91,11 +91,11 @@ class OnDevice(torch.Tensor):
         made.inside = inside
         return made
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"OnDevice({self.inside!r})"
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         return _run(func, args, kwargs or {})
@@ -139,6 +139,8 @@ class _Functions(TorchFunctionMode):  # type: ignore[no-untyped-call]
             _check_places("scaled_dot_product_attention", args, kwargs)
             learns = torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
             if isinstance(tensors[0], OnDevice) and not learns:
+                if torch.is_autocast_enabled(NAME):
+                    args, kwargs = tree_map(_cast, (args, kwargs))
                 return OnDevice(func(*_inside(args), **_inside(kwargs)))
         return func(*args, **kwargs)
 
@@ -207,16 +209,17 @@ def register() -> None:
 def _casting(operation: Any) -> Callable[..., Any]:
     """The operation under autocast: floating-point inputs in its dtype."""
 
-    def cast(value: Any) -> Any:
-        floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.to(torch.get_autocast_dtype(NAME)) if floating else value
-
     def run(*args: Any, **kwargs: Any) -> Any:
         key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, _AUTOCAST))
         with torch._C._ExcludeDispatchKeyGuard(key):
-            return operation(*tree_map(cast, args), **tree_map(cast, kwargs))
+            return operation(*tree_map(_cast, args), **tree_map(_cast, kwargs))
 
     return run
+
+
+def _cast(value: Any) -> Any:
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.to(torch.get_autocast_dtype(NAME)) if floating else value
 
 
 _LIBRARIES: list[Any] = []

@@ -57,10 +57,14 @@ def test_in_place_operations_views_and_casts() -> None:
 
 def test_autocast() -> None:
     with emulated_device() as on, torch.autocast(NAME, dtype=torch.bfloat16):
-        assert (
-            functional.linear(torch.ones(2, 3, device=on), torch.ones(4, 3, device=on)).dtype
-            is torch.bfloat16
-        )
+        wide, half = (torch.ones(1, 2, 3, device=on, dtype=kind) for kind in _KINDS)
+        assert functional.linear(wide, wide[0]).dtype is torch.bfloat16
+        with torch.no_grad():
+            attended = functional.scaled_dot_product_attention(wide, wide, half)
+        assert attended.dtype is torch.bfloat16
+
+
+_KINDS = (torch.float32, torch.bfloat16)
 
 
 def test_memory_is_counted_and_ends() -> None:
