@@ -227,7 +227,7 @@ def power(
             )
         request = measuring.request(targets)
         with _folder(out and out / "runs") as folder:
-            with _progress() as announce, _failures_refused():
+            with _progress() as announce, _failures_refused(), _stored_pairs_told(out):
                 Experiment(request, folder, measuring.timeout, announce).run(
                     recorded, confirm, pairs
                 )
@@ -280,6 +280,22 @@ def _failures_refused() -> Iterator[None]:
         yield
     except RunFailed as failure:
         raise CannotAssess(f"nothing could be measured: {failure}") from failure
+
+
+@contextmanager
+def _stored_pairs_told(out: Path | None) -> Iterator[None]:
+    """Say where what was recorded lies, and how to use it, if the recording ends early."""
+    try:
+        yield
+    except BaseException:
+        stored = len(list((out / "runs").glob("slowed-*/head/*.json"))) if out else 0
+        if stored:
+            say(
+                f"{stored} pairs are recorded in {out}: `conformance bench power --recording "
+                f"{out}` draws from them",
+                sys.stderr,
+            )
+        raise
 
 
 def _screen() -> Console:

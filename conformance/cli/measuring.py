@@ -93,7 +93,7 @@ class Measuring:
             targets=tuple(targets or registered_targets()),
             backbone_id=self.backbone_id,
             size=one_of("--size", self.size, SIZES),
-            device=_device(self.device),
+            device=device_of(self.device),
             attentions=_each_of("--attention", self.attention, ATTENTIONS),
             workloads=self.workloads,
             compiled=self.compiled,
@@ -158,7 +158,12 @@ def _each_of(option: str, text: str | None, choices: tuple[str, ...]) -> tuple[s
     )
 
 
-def _device(asked: str) -> str:
+def device_of(asked: str) -> str:
+    """What `--device` names: `auto` is a CUDA device where there is one.
+
+    Raises:
+        CannotAssess: for another word, or without the device.
+    """
     if one_of("--device", asked, DEVICES) == "cpu":
         return asked
     import torch

@@ -20,9 +20,9 @@ from conformance.hub import Recipe, known_recipes
 from conformance.oracle import Architecture, Place
 from conformance.parity.equality import gradient_angles, gradients_of, relative_rms
 from conformance.parity.gates import (
-    BOUNDS,
     CALIBRATION,
     ROUNDING_LENGTH,
+    calibration_for,
     kind_of,
     rounding_ratio,
 )
@@ -105,12 +105,15 @@ def variants(
                 raise
 
 
-def readings(measured: Iterable[Mapping[str, float]]) -> dict[str, Reading]:
-    """Each gate's reading over what `variants` measured."""
+def readings(
+    measured: Iterable[Mapping[str, float]], device: torch.device | str = "cpu"
+) -> dict[str, Reading]:
+    """Each gate's reading over what `variants` measured on `device`, beside the bound that holds
+    there."""
     rows = list(measured)
     return {
         gate: _reading([row[gate] for row in rows if gate in row], bound)
-        for gate, bound in BOUNDS.items()
+        for gate, bound in calibration_for(device).bounds.items()
     }
 
 

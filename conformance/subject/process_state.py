@@ -1,5 +1,5 @@
-"""What a constructor may not change permanently: dtype, grad mode, device, environment, working
-directory, signal handlers."""
+"""What a constructor may not change permanently: dtype, grad mode, device, how products are
+computed, environment, working directory, signal handlers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+import torch
+
+from conformance.parity.precision import float32_settings, restore_float32_settings
 
 _SIGNALS = tuple(
     name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR2") if hasattr(signal, name)
@@ -26,7 +30,7 @@ def restored() -> Iterator[dict[str, str]]:
     The yielded dictionary is filled at the end with each thing that the body changed: its name, and
     a phrase with the old and the new value. Standard streams are reported, but not restored.
     """
-    before, changes = _state(), dict[str, str]()
+    before, changes, precision = _state(), dict[str, str](), float32_settings()
     try:
         yield changes
     finally:
@@ -35,10 +39,11 @@ def restored() -> Iterator[dict[str, str]]:
             if before.get(name) != after.get(name):
                 # Variables may hold secrets: only their names are reported.
                 told = name.startswith(_VARIABLE)
-                changes[name] = (
-                    name if told else f"{name} from {_told(before[name])} to {_told(after[name])}"
-                )
+                was, now = (_told(state.get(name)) for state in (before, after))
+                changes[name] = name if told else f"{name} from {was} to {now}"
         _put_back(before, changes)
+        if float32_settings() != precision:
+            restore_float32_settings(precision)
 
 
 @contextmanager
@@ -65,14 +70,18 @@ def _interrupted(number: int, frame: Any) -> None:
 
 
 def _state() -> dict[str, Any]:
-    import torch
-
     return {
         "the default dtype": torch.get_default_dtype(),
         "grad mode": torch.is_grad_enabled(),
         "the default device": str(torch.get_default_device())
         if hasattr(torch, "get_default_device")
         else "cpu",
+        "the algorithms": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        ),
+        **{name: getattr(owner, flag) for name, (owner, flag) in _flags().items()},
+        **float32_settings(),
         "the working directory": os.getcwd(),
         **{
             f"the standard {name}": _open_file(number)
@@ -80,6 +89,19 @@ def _state() -> dict[str, Any]:
         },
         **{_VARIABLE + name: value for name, value in os.environ.items()},
         **{_HANDLER + name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS},
+    }
+
+
+def _flags() -> dict[str, tuple[Any, str]]:
+    """Flags of torch that change how every model of the process is computed: by a name to show, the
+    object and its attribute."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    return {
+        "cuDNN": (cudnn, "enabled"),
+        "cuDNN's search for fast algorithms": (cudnn, "benchmark"),
+        "cuDNN's determinism": (cudnn, "deterministic"),
+        "partial sums in bfloat16": (matmul, "allow_bf16_reduced_precision_reduction"),
+        "partial sums in float16": (matmul, "allow_fp16_reduced_precision_reduction"),
     }
 
 
@@ -92,8 +114,6 @@ def _open_file(descriptor: int) -> str:
 
 
 def _put_back(before: Mapping[str, Any], changes: Mapping[str, str]) -> None:
-    import torch
-
     for name in changes:
         value: Any = before.get(name)
         if name == "the default dtype":
@@ -102,6 +122,10 @@ def _put_back(before: Mapping[str, Any], changes: Mapping[str, str]) -> None:
             torch.set_grad_enabled(value)
         elif name == "the default device":
             torch.set_default_device(None if value == "cpu" else value)
+        elif name == "the algorithms":
+            torch.use_deterministic_algorithms(value[0], warn_only=value[1])
+        elif name in _flags():
+            setattr(*_flags()[name], value)
         elif name == "the working directory":
             os.chdir(value)
         elif name.startswith(_VARIABLE):

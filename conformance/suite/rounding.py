@@ -11,9 +11,8 @@ from conformance.assertions import NotApplicable, within
 from conformance.oracle import Place
 from conformance.parity.gates import (
     EXACT_POSITIONS,
-    MODULE_RATIO,
     ROUNDING_LENGTH,
-    ROUNDING_RATIO,
+    calibration_for,
     conditions,
     rounding_ratio,
 )
@@ -88,16 +87,16 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
     )
     if not errors:
         raise NotApplicable("none of the model's modules has the name that the reference knows")
-    outside = first_outside(errors, MODULE_RATIO)
+    bound = calibration_for(parameter.device).bounds["module ratio"]
+    outside = first_outside(errors, bound)
     path, ratio = outside or max(errors.items(), key=lambda item: item[1])
     within(
         "module ratio",
         ratio,
-        MODULE_RATIO,
+        bound,
         observed=f"in {dtype}, `{path}`, given the reference's input, is off by {ratio:.3g} times "
-        f"what rounding does to the "
-        "reference's own",
-        expected=f"at most {MODULE_RATIO} times",
+        f"what rounding does to the reference's own",
+        expected=f"at most {bound} times",
         mend="take norms, softmax and rotary angles in float32 and round once, where the result "
         "is handed on",
         conditions=conditions(dtype, parameter.device),
@@ -107,13 +106,14 @@ def modules_round_alike(llm: Any, reference: Reference, ids: torch.Tensor) -> No
 
 def within_rounding(ratio: float, where: str, mend: str, observed: torch.Tensor) -> None:
     """Hold the rounding ratio of the logits `observed` to gate 2."""
+    bound = calibration_for(observed.device).bounds["rounding ratio"]
     within(
         "rounding ratio",
         ratio,
-        ROUNDING_RATIO,
+        bound,
         observed=f"{where}, the logits are off by {ratio:.3g} times what rounding does to the "
         f"reference",
-        expected=f"at most {ROUNDING_RATIO} times",
+        expected=f"at most {bound} times",
         mend=mend,
         conditions=conditions(observed.dtype, observed.device),
     )

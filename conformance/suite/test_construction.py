@@ -366,8 +366,8 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
 
 @requirement("CON-11", MUST, needs=["CON-02"])
 def test_construction_leaves_the_process_alone(subject: Subject) -> None:
-    """Construction leaves the process as it was: default dtype, grad mode, default device,
-    environment, working directory, signal handlers."""
+    """Construction leaves the process as it was: default dtype, grad mode, default device, the
+    precision and determinism of products, environment, working directory, signal handlers."""
     changed: dict[str, str] = {}
     for mode in ("training", "inference"):
         for name, told in subject.changes_by_building(inference_mode=mode == "inference").items():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
@@ -7,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from conformance.bench.points import labels
 from conformance.bench.power import SLOWDOWNS, confirmations, memory_found, read_recording
 from conformance.bench.report.charts import as_svg, power_curve
+from conformance.bench.report.console import write_power
 from conformance.bench.results.comparison import Pair
-from conformance.bench.results.drawing import rates
+from conformance.bench.results.drawing import PowerReport, Recorded, rates, too_few
 from conformance.errors import CannotAssess
 from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry
 
@@ -61,13 +64,29 @@ def test_what_strays_throughout_a_comparison_does_not_average_out() -> None:
 
 
 def test_fewer_pairs_than_a_comparison_takes_are_refused() -> None:
-    with pytest.raises(CannotAssess, match="5 pairs were recorded, and a comparison takes 12"):
+    with pytest.raises(CannotAssess, match=r"5 pairs .* takes 12: .* of 4 \(--pairs\)"):
         list(rates({0.0: [measured_together(0.0, recorded=5)]}, 12))
     # Beside what suffices, an interrupted comparison is left out: its few pairs stray too little.
     (rate,) = rates(
         {0.0: [measured_together(0.0), measured_together(0.3, recorded=3)]}, 12, draws=60
     )
     assert (rate.recorded, rate.found) == (30, 0)
+
+
+def test_an_interrupted_recording_is_drawn_from_where_it_suffices() -> None:
+    recorded: Recorded = {
+        0.0: [measured_together(0.0, recorded=12)],
+        0.1: [measured_together(0.1, recorded=11)],
+    }
+    assert [rate.slowdown for rate in rates(recorded, 12, draws=20)] == [0.0]
+    assert too_few(recorded, 12) == {0.1: 11}
+    found = PowerReport(
+        {"device": DEVICE}, 12, tuple(rates(recorded, 12, draws=20)), (), None, recorded
+    )
+    assert found.as_json()["tooFewPairs"] == {"0.1": 11}
+    written = io.StringIO()
+    write_power(Console(width=200, file=written), found)
+    assert "slowed by 10 %: 11 pairs, too few for a comparison of 12" in written.getvalue()
 
 
 def test_short_names_are_used_where_they_are_enough() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from pytest_benchmark.utils import load_timer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from conformance.bench.child import measuring, timers
 from conformance.bench.child.device import disturbances, state
 from conformance.bench.child.memory import held_storages, peak_memory
 from conformance.bench.child.timers import DeviceInstant
@@ -215,12 +218,30 @@ def test_the_timer_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None
     assert DeviceInstant() - start == pytest.approx(3e-3)
 
 
+def test_pytest_benchmark_finds_the_devices_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the timer as a dotted name."""
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    assert isinstance(load_timer(measuring._timer("cuda"))(), DeviceInstant)
+    assert isinstance(load_timer(measuring._timer("cpu"))(), float)
+
+
+def test_a_ceiling_is_measured_once_clocks_are_steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A card that was idle: its clock rises in steps of a tenth, and then stays.
+    taken = [2.0 * 0.9**step for step in range(12)] + [0.5] * 20
+    medians = iter(taken)
+    monkeypatch.setattr(timers, "median_seconds", lambda work, device, repeats: next(medians))
+    assert timers.steady_seconds(lambda: None, "cuda") == 0.5
+    restless = itertools.cycle([1.0, 2.0])
+    monkeypatch.setattr(timers, "median_seconds", lambda work, device, repeats: next(restless))
+    assert timers.steady_seconds(lambda: None, "cuda") in (1.0, 2.0), "and ends"
+
+
 SMI = """#!/bin/sh
 case "$*" in
 *query-compute-apps*) printf '4000001\\n4000002\\n' ;;
 *clocks_event_reasons*)
     echo 'Field "clocks_event_reasons.active" is not a valid field to query.' >&2; exit 2 ;;
-*) echo '570.1, 1980, 3201, 1980, 41, 301.5, Disabled, 0x0000000000000024' ;;
+*) echo '570.1, 1980, 3201, 1980, 41, 301.5, Disabled, 0x0000000000000034' ;;
 esac
 """
 
@@ -236,8 +257,9 @@ def test_throttling_and_neighbours_are_read_from_the_driver(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: object())
     found = state("cuda")
     assert (found["sm_clock_mhz"], found["power_watts"]) == (1980.0, 301.5)
-    assert found["throttled"] == ["power cap", "thermal (software)"]
+    assert found["throttled"] == ["power cap", "sync boost", "thermal (software)"]
     assert disturbances({}, found) == [
+        "throttled: sync boost",
         "throttled: thermal (software)",
         "1 other processes on the device",
     ]

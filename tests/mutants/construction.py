@@ -334,6 +334,25 @@ class ModeInTheEnvironment(MistralLLMBackbone):
         os.environ["BACKBONE_MODE"] = "inference" if inference_mode else "training"
 
 
+@planted("CON-11")
+class Tf32ForEverybody(MistralLLMBackbone):
+    """TF32 is switched on to speed this model up: every product of the host loses thirteen bits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        torch.set_float32_matmul_precision("high")
+
+
+@planted("CON-11")
+class AlgorithmsMadeDeterministic(MistralLLMBackbone):
+    """Deterministic algorithms are left on: what has none raises in the host's other models."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = True
+
+
 @planted("CON-12")
 class SeedsTheProcess(MistralLLMBackbone):
     """The constructor seeds the global generators "for reproducibility": the host's own seed is

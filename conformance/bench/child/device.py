@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from conformance.bench.child.timers import median_seconds
+from conformance.bench.child.timers import steady_seconds
 from conformance.errors import CannotAssess
 
 DENSE_PEAKS = {
@@ -40,6 +40,7 @@ _POWER_CAP = "power cap"
 _THROTTLED = {
     0x4: _POWER_CAP,
     0x8: "hardware slow-down",
+    0x10: "sync boost",
     0x20: "thermal (software)",
     0x40: "thermal (hardware)",
     0x80: "power brake",
@@ -52,7 +53,6 @@ _MATRIX = {"cuda": 8192, "cpu": 1024}
 """Sides of the matrices that measure the ceiling, like the bytes `_COPIED`: larger than every
 cache, done within a second."""
 _COPIED = {"cuda": 2 << 30, "cpu": 64 << 20}
-_REPEATS = 9
 
 
 def check_device(device: str) -> None:
@@ -63,7 +63,7 @@ def check_device(device: str) -> None:
     """
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if device != "cpu" and not torch.cuda.is_available():
         raise CannotAssess(
             f"there is no CUDA device (torch {torch.__version__}): leave --device out, or run it "
             f"on a machine that has one"
@@ -74,11 +74,11 @@ def device_facts(device: str) -> dict[str, Any]:
     """Name and size of the device, as JSON values; results of two devices are never compared."""
     import torch
 
-    if device == "cuda":
+    if device != "cpu":
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         told = _nvidia_smi()
         return {
-            "kind": "cuda",
+            "kind": device,
             "name": properties.name,
             "memory_bytes": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
@@ -94,12 +94,12 @@ def device_facts(device: str) -> dict[str, Any]:
 
 def driver(device: str) -> str | None:
     """The version of the device's driver; None if it has none or does not report it."""
-    return _nvidia_smi().get("driver_version") if device == "cuda" else None
+    return _nvidia_smi().get("driver_version") if device != "cpu" else None
 
 
 def state(device: str) -> dict[str, Any]:
     """The device's current clocks, temperature, throttling and number of processes."""
-    if device != "cuda":
+    if device == "cpu":
         return {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
     told = _nvidia_smi()
     reasons = _bits(told.get("reasons"))
@@ -138,19 +138,20 @@ def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int =
 
 
 def ceilings(device: str) -> dict[str, float]:
-    """The device's top speed, measured on random data: `flops` of a half-precision matrix product
-    and `bytes_per_second` of a copy, reads and writes counted."""
+    """The device's top speed, measured on random data once clocks are steady: `flops` of a
+    half-precision matrix product and `bytes_per_second` of a copy, reads and writes counted."""
     import torch
 
-    on, side = torch.device(device), _MATRIX[device]
+    on, side = torch.device(device), _MATRIX["cpu" if device == "cpu" else "cuda"]
+    copied = _COPIED["cpu" if device == "cpu" else "cuda"]
     left, right = (torch.randn(side, side, device=on).to(torch.bfloat16) for _ in range(2))
-    source = torch.randint(0, 255, (_COPIED[device],), dtype=torch.uint8, device=on)
+    source = torch.randint(0, 255, (copied,), dtype=torch.uint8, device=on)
     target = torch.empty_like(source)
     return {
-        "flops": 2 * side**3 / median_seconds(lambda: left @ right, device, _REPEATS),
+        "flops": 2 * side**3 / steady_seconds(lambda: left @ right, device),
         "bytes_per_second": 2
         * source.numel()
-        / median_seconds(lambda: target.copy_(source), device, _REPEATS),
+        / steady_seconds(lambda: target.copy_(source), device),
     }
 
 

@@ -19,7 +19,7 @@ def extra_work(device: str, units: int) -> Callable[[], None]:
     Neither touches memory: work that does (a matrix product, say) also evicts the measured data
     from the caches, which slows it by up to another per cent, however little work is added.
     """
-    if device == "cuda":
+    if device != "cpu":
         import torch
 
         return lambda: torch.cuda._sleep(units)  # type: ignore[no-untyped-call]
@@ -33,7 +33,7 @@ def extra_work(device: str, units: int) -> Callable[[], None]:
 
 def seconds_per_unit(device: str) -> float:
     """How long a unit of `extra_work` takes on this machine."""
-    units = _UNITS[device]
+    units = _UNITS["cpu" if device == "cpu" else "cuda"]
     return median_seconds(extra_work(device, units), device, _REPEATS) / units
 
 

@@ -31,6 +31,7 @@ from conformance.bench.child.device import (
 from conformance.bench.child.injection import seconds_per_unit, slowed
 from conformance.bench.child.memory import peak_memory
 from conformance.bench.child.provenance import check_modules, check_place
+from conformance.bench.child.timers import DeviceInstant
 from conformance.bench.child.turns import Alone, PartnerStopped, PointTurns
 from conformance.bench.child.workloads import Work, work_of
 from conformance.bench.points import Point, building, points
@@ -252,7 +253,7 @@ class Stopwatch:
         def set_up() -> tuple[tuple[Any], dict[str, Any]]:
             turns.next()
             prepared = work.prepare()
-            if request.device == "cuda":
+            if request.device != "cpu":
                 torch.cuda.synchronize()  # preparation must not run into the timed part
             return (prepared,), {}
 
@@ -278,7 +279,7 @@ class Stopwatch:
 
     def _rates(self, work: Work, seconds: float) -> dict[str, Any]:
         achieved, read = work.flops / seconds, work.bytes_read / seconds
-        peak = dense_peak(self.device["name"]) if self.request.device == "cuda" else None
+        peak = dense_peak(self.device["name"]) if self.request.device != "cpu" else None
         return {
             "tokens_per_second": work.tokens / seconds,
             "flops": work.flops,
@@ -356,7 +357,7 @@ def _attention_of(llm: Any) -> str:
 
 def _state_at_work(device: str, run: Any, work: Work) -> dict[str, Any]:
     """`state` while the device works: throttling under load does not show when it is idle."""
-    if device != "cuda":
+    if device == "cpu":
         return state(device)
     # The query takes longer than a round.
     with ThreadPoolExecutor(1) as asking:
@@ -380,9 +381,9 @@ def _in_words(error: Exception) -> str:
 
 def _timer(device: str) -> str:
     return (
-        "conformance.bench.child.process.timers.DeviceInstant"
-        if device == "cuda"
-        else "time.perf_counter"
+        "time.perf_counter"
+        if device == "cpu"
+        else f"{DeviceInstant.__module__}.{DeviceInstant.__qualname__}"
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from conformance.parity import device_memory
+
 _ROUND = "conformance-round"
 """The name of a round in torch's profiler."""
 
@@ -25,12 +27,14 @@ def peak_memory(
     must be at least two rounds, and none before them: then whatever a backbone keeps from one
     forward to the next, or creates once, is counted wherever it is kept.
 
-    On a CPU this is what `backbone` holds, plus every later allocation that torch's profiler
-    reports: those of torch's allocator on this thread and in backward passes.
+    On a CUDA device these are the bytes that were asked for; the allocator's blocks depend on what
+    it has handed out before. On a CPU this is what `backbone` holds, plus every later allocation
+    that torch's profiler reports: those of torch's allocator on this thread and in backward passes.
     """
     gc.collect()
-    if device == "cuda":
-        return max([_on_the_device(run, prepare) for _ in range(rounds)][1:])
+    if device != "cpu":
+        on = torch.device(device)
+        return max([_on_the_device(on, run, prepare) for _ in range(rounds)][1:])
     from torch.profiler import ProfilerActivity, profile, record_function
 
     before = held_storages(backbone)
@@ -75,13 +79,11 @@ def held_storages(root: Any) -> dict[int, int]:
     return found
 
 
-def _on_the_device(run: Callable[[Any], Any], prepare: Callable[[], Any]) -> int:
+def _on_the_device(on: torch.device, run: Callable[[Any], Any], prepare: Callable[[], Any]) -> int:
     prepared = prepare()
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    device_memory.reset_peak(on)
     run(prepared)
-    torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated())
+    return device_memory.peak_bytes(on)
 
 
 def _parts(tensor: torch.Tensor) -> Iterator[Any]:

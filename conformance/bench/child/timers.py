@@ -31,9 +31,15 @@ class DeviceInstant:
         return float(earlier._event.elapsed_time(self._event)) / 1e3
 
 
+_REPEATS = 9
+_STEADY = 0.01
+"""Relative change between medians of `_REPEATS` that is no longer warming up."""
+_MOST_MEDIANS = 40
+
+
 def timer_for(device: str) -> Any:
-    """The timer for pytest-benchmark: CUDA events, or the wall clock for other devices."""
-    return DeviceInstant if device == "cuda" else time.perf_counter
+    """The timer for pytest-benchmark: the wall clock, or CUDA events."""
+    return time.perf_counter if device == "cpu" else DeviceInstant
 
 
 def median_seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
@@ -47,3 +53,18 @@ def median_seconds(work: Callable[[], Any], device: str, repeats: int) -> float:
         seconds.append(timer() - begun)
         time.sleep(0)  # lets other processes run now rather than during a measurement
     return statistics.median(seconds)
+
+
+def steady_seconds(work: Callable[[], Any], device: str) -> float:
+    """The median time of `work` once it no longer changes: a card that was idle takes a second or
+    two to raise its clocks.
+
+    The last of `_MOST_MEDIANS` is taken where it never settles.
+    """
+    before = median_seconds(work, device, _REPEATS)
+    for _ in range(_MOST_MEDIANS):
+        now = median_seconds(work, device, _REPEATS)
+        if abs(now / before - 1) <= _STEADY:
+            return now
+        before = now
+    return before

@@ -14,7 +14,7 @@ from conformance.bench.report.rows import (
     shortened,
 )
 from conformance.bench.results.comparison import Comparison
-from conformance.bench.results.drawing import PowerReport
+from conformance.bench.results.drawing import PowerReport, too_few
 from conformance.bench.results.stored import Recording
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ def write_power(console: Console, found: PowerReport) -> None:
         "bounds",
     )
     console.print(table(columns, shortened(power_rows(found.rates))))
+    for share, recorded in too_few(found.recorded, found.pairs).items():
+        console.print(
+            f"  slowed by {100 * share:g} %: {recorded} pairs, too few for a comparison of "
+            f"{found.pairs} (interrupted)"
+        )
     if found.memory is not None:
         console.print(
             f"  {found.memory['injectedBytes']:,} bytes more were found in "

@@ -83,6 +83,9 @@ class PowerReport:
             "rates": [rate.as_json() for rate in self.rates],
             "confirmations": [one.as_json() for one in self.confirmations],
             "memory": self.memory,
+            "tooFewPairs": {
+                str(share): found for share, found in too_few(self.recorded, self.pairs).items()
+            },
             "logarithms": self._of_every_pair("logarithm"),
             "stalls": self._of_every_pair("stalls"),
             "means": self._of_every_pair("mean"),
@@ -113,16 +116,26 @@ def rates(
 
     A comparison is drawn, with replacement, from pairs that were measured together: what they have
     in common belongs to a comparison's error, and would average out over pairs of many groups. A
-    group of fewer pairs than a comparison takes was interrupted, and is left out. Drawn comparisons
-    share pairs, so the bounds cover the drawing alone; only fresh comparisons show how much
-    recordings vary.
+    group of fewer pairs than a comparison takes was interrupted, and is left out; so is a slow-down
+    with no other (`too_few` names them). Drawn comparisons share pairs, so the bounds cover the
+    drawing alone; only fresh comparisons show how much recordings vary.
 
     Raises:
-        CannotAssess: if fewer pairs were recorded than a comparison takes.
+        CannotAssess: if no slow-down has as many pairs as a comparison takes.
     """
     source = random.Random(seed)
+    missing = too_few(recorded, pairs)
+    if missing.keys() >= recorded.keys():
+        most = max(missing.values(), default=0)
+        fewer = f", or draw comparisons of {most - most % 2} (--pairs)" if most >= 2 else ""
+        raise CannotAssess(
+            f"{most} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
+            f"{fewer}"
+        )
     for share, every in recorded.items():
-        groups = _long_enough(every, pairs)
+        if share in missing:
+            continue
+        groups = [group for group in every if _pairs_in(group) >= pairs]
         names = [name for name in groups[0] if all(name in group for group in groups)]
         values = {
             name: [pair.logarithm for group in groups for pair in group[name]] for name in names
@@ -163,14 +176,11 @@ def _drawn(
     return found
 
 
-def _long_enough(every: Sequence[Together], pairs: int) -> list[Together]:
-    groups = [group for group in every if _pairs_in(group) >= pairs]
-    if not groups:
-        most = max(map(_pairs_in, every), default=0)
-        raise CannotAssess(
-            f"{most} pairs were recorded, and a comparison takes {pairs}: record more (--recorded)"
-        )
-    return groups
+def too_few(recorded: Mapping[float, Sequence[Together]], pairs: int) -> dict[float, int]:
+    """The slow-downs without as many pairs as a comparison takes, and how many pairs each has:
+    their recording was interrupted."""
+    most = {share: max(map(_pairs_in, every), default=0) for share, every in recorded.items()}
+    return {share: found for share, found in most.items() if found < pairs}
 
 
 def _pairs_in(group: Together) -> int:
