@@ -78,7 +78,7 @@ def device_facts(device: str) -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         told = _nvidia_smi()
         return {
-            "kind": device,
+            "kind": "cuda",
             "name": properties.name,
             "memory_bytes": properties.total_memory,
             "multiprocessors": properties.multi_processor_count,
