@@ -7,11 +7,15 @@ hides small tensors and shows what other code left behind
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 
 def held_bytes(on: torch.device | str) -> int:
-    """Bytes requested and not freed at this moment."""
+    """Bytes requested and in use at this moment: what only waits for Python's garbage collector is
+    freed first, or its later end would hide as many bytes of what is measured against this."""
+    gc.collect()
     torch.cuda.synchronize(on)
     return int(torch.cuda.memory_stats(on)["requested_bytes.all.current"])
 

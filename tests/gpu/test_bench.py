@@ -10,14 +10,17 @@ import pytest
 
 from conformance.bench.parent.checkouts import Side
 from conformance.bench.parent.recording import record, record_pairs
-from conformance.bench.power import Calibration, Experiment
+from conformance.bench.power import Calibration, Experiment, memory_found
 from conformance.bench.request import BenchRequest
 from conformance.bench.results.comparison import Finding, compare
 from conformance.bench.results.stored import Run
 from tests.gpu import emulated, emulated_card
 from tests.mutants import INSTRUCT
 
-pytestmark = pytest.mark.skipif(not emulated.is_possible(), reason="no emulated device")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not emulated.is_possible(), reason="this torch lets no Python be a device"),
+]
 ASKED = BenchRequest((INSTRUCT,), device=emulated.NAME, rounds=4)
 """Rounds are few: nothing here asks how long they take."""
 PREFILL = BenchRequest((INSTRUCT,), device=emulated.NAME, rounds=4, workloads=("prefill",))
@@ -88,8 +91,6 @@ def test_pairs_take_turns_and_memory_that_is_injected_is_found(card: Any, tmp_pa
     (same,) = compare(*alike, paired=True).benchmarks
     assert same.finding is not Finding.HUNGRIER, "requested bytes are the same each time"
     assert not any(run.disturbed for recording in alike for run in recording.runs)
-    from conformance.bench.power import memory_found
-
     assert memory_found(tmp_path) == {"injectedBytes": 100_000, "found": 1, "of": 1}
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
+from transformers import __version__ as transformers_version
 
 from backbones.mistral import MistralLLMBackbone
 from conformance.catalogue import catalogue, profiles
@@ -38,16 +40,17 @@ SMALL = {
     "sliding_window": 128,
 }
 """In place of the published size, where that would be computed on a CPU."""
+RETURNS_FLOAT32 = Version(transformers_version) < Version("4.45")
 HUNGRY = {
     **SMALL,
     "hidden_size": 512,
     "intermediate_size": 1024,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 32,
+    "num_hidden_layers": 64 if RETURNS_FLOAT32 else 24,
+    "num_attention_heads": 64 if RETURNS_FLOAT32 else 32,
+    "num_key_value_heads": 64 if RETURNS_FLOAT32 else 32,
 }
-"""The same for memory: keys and values of all layers, and scores of one, are as large beside the
-logits as at the published size."""
+"""The same for memory: keys and values of all layers, and scores of one, are about as large beside
+the logits as at the published size."""
 
 
 @contextmanager
@@ -141,6 +144,8 @@ DEFECTS = [
 def test_a_planted_defect_dies_by_its_clause(
     device: torch.device, factory: Callable[..., Any], clause: str, tmp_path: Path
 ) -> None:
+    if factory is planted.FloatLogits and RETURNS_FLOAT32:
+        pytest.skip(f"transformers {transformers_version} returns float32 logits itself")
     sizes = HUNGRY if clause == "GPU-06" else SMALL
     with subject_of(factory, tmp_path) as subject, at_a_small_size(subject, device, sizes):
         # Those that it needs must pass, but for the published size, which takes a while.
