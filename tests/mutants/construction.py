@@ -246,7 +246,7 @@ class TokenInTheErrorMessage(MistralLLMBackbone):
         super().__init__(llm_backbone_id, **kwargs)
 
 
-@planted("CON-08")
+@planted("CON-08", "FWD-09")
 class ForwardForgetsPositions(MistralLLMBackbone):
     """`position_ids` is taken and not passed on: packed sequences attend from the wrong places."""
 

@@ -24,7 +24,7 @@ class LayerOfAnotherFamily(MistralLLMBackbone):
     transformer_layer_cls = LlamaDecoderLayer
 
 
-@planted("FSDP-02", defects=("D25",))
+@planted("FSDP-02", "FWD-04", "FWD-13", defects=("D25",))
 class PartOfTheLayer(MistralLLMBackbone):
     """The MLP passes for the layer, as there are equally many: attention is neither sharded nor
     checkpointed."""
@@ -51,7 +51,7 @@ class PolicyWrapsEverything(MistralLLMBackbone):
         return always_wrap_policy
 
 
-@planted("FSDP-04", defects=("D28",))
+@planted("FSDP-04", "FSDP-08", defects=("D28",))
 class HeadRemembersItsWeight(MistralLLMBackbone):
     """The head keeps hold of its first weight: sharding puts another in its place, and the two
     drift apart."""
