@@ -19,6 +19,10 @@ from conformance.run.request import InvalidRequest
 
 CANNOT_ASSESS = 2
 INTERRUPTED = 130
+_KEPT = {
+    "bench": "results measured so far are in the --out folder",
+    "calibrate": "what was measured is in the --out file",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -47,6 +47,12 @@ def build(
     hub_ids: Annotated[
         Optional[list[str]], typer.Argument(metavar="[HUB_ID]...", help="All recipes unless given.")
     ] = None,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            help="Leave weights out for a hub to carry: they are made where they are first used."
+        ),
+    ] = True,
     hub: HubRoot = None,
     recipes: Recipes = None,
     as_json: Json = False,
@@ -60,7 +66,9 @@ def build(
     store = Hub(hub)
     built = []
     for recipe in chosen:
-        path = store.build(recipe, on_progress=lambda line: say(line, sys.stderr))
+        path = store.build(
+            recipe, "probe" if weights else "later", on_progress=lambda line: say(line, sys.stderr)
+        )
         built.append({"hub": recipe.hub_id, "digest": recipe.digest(), "path": str(path)})
     show(built, as_json)
 
@@ -83,6 +91,7 @@ def list_built(hub: HubRoot = None, as_json: Json = False) -> None:
                 "digest": entry.digest,
                 "bytes": entry.bytes,
                 "path": str(entry.path),
+                "weights": "built" if entry.has_weights else "made when first used",
             }
             for entry in entries
         ],

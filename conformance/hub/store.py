@@ -7,6 +7,9 @@ An entry appears by a rename, so it is whole or absent. A build holds a lock on 
 hub id, which the kernel releases when the process ends. Reading takes no lock and needs no write
 access: a hub that was built on another machine can be copied and used, even from a read-only
 medium.
+
+An entry can leave its weights out, which are most of it: they are made where they are first asked
+for, and that takes torch and transformers alone.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from conformance.hub.recipe import Recipe
 
 HUB_VARIABLE = "CONFORMANCE_HUB"
 SHARDS = 2
+WEIGHTS = ("probe", "later")
+_INDEX = "model.safetensors.index.json"
 
 Progress = Callable[[str], None]
 
@@ -40,13 +45,14 @@ class CannotBuild(CannotAssess):
 
 @dataclass(frozen=True)
 class HubEntry:
-    """One built snapshot: its hub id, the digest of its recipe, its size in bytes, and its
-    directory."""
+    """One built snapshot: its hub id, the digest of its recipe, its size in bytes, its directory,
+    and whether its weights are there."""
 
     hub_id: str
     digest: str
     bytes: int
     path: Path
+    has_weights: bool
 
 
 class Hub:
@@ -61,9 +67,11 @@ class Hub:
     ) -> Path:
         """The directory of the recipe's snapshot, built if it is missing or damaged.
 
-        `on_progress` is called with one line of text as each step begins. Only a build imports
-        torch, transformers and mistral-common: an existing snapshot is verified with the standard
-        library alone.
+        With `weights="later"` it has the tokenizer alone: a fifth of the bytes, to be carried to
+        another machine, where the first build of `"probe"` weights completes it without
+        mistral-common. `on_progress` is called with one line of text as each step begins. Only a
+        build imports torch, transformers and mistral-common: an existing snapshot is verified with
+        the standard library alone.
 
         Raises:
             ValueError: `weights` cannot be built here.
@@ -71,20 +79,22 @@ class Hub:
                 transformers refuses the architecture or its config, or the root cannot be written
                 to.
         """
-        if weights != "probe":
-            raise ValueError(f"weights={weights!r} cannot be built here; right would be 'probe'")
+        if weights not in WEIGHTS:
+            raise ValueError(
+                f"weights={weights!r} cannot be built here; right would be 'probe', or 'later'"
+            )
         home = self.root / recipe.hub_id.replace("/", "--")
         entry = home / recipe.digest()
-        if _is_whole(entry):
+        if _is_whole(entry, weights):
             return entry / "snapshot"
         from conformance.hub.vocabulary import VocabularyUnavailable
 
         try:
             home.mkdir(parents=True, exist_ok=True)
             with _locked(home):
-                if not _is_whole(entry):
+                if not _is_whole(entry, weights):
                     _remove_abandoned(home)
-                    _build_entry(recipe, entry, on_progress or (lambda line: None))
+                    _build_entry(recipe, entry, weights, on_progress or (lambda line: None))
         except (VocabularyUnavailable, OSError, ValueError) as error:
             source = f" (recipe {recipe.path})" if recipe.path else ""
             raise CannotBuild(
@@ -100,7 +110,13 @@ class Hub:
             if manifest is not None and not path.parent.name.startswith("."):
                 size = sum(facts["bytes"] for facts in manifest["files"].values())
                 entries.append(
-                    HubEntry(manifest["hub_id"], manifest["digest"], size, path.parent / "snapshot")
+                    HubEntry(
+                        manifest["hub_id"],
+                        manifest["digest"],
+                        size,
+                        path.parent / "snapshot",
+                        _INDEX in manifest["files"],
+                    )
                 )
         return entries
 
@@ -121,13 +137,19 @@ def _default_root() -> Path:
     return cache / "hub"
 
 
-def _build_entry(recipe: Recipe, entry: Path, on_progress: Progress) -> None:
+def _build_entry(recipe: Recipe, entry: Path, weights: str, on_progress: Progress) -> None:
     building = Path(tempfile.mkdtemp(prefix=".building-", dir=entry.parent))
     try:
         building.chmod(0o755)
         snapshot = building / "snapshot"
         snapshot.mkdir()
-        _write_snapshot(recipe, snapshot, on_progress)
+        _write_tokenizer(recipe, entry, snapshot, on_progress)
+        _write_json(snapshot / "config.json", recipe.probe_config())
+        if recipe.generation_config is not None:
+            _write_json(snapshot / "generation_config.json", recipe.generation_config)
+        if weights == "probe":
+            on_progress(f"{recipe.hub_id}: probe weights ({recipe.architecture}, {recipe.dtype})")
+            _write_weights(recipe, snapshot)
         _write_json(
             building / "manifest.json",
             {
@@ -150,16 +172,18 @@ def _build_entry(recipe: Recipe, entry: Path, on_progress: Progress) -> None:
         raise
 
 
-def _write_snapshot(recipe: Recipe, snapshot: Path, on_progress: Progress) -> None:
-    from conformance.hub.vocabulary import write_tokenizer
+def _write_tokenizer(recipe: Recipe, entry: Path, snapshot: Path, on_progress: Progress) -> None:
+    """The tokenizer's files: those of an entry that lacks nothing but weights, else made anew."""
+    from conformance.hub.vocabulary import TOKENIZER_FILES, write_tokenizer
 
+    manifest = _read_manifest(entry) or {"digest": None, "files": {}}
+    there = set(manifest["files"]) & TOKENIZER_FILES
+    if there and manifest["digest"] == entry.name and there <= _intact(entry, manifest["files"]):
+        for name in there:
+            shutil.copyfile(entry / "snapshot" / name, snapshot / name)
+        return
     on_progress(f"{recipe.hub_id}: tokenizer ({recipe.tokenizer.kind}, {recipe.tokenizer.source})")
     write_tokenizer(recipe, snapshot)
-    on_progress(f"{recipe.hub_id}: probe weights ({recipe.architecture}, {recipe.dtype})")
-    _write_weights(recipe, snapshot)
-    _write_json(snapshot / "config.json", recipe.probe_config())
-    if recipe.generation_config is not None:
-        _write_json(snapshot / "generation_config.json", recipe.generation_config)
 
 
 def _write_weights(recipe: Recipe, snapshot: Path) -> None:
@@ -193,23 +217,34 @@ def _write_weights(recipe: Recipe, snapshot: Path) -> None:
         save_file(shard, snapshot / file_name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(shard, file_name))
     _write_json(
-        snapshot / "model.safetensors.index.json",
+        snapshot / _INDEX,
         {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
     )
 
 
-def _is_whole(entry: Path) -> bool:
+def _is_whole(entry: Path, weights: str) -> bool:
     manifest = _read_manifest(entry)
     if manifest is None or manifest["digest"] != entry.name:
         return False
-    snapshot = entry / "snapshot"
+    if weights == "probe" and _INDEX not in manifest["files"]:
+        return False
     try:
-        names = {path.name for path in snapshot.iterdir()}
-        return names == set(manifest["files"]) and all(
-            _file_facts(snapshot / name) == facts for name, facts in manifest["files"].items()
-        )
+        names = {path.name for path in (entry / "snapshot").iterdir()}
     except OSError:
         return False
+    return names == set(manifest["files"]) == _intact(entry, manifest["files"])
+
+
+def _intact(entry: Path, files: dict[str, Any]) -> set[str]:
+    """The names of the files that are there and as the manifest describes them."""
+    intact = set()
+    for name, facts in files.items():
+        try:
+            if _file_facts(entry / "snapshot" / name) == facts:
+                intact.add(name)
+        except OSError:
+            continue
+    return intact
 
 
 def _read_manifest(entry: Path) -> dict[str, Any] | None:

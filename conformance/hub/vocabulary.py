@@ -28,6 +28,17 @@ _HOW_TO_GO_ON = (
 )
 
 
+TOKENIZER_FILES = {
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+}
+"""Every name under which a tokenizer's file can be written."""
+
+
 class VocabularyUnavailable(RuntimeError):
     """The source of a tokenizer is not installed, or is not the one the recipe was written for."""
 

@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -341,3 +342,50 @@ def _python(
         env={**os.environ, "PYTHONPATH": root, **(environment or {})},
         check=False,
     )
+
+
+def test_a_calibration_on_a_device_that_is_not_there_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "cuda.json"
+    with pytest.raises(SystemExit, match="2"):
+        main(["calibrate", "--device", "cuda", "--out", str(out)])
+    assert "there is no CUDA device" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_calibration_that_is_interrupted_keeps_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conformance.parity import calibration
+
+    def interrupted(count: int, seed: int, on: Any) -> Iterator[dict[str, float]]:
+        yield dict.fromkeys(calibration.calibration_for("cpu").bounds, 1e-07)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "variants", interrupted)
+    out = tmp_path / "calibration.json"
+    with pytest.raises(SystemExit, match="130"):
+        main(["calibrate", "--variants", "500", "--out", str(out)])
+    assert "what was measured is in the --out file" in capsys.readouterr().err
+    written = json.loads(out.read_text())
+    assert {gate["variants"] for gate in written["gates"].values()} == {1}
+
+
+def test_pairs_of_an_interrupted_recording_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conformance.cli.bench import _stored_pairs_told
+
+    for number in range(3):
+        stored = tmp_path / "runs" / "slowed-1.05" / "head" / f"run-{number}.json"
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        stored.write_text("{}")
+    with pytest.raises(KeyboardInterrupt), _stored_pairs_told(tmp_path):
+        raise KeyboardInterrupt
+    assert (
+        f"3 pairs are recorded in {tmp_path}: `conformance bench power" in capsys.readouterr().err
+    )
+    with pytest.raises(KeyboardInterrupt), _stored_pairs_told(tmp_path / "none"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == ""

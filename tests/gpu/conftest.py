@@ -3,6 +3,7 @@
 The emulated device must be registered before the first backward pass of its process, and once it
 is, FSDP takes it for the accelerator. So tests on it run where nothing but `tests/gpu` does:
 `pytest tests/gpu`. Elsewhere they are left out, and `test_alone.py` runs them in another process.
+Beside a CUDA device it is not registered: torch would take it first.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _ALONE = pytest.StashKey[bool]()
 def pytest_configure(config: pytest.Config) -> None:
     asked = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     config.stash[_ALONE] = all(place.is_relative_to(HERE) for place in asked)
-    if config.stash[_ALONE] and emulated.is_possible():
+    if config.stash[_ALONE] and emulated.is_possible() and not torch.cuda.is_available():
         emulated.register()
 
 
@@ -47,6 +48,8 @@ def emulation() -> None:
     """Skip where there is no emulated device."""
     if not emulated.is_possible():
         pytest.skip(f"torch {torch.__version__} lets no Python code be a device")
+    if torch.cuda.is_available():
+        pytest.skip("nothing is emulated where there is a CUDA device")
 
 
 @pytest.fixture(params=["emulated", "cuda"])

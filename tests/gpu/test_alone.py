@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is emulated beside a CUDA device")
 @pytest.mark.parametrize("module", ["test_emulated.py", "test_clauses.py"])
 def test_in_a_process_of_its_own(module: str, request: pytest.FixtureRequest) -> None:
     planted = ["-k", "not planted"] if request.config.getoption("--mutants") != "full" else []

@@ -125,6 +125,42 @@ def test_entries_lists_what_is_built_and_passes_over_the_rest(hub: Hub, tmp_path
     assert Hub(tmp_path / "absent").entries() == []
 
 
+def test_weights_that_were_left_out_are_made_without_tokenizer_packages(
+    hub: Hub, tmp_path: Path
+) -> None:
+    whole = hub.build(RECIPE)
+    light = Hub(tmp_path)
+    snapshot = light.build(RECIPE, "later")
+    assert not list(snapshot.glob("*.safetensors*"))
+    assert [entry.has_weights for entry in light.entries()] == [False]
+    assert light.build(RECIPE, "later") == snapshot, "there already"
+    program = """
+import sys
+for name in ("mistral_common", "sentencepiece"):
+    sys.modules[name] = None
+from pathlib import Path
+from conformance.hub import Hub, recipe_for
+Hub(Path(sys.argv[1])).build(recipe_for(sys.argv[2]))
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path), MISTRAL], check=True)
+    assert [entry.has_weights for entry in light.entries()] == [True]
+    assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.iterdir()
+    }
+    assert light.build(RECIPE, "later") == snapshot, "more than was asked for serves"
+    assert [entry.has_weights for entry in light.entries()] == [True]
+
+
+def test_half_a_tokenizer_is_made_anew(hub: Hub, tmp_path: Path) -> None:
+    light = Hub(tmp_path)
+    snapshot = light.build(RECIPE, "later")
+    (snapshot / "tokenizer.model").chmod(0o644)
+    (snapshot / "tokenizer.model").write_bytes(b"half")
+    light.build(RECIPE)
+    whole = hub.build(RECIPE)
+    assert (snapshot / "tokenizer.model").read_bytes() == (whole / "tokenizer.model").read_bytes()
+
+
 def build_and_hang(root: Path, started: Event) -> None:
     def hang(line: str) -> None:
         started.set()

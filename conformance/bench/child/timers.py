@@ -34,7 +34,7 @@ class DeviceInstant:
 _REPEATS = 9
 _STEADY = 0.01
 """Relative change between medians of `_REPEATS` that is no longer warming up."""
-_MOST_MEDIANS = 40
+_MOST_SECONDS = 5.0
 
 
 def timer_for(device: str) -> Any:
@@ -59,11 +59,15 @@ def steady_seconds(work: Callable[[], Any], device: str) -> float:
     """The median time of `work` once it no longer changes: a card that was idle takes a second or
     two to raise its clocks.
 
-    The last of `_MOST_MEDIANS` is taken where it never settles.
+    The last that fits into `_MOST_SECONDS` is taken where it never settles.
     """
-    before = median_seconds(work, device, _REPEATS)
-    for _ in range(_MOST_MEDIANS):
-        now = median_seconds(work, device, _REPEATS)
+    begun = time.monotonic()
+    work()
+    # A processor without instructions for half precision is a hundred times slower.
+    repeats = _REPEATS if time.monotonic() - begun < _MOST_SECONDS / (4 * _REPEATS) else 1
+    before = median_seconds(work, device, repeats)
+    while time.monotonic() - begun < _MOST_SECONDS:
+        now = median_seconds(work, device, repeats)
         if abs(now / before - 1) <= _STEADY:
             return now
         before = now
