@@ -358,9 +358,10 @@ def test_a_calibration_that_is_interrupted_keeps_what_it_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from conformance.parity import calibration
+    from conformance.parity.gates import calibration_for
 
     def interrupted(count: int, seed: int, on: Any) -> Iterator[dict[str, float]]:
-        yield dict.fromkeys(calibration.calibration_for("cpu").bounds, 1e-07)
+        yield dict.fromkeys(calibration_for("cpu").bounds, 1e-07)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(calibration, "variants", interrupted)
