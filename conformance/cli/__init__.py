@@ -47,11 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         told = f"{usage()} (see --help)" if usage else _internal_error(error)
         status = _refuse(told, given, traced=usage is None)
     if status == INTERRUPTED:
-        kept = (
-            "results measured so far are in the --out folder"
-            if given[:1] == ["bench"]
-            else "no certificate was written"
-        )
+        kept = _KEPT.get(given[0] if given else "", "no certificate was written")
         say(f"interrupted; {kept}", sys.stderr)
     sys.exit(status)
 
