@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from packaging.version import Version
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import __version__ as transformers_version
 
 from backbones.mistral import MistralLLMBackbone
 from conformance.catalogue import catalogue, profiles
+from conformance.parity.streaming import SeededWeights
 from conformance.run.judging import judge
 from conformance.run.request import RunRequest
 from conformance.run.session import open_session
@@ -185,3 +187,28 @@ def test_without_room_in_float32_the_class_of_llm_is_judged(
         found = judged(subject, ["GPU-02"])["GPU-02"]
     assert found.outcome is Outcome.PASSED, found.summary
     assert found.evidence["built"].startswith("from the class of `llm` alone: the device has no")
+
+
+class LargestOnCpu(TorchDispatchMode):
+    """Elements of the largest tensor that an operation returns on the CPU."""
+
+    elements = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.device.type == "cpu":
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_weights_are_made_on_the_device(device: torch.device) -> None:
+    name, shape = "model.layers.0.mlp.up_proj.weight", (3000, 4096)
+    here, there = torch.empty(shape), torch.empty(shape, device=device)
+    with LargestOnCpu() as largest:
+        seeded = SeededWeights({name: shape}, seed=0, vocabulary=7, tied=False, on=device)
+        seeded.write(name, there)
+    assert 0 < largest.elements < here.numel() / 2, "one block alone is drawn on the CPU"
+    SeededWeights({name: shape}, seed=0, vocabulary=7, tied=False).write(name, here)
+    assert torch.equal(there.cpu(), here)
