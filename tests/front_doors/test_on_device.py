@@ -85,11 +85,11 @@ def test_every_phase_runs_on_a_cpu(phase: str, tmp_path: Path) -> None:
     status = {line.split()[1].rstrip(":"): line.partition("status ")[2] for line in told}
     for step in steps_of(phase, tmp_path, dry=True):
         # What is about the device is not-run without one: not certified.
-        expected = {"nvidia-smi": NOT_THERE, "power": 130}.get(
-            step.name, 1 if step.name.startswith("profile") else 0
-        )
+        expected = 1 if step.name.startswith("profile") else 0
+        expected = NOT_THERE if step.name == "nvidia-smi" else expected
         log = (tmp_path / f".{phase}" / f"{step.name}.log").read_text()
-        assert status[step.name].startswith(f"{expected},"), log[-2000:]
+        ended = int(status[step.name].partition(",")[0])
+        assert ended == expected or (step.name == "power" and ended == 130), log[-2000:]
     packed = members(tmp_path / f"{phase}.tgz")
     assert {f"{phase}/{name}.log" for name in status} <= packed
     results = {
