@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.experiments import on_device
 from tests.experiments.on_device import NOT_THERE, PHASES, Step, run_phase, steps_of
@@ -76,6 +77,9 @@ def test_the_first_steps_fit_into_ten_minutes(phase: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there is a CUDA device: run the phases on it"
+)
 @pytest.mark.parametrize("phase", PHASES)
 def test_every_phase_runs_on_a_cpu(phase: str, tmp_path: Path) -> None:
     # The recording of a comparison's power takes longest: it is ended early, as on the device.
