@@ -23,6 +23,7 @@ _KEPT = {
     "bench": "results measured so far are in the --out folder",
     "calibrate": "what was measured is in the --out file",
 }
+"""What is left of a command that was interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -50,7 +50,7 @@ def build(
     weights: Annotated[
         bool,
         typer.Option(
-            help="Leave weights out for a hub to carry: they are made where they are first used."
+            help="Without weights a hub is small to carry: they are made where it is first used."
         ),
     ] = True,
     hub: HubRoot = None,

@@ -173,12 +173,12 @@ def _build_entry(recipe: Recipe, entry: Path, weights: str, on_progress: Progres
 
 
 def _write_tokenizer(recipe: Recipe, entry: Path, snapshot: Path, on_progress: Progress) -> None:
-    """The tokenizer's files: those of an entry that lacks nothing but weights, else made anew."""
+    """The tokenizer's files: the entry's own if all are intact, else made anew."""
     from conformance.hub.vocabulary import TOKENIZER_FILES, write_tokenizer
 
     manifest = _read_manifest(entry) or {"digest": None, "files": {}}
-    there = set(manifest["files"]) & TOKENIZER_FILES
-    if there and manifest["digest"] == entry.name and there <= _intact(entry, manifest["files"]):
+    there = {name: facts for name, facts in manifest["files"].items() if name in TOKENIZER_FILES}
+    if there and manifest["digest"] == entry.name and _intact(entry, there) == set(there):
         for name in there:
             shutil.copyfile(entry / "snapshot" / name, snapshot / name)
         return

@@ -6,34 +6,13 @@ from __future__ import annotations
 
 import json
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 
 import torch
 
 from conformance.bench.child import device
+from conformance.run.environment import environment
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "triton",
-    "accelerate",
-    "safetensors",
-    "hypothesis",
-    "pytest",
-    "pytest-benchmark",
-    "huggingface-hub",
-    "platformdirs",
-    "mistral-common",
-    "sentencepiece",
-    "numpy",
-    "typer",
-    "rich",
-    "jinja2",
-    "matplotlib",
-    "packaging",
-    "flash-attn",
-)
 _ROWS = (512, 4096)
 _SHAPES = (
     (4096, 4096),
@@ -49,8 +28,8 @@ _SHAPES = (
 
 
 def main() -> int:
-    for package in PACKAGES:
-        print(f"{package} {_version(package)}")
+    print(*sorted({f"{found.name} {found.version}" for found in distributions()}), sep="\n")
+    print("environment", json.dumps(environment()))
     backends = torch.backends
     print(
         f"CUDA {torch.version.cuda}, cuDNN {backends.cudnn.version()}, "
@@ -91,13 +70,6 @@ def partial_sums_ratio(rows: int, inputs: int, outputs: int, on: torch.device) -
     finally:
         matmul.allow_bf16_reduced_precision_reduction = before
     return errors[0] / errors[1]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "-"
 
 
 if __name__ == "__main__":

@@ -62,8 +62,7 @@ def _gates(folder: Path, dry: bool) -> Iterator[Step]:
     yield _python("card", 60, "tests.experiments.device_card")
     yield Step("nvidia-smi", 20, ("nvidia-smi", "-q"))
     yield _certify("profile", 210, MISTRAL, folder, dry)
-    only = ("--collect-only",) if dry else ()
-    yield _pytest("planted", 130, "tests/gpu/test_clauses.py", "-k", "cuda", *only)
+    yield _pytest("planted", 130, "tests/gpu/test_clauses.py", "-k", "cuda")
     yield _python(
         "calibrate", 240, "conformance", "calibrate", "--device", "auto" if dry else "cuda",
         "--variants", "9" if dry else "5000", "--out", str(folder / "calibration.json"),

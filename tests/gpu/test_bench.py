@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from conformance.bench.parent.checkouts import Side
 from conformance.bench.parent.recording import record, record_pairs
@@ -20,6 +21,7 @@ from tests.mutants import INSTRUCT
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not emulated.is_possible(), reason="this torch lets no Python be a device"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="nothing is emulated beside a device"),
 ]
 ASKED = BenchRequest((INSTRUCT,), device=emulated.NAME, rounds=4)
 """Rounds are few: nothing here asks how long they take."""

@@ -18,6 +18,7 @@ from transformers import __version__ as transformers_version
 
 from backbones.mistral import MistralLLMBackbone
 from conformance.catalogue import catalogue, profiles
+from conformance.parity.device_memory import held_bytes
 from conformance.parity.streaming import SeededWeights
 from conformance.run.judging import judge
 from conformance.run.request import RunRequest
@@ -187,6 +188,15 @@ def test_without_room_in_float32_the_class_of_llm_is_judged(
         found = judged(subject, ["GPU-02"])["GPU-02"]
     assert found.outcome is Outcome.PASSED, found.summary
     assert found.evidence["built"].startswith("from the class of `llm` alone: the device has no")
+
+
+def test_what_waits_for_the_garbage_collector_is_not_held(device: torch.device) -> None:
+    before = held_bytes(device)
+    kept: list[Any] = [torch.empty(10**6, device=device)]
+    assert held_bytes(device) > before
+    kept.append(kept)
+    del kept
+    assert held_bytes(device) == before
 
 
 class LargestOnCpu(TorchDispatchMode):

@@ -35,6 +35,7 @@ _REPEATS = 9
 _STEADY = 0.01
 """Relative change between medians of `_REPEATS` that is no longer warming up."""
 _MOST_SECONDS = 5.0
+"""Seconds after which no further median is begun."""
 
 
 def timer_for(device: str) -> Any:
