@@ -20,6 +20,7 @@ from conformance.hub import (
     known_recipes,
     recipe_for,
 )
+from conformance.parity.half_products import half_products_in_float32
 from conformance.run.environment import environment
 from conformance.run.events import Facts
 from conformance.run.request import RunRequest
@@ -128,7 +129,7 @@ def open_session(
     """A session whose hub tap is in place while the body runs; `declarations` replace those of a
     configuration file."""
     session = Session(resolved, request, home, announce, declarations)
-    with session.tap, _warnings_are_no_errors():
+    with session.tap, _warnings_are_no_errors(), half_products_in_float32():
         yield session
 
 
