@@ -64,6 +64,8 @@ class Subject:
         self._weights = weights
         self._recipes = recipes
         self._overrides = (overrides, overrides_source)
+        # What several clauses look at and is made once in a run: by what it is called.
+        self.kept: dict[str, Any] = {}
 
     def build(
         self,
@@ -72,6 +74,7 @@ class Subject:
         llm_max_length: int | None = LLM_MAX_LENGTH,
         inference_mode: bool = False,
         use_flash_attention_2: bool = False,
+        hf_token: str | None = CANARY_TOKEN,
     ) -> Any:
         """A fresh backbone; what the constructor raises passes through.
 
@@ -88,7 +91,7 @@ class Subject:
             built = self.factory(
                 self.backbone_id if backbone_id is None else backbone_id,
                 **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
-                hf_token=CANARY_TOKEN,
+                hf_token=hf_token,
                 inference_mode=inference_mode,
                 use_flash_attention_2=use_flash_attention_2,
             )

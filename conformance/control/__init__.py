@@ -1,0 +1,30 @@
+"""The control: what a sound backbone over the same checkpoint is, and does, in any state.
+
+A backbone is thin: the library's model from a checkpoint, its tokenizer with a pad token, rows
+resized, and a few facts. Everything else is handed through, so the harness can build the same
+thing in words of its own and ask both.
+
+`model.py` builds it, `states.py` says in which states and by which calls two backbones are
+compared, `calls.py` makes the calls, and `compare.py` says where the answers differ.
+"""
+
+from conformance.control.calls import CallRefused, Inputs, observe
+from conformance.control.compare import Difference, differences
+from conformance.control.model import Control, Mirrored, mirrored_from
+from conformance.control.states import DEFAULTS, FACTORS, Row, covering_rows, described
+
+__all__ = [
+    "DEFAULTS",
+    "FACTORS",
+    "CallRefused",
+    "Control",
+    "Difference",
+    "Inputs",
+    "Mirrored",
+    "Row",
+    "covering_rows",
+    "described",
+    "differences",
+    "mirrored_from",
+    "observe",
+]

@@ -1,0 +1,408 @@
+"""Makes one call, after one history, on a backbone or its control, and keeps what came out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conformance.control.states import DEFAULTS, Row
+from conformance.parity.library import attention_of
+
+IGNORED_LABEL = -100
+Observation = dict[str, Any]
+"""What a call returned: tensors over real positions and known ids, and plain facts."""
+
+
+class CallRefused(Exception):
+    """A backbone raised; the cause is what it raised."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What calls are made of: the ids that a text may hold, `known` ids in all, the window (or 16
+    where there is none), the width of an embedding, and a seed."""
+
+    ordinary: torch.Tensor
+    known: int
+    window: int
+    width: int
+    seed: int
+
+    def length(self, value: int | str) -> int:
+        """A length of the factors in tokens."""
+        if isinstance(value, int):
+            return value
+        return {
+            "window-1": self.window - 1, "window": self.window, "window+1": self.window + 1,
+            "2*window": 2 * self.window,
+        }[value]  # fmt: skip
+
+    def ids(self, batch: int, length: int, offset: int = 0) -> torch.Tensor:
+        """Ids of shape (batch, length), other ones for each offset."""
+        generator = torch.Generator().manual_seed(self.seed + 7919 * offset)
+        places = torch.randint(len(self.ordinary), (batch, length), generator=generator)
+        return self.ordinary[places]
+
+    def patches(self, batch: int, count: int) -> torch.Tensor:
+        """Embeddings of image patches, (batch, count, width)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(batch, count, self.width, generator=generator)
+
+    @property
+    def columns(self) -> torch.Tensor:
+        """The ids whose logits are compared: spread over the vocabulary, and all of its tail."""
+        spread = torch.arange(0, self.known, max(1, self.known // 2048))
+        return torch.cat([spread, torch.arange(max(0, self.known - 64), self.known)]).unique()
+
+
+def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Observation:
+    """What `row`'s call returns after its history, `dtype` being half precision.
+
+    The backbone's parameters, precision, mode and attention are as before afterwards.
+
+    Raises:
+        CallRefused: for what the backbone raises.
+    """
+    row = {**DEFAULTS, **row}
+    with ExitStack() as state:
+        state.enter_context(_unchanged(backbone, values=row["history"] == "after a step"))
+        state.enter_context(torch.random.fork_rng(devices=[]))
+        state.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if row["attention"] != "as built" and hasattr(backbone.llm, "set_attn_implementation"):
+            state.enter_context(attention_of(backbone.llm, row["attention"]))
+        if row["precision"] == "half":
+            state.enter_context(_parameters_in(backbone, dtype))
+        if row["precision"] == "autocast":
+            state.enter_context(torch.autocast("cpu", dtype=dtype))
+        try:
+            _live_through(backbone, row, inputs)
+            backbone.train(row["mode"] == "train")
+            torch.manual_seed(inputs.seed)
+            return _call(backbone, row, inputs)
+        except Exception as error:
+            raise CallRefused from error
+
+
+def takes_gradients(row: Row) -> bool:
+    """Whether the gradients of this row are compared: in full precision, of what is trained, and
+    not of the longest sequences, for time."""
+    return (
+        row["precision"] == "float32"
+        and row["build"] != "inference"
+        and row["cache"] == "none"
+        and row["length"] != 513
+    )
+
+
+def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
+    made = _Call.of(row, inputs)
+    gradients = takes_gradients(row)
+    with torch.set_grad_enabled(gradients):
+        chunks = made.chunks(row["cache"])
+        cache, parts, seen = None, list[Observation](), dict[str, Any]()
+        for begin, end in chunks:
+            facts, cache = _facts_of(made.run(backbone, begin, end, cache), row)
+            facts["logits"] = facts["logits"][..., inputs.columns]
+            parts.append(facts)
+            seen.update(facts)
+        if row["cache"] == "returned" and cache is not None:
+            extra = made.continued(backbone, cache, inputs)
+            seen["logits after the cache"] = extra[..., inputs.columns].flatten(0, 1)
+        seen["logits"] = torch.cat([part["logits"] for part in parts], 1)[made.real]
+        if "hidden states" in seen:
+            by_layer = zip(*(part["hidden states"] for part in parts), strict=True)
+            seen["hidden states"] = [
+                torch.cat(states, 1)[made.real].detach() for states in by_layer
+            ]
+        if gradients:
+            seen["gradients"] = _gradients(backbone, seen)
+    return {
+        name: value.detach() if isinstance(value, torch.Tensor) else value
+        for name, value in seen.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Call:
+    """The tensors of one call. `real` says which positions hold tokens rather than padding."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor | None
+    positions: torch.Tensor | None
+    labels: torch.Tensor | None
+    patches: torch.Tensor | None
+    form: str
+    options: Mapping[str, Any]
+    real: torch.Tensor
+
+    @classmethod
+    def of(cls, row: Row, inputs: Inputs, offset: int = 0) -> _Call:
+        batch, length = row["batch"], inputs.length(row["length"])
+        ids = inputs.ids(batch, length, offset)
+        # Patches stand behind the first token, as hosts splice them.
+        patches = inputs.patches(batch, 3) if row["form"] == "patches" else None
+        total = length + (3 if patches is not None else 0)
+        real = _real(row["mask"], batch, total)
+        counted = (real.cumsum(1) - 1).clamp(min=0)
+        labels = None
+        if row["labels"] != "none":
+            labels = torch.zeros(batch, total, dtype=torch.long)
+            labels[:, total - length :] = ids
+            labels[:, : total - length + 1] = IGNORED_LABEL
+            if row["labels"] == "some ignored":
+                labels[:, 1 : total // 2 : 2] = IGNORED_LABEL
+            labels = labels.masked_fill(~real, IGNORED_LABEL)
+        return cls(
+            ids=ids,
+            mask=_as_given(row["mask"], real),
+            positions={"none": None, "counted": counted, "shifted": counted + 3}[row["positions"]],
+            labels=labels,
+            patches=patches,
+            form=row["form"],
+            options={
+                "plain": {}, "hidden states": {"output_hidden_states": True},
+                "tuple": {"return_dict": False},
+            }[row["output"]],
+            real=real,
+        )  # fmt: skip
+
+    def chunks(self, cache: str) -> list[tuple[int, int]]:
+        total = self.real.shape[1]
+        cuts = {
+            "none": [], "returned": [], "in chunks": [total // 2, total - 1],
+            "token by token": list(range(max(1, total - 4), total)),
+        }[cache]  # fmt: skip
+        edges = [0, *dict.fromkeys(cuts), total]
+        return [(begin, end) for begin, end in zip(edges, edges[1:], strict=False) if begin < end]
+
+    def run(self, backbone: Any, begin: int, end: int, cache: Any) -> Any:
+        """The call, or the part of it from `begin` to `end`, behind what `cache` holds."""
+        total = self.real.shape[1]
+        arguments: dict[str, Any] = dict(self.options)
+        if (begin, end) != (0, total):
+            arguments["use_cache"] = True
+        if cache is not None:
+            arguments["past_key_values"] = cache
+        if self.form == "ids":
+            arguments["input_ids"] = self.ids[:, begin:end]
+        else:
+            arguments["inputs_embeds"] = self._embedded(backbone)[:, begin:end]
+        if self.mask is not None:
+            arguments["attention_mask"] = self.mask if self.mask.dim() > 2 else self.mask[:, :end]
+        if self.positions is not None:
+            arguments["position_ids"] = self.positions[:, begin:end]
+        if self.labels is not None:
+            arguments["labels"] = self.labels
+        return backbone(**arguments)
+
+    def continued(self, backbone: Any, cache: Any, inputs: Inputs) -> torch.Tensor:
+        """Logits of two more tokens, (batch, 2, vocabulary)."""
+        more = inputs.ids(len(self.ids), 2, offset=1)
+        arguments: dict[str, Any] = {"input_ids": more, "past_key_values": cache, "use_cache": True}
+        if self.mask is None or self.mask.dim() == 2:
+            real = torch.cat([self.real, torch.ones_like(more, dtype=torch.bool)], 1)
+            arguments["attention_mask"] = real if _is_bool(self.mask) else real.long()
+        if self.positions is not None:
+            last = self.positions[torch.arange(len(more)), self._last_real()]
+            arguments["position_ids"] = last[:, None] + torch.tensor([[1, 2]])
+        logits: torch.Tensor = backbone(**arguments).logits
+        return logits
+
+    def _last_real(self) -> torch.Tensor:
+        places = torch.arange(self.real.shape[1]) * self.real
+        return places.max(1).values
+
+    def _embedded(self, backbone: Any) -> torch.Tensor:
+        # Hosts embed the rows of a batch one by one, too: ids of one axis.
+        rows = [backbone.embed_input_ids(row) for row in self.ids]
+        embedded = torch.stack(rows)
+        if self.patches is None:
+            return embedded
+        scale = embedded.detach().float().std()
+        patches = (self.patches * scale).to(embedded.dtype)
+        return torch.cat([embedded[:, :1], patches, embedded[:, 1:]], 1)
+
+
+def _real(kind: str, batch: int, total: int) -> torch.Tensor:
+    real = torch.ones(batch, total, dtype=torch.bool)
+    third = max(1, total // 3)
+    if kind == "left":
+        real[:, :third] = False
+    elif kind == "right":
+        real[:, -third:] = False
+    elif kind in ("ragged left", "boolean", "additive"):
+        for index in range(batch):
+            # The rows differ, and of one row a third is padding.
+            real[index, : third if batch == 1 else third * index // batch] = False
+    elif kind == "holes":
+        real[:, :1] = real[:, -1:] = False
+        for index in range(batch):
+            real[index, 2 + index % 2 : 4] = False
+    return real
+
+
+def _as_given(kind: str, real: torch.Tensor) -> torch.Tensor | None:
+    """A mask in the dtype and shape that a host hands over."""
+    if kind == "none":
+        return None
+    if kind == "boolean":
+        return real
+    if kind == "additive":
+        total = real.shape[1]
+        seen = torch.ones(total, total, dtype=torch.bool).tril() & real[:, None, None, :]
+        # Padding sees itself: a row that sees nothing has no softmax.
+        seen = seen | torch.eye(total, dtype=torch.bool)
+        return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    return real.long()
+
+
+def _is_bool(mask: torch.Tensor | None) -> bool:
+    return mask is not None and mask.dtype is torch.bool
+
+
+def _facts_of(output: Any, row: Row) -> tuple[Observation, Any]:
+    """What one output holds, and its cache."""
+    if isinstance(output, tuple):
+        tensors = [item for item in output if isinstance(item, torch.Tensor)]
+        facts: Observation = {"logits": tensors[-1], "items of the tuple": len(output)}
+        if row["labels"] != "none":
+            facts["loss"] = tensors[0]
+        return facts, None if len(output) == len(tensors) else output[len(tensors)]
+    facts = {"logits": output.logits}
+    cache = getattr(output, "past_key_values", None)
+    facts["a cache"] = cache is not None
+    if getattr(output, "loss", None) is not None:
+        facts["loss"] = output.loss
+    if row["output"] == "hidden states":
+        facts["hidden states"] = list(output.hidden_states)
+    return facts, cache
+
+
+def _gradients(backbone: Any, seen: Observation) -> dict[str, torch.Tensor]:
+    """The gradient of every trainable parameter of `llm`: of the loss, or without labels of a fixed
+    functional over the logits of real positions."""
+    if "loss" in seen:
+        value = seen["loss"]
+    else:
+        compared = seen["logits"]
+        weights = torch.cos(torch.arange(compared.shape[-1], dtype=compared.dtype))
+        value = (compared * weights).mean()
+    parameters = {
+        name: parameter
+        for name, parameter in backbone.llm.named_parameters()
+        if parameter.requires_grad
+    }
+    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+    return {
+        name: gradient.detach()
+        for name, gradient in zip(parameters, found, strict=True)
+        if gradient is not None
+    }
+
+
+def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
+    """What happened to the instance before the call."""
+    history = row["history"]
+    plain = {**DEFAULTS, "length": row["length"], "batch": row["batch"]}
+    if history == "fresh":
+        return
+    backbone.eval()
+    if history == "same shape before":
+        other = {**row, "labels": "none", "mask": "ones", "positions": "none", "cache": "none"}
+        with torch.no_grad():
+            _run(backbone, _Call.of(other, inputs, offset=2))
+            _run(backbone, _Call.of({**other, "mask": "left"}, inputs, offset=3))
+    elif history == "long call before":
+        with torch.no_grad():
+            _run(backbone, _Call.of({**DEFAULTS, "length": 140}, inputs, offset=4))
+    elif history == "after generation":
+        ids = inputs.ids(2, 5, offset=5)
+        backbone.llm.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False,
+            pad_token_id=0,
+        )  # fmt: skip
+    elif history in ("after backward", "after a step"):
+        backbone.train()
+        _run(backbone, _Call.of({**plain, "labels": "all"}, inputs, offset=6)).loss.backward()
+        if history == "after a step":
+            with torch.no_grad():
+                for index, parameter in enumerate(backbone.llm.parameters()):
+                    parameter.mul_(1.0 + 0.05 * (index % 3))
+    elif history == "after reloading":
+        state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+        backbone.load_state_dict(state)
+        # The caller goes on using its tensors.
+        for tensor in state.values():
+            tensor.zero_()
+    elif history == "after switching modes":
+        backbone.train()
+        with torch.no_grad():
+            _run(backbone, _Call.of(plain, inputs, offset=7))
+        backbone.eval()
+        with torch.no_grad():
+            _run(backbone, _Call.of(plain, inputs, offset=8))
+
+
+def _run(backbone: Any, made: _Call) -> Any:
+    return made.run(backbone, 0, made.real.shape[1], None)
+
+
+@contextmanager
+def _unchanged(backbone: Any, *, values: bool) -> Iterator[None]:
+    """Put back mode and gradients, and the parameters' `values`, which only a step changes."""
+    training = backbone.training
+    kept = [(one, one.detach().clone()) for one in backbone.parameters()] if values else []
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in kept:
+                parameter.copy_(value)
+        backbone.zero_grad(set_to_none=True)
+        backbone.train(training)
+
+
+@contextmanager
+def _parameters_in(backbone: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Parameters in half precision while the body runs, buffers as they are: as FSDP's mixed
+    precision with float32 buffers casts them."""
+    kept = {parameter: parameter.data for parameter in backbone.parameters()}
+    try:
+        for parameter in kept:
+            parameter.data = parameter.data.to(dtype)
+        yield
+    finally:
+        for parameter, data in kept.items():
+            parameter.data = data
+
+
+@contextmanager
+def without_dropout(backbone: Any) -> Iterator[None]:
+    """Dropout rates at zero, wherever a module keeps one, while the body runs."""
+    kept = list(_rates(backbone))
+    for _, module, attribute, _ in kept:
+        setattr(module, attribute, 0.0)
+    try:
+        yield
+    finally:
+        for _, module, attribute, rate in kept:
+            setattr(module, attribute, rate)
+
+
+def declared_dropout(model: torch.nn.Module) -> dict[str, float]:
+    """The dropout rates above zero, by module and attribute."""
+    return {f"`{name}.{attribute}`": rate for name, _, attribute, rate in _rates(model)}
+
+
+def _rates(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module, str, float]]:
+    for name, module in model.named_modules():
+        for attribute in ("p", "dropout", "attention_dropout"):
+            rate = vars(module).get(attribute)
+            if isinstance(rate, float) and rate > 0:
+                yield name, module, attribute, rate

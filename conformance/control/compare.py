@@ -1,0 +1,149 @@
+"""Where what a backbone returned differs from what its control returned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from conformance.control.calls import Observation
+from conformance.parity.equality import GRADIENT_RELATIVE_RMS, relative_rms
+from conformance.parity.gates import NEGLIGIBLE_GRADIENT, SEMANTICS, rms
+
+POSITION = 5 * SEMANTICS
+"""Gate 1 for a single position: errors of one are larger than their mean over many."""
+HALF_DISTANCE = 1.6
+"""How far a half-precision result may lie from the control's, over the control's own rounding
+error: two independent roundings of one computation are √2 apart."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference. `quantity` is what differs: logits, loss, a cache, …"""
+
+    quantity: str
+    told: str
+    value: float
+    bound: float
+
+
+def differences(
+    observed: Observation, expected: Observation, exact: Observation | None = None
+) -> Iterator[Difference]:
+    """The differences between two observations of one call.
+
+    With `exact`, what the control returns in float32, both are half-precision results; the distance
+    between them is measured in roundings.
+    """
+    for name, wanted in expected.items():
+        found = observed.get(name)
+        if name == "gradients":
+            yield from _gradients(found, wanted)
+        elif isinstance(wanted, torch.Tensor):
+            yield from _tensors(name, found, wanted, exact and exact[name])
+        elif isinstance(wanted, list):
+            yield from _lists(name, found, wanted, exact and exact[name])
+        elif found != wanted:
+            yield Difference(name, f"{name}: {found!r}, and the control {wanted!r}", 1.0, 0.0)
+
+
+def _lists(
+    name: str,
+    found: list[torch.Tensor] | None,
+    wanted: list[torch.Tensor],
+    exact: list[torch.Tensor] | None,
+) -> Iterator[Difference]:
+    if found is None or len(found) != len(wanted):
+        count = "no" if found is None else str(len(found))
+        yield Difference(name, f"{count} {name}, and the control has {len(wanted)}", 1.0, 0.0)
+        return
+    for index, tensor in enumerate(wanted):
+        one = next(_tensors(name, found[index], tensor, exact and exact[index]), None)
+        if one is not None:
+            yield Difference(name, f"{one.told} (number {index})", one.value, one.bound)
+            return
+
+
+def _tensors(
+    name: str, found: object, wanted: torch.Tensor, exact: torch.Tensor | None
+) -> Iterator[Difference]:
+    if not isinstance(found, torch.Tensor) or found.shape != wanted.shape:
+        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else None
+        yield Difference(
+            name, f"the {name} are of shape {shape}, the control's {tuple(wanted.shape)}", 1.0, 0.0
+        )
+        return
+    if found.dtype != wanted.dtype:
+        yield Difference(
+            name, f"the {name} are in {found.dtype}, the control's in {wanted.dtype}", 1.0, 0.0
+        )
+        return
+    if exact is not None:
+        own = rms(wanted.double() - exact.double())
+        apart = rms(found.double() - wanted.double())
+        distance = apart / own if own else (0.0 if apart == 0 else float("inf"))
+        if not distance <= HALF_DISTANCE:
+            yield Difference(
+                name,
+                f"the {name} are {distance:.3g} times as far from the control's as rounding moves "
+                "those",
+                distance,
+                HALF_DISTANCE,
+            )
+        return
+    error = relative_rms(found, wanted)
+    if not error <= SEMANTICS:
+        yield Difference(
+            name, f"the {name} differ by a relative RMS of {error:.2g}", error, SEMANTICS
+        )
+        return
+    if found.dim() < 2:
+        return
+    scale = rms(wanted)
+    apart = (found.double() - wanted.double()).pow(2).mean(-1).sqrt()
+    worst = float(apart.max()) / scale if scale else float(apart.max())
+    if not worst <= POSITION:
+        place = int(apart.argmax())
+        yield Difference(
+            name,
+            f"the {name} differ at one place (real position {place}) by {worst:.2g}",
+            worst,
+            POSITION,
+        )
+
+
+def _gradients(
+    found: Mapping[str, torch.Tensor] | None, wanted: Mapping[str, torch.Tensor]
+) -> Iterator[Difference]:
+    if not wanted:
+        raise ValueError("the control has no gradients: there is nothing to compare")
+    shared = {
+        name: gradient
+        for name, gradient in wanted.items()
+        if found is not None and name in found and found[name].shape == gradient.shape
+    }
+    missing = [name for name in wanted if name not in shared]
+    if missing:
+        yield Difference(
+            "gradients",
+            f"{len(missing)} parameters have no gradient and the control's do; the first is "
+            f"`{missing[0]}`",
+            1.0,
+            0.0,
+        )
+        return
+    assert found is not None
+    largest = max(float(gradient.norm()) for gradient in wanted.values())
+    for name, gradient in wanted.items():
+        apart = float((found[name].double() - gradient.double()).norm())
+        scale = max(float(gradient.norm()), NEGLIGIBLE_GRADIENT * largest)
+        error = apart / scale if scale else 0.0
+        if not error <= GRADIENT_RELATIVE_RMS:
+            yield Difference(
+                "gradients",
+                f"the gradient of `{name}` differs by {error:.2g} of its size",
+                error,
+                GRADIENT_RELATIVE_RMS,
+            )
+            return

@@ -1,0 +1,138 @@
+"""The states, calls and histories in which a backbone is compared with its control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any
+
+Row = dict[str, Any]
+"""One state and one call: a value for each factor."""
+
+FACTORS: Mapping[str, tuple[Any, ...]] = {
+    "build": ("training", "inference", "flash", "no token", "checkpointed"),
+    "mode": ("eval", "train"),
+    "precision": ("float32", "half", "autocast"),
+    "attention": ("as built", "eager", "sdpa"),
+    "form": ("ids", "embeddings", "patches"),
+    "mask": ("ones", "none", "left", "right", "ragged left", "holes", "boolean", "additive"),
+    "positions": ("none", "counted", "shifted"),
+    "cache": ("none", "returned", "in chunks", "token by token"),
+    "labels": ("none", "all", "some ignored"),
+    "output": ("plain", "hidden states", "tuple"),
+    "history": (
+        "fresh", "same shape before", "long call before", "after generation", "after backward",
+        "after a step", "after reloading", "after switching modes",
+    ),
+    "batch": (1, 2, 3, 8),
+    "length": (7, 2, "window-1", "window", "window+1", "2*window", 65, 131, 513),
+}  # fmt: skip
+"""Every value of every factor; the first is the plainest, and a failure is told by what differs
+from it. Lengths are tokens; `window` is the model's, or 16 where it has none, and `131` is beyond
+the `llm_max_length` of the compared instances."""
+
+DEFAULTS: Mapping[str, Any] = {name: values[0] for name, values in FACTORS.items()}
+
+LLM_MAX_LENGTH = 128
+"""The `llm_max_length` of the compared instances, in tokens: short, so that longer sequences are
+cheap. It limits the tokenizer alone."""
+
+_TOKENS = 140
+"""The most tokens of one call, beside a single sequence of 513: logits over a whole vocabulary take
+128 KiB a token."""
+
+_USUAL = {"window-1": 15, "window": 16, "window+1": 17, "2*window": 32}
+"""What lengths that are counted from the window come to in a probe."""
+
+_WORDS = {
+    "build": {
+        "training": "built for training", "inference": "built with inference_mode=True",
+        "flash": "built with use_flash_attention_2=True", "no token": "built with hf_token=None",
+        "checkpointed": "after enable_gradient_checkpointing()",
+    },
+    "mode": {"eval": "in eval()", "train": "in train()"},
+    "precision": {
+        "float32": "in float32", "half": "in half precision", "autocast": "under autocast",
+    },
+    "mask": {"none": "without an attention mask"},
+    "positions": {
+        "counted": "with position_ids", "shifted": "with position_ids that begin later",
+    },
+    "cache": {
+        "returned": "with use_cache=True", "in chunks": "continued from a cache",
+        "token by token": "decoded token by token",
+    },
+    "labels": {"all": "with labels", "some ignored": "with labels, some of them -100"},
+    "output": {
+        "hidden states": "with output_hidden_states=True", "tuple": "with return_dict=False",
+    },
+}  # fmt: skip
+
+
+def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[Row]:
+    """Rows in which every pair of values of any two factors occurs that can; always the same.
+
+    Greedy: a row begins with a pair that is still missing and takes, factor by factor, the value
+    that covers most of the other missing pairs. (`allpairspy` gives up on a third of the pairs once
+    some combinations are excluded.)
+    """
+    missing = {
+        frozenset({(one, a), (other, b)})
+        for one, other in combinations(factors, 2)
+        for a in factors[one]
+        for b in factors[other]
+        if _makes_sense({one: a, other: b})
+    }
+    while missing:
+        row = dict(max(missing, key=lambda pair: sorted(map(str, pair))))
+        for name in sorted(factors, key=lambda name: -len(factors[name])):
+            if name not in row:
+                able = [value for value in factors[name] if _makes_sense({**row, name: value})]
+                row[name] = max(
+                    able, key=lambda value: sum(
+                        frozenset({(name, value), item}) in missing for item in row.items()
+                    ),
+                )  # fmt: skip
+        missing -= {frozenset(pair) for pair in combinations(row.items(), 2)}
+        yield {name: row[name] for name in factors}
+
+
+def described(row: Row, among: Mapping[str, Any] = DEFAULTS) -> str:
+    """What is not plain about a row, in words."""
+    words = [
+        _WORDS.get(name, {}).get(value) or _generic(name, value)
+        for name, value in row.items()
+        if value != among.get(name)
+    ]
+    return ", ".join(words) or "in the plainest state, by the plainest call"
+
+
+def _generic(name: str, value: Any) -> str:
+    return {
+        "attention": f"with {value} attention",
+        "form": f"with {value} as input",
+        "mask": f"with a mask of kind `{value}`",
+        "history": str(value),
+        "batch": f"in a batch of {value}",
+        "length": f"over {value} tokens",
+    }.get(name, f"{name}={value}")
+
+
+def _makes_sense(row: Row) -> bool:
+    """Whether a library can be asked for this combination at all; values not chosen yet may be
+    missing."""
+    cached = row.get("cache", "none") != "none"
+    chunked = row.get("cache") in ("in chunks", "token by token")
+    mask, length = row.get("mask", "ones"), row.get("length", 7)
+    batch = row.get("batch", 1)
+    return not (
+        (batch * _USUAL.get(length, length) > _TOKENS and (length, batch) != (513, 1))
+        # A recomputed layer must not append to a cache; libraries drop it with a warning.
+        or (cached and row.get("build") == "checkpointed")
+        or (chunked and row.get("labels", "none") != "none")
+        or (chunked and mask in ("right", "holes", "additive", "none"))
+        or (length == 2 and (chunked or mask in ("left", "ragged left", "holes", "right")))
+        # Only padding at one end has positions that a library counts by itself.
+        or (mask == "holes" and row.get("positions", "counted") == "none")
+        or (mask == "additive" and row.get("attention") == "flash_attention_2")
+    )

@@ -1,0 +1,248 @@
+"""The subject beside its control over the product of states, calls and histories.
+
+Each row of the covering array is run on both once; the clauses that look at different parts of what
+came out share the runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conformance.assertions import ClauseFailure, NotApplicable
+from conformance.control import (
+    DEFAULTS,
+    FACTORS,
+    CallRefused,
+    Control,
+    Difference,
+    Inputs,
+    Row,
+    covering_rows,
+    described,
+    differences,
+    mirrored_from,
+    observe,
+)
+from conformance.control.calls import declared_dropout, without_dropout
+from conformance.control.states import LLM_MAX_LENGTH
+from conformance.parity.library import text_config
+from conformance.subject.subject import Subject
+
+SHARE = {"quick": 0.3, "standard": 1.0, "thorough": 1.0}
+"""Share of the rows that each budget runs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A row in which subject and control differ, or in which the subject raised."""
+
+    row: Row
+    difference: Difference
+
+
+class Compared:
+    """The compared instances of one subject, each built when first asked for."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._backbones: dict[str, Any] = {}
+        shared = subject.training
+        self.half = shared.half_precision_dtype
+        self.inputs = _inputs(subject)
+        rows = int(subject.checkpoint.shapes[_embedding_tensor(subject)][0])
+        try:
+            self._control = Control(
+                subject.weights_hub_id,
+                dtype=torch.float32,
+                token=None,
+                cache=False,
+                mirrored=mirrored_from(_in_float32(shared).llm, rows),
+                attention=getattr(shared.llm.config, "_attn_implementation", None),
+            )
+        except Exception as error:
+            raise NotApplicable(
+                f"the library cannot load a control from {subject.weights_hub_id}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def backbone(self, build: str) -> Any | None:
+        """The instance of this build in float32, None if its constructor raises."""
+        if build not in self._backbones:
+            try:
+                self._backbones[build] = self._built(build)
+            except Exception:
+                # CON-05 judges what flash attention asks for, CON-14 a missing token.
+                self._backbones[build] = None
+        return self._backbones[build]
+
+    def factors(self) -> dict[str, tuple[Any, ...]]:
+        """The values of each factor that exist here: builds that construct, and what the installed
+        library takes."""
+        builds = tuple(build for build in FACTORS["build"] if self.backbone(build) is not None)
+        able = {
+            name: tuple(value for value in FACTORS[name] if self._takes({name: value}))
+            for name in ("mask", "positions", "attention")
+        }
+        return {**FACTORS, **able, "build": builds}
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether the published model drops activations out in `train()`."""
+        return bool(declared_dropout(self._control))
+
+    def _takes(self, row: Row) -> bool:
+        try:
+            observe(self._control, row, self.inputs, self.half)
+        except CallRefused:
+            return False
+        return True
+
+    def control(self, build: str) -> Control:
+        """The control in the state of this build."""
+        self._control.llm.config.use_cache = build == "inference"
+        return self._control
+
+    def all_differences(self, row: Row) -> Iterator[Difference]:
+        """The differences between subject and control in this row, one a quantity.
+
+        Raises:
+            CallRefused: if the control refuses the row, which then says nothing.
+        """
+        row = {**DEFAULTS, **row}
+        backbone, control = self.backbone(row["build"]), self.control(row["build"])
+        if backbone is None:
+            return
+        expected = observe(control, row, self.inputs, self.half)
+        exact = None
+        if row["precision"] != "float32":
+            exact = observe(control, {**row, "precision": "float32"}, self.inputs, self.half)
+        try:
+            observed = observe(backbone, row, self.inputs, self.half)
+        except CallRefused as refusal:
+            cause = refusal.__cause__
+            told = f"it raised {type(cause).__name__}: {cause}, and the control did not"
+            yield Difference("an exception", told, 1.0, 0.0)
+            return
+        found = list(differences(observed, expected, exact))
+        if found and row["mode"] == "train" and declared_dropout(control):
+            # Code that draws its dropout otherwise is as sound: compare what is left without any.
+            with without_dropout(backbone), without_dropout(control):
+                observed = observe(backbone, row, self.inputs, self.half)
+                expected = observe(control, row, self.inputs, self.half)
+                found = list(differences(observed, expected, exact))
+        yield from found
+
+    def _built(self, build: str) -> Any:
+        options: dict[str, dict[str, Any]] = {
+            "inference": {"inference_mode": True},
+            "flash": {"use_flash_attention_2": True},
+            "no token": {"hf_token": None},
+        }
+        backbone = self._subject.build(llm_max_length=LLM_MAX_LENGTH, **options.get(build, {}))
+        if build == "inference":
+            backbone.load_state_dict(self._subject.training.state_dict())
+        if build == "checkpointed":
+            backbone.enable_gradient_checkpointing()
+        return _in_float32(backbone).eval()
+
+
+def compared(subject: Subject) -> Compared:
+    """The instances of this run."""
+    if "compared" not in subject.kept:
+        subject.kept["compared"] = Compared(subject)
+    found: Compared = subject.kept["compared"]
+    return found
+
+
+def findings(subject: Subject) -> list[Finding]:
+    """Every row of the covering array with every difference in it."""
+    if "findings" not in subject.kept:
+        subject.kept["findings"] = list(_findings(subject))
+    found: list[Finding] = subject.kept["findings"]
+    return found
+
+
+def _findings(subject: Subject) -> Iterator[Finding]:
+    together, judged = compared(subject), 0
+    rows = list(covering_rows(together.factors()))
+    for row in rows[: round(len(rows) * SHARE[subject.budget.name])]:
+        try:
+            found = list(together.all_differences(row))
+        except CallRefused:
+            continue
+        judged += 1
+        yield from (Finding(row, difference) for difference in found)
+    if not judged:
+        raise RuntimeError("the control refuses every call: there is nothing to compare with")
+
+
+def narrowed(together: Compared, finding: Finding) -> Finding:
+    """The same quantity's difference in a row that is plain in all that does not matter to it."""
+    row, last = finding.row, finding.difference
+    for name, plain in DEFAULTS.items():
+        if row[name] == plain:
+            continue
+        plainer = {**row, name: plain}
+        try:
+            found = [
+                difference
+                for difference in together.all_differences(plainer)
+                if difference.quantity == last.quantity
+            ]
+        except CallRefused:
+            continue
+        if found:
+            row, last = plainer, found[0]
+    return Finding(row, last)
+
+
+def failure(together: Compared, found: Finding, *, mend: str) -> ClauseFailure:
+    """The clause failure that tells of a finding, in its plainest row."""
+    found = narrowed(together, found)
+    return ClauseFailure(
+        observed=f"{described(found.row)}: {found.difference.told}",
+        expected="what the library's own model returns from the same checkpoint in the same "
+        "state; in plainer states it is",
+        mend=mend,
+        quantity=found.difference.quantity,
+        value=found.difference.value,
+        bound=found.difference.bound,
+        state={name: value for name, value in found.row.items() if value != DEFAULTS[name]},
+    )
+
+
+def _in_float32(backbone: Any) -> Any:
+    from conformance.parity.library import unround_buffers
+
+    if {parameter.dtype for parameter in backbone.llm.parameters()} == {torch.float32}:
+        return backbone
+    unround_buffers(backbone.llm)
+    return backbone.to(torch.float32)
+
+
+def _inputs(subject: Subject) -> Inputs:
+    special = set(subject.tokenizer.all_special_ids)
+    known = min(
+        len(subject.tokenizer), int(subject.training.llm.get_input_embeddings().weight.shape[0])
+    )
+    config = text_config(subject.training.llm)
+    window = getattr(config, "sliding_window", None)
+    return Inputs(
+        ordinary=torch.tensor([token for token in range(known) if token not in special]),
+        known=known,
+        window=int(window) if window and 4 <= window <= 64 else 16,
+        width=int(subject.training.embed_dim),
+        seed=subject.seed,
+    )
+
+
+def _embedding_tensor(subject: Subject) -> str:
+    return next(name for name in subject.checkpoint.shapes if name.endswith(EMBEDDINGS))
+
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+"""How checkpoints name the input embedding."""

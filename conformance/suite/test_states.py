@@ -1,0 +1,303 @@
+"""The subject in every state, by every call and after every history, beside its control.
+
+The other clauses look closely at one plain state; these ask whether all others agree with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from conformance.assertions import ClauseFailure, NotApplicable, quoted, require, within
+from conformance.catalogue import MUST, requirement
+from conformance.control import Inputs
+from conformance.control.calls import declared_dropout
+from conformance.control.life import STEPS, probe, take
+from conformance.parity.equality import relative_rms
+from conformance.parity.gates import SEMANTICS, conditions
+from conformance.subject.subject import Subject
+from conformance.suite.product import Compared, compared, failure, findings
+from conformance.suite.properties import for_all
+
+_BUILDS = {
+    "inference": "inference_mode=True", "flash": "use_flash_attention_2=True",
+    "no token": "hf_token=None",
+}  # fmt: skip
+_MAY_DIFFER = {"use_cache", "_name_or_path", "transformers_version", "torch_dtype", "dtype"}
+"""Keys of a config that say how it came about, or that the documented modes differ in."""
+_LIVES = (
+    ("forward", "masked", "generate", "forward", "step", "masked", "reload", "decode far",
+     "patches", "train", "step", "eval", "forward"),
+)  # fmt: skip
+"""Histories that are tried before any is drawn."""
+
+
+@requirement("CON-16", MUST, needs=["CON-01", "CON-02", "CON-05", "CON-13"])
+def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
+    """However it is built (`inference_mode`, `use_flash_attention_2`, without a token), the
+    backbone is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer, prompts and
+    the members of the contract."""
+    together = compared(subject)
+    plain = _facts(together.backbone("training"), trained=True)
+    for build, argument in _BUILDS.items():
+        backbone = together.backbone(build)
+        if backbone is None:
+            if build == "no token":
+                raise ClauseFailure(
+                    observed="with hf_token=None the constructor raises",
+                    expected="a backbone: public checkpoints need no token",
+                    mend="pass `token=hf_token` on as it is, None too",
+                )
+            continue
+        facts = _facts(backbone, trained=build != "inference")
+        differing = [name for name, value in facts.items() if not _equal(value, plain[name])]
+        first = differing[0] if differing else ""
+        require(
+            not differing,
+            observed=f"with {argument}, {first} is {quoted(facts.get(first))}, and without "
+            f"{quoted(plain.get(first))}",
+            expected="the same backbone, however it is built",
+            mend="do what does not depend on this argument in one place for all of its values",
+            differing=differing[:20],
+        )
+
+
+@requirement(
+    "FWD-14", MUST, profile="numerics", needs=["CON-08", "EMB-03", "EMB-04", "FWD-01", "FWD-02"],
+    uses=["forward", "embed_input_ids"],
+)  # fmt: skip
+def test_any_call_in_any_state(subject: Subject) -> None:
+    """In every state and by every call the backbone returns what the library's own model returns
+    from the same checkpoint: every pair of build, mode, precision, attention, form of input, mask,
+    positions, cache, labels, output, history, batch and length is covered."""
+    together = compared(subject)
+    found = next(
+        (one for one in findings(subject) if one.difference.quantity not in ("loss", "gradients")),
+        None,
+    )
+    if found is not None:
+        raise failure(
+            together,
+            found,
+            mend="hand every argument through in every state, and keep nothing between calls",
+        )
+
+
+@requirement("FWD-15", MUST, profile="numerics", needs=["FWD-14"], uses=["forward"])
+def test_edge_histories_leave_no_trace(subject: Subject) -> None:
+    """After any history (calls, generation, steps of training, a state dict out and in, modes) the
+    backbone computes what its control computes after the same; no output is kept, and no two
+    backbones share tensors."""
+    for steps in _LIVES:
+        _live(compared(subject), list(steps))
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+@for_all(examples=3, steps=lambda _: st.lists(st.sampled_from(STEPS), min_size=3, max_size=8))
+def test_drawn_histories_leave_no_trace(subject: Subject, steps: list[str]) -> None:
+    """After any drawn history the backbone computes what its control computes."""
+    _live(compared(subject), steps)
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_outputs_are_let_go(subject: Subject) -> None:
+    """What a call returned is freed when the caller drops it."""
+    together = compared(subject)
+    for build in ("training", "inference"):
+        backbone = together.backbone(build)
+        if backbone is None:
+            continue
+        for grad in (False, True):
+            ids = together.inputs.ids(2, 9)
+            with torch.set_grad_enabled(grad):
+                kept = weakref.ref(
+                    backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+                )
+            gc.collect()
+            require(
+                kept() is None,
+                observed="the logits of a call stay in memory after the caller has dropped them"
+                + (", with gradients" if grad else ""),
+                expected="nothing kept from one call to the next",
+                mend="store no output, hidden state or graph on the backbone",
+            )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_two_backbones_share_nothing(subject: Subject) -> None:
+    """Two backbones of one process share no tensor."""
+    together = compared(subject)
+    one, other = together.backbone("training"), together.backbone("no token")
+    if other is None:
+        raise NotApplicable("a second backbone without a token does not construct: CON-16 says so")
+    storages = {
+        tensor.untyped_storage().data_ptr(): name for name, tensor in _tensors_of(one).items()
+    }
+    shared = [
+        name
+        for name, tensor in _tensors_of(other).items()
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in storages
+    ]
+    require(
+        not shared,
+        observed=f"two backbones share {len(shared)} tensors, the first is {shared[:1]}: training "
+        "one trains the other",
+        expected="tensors of its own in each",
+        mend="cache no model or tensor on the class or in the module",
+    )
+
+
+@requirement(
+    "GEN-05", MUST, profile="numerics", needs=["FWD-06", "GEN-04", "CON-13"], uses=["forward"]
+)
+def test_generation_in_any_state(subject: Subject) -> None:
+    """However it is built, generation emits what the library's own model emits: from prompts alone
+    and left-padded in a batch, in `eval()` and after `train()`, over 70 tokens, and again."""
+    together = compared(subject)
+    if not hasattr(subject.training.llm, "generate"):
+        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    for build in ("training", "inference", "flash", "no token"):
+        backbone = together.backbone(build)
+        if backbone is None:
+            continue
+        far = [(1, 5, 70)] if build in ("training", "inference") else []
+        for batch, length, new in (*far, (3, 12, 4), (3, 12, 4)):
+            control = together.control(build)
+            wanted, expected = _generated(control, together.inputs, batch, length, new)
+            emitted, observed = _generated(backbone, together.inputs, batch, length, new)
+            error = relative_rms(observed, expected) if observed.shape == expected.shape else 9.0
+            within(
+                "generation",
+                error,
+                SEMANTICS,
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, {new} tokens after "
+                f"{batch} prompt(s) of up to {length} tokens are drawn from logits that differ by "
+                f"a relative RMS of {error:.2g}"
+                + ("" if torch.equal(emitted, wanted) else "; other ids are emitted"),
+                expected="what the library's own model generates from the same checkpoint",
+                mend="leave `generate` to the library, in every state",
+                conditions=conditions(observed.dtype, observed.device),
+            )
+
+
+def _generated(
+    backbone: Any, inputs: Inputs, batch: int, length: int, new: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The emitted ids, (batch, new), and the logits they were chosen by, (new, batch, ids)."""
+    ids = inputs.ids(batch, length)
+    mask = torch.ones_like(ids)
+    for row in range(1, batch):
+        mask[row, : row * length // (batch + 1)] = 0
+    with torch.no_grad():
+        out = backbone.llm.eval().generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,
+            do_sample=False, return_dict_in_generate=True, output_logits=True,
+            pad_token_id=int(inputs.ordinary[0]),
+        )  # fmt: skip
+    return out.sequences[:, length:], torch.stack(out.logits)[..., inputs.columns]
+
+
+def _live(together: Compared, steps: list[str]) -> None:
+    """Take the steps on subject and control alike, comparing after each."""
+    backbone, control = together.backbone("training"), together.control("training")
+    kept = [
+        {name: t.clone() for name, t in one.state_dict().items()} for one in (backbone, control)
+    ]
+    try:
+        for index, step in enumerate(steps):
+            answers = []
+            for one in (control, backbone):
+                torch.manual_seed(index)
+                try:
+                    take(one, step, together.inputs, index)
+                    answers.append(probe(one, together.inputs))
+                except Exception as error:
+                    if one is control:
+                        return  # the library takes no such step
+                    raise ClauseFailure(
+                        observed=f"after {', '.join(steps[: index + 1])} it raised "
+                        f"{type(error).__name__}: {quoted(str(error))}",
+                        expected="what the library's own model computes after the same",
+                        mend="keep nothing between calls",
+                    ) from error
+            error = relative_rms(answers[1], answers[0])
+            within(
+                "history",
+                error,
+                10 * SEMANTICS,
+                observed=f"after {', '.join(steps[: index + 1])}, the logits differ from the "
+                f"control's by a relative RMS of {error:.2g}",
+                expected="what the library's own model computes after the same",
+                mend="keep nothing between calls: masks, caches, copies of weights, modes",
+                conditions=conditions(answers[1].dtype, answers[1].device),
+            )
+    finally:
+        for one, state in zip((backbone, control), kept, strict=True):
+            one.load_state_dict(state)
+            one.zero_grad(set_to_none=True)
+            one.eval()
+
+
+def _facts(backbone: Any, *, trained: bool) -> dict[str, Any]:
+    """What can be read off an instance and must not depend on how it was built."""
+    llm, tokenizer = backbone.llm, backbone.get_tokenizer()
+    facts: dict[str, Any] = {
+        member: getattr(backbone, member, None)
+        for member in (
+            "identifier", "embed_dim", "pad_token_id", "half_precision_dtype",
+            "transformer_layer_cls",
+        )
+    }  # fmt: skip
+    for key, value in _plain(getattr(llm, "config", None)).items():
+        if key not in _MAY_DIFFER and "attn_implementation" not in key:
+            facts[f"`{key}` of the config"] = value
+    for key, value in _plain(getattr(llm, "generation_config", None)).items():
+        if key not in _MAY_DIFFER:
+            facts[f"`{key}` of the generation config"] = value
+    facts["the class of `llm`"] = type(llm)
+    facts |= {f"the shape of `{n}`": tuple(p.shape) for n, p in llm.named_parameters()}
+    if trained:
+        facts |= {f"requires_grad of `{n}`": p.requires_grad for n, p in llm.named_parameters()}
+    facts |= {f"the buffer `{name}`": buffer for name, buffer in llm.named_buffers()}
+    facts |= {f"the dropout rate of {name}": p for name, p in declared_dropout(llm).items()}
+    facts |= {
+        f"`{name}` of the tokenizer": getattr(tokenizer, name, None)
+        for name in (
+            "padding_side", "truncation_side", "model_max_length", "special_tokens_map",
+            "all_special_ids",
+        )
+    }  # fmt: skip
+    text = "The quick brown fox, 42 times: naïve “quotes” &amp; <b>tags</b>\n\tand\u00a0spaces."
+    facts["the encoding of a text"] = tokenizer(text).input_ids
+    facts["the decoding of ids"] = tokenizer.decode(tokenizer(text).input_ids)
+    facts["a prompt"] = _prompt(backbone)
+    return facts
+
+
+def _prompt(backbone: Any) -> str | None:
+    try:
+        builder = backbone.prompt_builder_fn("prismatic")
+        builder.add_turn("human", "What is this?")
+        builder.add_turn("gpt", "A cup.")
+        return str(builder.get_potential_prompt("Whose?"))
+    except Exception:
+        return None  # the clauses on prompts say why
+
+
+def _plain(config: Any) -> Mapping[str, Any]:
+    return config.to_dict() if hasattr(config, "to_dict") else {}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)
+
+
+def _tensors_of(backbone: Any) -> dict[str, torch.Tensor]:
+    return {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}

@@ -1,0 +1,280 @@
+"""TRN: training. Loss, gradients, and what checkpointing really recomputes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from conformance.assertions import NotApplicable, require, within
+from conformance.catalogue import MUST, requirement
+from conformance.control import Inputs
+from conformance.parity.equality import GRADIENT_RELATIVE_RMS, relative_rms
+from conformance.parity.gates import NEGLIGIBLE_GRADIENT, SEMANTICS, conditions
+from conformance.subject.subject import Subject
+from conformance.suite.models import IGNORED_LABEL, decoder_layers, logits_of
+from conformance.suite.product import compared, failure, findings
+
+_OVERFITTING = (12, 1e-2, 0.5)
+"""Steps of AdamW, their rate, and the share of the first loss that must be left at most."""
+
+
+@requirement(
+    "TRN-01", MUST, profile="training", needs=["CON-08", "FWD-01", "FWD-02"], uses=["forward"]
+)
+def test_loss_is_the_cross_entropy(subject: Subject) -> None:
+    """`loss` is the shifted cross-entropy of the subject's own logits with −100 ignored, and in
+    every state what the library's own model returns."""
+    together = compared(subject)
+    for mode in (False, True):
+        for ignored in (False, True):
+            backbone = together.backbone("training").train(mode)
+            ids, mask, labels = _batch(together.inputs, ignored=ignored)
+            with torch.no_grad():
+                output = backbone(input_ids=ids, attention_mask=mask, labels=labels)
+            backbone.eval()
+            require(
+                isinstance(getattr(output, "loss", None), torch.Tensor),
+                observed="a call with labels returns no `loss`",
+                expected="the loss of those labels",
+                mend="pass `labels` on to the language model",
+            )
+            wanted = _cross_entropy(logits_of(output), labels)
+            error = abs(float(output.loss) - float(wanted)) / abs(float(wanted))
+            within(
+                "loss",
+                error,
+                SEMANTICS,
+                observed=f"in {'train' if mode else 'eval'}() the loss is {float(output.loss):.6g}"
+                + (", with some labels -100" if ignored else ""),
+                expected=f"{float(wanted):.6g}, the cross-entropy of its own logits with the next "
+                "token, over the labels that are not -100",
+                mend="shift labels by one, ignore -100, and average over what is left",
+                conditions=conditions(output.loss.dtype, output.loss.device),
+            )
+    _no_finding(subject, "loss", mend="compute the loss alike in every state")
+
+
+@requirement("TRN-02", MUST, profile="training", needs=["TRN-01", "FWD-03"], uses=["forward"])
+def test_ignored_labels_have_no_influence(subject: Subject) -> None:
+    """Ignored labels have no influence: what stands behind the last label that counts changes
+    neither the loss nor any gradient."""
+    if subject.declared.attention != "causal":
+        raise NotApplicable("bidirectional attention sees what stands behind, too")
+    together = compared(subject)
+    backbone = together.backbone("training")
+    losses = []
+    for offset in (0, 1):
+        ids, mask, labels = _batch(together.inputs, ignored=False)
+        half = ids.shape[1] // 2
+        ids[:, half:] = together.inputs.ids(len(ids), ids.shape[1] - half, offset=20 + offset)
+        labels[:, half:] = IGNORED_LABEL
+        output = backbone(input_ids=ids, attention_mask=mask, labels=labels)
+        losses.append((float(output.loss.detach()), _gradients(backbone, output.loss)))
+    (one, one_gradients), (other, other_gradients) = losses
+    embedding = id(backbone.llm.get_input_embeddings().weight)
+    rows = {n for n, p in backbone.llm.named_parameters() if id(p) == embedding}
+    error = max(
+        abs(one - other) / abs(one),
+        *(
+            relative_rms(other_gradients[name], gradient)
+            for name, gradient in one_gradients.items()
+            if name not in rows and _counts(gradient, one_gradients)
+        ),
+    )
+    within(
+        "ignored labels",
+        error,
+        GRADIENT_RELATIVE_RMS,
+        observed=f"tokens whose labels are -100 change loss or gradients by {error:.2g}",
+        expected="no influence of ignored labels",
+        mend="drop them from sum and count alike",
+    )
+
+
+@requirement(
+    "TRN-03", MUST, profile="training", needs=["CON-01", "FSDP-01"],
+    uses=["enable_gradient_checkpointing", "forward"],
+)  # fmt: skip
+def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
+    """`enable_gradient_checkpointing()` really recomputes: every layer once more in the backward
+    pass, also with all but the last frozen. Loss and gradients stay what they are (TRN-04)."""
+    together = compared(subject)
+    backbone = together.backbone("checkpointed").train()
+    layers = decoder_layers(backbone)
+    for frozen in (False, True):
+        kept = [(p, p.requires_grad) for p in backbone.parameters()]
+        if frozen:
+            trained = {id(p) for p in layers[-1].parameters()}
+            for parameter, _ in kept:
+                parameter.requires_grad_(id(parameter) in trained)
+        ids, mask, labels = _batch(together.inputs, ignored=False)
+        try:
+            with _counted(layers) as calls:
+                backbone(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        finally:
+            for parameter, wanted in kept:
+                parameter.requires_grad_(wanted)
+            backbone.zero_grad(set_to_none=True)
+        expected = [len(layers) - 1] if frozen else range(len(layers))
+        missed = [index for index in expected if calls[index] < 2]
+        require(
+            not missed,
+            observed=f"after `enable_gradient_checkpointing()` layers {missed} of {len(layers)} "
+            "are not recomputed in the backward pass" + (", all else frozen" if frozen else ""),
+            expected="every layer recomputed: its activations are what the memory goes to",
+            mend="call `llm.gradient_checkpointing_enable(...)`, which reaches every layer",
+        )
+    backbone.eval()
+
+
+@requirement(
+    "TRN-04", MUST, profile="training", needs=["CON-09", "TRN-01", "FWD-10"], uses=["forward"]
+)
+def test_gradients_are_those_of_the_library(subject: Subject) -> None:
+    """Every parameter is trained: gradients are finite and, in every state, those of the library's
+    own model, with checkpointing too."""
+    _no_finding(
+        subject,
+        "gradients",
+        mend="detach nothing, freeze nothing, and scale no gradient; checkpoint whole layers",
+    )
+
+
+@requirement("TRN-05", MUST, profile="training", needs=["TRN-04"], uses=["forward"])
+def test_micro_batches_add_up(subject: Subject) -> None:
+    """Accumulating micro-batches gives the full batch's gradient when tokens are weighted, on the
+    second backward as on the first."""
+    together = compared(subject)
+    if together.has_dropout:
+        raise NotApplicable("dropout is published: no two passes are alike")
+    backbone = together.backbone("training").train()
+    ids, mask, labels = _batch(together.inputs, ignored=True)
+    counted = (labels[:, 1:] != IGNORED_LABEL).sum(1)
+    backbone(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+    whole = {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}
+    backbone.zero_grad(set_to_none=True)
+    for row in range(len(ids)):
+        part = slice(row, row + 1)
+        loss = backbone(input_ids=ids[part], attention_mask=mask[part], labels=labels[part]).loss
+        (loss * counted[row] / counted.sum()).backward()
+    summed = {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}
+    backbone.zero_grad(set_to_none=True)
+    backbone.eval()
+    require(
+        bool(whole) and summed.keys() == whole.keys(),
+        observed=f"{len(whole)} parameters have gradients from the whole batch, and {len(summed)} "
+        "from its rows",
+        expected="gradients of the same parameters",
+        mend="keep nothing of one backward pass for the next",
+    )
+    error, name = max(
+        (relative_rms(summed[name], gradient), name)
+        for name, gradient in whole.items()
+        if _counts(gradient, whole)
+    )
+    within(
+        "accumulation",
+        error,
+        GRADIENT_RELATIVE_RMS,
+        observed=f"the gradients of a batch and of its rows, weighted by tokens, differ by "
+        f"{error:.2g} in `{name}`",
+        expected="the same gradient",
+        mend="average the loss over the labels that count, and let rows see nothing of each other",
+    )
+
+
+@requirement("TRN-06", MUST, profile="training", needs=["TRN-04"], uses=["forward"])
+def test_a_batch_can_be_learnt(subject: Subject) -> None:
+    """A few AdamW steps on one batch overfit it."""
+    together = compared(subject)
+    backbone = together.backbone("training")
+    kept = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    steps, rate, share = _OVERFITTING
+    ids, mask, labels = _batch(together.inputs, ignored=False)
+    backbone.train()
+    optimizer = torch.optim.AdamW(
+        [p for p in backbone.parameters() if p.requires_grad], lr=rate, weight_decay=0.0
+    )
+    losses = []
+    try:
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = backbone(input_ids=ids, attention_mask=mask, labels=labels).loss
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+    finally:
+        backbone.load_state_dict(kept)
+        backbone.zero_grad(set_to_none=True)
+        backbone.eval()
+    require(
+        losses[-1] <= share * losses[0],
+        observed=f"{steps} steps of AdamW on one batch take the loss from {losses[0]:.3g} to "
+        f"{losses[-1]:.3g}",
+        expected=f"at most {share:g} of the first",
+        mend="let every parameter receive its gradient, and read weights anew in every forward",
+    )
+
+
+def _no_finding(subject: Subject, quantity: str, *, mend: str) -> None:
+    found = next((one for one in findings(subject) if one.difference.quantity == quantity), None)
+    if found is not None:
+        raise failure(compared(subject), found, mend=mend)
+
+
+def _batch(inputs: Inputs, *, ignored: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, mask and labels of three rows, the last of them padded on the right."""
+    ids = inputs.ids(3, 10)
+    mask, labels = torch.ones_like(ids), ids.clone()
+    mask[2, -3:] = 0
+    labels[2, -3:] = IGNORED_LABEL
+    labels[:, 0] = IGNORED_LABEL
+    if ignored:
+        labels[0, 2:6] = labels[1, 4] = IGNORED_LABEL
+    return ids, mask, labels
+
+
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].double().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL
+    )
+
+
+def _gradients(backbone: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    parameters = {n: p for n, p in backbone.llm.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {
+        name: gradient
+        for name, gradient in zip(parameters, found, strict=True)
+        if gradient is not None
+    }
+
+
+def _counts(gradient: torch.Tensor, among: dict[str, torch.Tensor]) -> bool:
+    """Whether a gradient is more than rounding beside the others."""
+    largest = max(float(other.norm()) for other in among.values())
+    return float(gradient.norm()) > NEGLIGIBLE_GRADIENT * largest
+
+
+@contextmanager
+def _counted(layers: list[torch.nn.Module]) -> Iterator[Counter[int]]:
+    """How often each layer computes, counted on one leaf with parameters inside it: what is
+    recomputed may be less than the layer's own forward."""
+    calls: Counter[int] = Counter()
+    handles = []
+    for index, layer in enumerate(layers):
+        leaf = next(
+            module
+            for module in layer.modules()
+            if not list(module.children()) and list(module.parameters(recurse=False))
+        )
+        handles.append(leaf.register_forward_hook(lambda *_, index=index: calls.update([index])))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
