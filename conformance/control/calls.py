@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,10 +38,7 @@ class Inputs:
         """A length of the factors in tokens."""
         if isinstance(value, int):
             return value
-        return {
-            "window-1": self.window - 1, "window": self.window, "window+1": self.window + 1,
-            "2*window": 2 * self.window,
-        }[value]  # fmt: skip
+        return {"window": self.window, "window+1": self.window + 1}[value]
 
     def ids(self, batch: int, length: int, offset: int = 0) -> torch.Tensor:
         """Ids of shape (batch, length), other ones for each offset."""
@@ -57,7 +55,9 @@ class Inputs:
     def columns(self) -> torch.Tensor:
         """The ids whose logits are compared: spread over the vocabulary, and all of its tail."""
         spread = torch.arange(0, self.known, max(1, self.known // 2048))
-        return torch.cat([spread, torch.arange(max(0, self.known - 64), self.known)]).unique()
+        tail = torch.arange(max(0, self.known - 64), self.known)
+        columns: torch.Tensor = torch.unique(torch.cat([spread, tail]))  # type: ignore[no-untyped-call]
+        return columns
 
 
 def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Observation:
@@ -96,7 +96,7 @@ def takes_gradients(row: Row) -> bool:
         row["precision"] == "float32"
         and row["build"] != "inference"
         and row["cache"] == "none"
-        and row["length"] != 513
+        and row["length"] not in (131, 513)
     )
 
 
@@ -179,7 +179,7 @@ class _Call:
             "token by token": list(range(max(1, total - 4), total)),
         }[cache]  # fmt: skip
         edges = [0, *dict.fromkeys(cuts), total]
-        return [(begin, end) for begin, end in zip(edges, edges[1:], strict=False) if begin < end]
+        return [(begin, end) for begin, end in pairwise(edges) if begin < end]
 
     def run(self, backbone: Any, begin: int, end: int, cache: Any) -> Any:
         """The call, or the part of it from `begin` to `end`, behind what `cache` holds."""

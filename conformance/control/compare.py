@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,13 +38,14 @@ def differences(
     between them is measured in roundings.
     """
     for name, wanted in expected.items():
-        found = observed.get(name)
+        found: Any = observed.get(name)
+        reference: Any = None if exact is None else exact.get(name)
         if name == "gradients":
             yield from _gradients(found, wanted)
         elif isinstance(wanted, torch.Tensor):
-            yield from _tensors(name, found, wanted, exact and exact[name])
+            yield from _tensors(name, found, wanted, reference)
         elif isinstance(wanted, list):
-            yield from _lists(name, found, wanted, exact and exact[name])
+            yield from _lists(name, found, wanted, reference)
         elif found != wanted:
             yield Difference(name, f"{name}: {found!r}, and the control {wanted!r}", 1.0, 0.0)
 
@@ -59,7 +61,8 @@ def _lists(
         yield Difference(name, f"{count} {name}, and the control has {len(wanted)}", 1.0, 0.0)
         return
     for index, tensor in enumerate(wanted):
-        one = next(_tensors(name, found[index], tensor, exact and exact[index]), None)
+        reference = None if exact is None else exact[index]
+        one = next(_tensors(name, found[index], tensor, reference), None)
         if one is not None:
             yield Difference(name, f"{one.told} (number {index})", one.value, one.bound)
             return
@@ -101,10 +104,10 @@ def _tensors(
     if found.dim() < 2:
         return
     scale = rms(wanted)
-    apart = (found.double() - wanted.double()).pow(2).mean(-1).sqrt()
-    worst = float(apart.max()) / scale if scale else float(apart.max())
+    by_place = (found.double() - wanted.double()).pow(2).mean(-1).sqrt()
+    worst = float(by_place.max()) / scale if scale else float(by_place.max())
     if not worst <= POSITION:
-        place = int(apart.argmax())
+        place = int(by_place.argmax())
         yield Difference(
             name,
             f"the {name} differ at one place (real position {place}) by {worst:.2g}",

@@ -65,6 +65,7 @@ class Control(torch.nn.Module):
         if mirrored is not None:
             self._fit(mirrored)
         self.llm.generation_config.do_sample = False
+        self.eval()
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         rows: torch.Tensor = self.llm.get_input_embeddings()(input_ids)

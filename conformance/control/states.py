@@ -25,7 +25,7 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
         "after a step", "after reloading", "after switching modes",
     ),
     "batch": (1, 2, 3, 8),
-    "length": (7, 2, "window-1", "window", "window+1", "2*window", 65, 131, 513),
+    "length": (7, 2, "window", "window+1", 65, 131, 513),
 }  # fmt: skip
 """Every value of every factor; the first is the plainest, and a failure is told by what differs
 from it. Lengths are tokens; `window` is the model's, or 16 where it has none, and `131` is beyond
@@ -41,7 +41,7 @@ _TOKENS = 140
 """The most tokens of one call, beside a single sequence of 513: logits over a whole vocabulary take
 128 KiB a token."""
 
-_USUAL = {"window-1": 15, "window": 16, "window+1": 17, "2*window": 32}
+_USUAL = {"window": 16, "window+1": 17}
 """What lengths that are counted from the window come to in a probe."""
 
 _WORDS = {

@@ -50,6 +50,8 @@ class Compared:
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._backbones: dict[str, Any] = {}
+        # Before anything was cast, by build and name.
+        self.dtypes: dict[str, dict[str, torch.dtype]] = {}
         shared = subject.training
         self.half = shared.half_precision_dtype
         self.inputs = _inputs(subject)
@@ -69,7 +71,7 @@ class Compared:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def backbone(self, build: str) -> Any | None:
+    def backbone(self, build: str) -> Any:
         """The instance of this build in float32, None if its constructor raises."""
         if build not in self._backbones:
             try:
@@ -143,6 +145,7 @@ class Compared:
             "no token": {"hf_token": None},
         }
         backbone = self._subject.build(llm_max_length=LLM_MAX_LENGTH, **options.get(build, {}))
+        self.dtypes[build] = {name: p.dtype for name, p in backbone.llm.named_parameters()}
         if build == "inference":
             backbone.load_state_dict(self._subject.training.state_dict())
         if build == "checkpointed":

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from conformance.assertions import ClauseFailure, NotApplicable, quoted, require, within
 from conformance.catalogue import MUST, requirement
-from conformance.control import Inputs
-from conformance.control.calls import declared_dropout
+from conformance.control import Control, Inputs
+from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.life import STEPS, probe, take
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
@@ -43,7 +43,7 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
     backbone is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer, prompts and
     the members of the contract."""
     together = compared(subject)
-    plain = _facts(together.backbone("training"), trained=True)
+    plain = _facts(together, "training")
     for build, argument in _BUILDS.items():
         backbone = together.backbone(build)
         if backbone is None:
@@ -54,7 +54,7 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
                     mend="pass `token=hf_token` on as it is, None too",
                 )
             continue
-        facts = _facts(backbone, trained=build != "inference")
+        facts = _facts(together, build)
         differing = [name for name, value in facts.items() if not _equal(value, plain[name])]
         first = differing[0] if differing else ""
         require(
@@ -203,8 +203,14 @@ def _generated(
 
 
 def _live(together: Compared, steps: list[str]) -> None:
-    """Take the steps on subject and control alike, comparing after each."""
+    """Take the steps on subject and control alike, comparing after each. Dropout is off: FWD-14
+    compares what is drawn."""
     backbone, control = together.backbone("training"), together.control("training")
+    with without_dropout(backbone), without_dropout(control):
+        _live_alike(together, backbone, control, steps)
+
+
+def _live_alike(together: Compared, backbone: Any, control: Control, steps: list[str]) -> None:
     kept = [
         {name: t.clone() for name, t in one.state_dict().items()} for one in (backbone, control)
     ]
@@ -216,15 +222,15 @@ def _live(together: Compared, steps: list[str]) -> None:
                 try:
                     take(one, step, together.inputs, index)
                     answers.append(probe(one, together.inputs))
-                except Exception as error:
+                except Exception as raised:
                     if one is control:
                         return  # the library takes no such step
                     raise ClauseFailure(
                         observed=f"after {', '.join(steps[: index + 1])} it raised "
-                        f"{type(error).__name__}: {quoted(str(error))}",
+                        f"{type(raised).__name__}: {quoted(str(raised))}",
                         expected="what the library's own model computes after the same",
                         mend="keep nothing between calls",
-                    ) from error
+                    ) from raised
             error = relative_rms(answers[1], answers[0])
             within(
                 "history",
@@ -243,8 +249,9 @@ def _live(together: Compared, steps: list[str]) -> None:
             one.eval()
 
 
-def _facts(backbone: Any, *, trained: bool) -> dict[str, Any]:
+def _facts(together: Compared, build: str) -> dict[str, Any]:
     """What can be read off an instance and must not depend on how it was built."""
+    backbone = together.backbone(build)
     llm, tokenizer = backbone.llm, backbone.get_tokenizer()
     facts: dict[str, Any] = {
         member: getattr(backbone, member, None)
@@ -261,7 +268,8 @@ def _facts(backbone: Any, *, trained: bool) -> dict[str, Any]:
             facts[f"`{key}` of the generation config"] = value
     facts["the class of `llm`"] = type(llm)
     facts |= {f"the shape of `{n}`": tuple(p.shape) for n, p in llm.named_parameters()}
-    if trained:
+    facts |= {f"the dtype of `{name}`": dtype for name, dtype in together.dtypes[build].items()}
+    if build != "inference":  # where nothing is trained, parameters may be frozen
         facts |= {f"requires_grad of `{n}`": p.requires_grad for n, p in llm.named_parameters()}
     facts |= {f"the buffer `{name}`": buffer for name, buffer in llm.named_buffers()}
     facts |= {f"the dropout rate of {name}": p for name, p in declared_dropout(llm).items()}

@@ -1,0 +1,433 @@
+"""Defects that show in one state, by one kind of call or after one history alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from transformers import GenerationConfig
+
+from backbones.mistral import MistralLLMBackbone
+from tests.mutants import planted
+
+Forward = Callable[..., Any]
+
+
+class Tampered(MistralLLMBackbone):
+    """The Mistral reference, whose keywords or output a defect may change."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        return super().forward(*positional, **keywords)
+
+
+# --- built otherwise ---
+
+
+@planted("FWD-14")
+class EpsilonOfInference(Tampered):
+    """Norms have ten times the epsilon with inference_mode=True."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        if self.inference_mode:
+            for module in self.llm.modules():
+                if hasattr(module, "variance_epsilon"):
+                    module.variance_epsilon *= 10
+
+
+@planted("FWD-14")
+class MaskDroppedInInference(Tampered):
+    """The attention mask is dropped with inference_mode=True: prompts come alone, somebody
+    thought."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        if self.inference_mode:
+            keywords.pop("attention_mask", None)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class CoolerInInference(Tampered):
+    """Logits are divided by a temperature with inference_mode=True."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        if self.inference_mode and hasattr(output, "logits"):
+            output.logits = output.logits / 0.7
+        return output
+
+
+@planted("CON-16")
+class HalfWithFlash(Tampered):
+    """Asking for flash attention loads the weights in half precision."""
+
+    def __init__(self, *arguments: Any, use_flash_attention_2: bool = True, **rest: Any) -> None:
+        super().__init__(*arguments, use_flash_attention_2=use_flash_attention_2, **rest)
+        if use_flash_attention_2:
+            self.llm.to(torch.bfloat16)
+
+
+@planted("CON-16")
+class LeftPaddedWithFlash(Tampered):
+    """Asking for flash attention pads on the left, as an old kernel wanted it."""
+
+    def __init__(self, *arguments: Any, use_flash_attention_2: bool = True, **rest: Any) -> None:
+        super().__init__(*arguments, use_flash_attention_2=use_flash_attention_2, **rest)
+        if use_flash_attention_2:
+            self.tokenizer.padding_side = "left"
+
+
+@planted("CON-16")
+class GenerationConfigNeedsTheToken(Tampered):
+    """Without a token the generation config is the library's default, without eos."""
+
+    def __init__(self, *arguments: Any, hf_token: str | None = None, **rest: Any) -> None:
+        super().__init__(*arguments, hf_token=hf_token, **rest)
+        if hf_token is None:
+            self.llm.generation_config = GenerationConfig(do_sample=False)
+
+
+# --- another mode ---
+
+
+@planted("FWD-14")
+class NoiseInTraining(Tampered):
+    """In train() noise is added to embeddings, left over from an experiment."""
+
+    def embed_input_ids(self, input_ids: Any) -> torch.Tensor:
+        embedded = super().embed_input_ids(input_ids)
+        return embedded + 0.01 * torch.randn_like(embedded) if self.training else embedded
+
+
+@planted("FWD-14")
+class MaskDroppedInTraining(Tampered):
+    """In train() the mask is dropped: batches are packed, somebody thought."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        if self.training:
+            keywords.pop("attention_mask", None)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class DropoutThatNoConfigDeclares(Tampered):
+    """The last hidden state is dropped out in train(), at a rate that no config declares."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.llm.model.norm.register_forward_hook(
+            lambda module, _, output: torch.nn.functional.dropout(output, 0.1, module.training)
+        )
+
+
+@planted("TRN-04")
+class NormsFrozen(Tampered):
+    """Parameters of norms are frozen, for "stability"."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        for name, parameter in self.llm.named_parameters():
+            parameter.requires_grad_("norm" not in name)
+
+
+# --- another call ---
+
+
+@planted("FWD-14")
+class EmbeddingsWithoutMask(Tampered):
+    """With `inputs_embeds` the mask is dropped."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        if keywords.get("inputs_embeds") is not None:
+            keywords.pop("attention_mask", None)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class MaskOfTheFirstRow(Tampered):
+    """All rows get the first row's mask."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask = keywords.get("attention_mask")
+        if mask is not None:
+            keywords["attention_mask"] = mask[:1].expand(mask.shape)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class BooleanMaskReversed(Tampered):
+    """A boolean mask is taken to be True where there is padding."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask = keywords.get("attention_mask")
+        if mask is not None and mask.dtype is torch.bool:
+            keywords["attention_mask"] = (~mask).long()
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class TruncatedToTheLimit(Tampered):
+    """Sequences longer than `llm_max_length` are cut short in `forward`."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        for name in ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "labels"):
+            tensor = keywords.get(name)
+            if tensor is not None and tensor.dim() < 4 and keywords.get("past_key_values") is None:
+                keywords[name] = tensor[:, : self.llm_max_length]
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class LastLogitsWhenCached(Tampered):
+    """A call that continues from a cache returns the logits of the last position alone."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        if keywords.get("past_key_values") is not None and hasattr(output, "logits"):
+            output.logits = output.logits[:, -1:]
+        return output
+
+
+@planted("TRN-01")
+class LossOfUnshiftedLabels(Tampered):
+    """In train() the loss predicts the token itself, not the next."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        labels = keywords.get("labels")
+        if self.training and labels is not None and hasattr(output, "logits"):
+            output.loss = torch.nn.functional.cross_entropy(
+                output.logits.flatten(0, 1), labels.flatten()
+            )
+        return output
+
+
+@planted("TRN-01")
+class LossOverAllPositions(Tampered):
+    """The loss is averaged over all positions, ignored ones too."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        labels = keywords.get("labels")
+        if labels is not None and getattr(output, "loss", None) is not None:
+            shifted = labels[:, 1:]
+            output.loss = output.loss * (shifted != -100).sum() / shifted.numel()
+        return output
+
+
+@planted("TRN-01")
+class LabelsSmoothed(Tampered):
+    """In train() labels are smoothed."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        labels = keywords.get("labels")
+        if self.training and labels is not None and hasattr(output, "logits"):
+            output.loss = torch.nn.functional.cross_entropy(
+                output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1
+            )
+        return output
+
+
+# --- another history ---
+
+
+@planted("FWD-14")
+class MaskRemembered(Tampered):
+    """The mask of the first call of a shape is used for all later ones."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        masks = self.__dict__.setdefault("masks", {})
+        mask = keywords.get("attention_mask")
+        if mask is not None:
+            keywords["attention_mask"] = masks.setdefault(mask.shape, mask)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15")
+class OutputKept(Tampered):
+    """The last output is kept, for debugging."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        self.last_output = super().forward(*positional, **keywords)
+        return self.last_output
+
+
+@planted("FWD-15")
+class ModelShared(Tampered):
+    """Norms are kept on the class and shared by all instances, to save memory."""
+
+    norms: ClassVar[dict[str, torch.nn.Parameter]] = {}
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        norm = self.llm.model.norm
+        norm.weight = self.norms.setdefault("last", norm.weight)
+
+
+@planted("FWD-14")
+class HeadCopiedOnFirstUse(Tampered):
+    """The head's weight is transposed once, on the first call in eval(), and used ever after."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        kept: dict[str, torch.Tensor] = {}
+
+        def from_copy(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            if module.training or inputs[0].dtype != torch.float32:
+                return output
+            transposed = kept.setdefault("head", module.weight.detach().t().contiguous())
+            return inputs[0] @ transposed
+
+        self.llm.get_output_embeddings().register_forward_hook(from_copy)
+
+
+@planted("FWD-14")
+class CacheLeftOnByGeneration(Tampered):
+    """Generation switches the cache on, and it stays on for training."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        generate = self.llm.generate
+
+        def generate_with_cache(*given: Any, **options: Any) -> Any:
+            self.llm.config.use_cache = True
+            return generate(*given, **options)
+
+        self.llm.generate = generate_with_cache
+
+
+# --- another size ---
+
+
+@planted("FWD-14")
+class PositionsWrapped(Tampered):
+    """Positions begin anew after 512 tokens when inputs come as embeddings."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        embedded = keywords.get("inputs_embeds")
+        if embedded is not None and embedded.shape[1] > 512:
+            places = torch.arange(embedded.shape[1], device=embedded.device) % 512
+            keywords["position_ids"] = places[None].expand(embedded.shape[:2])
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class CacheForgetsAfter64(Tampered):
+    """Behind more than 64 cached tokens the first two are masked."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask = keywords.get("attention_mask")
+        if keywords.get("past_key_values") is not None and mask is not None and mask.shape[1] > 64:
+            keywords["attention_mask"] = mask.clone()
+            keywords["attention_mask"][:, 52:56] = 0
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class MasksOfFourRows(Tampered):
+    """Rows after the fourth are taken to have no padding."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask = keywords.get("attention_mask")
+        if mask is not None and len(mask) > 4:
+            keywords["attention_mask"] = mask.clone()
+            keywords["attention_mask"][4:] = 1
+        return super().forward(*positional, **keywords)
+
+
+# --- another channel ---
+
+
+@planted("FWD-14")
+class RoundedAlongTheCache(Tampered):
+    """In half precision what is computed behind a cache is rounded to eight bits."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+
+        def rounded(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            if output.dtype is torch.bfloat16 and output.shape[1] == 1:
+                return output.to(torch.float8_e4m3fn).to(torch.bfloat16)
+            return output
+
+        for layer in self.llm.model.layers:
+            layer.self_attn.v_proj.register_forward_hook(rounded)
+
+
+# --- generation and training ---
+
+
+@planted("GEN-05")
+class GenerationWithoutMaskInInference(Tampered):
+    """With inference_mode=True generation ignores the padding of a batch."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        generate = self.llm.generate
+
+        def generate_unmasked(*given: Any, attention_mask: Any = None, **options: Any) -> Any:
+            return generate(*given, attention_mask=torch.ones_like(attention_mask), **options)
+
+        if self.inference_mode:
+            self.llm.generate = generate_unmasked
+
+
+@planted("TRN-02")
+class GradientFromIgnoredLabels(Tampered):
+    """A term that is nothing in the loss pulls at the logits of ignored positions."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        if getattr(output, "loss", None) is not None:
+            pull = output.logits.pow(2).mean()
+            output.loss = output.loss + 0.1 * (pull - pull.detach())
+        return output
+
+
+@planted("TRN-03")
+class EverySecondLayerCheckpointed(Tampered):
+    """Checkpointing is switched on for every second layer."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        super().enable_gradient_checkpointing()
+        for layer in self.llm.model.layers[1::2]:
+            layer.gradient_checkpointing = False
+            if hasattr(layer, "_gradient_checkpointing_func"):
+                layer.forward = type(layer).forward.__get__(layer)
+
+
+@planted("TRN-04")
+class EmbeddingGradientHalved(Tampered):
+    """Gradients into the embedding are halved, from somebody's recipe."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        if not self.inference_mode:
+            self.llm.get_input_embeddings().weight.register_hook(lambda gradient: gradient / 2)
+
+
+@planted("TRN-05")
+class GradientsClippedInside(Tampered):
+    """Every accumulated gradient is clipped to a norm of its own."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        for parameter in self.llm.parameters():
+            parameter.register_post_accumulate_grad_hook(_clip)
+
+
+def _clip(parameter: torch.Tensor) -> None:
+    assert parameter.grad is not None
+    norm = parameter.grad.norm()
+    if norm > 1e-3:
+        parameter.grad.mul_(1e-3 / norm)
+
+
+@planted("TRN-06")
+class ParametersOfNormsAlone(Tampered):
+    """`parameters()` yields vectors alone, so that an optimizer trains little else."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
+        return (p for p in super().parameters(recurse) if p.dim() == 1)
