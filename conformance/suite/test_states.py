@@ -68,7 +68,7 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
 
 
 @requirement(
-    "FWD-14", MUST, profile="numerics", needs=["CON-08", "EMB-03", "EMB-04", "FWD-01", "FWD-02"],
+    "FWD-14", MUST, profile="numerics", needs=["CON-08", "CON-16", "EMB-03", "EMB-04", "FWD-01", "FWD-02"],
     uses=["forward", "embed_input_ids"],
 )  # fmt: skip
 def test_any_call_in_any_state(subject: Subject) -> None:
@@ -153,7 +153,7 @@ def test_two_backbones_share_nothing(subject: Subject) -> None:
 
 
 @requirement(
-    "GEN-05", MUST, profile="numerics", needs=["FWD-06", "GEN-04", "CON-13"], uses=["forward"]
+    "GEN-05", MUST, profile="numerics", needs=["FWD-14", "GEN-04", "CON-13"], uses=["forward"]
 )
 def test_generation_in_any_state(subject: Subject) -> None:
     """However it is built, generation emits what the library's own model emits: from prompts alone

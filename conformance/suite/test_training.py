@@ -22,9 +22,7 @@ _OVERFITTING = (12, 1e-2, 0.5)
 """Steps of AdamW, their rate, and the share of the first loss that must be left at most."""
 
 
-@requirement(
-    "TRN-01", MUST, profile="training", needs=["CON-08", "FWD-01", "FWD-02"], uses=["forward"]
-)
+@requirement("TRN-01", MUST, profile="training", needs=["FWD-14"], uses=["forward"])
 def test_loss_is_the_cross_entropy(subject: Subject) -> None:
     """`loss` is the shifted cross-entropy of the subject's own logits with −100 ignored, and in
     every state what the library's own model returns."""
@@ -132,7 +130,7 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
 
 
 @requirement(
-    "TRN-04", MUST, profile="training", needs=["CON-09", "TRN-01", "FWD-10"], uses=["forward"]
+    "TRN-04", MUST, profile="training", needs=["CON-09", "TRN-01", "TRN-02"], uses=["forward"]
 )
 def test_gradients_are_those_of_the_library(subject: Subject) -> None:
     """Every parameter is trained: gradients are finite and, in every state, those of the library's
