@@ -10,18 +10,20 @@ compared, `calls.py` makes the calls, and `compare.py` says where the answers di
 
 from conformance.control.calls import CallRefused, Inputs, observe
 from conformance.control.compare import Difference, differences
-from conformance.control.model import Control, Mirrored, mirrored_from
+from conformance.control.model import Canonical, Control, Mirrored, canonical, mirrored_from
 from conformance.control.states import DEFAULTS, FACTORS, Row, covering_rows, described
 
 __all__ = [
     "DEFAULTS",
     "FACTORS",
     "CallRefused",
+    "Canonical",
     "Control",
     "Difference",
     "Inputs",
     "Mirrored",
     "Row",
+    "canonical",
     "covering_rows",
     "described",
     "differences",

@@ -12,8 +12,9 @@ from conformance.control.calls import IGNORED_LABEL, Inputs
 STEPS = (
     "forward", "masked", "patches", "generate", "decode far", "step", "train", "eval", "reload",
 )  # fmt: skip
-_RATE = 0.05
-"""Of plain gradient descent: large enough that one step shows, small enough that it is smooth."""
+_GROWTH = 0.02
+"""What a step adds to a parameter, as a share of it: the same for subject and control, whatever
+their gradients are (TRN-04 compares those)."""
 
 
 def take(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
@@ -28,7 +29,7 @@ def take(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
             for tensor in state.values():
                 tensor.zero_()
         elif step == "step":
-            _descend(backbone, inputs, index)
+            _step(backbone, inputs, index)
         else:
             with torch.no_grad():
                 _call(backbone, step, inputs, index)
@@ -77,14 +78,13 @@ def _call(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
         )  # fmt: skip
 
 
-def _descend(backbone: Any, inputs: Inputs, index: int) -> None:
+def _step(backbone: Any, inputs: Inputs, index: int) -> None:
+    """A backward pass, and other weights after it."""
     ids = inputs.ids(2, 8, offset=10 + index)
     labels = ids.clone()
     labels[:, 0] = IGNORED_LABEL
-    loss = backbone(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
-    loss.backward()
+    backbone(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
     with torch.no_grad():
-        for parameter in backbone.parameters():
-            if parameter.grad is not None:
-                parameter.sub_(_RATE * parameter.grad)
+        for place, parameter in enumerate(backbone.llm.parameters()):
+            parameter.mul_(1.0 + _GROWTH * (place % 3))
     backbone.zero_grad(set_to_none=True)

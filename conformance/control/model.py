@@ -1,14 +1,20 @@
-"""The control itself: the library's own model from the subject's checkpoint, and nothing else."""
+"""The controls themselves: the library's own model from the subject's checkpoint, and nothing else.
+
+The *mirror* copies what is the subject's choice and is there for expected values; the *canonical*
+control copies nothing and is there for blame: a copy would excuse a wrong choice word for word.
+"""
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from conformance.parity.library import in_dtype
+from conformance.parity.library import in_dtype, text_config
 
 
 @dataclass(frozen=True)
@@ -35,11 +41,10 @@ def mirrored_from(llm: Any, checkpoint_rows: int) -> Mirrored:
 
 
 class Control(torch.nn.Module):
-    """A backbone in the shortest sound code: the model that the library loads from `hub_id`.
+    """The mirror: the model that the library loads from `hub_id`, with the rows of `mirrored`.
 
-    With `mirrored` it has the subject's rows; without it those of the checkpoint. It has of the
-    contract what a call needs; the tokenizer and the prompts of a subject are held to the published
-    ones by clauses of their own.
+    It has of the contract what a call needs; the tokenizer and the prompts of a subject are held to
+    the published ones by clauses of their own.
     """
 
     def __init__(
@@ -51,16 +56,19 @@ class Control(torch.nn.Module):
         cache: bool,
         mirrored: Mirrored | None = None,
         attention: str | None = None,
+        weights: bool = True,
     ) -> None:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         super().__init__()
-        self.llm = AutoModelForCausalLM.from_pretrained(
-            hub_id,
-            token=token,
-            **in_dtype(dtype),
-            **({} if attention is None else {"attn_implementation": attention}),
-        )
+        chosen = {} if attention is None else {"attn_implementation": attention}
+        if weights:
+            self.llm = AutoModelForCausalLM.from_pretrained(
+                hub_id, token=token, **in_dtype(dtype), **chosen
+            )
+        else:
+            config = AutoConfig.from_pretrained(hub_id, token=token)
+            self.llm = AutoModelForCausalLM.from_config(config, **in_dtype(dtype), **chosen)
         self.llm.config.use_cache = cache
         if mirrored is not None:
             self._fit(mirrored)
@@ -98,3 +106,114 @@ class Control(torch.nn.Module):
             for parameter, new in pairs:
                 if len(new):
                     parameter[-len(new) :] = new.to(parameter.dtype)
+
+
+class Canonical(Control):
+    """The canonical control: the contract in the shortest sound code, without prompts.
+
+    Made by `canonical`, which takes the factory's five arguments.
+    """
+
+    def __init__(
+        self,
+        identifier: str,
+        hub_id: str,
+        llm_max_length: int,
+        hf_token: str | None,
+        inference_mode: bool,
+        use_flash_attention_2: bool,
+        master: torch.dtype,
+        half: torch.dtype,
+    ) -> None:
+        from transformers import AutoTokenizer, GenerationConfig
+
+        if use_flash_attention_2:
+            warnings.warn("flash attention is not used by the control", stacklevel=3)
+        super().__init__(
+            hub_id, dtype=master, token=hf_token, cache=inference_mode, weights=not inference_mode
+        )
+        self.identifier, self.half_precision_dtype = identifier, half
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            hub_id, token=hf_token, model_max_length=llm_max_length, padding_side="right",
+            truncation_side="right",
+        )  # fmt: skip
+        self.tokenizer.add_special_tokens({"pad_token": "<PAD>"})
+        published = GenerationConfig.from_pretrained(hub_id, token=hf_token)
+        self.llm.generation_config = GenerationConfig(
+            bos_token_id=published.bos_token_id, eos_token_id=published.eos_token_id,
+            pad_token_id=self.pad_token_id, max_length=published.max_length, do_sample=False,
+        )  # fmt: skip
+        embedding: Any = self.llm.get_input_embeddings()
+        rows = max(len(self.tokenizer), embedding.weight.shape[0])
+        self.llm.resize_token_embeddings(rows, pad_to_multiple_of=64)
+        self.llm.config.pad_token_id = self.pad_token_id
+        if not inference_mode:
+            self.llm.enable_input_require_grads()
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def embed_dim(self) -> int:
+        embedding: Any = self.llm.get_input_embeddings()
+        return int(embedding.weight.shape[1])
+
+    @property
+    def _layers(self) -> torch.nn.ModuleList:
+        count = text_config(self.llm).num_hidden_layers
+        return next(
+            module
+            for module in self.llm.modules()
+            if isinstance(module, torch.nn.ModuleList) and len(module) == count
+        )
+
+    @property
+    def transformer_layer_cls(self) -> type[torch.nn.Module]:
+        return type(self._layers[0])
+
+    @property
+    def last_layer_finetune_modules(self) -> tuple[torch.nn.Module, ...]:
+        return (
+            self.llm.get_input_embeddings(),
+            self._layers[-1],
+            self.llm.get_output_embeddings(),
+        )
+
+    def get_tokenizer(self) -> Any:
+        return self.tokenizer
+
+    def get_fsdp_wrapping_policy(self) -> Any:
+        from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+
+        return partial(
+            transformer_auto_wrap_policy, transformer_layer_cls={self.transformer_layer_cls}
+        )
+
+
+def canonical(
+    hub_id: str, identifier: str, *, master: torch.dtype, half: torch.dtype, kind: type = Canonical
+) -> Any:
+    """The factory of the canonical control of a hub id, which knows `identifier` alone."""
+
+    def factory(
+        backbone_id: str,
+        llm_max_length: int = 2048,
+        hf_token: str | None = None,
+        inference_mode: bool = False,
+        use_flash_attention_2: bool = False,
+    ) -> Any:
+        if backbone_id != identifier:
+            raise ValueError(f"unknown id {backbone_id!r}; known ids: {identifier}")
+        return kind(
+            identifier,
+            hub_id,
+            llm_max_length,
+            hf_token,
+            inference_mode,
+            use_flash_attention_2,
+            master,
+            half,
+        )
+
+    return factory

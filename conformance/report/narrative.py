@@ -115,7 +115,13 @@ def excused(verdict: Verdict) -> tuple[ClauseOutcome, ...]:
 def excuse_of(outcome: ClauseOutcome) -> str:
     """Why an unmet clause is excused."""
     if outcome.outcome is Outcome.UPSTREAM:
-        defect = outcome.evidence.get("known defect", {})
+        defect = outcome.evidence.get("known defect")
+        if defect is None:
+            control = outcome.evidence.get("control", {})
+            return one_line(
+                f"the library's own model shows the same by the same inputs: "
+                f"{control.get('observed')}"
+            )
         return one_line(
             f"transformers {defect.get('transformers')}: {defect.get('measured')}, "
             f"{defect.get('issue')}"

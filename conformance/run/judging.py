@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, listening
 from conformance.catalogue import Requirement, in_order_of_need
 from conformance.places import is_ours
+from conformance.run.blame import seen_on_control
 from conformance.subject.contract import OPTIONAL_MEMBERS
 from conformance.subject.subject import Subject
 from conformance.suite import collection
@@ -94,7 +95,13 @@ def _run_tests(subject: Subject, clause: Requirement) -> _Found:
         except (KeyboardInterrupt, Blocked):
             raise
         except BaseException as error:
-            return _judged_exception(error)
+            found = _judged_exception(error)
+            if found.outcome is Outcome.FAILED:
+                same = seen_on_control(subject, clause, test, error)
+                if same is not None:
+                    evidence = {**found.evidence, "control": same}
+                    return replace(found, outcome=Outcome.UPSTREAM, evidence=evidence)
+            return found
     if len(reasons) == len(tests):
         return _Found(Outcome.NOT_APPLICABLE, reasons[0])
     return _Found(Outcome.PASSED)

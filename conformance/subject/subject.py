@@ -64,6 +64,7 @@ class Subject:
         self._weights = weights
         self._recipes = recipes
         self._overrides = (overrides, overrides_source)
+        self._canonical: Subject | None = None
         # What several clauses look at and is made once in a run: by what it is called.
         self.kept: dict[str, Any] = {}
 
@@ -124,6 +125,33 @@ class Subject:
         with unusual_handlers():
             self.build(inference_mode=inference_mode)
         return self._changed_by_building
+
+    def canonical(self) -> Subject:
+        """The canonical control in this subject's place: the same view, recipes, budget and seed,
+        and nothing copied."""
+        if self._canonical is None:
+            import torch
+
+            from conformance.control import canonical
+
+            overrides, source = self._overrides
+            self._canonical = Subject(
+                canonical(
+                    self.weights_hub_id,
+                    self.backbone_id,
+                    master=getattr(torch, self.declared.master_dtype),
+                    half=getattr(torch, self.declared.training_dtype),
+                ),
+                self.backbone_id,
+                view=self.view,
+                tap=self.tap,
+                recipes=self._recipes,
+                overrides=overrides,
+                overrides_source=source,
+                budget=self.budget,
+                seed=self.seed,
+            )
+        return self._canonical
 
     @cached_property
     def training(self) -> Any:

@@ -68,7 +68,7 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
 
 
 @requirement(
-    "FWD-14", MUST, profile="numerics", needs=["CON-08", "CON-16", "EMB-03", "EMB-04", "FWD-01", "FWD-02"],
+    "FWD-14", MUST, profile="numerics", needs=["CON-16", "EMB-03", "EMB-04", "FWD-01", "FWD-02"],
     uses=["forward", "embed_input_ids"],
 )  # fmt: skip
 def test_any_call_in_any_state(subject: Subject) -> None:

@@ -3,7 +3,8 @@
 A clause that fails because transformers itself is wrong, in that version and for that model class,
 is *upstream*: it is shown and does not deny the certificate. An entry whose clause passes is out of
 date, and an error until it is removed: otherwise the list would go on excusing a defect that is
-gone.
+gone. A failure that the canonical control shows by the same inputs is upstream without an entry; an
+entry adds the explanation.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def _recognised(
     outcome: ClauseOutcome, known: Sequence[KnownDefect], must_reproduce: bool
 ) -> ClauseOutcome:
     shown = next((defect for defect in known if defect.shows in outcome.summary), None)
-    if outcome.outcome is Outcome.FAILED and shown is not None:
+    if outcome.outcome in (Outcome.FAILED, Outcome.UPSTREAM) and shown is not None:
         return replace(
             outcome,
             outcome=Outcome.UPSTREAM,

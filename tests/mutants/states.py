@@ -21,6 +21,22 @@ class Tampered(MistralLLMBackbone):
         return super().forward(*positional, **keywords)
 
 
+class TamperedWithin(MistralLLMBackbone):
+    """The Mistral reference, a defect inside whose `llm` may change what its model is given."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+
+        def change(_: Any, given: Any, named: dict[str, Any]) -> Any:
+            self.change(named)
+            return given, named
+
+        self.llm.register_forward_pre_hook(change, with_kwargs=True)
+
+    def change(self, keywords: dict[str, Any]) -> None:
+        """Change the keywords of one call in place."""
+
+
 # --- built otherwise ---
 
 
@@ -135,24 +151,22 @@ class NormsFrozen(Tampered):
 
 
 @planted("FWD-14")
-class EmbeddingsWithoutMask(Tampered):
+class EmbeddingsWithoutMask(TamperedWithin):
     """With `inputs_embeds` the mask is dropped."""
 
-    def forward(self, *positional: Any, **keywords: Any) -> Any:
+    def change(self, keywords: dict[str, Any]) -> None:
         if keywords.get("inputs_embeds") is not None:
-            keywords.pop("attention_mask", None)
-        return super().forward(*positional, **keywords)
+            keywords["attention_mask"] = None
 
 
 @planted("FWD-14")
-class MaskOfTheFirstRow(Tampered):
-    """All rows get the first row's mask."""
+class MaskOfTheFirstRow(TamperedWithin):
+    """All rows get the first row's mask in train()."""
 
-    def forward(self, *positional: Any, **keywords: Any) -> Any:
+    def change(self, keywords: dict[str, Any]) -> None:
         mask = keywords.get("attention_mask")
-        if mask is not None:
+        if mask is not None and self.training:
             keywords["attention_mask"] = mask[:1].expand(mask.shape)
-        return super().forward(*positional, **keywords)
 
 
 @planted("FWD-14")
@@ -180,11 +194,13 @@ class TruncatedToTheLimit(Tampered):
 
 @planted("FWD-14")
 class LastLogitsWhenCached(Tampered):
-    """A call that continues from a cache returns the logits of the last position alone."""
+    """Behind more than 64 cached tokens a call returns the logits of the last position alone."""
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:
         output = super().forward(*positional, **keywords)
-        if keywords.get("past_key_values") is not None and hasattr(output, "logits"):
+        mask = keywords.get("attention_mask")
+        behind = keywords.get("past_key_values") is not None and mask is not None
+        if behind and mask.shape[1] > 65 and hasattr(output, "logits"):
             output.logits = output.logits[:, -1:]
         return output
 
@@ -203,7 +219,7 @@ class LossOfUnshiftedLabels(Tampered):
         return output
 
 
-@planted("TRN-01")
+@planted("FWD-11", "TRN-01")
 class LossOverAllPositions(Tampered):
     """The loss is averaged over all positions, ignored ones too."""
 
@@ -234,15 +250,14 @@ class LabelsSmoothed(Tampered):
 
 
 @planted("FWD-14")
-class MaskRemembered(Tampered):
-    """The mask of the first call of a shape is used for all later ones."""
+class MaskRemembered(TamperedWithin):
+    """The mask of the first call of a shape is used for all later ones, over embeddings."""
 
-    def forward(self, *positional: Any, **keywords: Any) -> Any:
+    def change(self, keywords: dict[str, Any]) -> None:
         masks = self.__dict__.setdefault("masks", {})
-        mask = keywords.get("attention_mask")
-        if mask is not None:
+        mask, embedded = keywords.get("attention_mask"), keywords.get("inputs_embeds")
+        if mask is not None and embedded is not None:
             keywords["attention_mask"] = masks.setdefault(mask.shape, mask)
-        return super().forward(*positional, **keywords)
 
 
 @planted("FWD-15")

@@ -1,0 +1,55 @@
+"""The covering array covers what it says, and a failure is told by its plainest row."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+from conformance.control import DEFAULTS, FACTORS, covering_rows, described
+
+
+def test_every_pair_of_values_that_can_occur_occurs() -> None:
+    rows = list(covering_rows())
+    seen = {frozenset(pair) for row in rows for pair in combinations(row.items(), 2)}
+    missing = [
+        (one, a, other, b)
+        for one, other in combinations(FACTORS, 2)
+        for a in FACTORS[one]
+        for b in FACTORS[other]
+        if frozenset({(one, a), (other, b)}) not in seen
+    ]
+    # What no library can be asked for, by name.
+    assert {(one, a, other, b) for one, a, other, b in missing} == {
+        ("build", "checkpointed", "cache", "returned"),
+        ("build", "checkpointed", "cache", "in chunks"),
+        ("build", "checkpointed", "cache", "token by token"),
+        ("mask", "holes", "positions", "none"),
+        *(
+            ("mask", mask, "cache", cache)
+            for mask in ("none", "right", "holes", "additive")
+            for cache in ("in chunks", "token by token")
+        ),
+        *(
+            ("cache", cache, "labels", labels)
+            for cache in ("in chunks", "token by token")
+            for labels in ("all", "some ignored")
+        ),
+        *(("cache", cache, "length", 2) for cache in ("in chunks", "token by token")),
+        *(("mask", mask, "length", 2) for mask in ("left", "right", "ragged left", "holes")),
+        *(("batch", batch, "length", 513) for batch in (2, 3, 8)),
+        *(("batch", batch, "length", 131) for batch in (2, 3, 8)),
+        ("batch", 3, "length", 65),
+        ("batch", 8, "length", 65),
+    }
+
+
+def test_the_rows_are_few_and_always_the_same() -> None:
+    assert list(covering_rows()) == list(covering_rows())
+    assert len(list(covering_rows())) < 90
+
+
+def test_a_row_is_told_by_what_is_not_plain() -> None:
+    assert described(dict(DEFAULTS)) == "in the plainest state, by the plainest call"
+    row = {**DEFAULTS, "build": "inference", "batch": 3, "mask": "boolean"}
+    assert described(row) == (
+        "built with inference_mode=True, with a mask of kind `boolean`, in a batch of 3"
+    )
