@@ -25,6 +25,12 @@ def test_the_catalogue_is_what_the_suite_says() -> None:
     )
 
 
+def test_the_page_of_requirements_is_what_the_suite_says() -> None:
+    from conformance.suite.__main__ import DOCUMENT, document
+
+    assert DOCUMENT.read_text(encoding="utf-8") == document(), "run python -m conformance.suite"
+
+
 def test_profiles_expect_exactly_the_suite() -> None:
     expected = {clause for ids in profiles().values() for clause in ids}
     assert expected == set(catalogue())

@@ -1,10 +1,12 @@
-"""`python -m conformance.suite`: regenerate `catalogue.json` from the suite."""
+"""`python -m conformance.suite`: regenerate `catalogue.json`, and `docs/requirements.md` from it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
-from conformance.catalogue import CATALOGUE_FILE, profiles
+from conformance.catalogue import CATALOGUE_FILE, Requirement, profiles
+from conformance.places import HOME
 from conformance.suite.collection import requirements_of_suite
 
 
@@ -22,6 +24,37 @@ def catalogue_text() -> str:
     )
 
 
+DOCUMENT = HOME / "docs" / "requirements.md"
+
+
+def document() -> str:
+    """The text of `docs/requirements.md`: each profile's clauses with what they need first."""
+    requirements = requirements_of_suite()
+    return "\n".join(_lines(requirements)) + "\n"
+
+
+def _lines(requirements: dict[str, Requirement]) -> Iterator[str]:
+    yield "# Requirements"
+    yield ""
+    yield "Every clause, by profile. A MUST that is not met denies the certificate; a SHOULD is reported."
+    yield "*Needs* are judged first: where one fails, the clause is blocked. The planted defects that each"
+    yield "clause kills: [kill-matrix.md](kill-matrix.md). Written by `python -m conformance.suite`."
+    for profile, ids in profiles().items():
+        if profile == "default":
+            continue
+        yield from (
+            "",
+            f"## {profile}",
+            "",
+            "| ID | level | statement | needs |",
+            "|---|---|---|---|",
+        )
+        for clause in (requirements[clause_id] for clause_id in ids):
+            statement = clause.statement.replace("|", "\\|")
+            yield f"| {clause.id} | {clause.level} | {statement} | {', '.join(clause.needs)} |"
+
+
 if __name__ == "__main__":
     CATALOGUE_FILE.write_text(catalogue_text(), encoding="utf-8")
-    print(f"wrote {CATALOGUE_FILE}")
+    DOCUMENT.write_text(document(), encoding="utf-8")
+    print(f"wrote {CATALOGUE_FILE} and {DOCUMENT}")
