@@ -1,4 +1,4 @@
-"""`python -m conformance.suite`: regenerate `catalogue.json`, and `docs/requirements.md` from it."""
+"""`python -m conformance.suite`: regenerate `catalogue.json` and `docs/requirements.md`."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def document() -> str:
 def _lines(requirements: dict[str, Requirement]) -> Iterator[str]:
     yield "# Requirements"
     yield ""
-    yield "Every clause, by profile. A MUST that is not met denies the certificate; a SHOULD is reported."
-    yield "*Needs* are judged first: where one fails, the clause is blocked. The planted defects that each"
-    yield "clause kills: [kill-matrix.md](kill-matrix.md). Written by `python -m conformance.suite`."
+    yield "Every clause, by profile. A MUST that is not met denies the certificate; a SHOULD is"
+    yield "reported. *Needs* are judged first: where one fails, the clause is blocked. The planted"
+    yield "defects that each clause kills: [kill-matrix.md](kill-matrix.md)."
+    yield "Written by `python -m conformance.suite`."
     for profile, ids in profiles().items():
         if profile == "default":
             continue
