@@ -37,6 +37,7 @@ class Case:
     also: frozenset[str] = frozenset()
     seed: int = 0
     budget: str = "standard"
+    recipes: tuple[Path, ...] = ()
 
 
 def judge_in_forks(
@@ -110,7 +111,13 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
     from conformance.run.judging import judge
     from conformance.run.session import open_session
 
-    request = RunRequest(target=case.name, budget=case.budget, seed=case.seed, hub=hub)
+    request = RunRequest(
+        target=case.name,
+        budget=case.budget,
+        seed=case.seed,
+        hub=hub,
+        recipes=case.recipes,
+    )
     target = Target(case.name, case.factory, case.backbone_id)
     with open_session(
         target, request, home / "hf", lambda phase, detail: None, case.declared

@@ -27,6 +27,19 @@ def text_config(llm: Any) -> Any:
     )
 
 
+def text_parameters(llm: Any) -> frozenset[str]:
+    """The parameters of transformers' own text model under the config of `llm`, by name; none if it
+    has no class for it."""
+    import transformers
+
+    try:
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(text_config(llm))
+    except (ValueError, KeyError, TypeError):  # a custom model type
+        return frozenset()
+    return frozenset(name for name, _ in model.named_parameters())
+
+
 def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
     """The argument of the installed transformers for the dtype to load or build a model in."""
     import transformers

@@ -22,11 +22,15 @@ from conformance.oracle import (
 
 @dataclass(frozen=True)
 class Reference:
-    """What `llm` should compute. `prefix` precedes the checkpoint's names in the model's own."""
+    """What `llm` should compute. `prefix` precedes the checkpoint's names in the model's own.
+
+    `tokens` counts the ids that mean something, None for all rows: logits of the others are free.
+    """
 
     architecture: Architecture
     weights: Mapping[str, torch.Tensor]
     prefix: str = ""
+    tokens: int | None = None
 
     @classmethod
     def of(cls, llm: Any, config: Mapping[str, Any]) -> Reference:
@@ -49,6 +53,12 @@ class Reference:
     def vocabulary(self) -> int:
         """Rows of the embedding."""
         return int(self.weights[f"{self.architecture.names.embedding}.weight"].shape[0])
+
+    def spread(self, count: int) -> torch.Tensor:
+        """Ids whose logits are compared: at least `count`, where there are so many, evenly
+        spread."""
+        ids = min(self.vocabulary, self.tokens or self.vocabulary)
+        return torch.arange(0, ids, max(1, ids // count))
 
     def _check_shapes(self) -> None:
         a, names = self.architecture, self.architecture.names

@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from conformance.assertions import ClauseFailure, NotApplicable
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
-from conformance.parity.library import in_dtype, text_config
+from conformance.parity.library import in_dtype, text_config, text_parameters
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject
@@ -82,7 +83,8 @@ def reference_of(subject: Subject, llm: Any, config: Mapping[str, Any] | None = 
         expected="a config that describes the checkpoint's tensors",
         mend="correct `config.json`, or the constructor that changes what was loaded",
     ):
-        return reference_as_installed(llm, config or subject.published_config)
+        reference = reference_as_installed(llm, config or subject.published_config)
+    return replace(reference, tokens=len(subject.tokenizer))
 
 
 @contextmanager
@@ -187,6 +189,30 @@ def decoder_layers(backbone: Any) -> list[torch.nn.Module]:
         list(backbone.llm.modules()) if inspect.isclass(layer_cls) else []
     )
     return [module for module in modules if isinstance(module, layer_cls)]
+
+
+def beside_text(backbone: Any, ids: torch.Tensor) -> set[str]:
+    """Names in `llm` of the parameters that belong to another modality: a forward over `ids` does
+    not enter their module nor any around it below `llm`, no decoder layer holds them, and the
+    library's text model of the config has none of that name."""
+    llm, entered, handles = backbone.llm, {backbone.llm}, []
+    modules = dict(llm.named_modules())
+    for module in modules.values():
+        handles.append(module.register_forward_pre_hook(lambda m, _: entered.add(m)))
+    try:
+        with torch.no_grad():
+            backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids))
+    finally:
+        for handle in handles:
+            handle.remove()
+    text = {module for layer in decoder_layers(backbone) for module in layer.modules()}
+    named = text_parameters(llm)
+
+    def is_beside(name: str) -> bool:
+        owner = modules[name.rpartition(".")[0]]
+        return owner not in entered | text and not any(name.endswith(own) for own in named)
+
+    return {name for name, _ in llm.named_parameters() if is_beside(name)}
 
 
 def next_multiple(of: int, count: int) -> int:

@@ -48,9 +48,7 @@ def rounds_alike(
 ) -> None:
     """Hold the logits that `run` gives, from position `begin` on, to gate 2."""
     place = Place.of(torch.ones_like(ids))
-    some = torch.arange(
-        0, reference.vocabulary, max(1, reference.vocabulary // 2048), device=ids.device
-    )
+    some = reference.spread(2048).to(ids.device)
     exact, rounded = (
         decoder.logits(decoder.embed(ids), place, tokens=some)[:, begin:]
         for decoder in (reference.decoder(), reference.decoder(precision_beside(run, dtype)))

@@ -11,12 +11,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from conformance.assertions import NotApplicable, refusal, require
+from conformance.assertions import ClauseFailure, NotApplicable, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
+from conformance.parity.gates import SEMANTICS
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
-from conformance.suite.models import IGNORED_LABEL, decoder_layers, probe_ids, reference_of
+from conformance.suite.models import (
+    IGNORED_LABEL,
+    beside_text,
+    decoder_layers,
+    logits_of,
+    probe_ids,
+    reference_of,
+)
 from conformance.suite.process_group import one_rank
 from conformance.suite.rounding import far_batch, rounds_alike
 
@@ -45,7 +53,8 @@ def test_the_layer_class_counts_the_layers(subject: Subject) -> None:
 
 @requirement("FSDP-02", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls"])
 def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
-    """Outside those instances lie only embeddings, final norm, rotary buffers and head."""
+    """Outside those instances lie only embeddings, final norm, rotary buffers and head;
+    modules that a forward over text never enters, such as a vision tower, are not asked."""
     llm, layer_cls = subject.training.llm, subject.training.transformer_layer_cls
     inside = {id(p) for layer in decoder_layers(subject.training) for p in layer.parameters()}
     head = llm.get_output_embeddings()
@@ -58,6 +67,9 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
         id(p) for module in (llm.get_input_embeddings(), *outside) for p in module.parameters()
     }
     stray = [name for name, p in llm.named_parameters() if id(p) not in inside | allowed]
+    if stray:
+        beside = beside_text(subject.training, probe_ids(subject))
+        stray = [name for name in stray if name not in beside]
     require(
         not stray,
         observed=f"{len(stray)} parameters lie outside every {layer_cls.__name__}, the first is "
@@ -68,28 +80,52 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
     )
 
 
-@requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=WRAPPING)
+@requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=[*WRAPPING, "forward"])
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
-    """`FullyShardedDataParallel` with `get_fsdp_wrapping_policy()` makes exactly layers + 1
-    units."""
+    """`FullyShardedDataParallel` around the whole backbone, as hosts wrap it, with
+    `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, and its forward gives the logits of
+    the backbone unwrapped; every parameter that the forward uses is registered, under one name
+    unless weights are tied."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
-    backbone = subject.build()
+    backbone = subject.build().eval()
     layers = text_config(backbone.llm).num_hidden_layers
-    with one_rank():
+    batch = _padded_batch(subject)
+    logits = _real_logits(subject, backbone.forward(**batch), batch)
+    _require_registered_once(backbone, logits)
+    with one_rank(), refusal() as refused:
         # With its own flat parameters FSDP refuses a unit that is partly frozen, which is not the
         # policy's fault.
         wrapped = _fsdp(
-            backbone.llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
+            backbone, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
         )
         units = len(FSDP.fsdp_modules(wrapped))
+        require(
+            units == layers + 1,
+            observed=f"{units} FSDP units",
+            expected=f"{layers + 1}: one for each of {layers} layers, and the root",
+            mend="build the policy with `transformer_auto_wrap_policy` and "
+            "`{self.transformer_layer_cls}`",
+            units=units,
+        )
+        with torch.no_grad():
+            sharded = _real_logits(subject, wrapped(**batch), batch)
+    if refused:
+        if isinstance(refused[0], ClauseFailure):
+            raise refused[0]
+        require(
+            False,
+            observed=f"wrapped, the backbone's forward raised {refused[0]!r}",
+            expected="logits",
+            mend="let the forward find its parameters where they are registered",
+        )
+    error = relative_rms(sharded, logits.detach())
     require(
-        units == layers + 1,
-        observed=f"{units} FSDP units",
-        expected=f"{layers + 1}: one for each of {layers} layers, and the root",
-        mend="build the policy with `transformer_auto_wrap_policy` and "
-        "`{self.transformer_layer_cls}`",
-        units=units,
+        error <= SEMANTICS,
+        observed=f"wrapped, the backbone gives other logits, by a relative RMS of {error:.2g}",
+        expected="the logits of the backbone unwrapped",
+        mend="look parameters up in forward: sharding replaces them, and one kept from "
+        "construction goes stale",
     )
 
 
@@ -138,7 +174,7 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
     plain_loss, plain = _loss_and_gradients(subject, backbone)
     layer_cls, layers = backbone.transformer_layer_cls, text_config(backbone.llm).num_hidden_layers
     apply_activation_checkpointing(
-        backbone.llm,
+        backbone,
         checkpoint_wrapper_fn=functools.partial(
             checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT
         ),
@@ -211,7 +247,7 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
     trainable = [name for name, p in llm.named_parameters() if p.requires_grad]
     with one_rank(), refusal() as refused:
         wrapped = _fsdp(
-            llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
+            backbone, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
         )
         wrapped(**_padded_batch(subject)).loss.backward()
     without = [name for name, p in llm.named_parameters() if p.requires_grad and p.grad is None]
@@ -266,6 +302,58 @@ def _fsdp(module: nn.Module, **options: Any) -> nn.Module:
         # With one rank FSDP warns that it shards nothing, as intended.
         warnings.simplefilter("ignore")
         return FSDP(module, device_id=torch.device("cpu"), **options)
+
+
+def _require_registered_once(backbone: nn.Module, logits: torch.Tensor) -> None:
+    """Hold the parameters behind `logits` to what `named_parameters` tells hosts of them."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in backbone.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    head, embedding = (
+        getattr(find(), "weight", None)
+        for find in (backbone.llm.get_output_embeddings, backbone.llm.get_input_embeddings)
+    )
+    tied = {id(head)} if head is embedding else set()
+    twice = next((n for key, n in names.items() if len(n) > 1 and key not in tied), [])
+    require(
+        not twice,
+        observed=f"one parameter is registered as {' and as '.join(f'`{name}`' for name in twice)}",
+        expected="each parameter under one name, unless it is tied",
+        mend="keep a second reference to a module out of `nn.Module`'s sight: a property will do",
+    )
+    hidden = [leaf for leaf in _leaves(logits) if id(leaf) not in names]
+    require(
+        not hidden,
+        observed=f"the logits depend on {len(hidden)} tensors that require a gradient and are no "
+        f"registered parameter, the first of shape {tuple(hidden[0].shape) if hidden else ()}",
+        expected="registered parameters alone: others are neither moved, sharded, saved nor "
+        "trained",
+        mend="hold modules in `nn.ModuleList` or `nn.ModuleDict`, and parameters in "
+        "`nn.ParameterList` or an attribute",
+    )
+
+
+def _leaves(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The parameters that `tensor` was computed from, as its graph knows them."""
+    found: dict[int, torch.Tensor] = {}
+    seen: set[Any] = set()
+    waiting = [tensor.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, nn.Parameter):
+            found[id(leaf)] = leaf
+        waiting += [following for following, _ in node.next_functions]
+    return list(found.values())
+
+
+def _real_logits(subject: Subject, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits at real positions, over the ids that the tokenizer has."""
+    logits = logits_of(output)[..., : len(subject.tokenizer)]
+    return logits[batch["attention_mask"].bool()]
 
 
 def _padded_batch(subject: Subject) -> dict[str, torch.Tensor]:

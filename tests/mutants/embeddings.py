@@ -203,13 +203,13 @@ class NewRowsAllTheMean(MistralLLMBackbone):
 
 @planted("EMB-11")
 class NewRowsTooSmall(MistralLLMBackbone):
-    """New rows have the usual 0.02 of an initialisation: next to trained ones they are all but
-    zero."""
+    """New rows are ten thousand times smaller than trained ones: the learning rate suits no row of
+    them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         with torch.no_grad():
-            self.llm.get_input_embeddings().weight[PUBLISHED_ROWS:] *= 0.02
+            self.llm.get_input_embeddings().weight[PUBLISHED_ROWS:] *= 1e-4
 
 
 @planted("EMB-12", defects=("D14",))

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.distributed.fsdp.wrap import always_wrap_policy, transformer_auto_wrap_policy
 from torch.nn import functional
@@ -49,6 +50,55 @@ class PolicyWrapsEverything(MistralLLMBackbone):
 
     def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
         return always_wrap_policy
+
+
+@planted("FSDP-03")
+class PolicyNamesTheModelToo(MistralLLMBackbone):
+    """The policy wraps the whole language model beside its layers: around `llm` alone that is the
+    root, inside a host's model one unit more, whose parameters are gathered twice."""
+
+    def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
+        return functools.partial(
+            transformer_auto_wrap_policy,
+            transformer_layer_cls={MistralDecoderLayer, type(self.llm)},
+        )
+
+
+@planted("FSDP-03")
+class RegisteredTwice(MistralLLMBackbone):
+    """The layers are registered under a second name, for quick access: a state dict holds each
+    tensor twice, and a strict load of either half fails."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.layers = self.llm.model.layers
+
+
+@planted("FSDP-03")
+class HeldInAList(MistralLLMBackbone):
+    """A gain of the embeddings is kept in a plain list: no optimiser, state dict or shard has it,
+    and no device follows."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gains = [nn.Parameter(torch.ones(self.embed_dim))]
+        self.llm.model.norm.register_forward_hook(
+            lambda norm, args, hidden: hidden * self.gains[0].to(hidden.dtype)
+        )
+
+
+@planted("FSDP-03")
+class HeadBiasInADict(MistralLLMBackbone):
+    """The head has a bias that lies in a plain dict, outside `llm`: it is trained by nobody, and
+    saved nowhere."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        bias = nn.Parameter(torch.zeros(self.llm.config.vocab_size))
+        self.extras = {"head_bias": bias}
+        self.llm.lm_head.register_forward_hook(
+            lambda head, args, logits: logits + self.extras["head_bias"].to(logits.dtype)
+        )
 
 
 @planted("FSDP-04", "FSDP-08", defects=("D28",))

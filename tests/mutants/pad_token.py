@@ -139,9 +139,16 @@ class WordsAddedWithThePad(MistralInSteps):
 
 
 @planted("PAD-09", defects=("D13",))
-class PadRowTrains(MistralLLMBackbone):
-    """`padding_idx` was lost in the resize: looking up the pad id trains its row."""
+class MaskDroppedFromPatches(MistralLLMBackbone):
+    """Spliced inputs that come with labels lose their mask on the way: right-padded batches hide
+    it, left-padded ones train the pad row."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.llm.get_input_embeddings().padding_idx = None
+        self.llm.register_forward_pre_hook(_without_a_mask, with_kwargs=True)
+
+
+def _without_a_mask(llm: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    if kwargs.get("labels") is None or kwargs.get("inputs_embeds") is None:
+        return args, kwargs
+    return args, {**kwargs, "attention_mask": None}

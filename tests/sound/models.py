@@ -1,0 +1,220 @@
+"""Sound backbones whose model is adapted, extended, compiled or written out by hand."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from tests.sound import sound
+from tests.sound.plain import DTYPE, UNGUARDED, Plain
+
+sound(*UNGUARDED)(Plain)
+
+
+@sound(*UNGUARDED)
+class EagerAttention(Plain):
+    """Attention weights are wanted, so eager it is."""
+
+    attention = {"attn_implementation": "eager"}
+
+
+class LoraLinear(nn.Linear):
+    """A linear layer with a low-rank update that is zero before it is trained."""
+
+    rank = 4
+
+    @classmethod
+    def over(cls, linear):
+        new = cls(linear.in_features, linear.out_features, bias=linear.bias is not None)
+        new.weight, new.bias = linear.weight, linear.bias
+        new.lora_a = nn.Parameter(torch.randn(cls.rank, linear.in_features) / linear.in_features)
+        new.lora_b = nn.Parameter(torch.zeros(linear.out_features, cls.rank))
+        return new
+
+    def forward(self, x):
+        return super().forward(x) + functional.linear(
+            functional.linear(x, self.lora_a), self.lora_b
+        )
+
+
+@sound(*UNGUARDED)
+class LowRankAdapted(Plain):
+    """LoRA by hand on queries and values; B is zero at first, so that A moves nothing yet."""
+
+    def load_llm(self, hub, token):
+        llm = super().load_llm(hub, token)
+        for layer in llm.model.layers:
+            for name in ("q_proj", "v_proj"):
+                setattr(layer.self_attn, name, LoraLinear.over(getattr(layer.self_attn, name)))
+        return llm
+
+
+class Tower(nn.Module):
+    """A small vision tower."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.patch_embedding = nn.Conv2d(3, 8, 4, 4)
+        self.position_embedding = nn.Embedding(16, 8)
+        self.layernorm = nn.LayerNorm(8)
+        self.projector = nn.Linear(8, width)
+
+    def forward(self, pixels):
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        return self.projector(self.layernorm(patches + self.position_embedding.weight))
+
+
+@sound(*UNGUARDED)
+class TowerBeside(Plain):
+    """The vision tower is a sibling of the language model."""
+
+    def finish(self, hub, token):
+        super().finish(hub, token)
+        self.vision_tower = Tower(self.embed_dim)
+
+
+@sound(*UNGUARDED)
+class TowerInside(Plain):
+    """The vision tower is a part of the model, as in LLaVA: text never enters it."""
+
+    def load_llm(self, hub, token):
+        llm = super().load_llm(hub, token)
+        llm.vision_tower = Tower(llm.config.hidden_size)
+        return llm
+
+
+@sound(*UNGUARDED)
+class CompiledForward(Plain):
+    """The model's forward is compiled at construction."""
+
+    def finish(self, hub, token):
+        super().finish(hub, token)
+        self._run = torch.compile(self.llm, backend="eager")
+
+    def forward(self, **inputs):
+        return self._run(**inputs)
+
+
+@sound(*UNGUARDED)
+class SpareRowsOff(Plain):
+    """Logits of rows that no token has are the least there is: sampling can never draw them."""
+
+    def finish(self, hub, token):
+        super().finish(hub, token)
+        tokens = len(self.tokenizer)
+
+        def off(head, args, logits):
+            spare = torch.arange(logits.shape[-1], device=logits.device) >= tokens
+            return logits.masked_fill(spare, torch.finfo(logits.dtype).min)
+
+        self.llm.lm_head.register_forward_hook(off)
+
+
+@sound(*UNGUARDED)
+class SpareRowsInfinitelyOff(Plain):
+    """The same, with minus infinity."""
+
+    def finish(self, hub, token):
+        super().finish(hub, token)
+        self.llm.lm_head.register_forward_hook(
+            functools.partial(self._off, tokens=len(self.tokenizer))
+        )
+
+    @staticmethod
+    def _off(head, args, logits, tokens):
+        return torch.cat(
+            [logits[..., :tokens], torch.full_like(logits[..., tokens:], float("-inf"))], -1
+        )
+
+
+@sound(*UNGUARDED)
+class OwnCheckpointing(Plain):
+    """Layers are recomputed by wrappers of their forwards."""
+
+    def enable_gradient_checkpointing(self):
+        for layer in self.llm.model.layers:
+            plain = layer.forward
+
+            def again(*args, plain=plain, **kwargs):
+                return checkpoint(plain, *args, use_reentrant=False, **kwargs)
+
+            layer.forward = again
+
+
+@sound(*UNGUARDED, since=(4, 57))
+class HalfThenFloat(Plain):
+    """Loaded in the checkpoint's bfloat16; the master weights are a cast of it. Before 4.48 rotary
+    tables would be rounded on the way, and stay so."""
+
+    def load_llm(self, hub, token):
+        if self.inference_mode:
+            return super().load_llm(hub, token)
+        return self.llm_cls.from_pretrained(hub, token=token, **{DTYPE: torch.bfloat16}).float()
+
+
+@sound(*UNGUARDED)
+class LibraryRows(Plain):
+    """New rows have the spread of the library's initialisation."""
+
+    def resize(self):
+        before = self.llm.get_input_embeddings().num_embeddings
+        super().resize()
+        generator = torch.Generator().manual_seed(7)
+        for module in (self.llm.get_input_embeddings(), self.llm.get_output_embeddings()):
+            with torch.no_grad():
+                module.weight[before:].normal_(std=0.02, generator=generator)
+
+
+@sound(*UNGUARDED, "EMB-11")
+class MeanRows(Plain):
+    """New rows are the mean of those that are there, as Hewitt recommends."""
+
+    def resize(self):
+        before = self.llm.get_input_embeddings().num_embeddings
+        super().resize()
+        with torch.no_grad():
+            for module in (self.llm.get_input_embeddings(), self.llm.get_output_embeddings()):
+                module.weight[before:] = module.weight[:before].mean(0)
+
+
+class VicunaV15ChatPromptBuilder:
+    system = (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions."
+    )
+
+    def __init__(self, model_family, system_prompt=None):
+        self.head = (self.system if system_prompt is None else system_prompt).strip() + " "
+        self.said = []
+
+    def _turn(self, role, message):
+        message = message.replace("<image>", "").strip()
+        if role == "human":
+            return ("" if self.said else self.head) + f"USER: {message} ASSISTANT: "
+        return f"{message or ' '}</s>"
+
+    def add_turn(self, role, message):
+        assert role == ("gpt" if len(self.said) % 2 else "human")
+        self.said.append(self._turn(role, message))
+        return self.said[-1]
+
+    def get_potential_prompt(self, message):
+        return ("".join(self.said) + self._turn("human", message)).rstrip()
+
+    def get_prompt(self):
+        return "".join(self.said).rstrip()
+
+
+@sound(*UNGUARDED, on="vicuna-v15-7b")
+class PlainVicuna(Plain):
+    """Vicuna, the plain way."""
+
+    table = {"vicuna-v15-7b": "lmsys/vicuna-7b-v1.5"}
+    llm_cls, transformer_layer_cls = LlamaForCausalLM, LlamaDecoderLayer
+    prompt_builder = VicunaV15ChatPromptBuilder

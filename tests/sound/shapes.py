@@ -1,0 +1,185 @@
+"""Sound backbones of other shapes: outputs, signatures, composition, factories, lazy building."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Optional
+
+import torch
+from torch import nn
+
+from tests.sound import sound
+from tests.sound.plain import UNGUARDED, Plain
+
+
+@dataclass
+class Result:
+    """What Acme returns from any model."""
+
+    logits: torch.Tensor
+    loss: Optional[torch.Tensor] = None
+    past_key_values: Any = None
+    hidden_states: Any = None
+    attentions: Any = None
+
+
+@sound(*UNGUARDED)
+class OwnOutput(Plain):
+    """Returns a class of its own."""
+
+    def forward(self, *args, return_dict=None, **kwargs):
+        if return_dict is False:
+            return super().forward(*args, return_dict=False, **kwargs)
+        out = super().forward(*args, **kwargs)
+        return Result(out.logits, out.loss, out.past_key_values, out.hidden_states, out.attentions)
+
+
+@sound(*UNGUARDED)
+class TakesAnything(Plain):
+    """Its forward takes what the model takes."""
+
+    def forward(self, *args, **kwargs):
+        return self.llm(*args, **kwargs)
+
+
+@sound(*UNGUARDED)
+class PassesByPosition(Plain):
+    """Its forward hands over by position what every release has in the same place."""
+
+    def forward(
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None,
+        inputs_embeds=None, labels=None, use_cache=None, output_attentions=None,
+        output_hidden_states=None, return_dict=None,
+    ):  # fmt: skip
+        return self.llm(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, labels,
+            use_cache, output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states, return_dict=return_dict,
+        )  # fmt: skip
+
+
+@sound(*UNGUARDED)
+class AnotherPad(Plain):
+    """The pad token goes by another string."""
+
+    pad_token = "[PAD]"
+
+
+@sound(*UNGUARDED)
+class OwnTokenizerClass(Plain):
+    """The tokenizer is of a subclass, with a helper for robots."""
+
+    def load_tokenizer(self, hub, length, token):
+        tokenizer = super().load_tokenizer(hub, length, token)
+        base = type(tokenizer)
+
+        class RobotTokenizer(base):
+            def encode_instruction(self, text):
+                return self.encode(f"What should the robot do to {text}?")
+
+        RobotTokenizer.__name__ = base.__name__
+        tokenizer.__class__ = RobotTokenizer
+        return tokenizer
+
+
+@sound(*UNGUARDED)
+class Lazy(Plain):
+    """The model is loaded when it is first asked for."""
+
+    def __init__(self, *args, **kwargs):
+        self.__dict__["_pending"] = None
+        super().__init__(*args, **kwargs)
+
+    def load_llm(self, hub, token):
+        self.__dict__["_hub"] = hub
+        self.__dict__["_pending"] = partial(super().load_llm, hub, token)
+        return self.__dict__["_pending"]
+
+    def __setattr__(self, name, value):
+        if name == "llm" and callable(value) and not isinstance(value, nn.Module):
+            return
+        super().__setattr__(name, value)
+
+    def finish(self, hub, token):
+        self.__dict__["_finish"] = partial(super().finish, hub, token)
+
+    def __getattr__(self, name):
+        if name == "llm" and self.__dict__.get("_pending") is not None:
+            build, finish = self.__dict__["_pending"], self.__dict__["_finish"]
+            self.__dict__["_pending"] = None
+            self.llm = build()
+            finish()
+        return super().__getattr__(name)
+
+
+@sound(*UNGUARDED)
+class InModuleDict(Plain):
+    """Everything that has weights lies in one module dict."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+    def __setattr__(self, name, value):
+        if name == "llm":
+            name, value = "parts", nn.ModuleDict({"llm": value})
+        super().__setattr__(name, value)
+
+    @property
+    def llm(self):
+        return self.parts["llm"]
+
+
+class Composed(nn.Module):
+    """Holds a language model and passes on what it does not know."""
+
+    def __init__(self, llm, **members):
+        super().__init__()
+        self.llm = llm
+        self.__dict__.update(members)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("llm"), name)
+
+    def get_tokenizer(self):
+        return self.tokenizer
+
+    def embed_input_ids(self, input_ids):
+        return self.llm.get_input_embeddings()(input_ids)
+
+    def get_fsdp_wrapping_policy(self):
+        from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+        return ModuleWrapPolicy({self.transformer_layer_cls})
+
+    def enable_gradient_checkpointing(self):
+        self.llm.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(self, **inputs):
+        return self.llm(**inputs)
+
+
+@sound(*UNGUARDED)
+def composed(*args, **kwargs):
+    """By composition: the object holds a model and passes on what it lacks."""
+    made = Plain(*args, **kwargs)
+    return Composed(
+        made.llm,
+        tokenizer=made.tokenizer,
+        identifier=made.identifier,
+        prompt_builder_fn=made.prompt_builder_fn,
+        transformer_layer_cls=made.transformer_layer_cls,
+        half_precision_dtype=made.half_precision_dtype,
+        embed_dim=made.embed_dim,
+        pad_token_id=made.pad_token_id,
+    )
+
+
+@sound(*UNGUARDED)
+def factory_of_two(*args, **kwargs):
+    """A factory that returns the backbone and its tokenizer."""
+    backbone = TakesAnything(*args, **kwargs)
+    return backbone, backbone.get_tokenizer()
