@@ -50,19 +50,20 @@ class Compared:
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._backbones: dict[str, Any] = {}
-        # Before anything was cast, by build and name.
-        self.dtypes: dict[str, dict[str, torch.dtype]] = {}
+        # As built, before anything was cast or loaded: dtype and sum of each parameter, by name.
+        # Rows that the checkpoint does not have may be drawn anew at each construction.
+        self.parameters: dict[str, dict[str, tuple[torch.dtype, float]]] = {}
         shared = subject.training
         self.half = shared.half_precision_dtype
         self.inputs = _inputs(subject)
-        rows = int(subject.checkpoint.shapes[_embedding_tensor(subject)][0])
+        self._rows = int(subject.checkpoint.shapes[_embedding_tensor(subject)][0])
         try:
             self._control = Control(
                 subject.weights_hub_id,
                 dtype=torch.float32,
                 token=None,
                 cache=False,
-                mirrored=mirrored_from(_in_float32(shared).llm, rows),
+                mirrored=mirrored_from(shared.llm, self._rows),
                 attention=getattr(shared.llm.config, "_attn_implementation", None),
             )
         except Exception as error:
@@ -145,9 +146,11 @@ class Compared:
             "no token": {"hf_token": None},
         }
         backbone = self._subject.build(llm_max_length=LLM_MAX_LENGTH, **options.get(build, {}))
-        self.dtypes[build] = {name: p.dtype for name, p in backbone.llm.named_parameters()}
-        if build == "inference":
-            backbone.load_state_dict(self._subject.training.state_dict())
+        self.parameters[build] = {
+            name: (parameter.dtype, float(parameter.detach()[: self._rows].double().sum()))
+            for name, parameter in backbone.llm.named_parameters()
+        }
+        backbone.llm.load_state_dict(self._subject.training.llm.state_dict())
         if build == "checkpointed":
             backbone.enable_gradient_checkpointing()
         return _in_float32(backbone).eval()

@@ -29,7 +29,8 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
     together = compared(subject)
     for mode in (False, True):
         for ignored in (False, True):
-            backbone = together.backbone("training").train(mode)
+            backbone = together.backbone("training")
+            backbone.train(mode)
             ids, mask, labels = _batch(together.inputs, ignored=ignored)
             with torch.no_grad():
                 output = backbone(input_ids=ids, attention_mask=mask, labels=labels)
@@ -101,7 +102,8 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
     """`enable_gradient_checkpointing()` really recomputes: every layer once more in the backward
     pass, also with all but the last frozen. Loss and gradients stay what they are (TRN-04)."""
     together = compared(subject)
-    backbone = together.backbone("checkpointed").train()
+    backbone = together.backbone("checkpointed")
+    backbone.train()
     layers = decoder_layers(backbone)
     for frozen in (False, True):
         kept = [(p, p.requires_grad) for p in backbone.parameters()]
@@ -149,7 +151,8 @@ def test_micro_batches_add_up(subject: Subject) -> None:
     together = compared(subject)
     if together.has_dropout:
         raise NotApplicable("dropout is published: no two passes are alike")
-    backbone = together.backbone("training").train()
+    backbone = together.backbone("training")
+    backbone.train()
     ids, mask, labels = _batch(together.inputs, ignored=True)
     counted = (labels[:, 1:] != IGNORED_LABEL).sum(1)
     backbone(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
