@@ -284,26 +284,25 @@ def _facts_of(output: Any, row: Row) -> tuple[Observation, Any]:
     return facts, cache
 
 
-def _gradients(backbone: Any, seen: Observation) -> dict[str, torch.Tensor]:
-    """The gradient of every trainable parameter of `llm`: of the loss, or without labels of a fixed
-    functional over the logits of real positions."""
+def _gradients(backbone: Any, seen: Observation) -> dict[str, torch.Tensor | None]:
+    """The gradient of every parameter of `llm`, None for one that is not reached: of the loss, or
+    without labels of a fixed functional over the logits of real positions."""
     if "loss" in seen:
         value = seen["loss"]
     else:
         compared = seen["logits"]
         weights = torch.cos(torch.arange(compared.shape[-1], dtype=compared.dtype))
         value = (compared * weights).mean()
-    parameters = {
-        name: parameter
-        for name, parameter in backbone.llm.named_parameters()
-        if parameter.requires_grad
+    # Two that every model has, whatever it calls its parameters.
+    named = {
+        **dict(backbone.llm.named_parameters()),
+        "the input embedding": backbone.llm.get_input_embeddings().weight,
+        "the head": backbone.llm.get_output_embeddings().weight,
     }
-    found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
-    return {
-        name: gradient.detach()
-        for name, gradient in zip(parameters, found, strict=True)
-        if gradient is not None
-    }
+    trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
+    gradients = dict(zip(trained, found, strict=True))
+    return {name: gradients.get(name) for name in named}
 
 
 def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:

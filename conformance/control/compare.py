@@ -117,35 +117,40 @@ def _tensors(
 
 
 def _gradients(
-    found: Mapping[str, torch.Tensor] | None, wanted: Mapping[str, torch.Tensor]
+    found: Mapping[str, torch.Tensor | None] | None, wanted: Mapping[str, torch.Tensor | None]
 ) -> Iterator[Difference]:
-    if not wanted:
-        raise ValueError("the control has no gradients: there is nothing to compare")
-    shared = {
+    """Differences between the gradients of parameters of the same name: code of its own may name
+    some otherwise, but not the input embedding and the head."""
+    expected = {
         name: gradient
         for name, gradient in wanted.items()
-        if found is not None and name in found and found[name].shape == gradient.shape
+        if gradient is not None and found is not None and name in found
     }
-    missing = [name for name in wanted if name not in shared]
+    if found is None or not expected:
+        raise ValueError(
+            "there is no gradient to compare: of all parameters none has the same name"
+        )
+    missing = [name for name in expected if found[name] is None]
     if missing:
         yield Difference(
             "gradients",
-            f"{len(missing)} parameters have no gradient and the control's do; the first is "
-            f"`{missing[0]}`",
+            f"{len(missing)} parameters have no gradient, and the control's do; the first is "
+            f"{missing[0]}",
             1.0,
             0.0,
         )
         return
-    assert found is not None
-    largest = max(float(gradient.norm()) for gradient in wanted.values())
-    for name, gradient in wanted.items():
-        apart = float((found[name].double() - gradient.double()).norm())
+    largest = max(float(gradient.norm()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        seen = found[name]
+        assert seen is not None
+        apart = float((seen.double() - gradient.double()).norm())
         scale = max(float(gradient.norm()), NEGLIGIBLE_GRADIENT * largest)
         error = apart / scale if scale else 0.0
         if not error <= GRADIENT_RELATIVE_RMS:
             yield Difference(
                 "gradients",
-                f"the gradient of `{name}` differs by {error:.2g} of its size",
+                f"the gradient of {name} differs by {error:.2g} of its size",
                 error,
                 GRADIENT_RELATIVE_RMS,
             )

@@ -50,9 +50,10 @@ class Compared:
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._backbones: dict[str, Any] = {}
-        # As built, before anything was cast or loaded: dtype and sum of each parameter, by name.
-        # Rows that the checkpoint does not have may be drawn anew at each construction.
-        self.parameters: dict[str, dict[str, tuple[torch.dtype, float]]] = {}
+        # As built, before anything was cast or loaded: the dtype of each parameter, and the sum of
+        # what came from the checkpoint. The rest may be drawn anew at each construction.
+        self.dtypes: dict[str, dict[str, torch.dtype]] = {}
+        self.sums: dict[str, dict[str, float]] = {}
         shared = subject.training
         self.half = shared.half_precision_dtype
         self.inputs = _inputs(subject)
@@ -146,9 +147,12 @@ class Compared:
             "no token": {"hf_token": None},
         }
         backbone = self._subject.build(llm_max_length=LLM_MAX_LENGTH, **options.get(build, {}))
-        self.parameters[build] = {
-            name: (parameter.dtype, float(parameter.detach()[: self._rows].double().sum()))
-            for name, parameter in backbone.llm.named_parameters()
+        parameters = dict(backbone.llm.named_parameters())
+        self.dtypes[build] = {name: parameter.dtype for name, parameter in parameters.items()}
+        self.sums[build] = {
+            name: float(parameter.detach()[: self._rows].double().sum())
+            for name, parameter in parameters.items()
+            if name in self._subject.checkpoint.shapes
         }
         backbone.llm.load_state_dict(self._subject.training.llm.state_dict())
         if build == "checkpointed":

@@ -268,7 +268,7 @@ def _facts(together: Compared, build: str) -> dict[str, Any]:
             facts[f"`{key}` of the generation config"] = value
     facts["the class of `llm`"] = type(llm)
     facts |= {f"the shape of `{n}`": tuple(p.shape) for n, p in llm.named_parameters()}
-    facts |= {f"the dtype of `{n}`": dtype for n, (dtype, _) in together.parameters[build].items()}
+    facts |= {f"the dtype of `{n}`": dtype for n, dtype in together.dtypes[build].items()}
     if build != "inference":  # which has no weights before a state dict is loaded
         facts |= {
             f"the sum of `{n}`": total for n, (_, total) in together.parameters[build].items()
