@@ -232,9 +232,7 @@ class _Call:
 def _real(kind: str, batch: int, total: int) -> torch.Tensor:
     real = torch.ones(batch, total, dtype=torch.bool)
     third = max(1, total // 3)
-    if kind == "left":
-        real[:, :third] = False
-    elif kind == "right":
+    if kind == "right":
         real[:, -third:] = False
     elif kind in ("ragged left", "boolean", "additive"):
         for index in range(batch):
@@ -316,7 +314,7 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
         other = {**row, "labels": "none", "mask": "ones", "positions": "none", "cache": "none"}
         with torch.no_grad():
             _run(backbone, _Call.of(other, inputs, offset=2))
-            _run(backbone, _Call.of({**other, "mask": "left"}, inputs, offset=3))
+            _run(backbone, _Call.of({**other, "mask": "ragged left"}, inputs, offset=3))
     elif history == "long call before":
         with torch.no_grad():
             _run(backbone, _Call.of({**DEFAULTS, "length": 140}, inputs, offset=4))
@@ -339,13 +337,6 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
         # The caller goes on using its tensors.
         for tensor in state.values():
             tensor.zero_()
-    elif history == "after switching modes":
-        backbone.train()
-        with torch.no_grad():
-            _run(backbone, _Call.of(plain, inputs, offset=7))
-        backbone.eval()
-        with torch.no_grad():
-            _run(backbone, _Call.of(plain, inputs, offset=8))
 
 
 def _run(backbone: Any, made: _Call) -> Any:

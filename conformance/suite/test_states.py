@@ -270,9 +270,7 @@ def _facts(together: Compared, build: str) -> dict[str, Any]:
     facts |= {f"the shape of `{n}`": tuple(p.shape) for n, p in llm.named_parameters()}
     facts |= {f"the dtype of `{n}`": dtype for n, dtype in together.dtypes[build].items()}
     if build != "inference":  # which has no weights before a state dict is loaded
-        facts |= {
-            f"the sum of `{n}`": total for n, (_, total) in together.parameters[build].items()
-        }
+        facts |= {f"the sum of `{n}`": total for n, total in together.sums[build].items()}
     if build != "inference":  # where nothing is trained, parameters may be frozen
         facts |= {f"requires_grad of `{n}`": p.requires_grad for n, p in llm.named_parameters()}
     facts |= {f"the buffer `{name}`": buffer for name, buffer in llm.named_buffers()}
