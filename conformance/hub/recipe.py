@@ -23,7 +23,7 @@ DTYPES = ("bfloat16", "float16", "float32")
 TOKENIZER_KINDS = ("real", "stand-in")
 
 
-TEMPLATE_ORACLES = ("jinja", "mistral-common-v1")
+TEMPLATE_ORACLES = ("jinja", "mistral-common-v1", "seed")
 
 
 TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
@@ -87,7 +87,8 @@ class Recipe:
     chat_template: str | None
     template_oracle: str
     """What decides the ids of a dialogue: `chat_template`, or mistral-common's first instruct
-    tokenizer."""
+    tokenizer; `seed` says that the template is that of the seed's builder for a base model, which
+    binds that builder alone."""
     accepted_template_differences: tuple[AcceptedDifference, ...]
     subject: Mapping[str, Any]
     sources: Mapping[str, str]

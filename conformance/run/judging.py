@@ -69,8 +69,10 @@ def _judge_clause(
 
 def _stands_in_the_way(need: ClauseOutcome) -> bool:
     """Whether clauses that need this one cannot be judged. A fault of the library itself does not
-    block them."""
-    return need.outcome in UNMET and not need.evidence.get("library")
+    block them, nor one that leaves something to judge them on."""
+    return need.outcome in UNMET and not (
+        need.evidence.get("library") or need.evidence.get("partial")
+    )
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ REQUIRED_MEMBERS = (
 """Members of the contract that a VLM calls on any backbone (OpenVLA's `LLMBackbone`)."""
 INSTANCE_MEMBERS = ("llm", "identifier")
 """Members that only an instance has."""
+BUILDER_MEMBERS = ("add_turn", "get_prompt", "get_potential_prompt")
+"""Members of a prompt builder that hosts call."""
+HOST_MODEL_FAMILIES = ("prismatic", "openvla")
+"""What Prismatic's hosts pass to prompt builders as `model_family`."""
 OPTIONAL_MEMBERS = ("last_layer_finetune_modules",)
 
 _MODULE_REGISTRIES = ("_modules", "_parameters", "_buffers")

@@ -22,6 +22,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "bos": ("auto", "prompt", "none"),
     "bos_per_prompt": ("one", "per-turn", "none"),
+    "terminator_ends": ("", "assistant", "every-turn"),
     "attention": ("causal", "bidirectional"),
     "positions": ("rotary", "absolute", "alibi"),
     "patch_position": ("after-bos", "start", "end"),
@@ -63,6 +64,12 @@ class Declarations:
     bos_per_prompt: str = "one"
     terminator: str = ""
     """The string that ends an assistant turn; empty for the tokenizer's own eos token."""
+    terminator_ends: str = ""
+    """Whose turns end in the terminator: those of the `assistant` alone, or `every-turn`; empty for
+    what the official template has, or the builder's own format where there is none."""
+    hosts: tuple[str, ...] = ()
+    """The `model_family` of each host that asks for prompt builders; empty for Prismatic's two, of
+    which one may be refused."""
     prompt_rule: tuple[PromptRule, ...] = SEED_PROMPT_RULES
     system_prompt: bool = False
     normalisation: str = "identity"

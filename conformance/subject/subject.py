@@ -11,23 +11,62 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conformance.assertions import ClauseFailure
+from conformance.assertions import Blocked, ClauseFailure, refusal
 from conformance.hub import HubTap, HubView, Recipe
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
+from conformance.subject.contract import (
+    BUILDER_MEMBERS,
+    HOST_MODEL_FAMILIES,
+    LLM_MAX_LENGTH,
+    eos_ids_of,
+    lacks_member,
+)
 from conformance.subject.contract import CANARY_TOKEN as CANARY_TOKEN
-from conformance.subject.contract import LLM_MAX_LENGTH, eos_ids_of, lacks_member
 from conformance.subject.declarations import Declarations
+from conformance.subject.vocabulary import PublishedVocabulary, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _LIBRARIES = frozenset({"torch", "transformers", "builtins", "abc", "typing", "functools"})
 """Packages whose classes a subject may inherit from; they do not count as its source."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Who asks for prompt builders: its `model_family`, and the class that it took from the
+    backbone in one mode, once."""
+
+    model_family: str
+    builder_class: Callable[..., Any]
+    mode: str
+
+    def builder(self, system_prompt: str | None = None) -> Any:
+        """A fresh builder, made as the hosts make it."""
+        return self.builder_class(self.model_family, system_prompt=system_prompt)
+
+    def fault(self) -> str | None:
+        """What keeps the host from working at all, None if nothing does."""
+        for system_prompt in (None, "You are a robot."):
+            with refusal() as refused:
+                builder = self.builder(system_prompt)
+            if refused:
+                return f"with system_prompt={system_prompt!r} it raised {refused[0]!r}"
+        missing = [
+            member for member in BUILDER_MEMBERS if not callable(getattr(builder, member, None))
+        ]
+        return f"it has no {' and no '.join(missing)}" if missing else None
+
+    def __str__(self) -> str:
+        return f"for model_family={self.model_family!r}" + (
+            "" if self.mode == "training" else f" in {self.mode} mode"
+        )
 
 
 class Subject:
@@ -61,6 +100,7 @@ class Subject:
         self.seed = seed
         # Reports the progress of a clause that takes minutes.
         self.announce = announce
+        self.tokenizer_when_built: Mapping[str, Any] = {}
         self._weights = weights
         self._recipes = recipes
         self._overrides = (overrides, overrides_source)
@@ -264,13 +304,17 @@ class Subject:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.training.get_tokenizer()
+        tokenizer = self.training.get_tokenizer()
+        # TOK-09 compares, once other clauses have used it.
+        self.tokenizer_when_built = state_of(tokenizer)
+        return tokenizer
 
     @cached_property
-    def published_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The checkpoint's tokenizer, loaded by the subject's tokenizer class with nothing
-        added."""
-        return type(self.tokenizer).from_pretrained(self.view.snapshot(self.weights_hub_id))
+    def published_vocabulary(self) -> PublishedVocabulary:
+        """The checkpoint's tokenizer, with nothing added."""
+        return PublishedVocabulary(
+            self.view.snapshot(self.weights_hub_id), own_class=type(self.tokenizer)
+        )
 
     def encode(self, text: str, *, special: bool = True, tokenizer: Any = None) -> list[int]:
         """Token ids of `text`, as a host encodes it: with the tokenizer's own special tokens, or
@@ -312,11 +356,42 @@ class Subject:
             dict.fromkeys(text for text in (*tokenizer.all_special_tokens, *added) if text)
         )
 
-    def prompt_builder(
-        self, model_family: str = "prismatic", system_prompt: str | None = None
-    ) -> Any:
-        """A fresh builder, made as the hosts make it."""
-        return self.training.prompt_builder_fn(model_family, system_prompt=system_prompt)
+    @cached_property
+    def host_faults(self) -> dict[Host, str | None]:
+        """Every host that may ask for prompt builders, and what keeps it from working."""
+        families = self.declared.hosts or HOST_MODEL_FAMILIES
+        return {
+            host: host.fault()
+            for host in (
+                Host(family, builder_class, mode)
+                for family in families
+                for mode, builder_class in self._builder_classes.items()
+            )
+        }
+
+    @property
+    def working_hosts(self) -> tuple[Host, ...]:
+        """The hosts that get builders in each mode.
+
+        Raises:
+            Blocked: there is none.
+        """
+        failing = {host.model_family for host, fault in self.host_faults.items() if fault}
+        working = tuple(host for host in self.host_faults if host.model_family not in failing)
+        if not working:
+            raise Blocked("PRM-16")
+        return working
+
+    @cached_property
+    def _builder_classes(self) -> dict[str, Callable[..., Any]]:
+        """The builder class by mode, taken once as data loaders do; inference has no entry of its
+        own if it gives the same."""
+        taken = {"training": _builder_class(self.training)}
+        with refusal():  # CON-02 judges whether there is such an instance
+            at_inference = _builder_class(self.inference)
+            if at_inference is not taken["training"]:
+                taken["inference"] = at_inference
+        return taken
 
     def lacks(self, member: str) -> bool:
         """Whether the shared instance has no such member, without evaluating properties."""
@@ -341,6 +416,19 @@ class Subject:
             for name in sorted(filter(None, names))
             if name.partition(".")[0] not in _LIBRARIES and (file := _file_of(name)) is not None
         }
+
+
+def _builder_class(backbone: Any) -> Callable[..., Any]:
+    """What `prompt_builder_fn` gives; if it raises, a class that does so when it is called."""
+    with refusal() as refused:
+        taken: Callable[..., Any] = backbone.prompt_builder_fn
+    if not refused:
+        return taken
+
+    def refusing(*_: Any, **__: Any) -> Any:
+        raise refused[0]
+
+    return refusing
 
 
 def _evaluating(backbone: Any) -> Any:

@@ -1,5 +1,6 @@
 """Dialogues as hosts drive prompt builders, and in the official encoding: mistral-common for
-Mistral's own models, a family's Jinja template otherwise.
+Mistral's own models, a family's Jinja template otherwise; for base models, which have no format of
+their own, the seed's, unless the subject declares a builder of its own.
 
 Where a family's references depart from the official encoding on purpose, the recipe lists the
 difference with its reason; each has a name here, and a rule that removes it from both sides before
@@ -9,24 +10,46 @@ they are compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from conformance.assertions import NotApplicable
-from conformance.subject.subject import Subject
+from conformance.subject.declarations import Declarations
+from conformance.subject.subject import Host, Subject
 
 Ids = list[int]
 
 ROLES = ("human", "gpt")
 """The roles, in the order of turns, under Prismatic's names, which come from LLaVA's data files."""
 
-HOST_MODEL_FAMILIES = ("prismatic", "openvla")
-"""What Prismatic's hosts pass as `model_family`."""
-
 
 def turns_of(builder: Any, messages: Sequence[str]) -> list[str]:
     """Add the messages in turn, human first; returns what `add_turn` returned for each."""
     return [builder.add_turn(ROLES[turn % 2], text) for turn, text in enumerate(messages)]
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue as a builder tells it to one host; `turns` are what `add_turn` returned."""
+
+    host: Host
+    turns: list[str]
+    prompt: str
+
+
+def conversations(
+    subject: Subject, messages: Sequence[str], system_prompt: str | None = None
+) -> list[Conversation]:
+    """The dialogue as it is told to every host that works; told alike, it is listed once."""
+    found: list[Conversation] = []
+    for host in subject.working_hosts:
+        builder = host.builder(system_prompt)
+        turns = turns_of(builder, messages)
+        told = Conversation(host, turns, builder.get_prompt())
+        if not any((told.turns, told.prompt) == (other.turns, other.prompt) for other in found):
+            found.append(told)
+    return found
 
 
 def encode_turn_by_turn(subject: Subject, turns: Sequence[str]) -> list[int]:
@@ -39,29 +62,83 @@ def encode_turn_by_turn(subject: Subject, turns: Sequence[str]) -> list[int]:
 
 
 def official_ids(
-    subject: Subject, prompt: str, messages: Sequence[str], system_prompt: str | None
+    subject: Subject, told: Conversation, messages: Sequence[str], system_prompt: str | None
 ) -> tuple[Ids, Ids]:
-    """Token ids of `prompt` as hosts encode it, and those of the official template for the same
+    """Token ids of the prompt as hosts encode it, and those of the official template for the same
     dialogue; accepted differences are removed from both.
 
     Raises:
         NotApplicable: for a family without an official template.
     """
-    recipe = subject.recipe
-    ours = subject.encode(prompt)
-    if recipe.template_oracle == "mistral-common-v1":
-        official = _mistral_common_v1(messages)
-    elif recipe.chat_template is not None:
-        if system_prompt is None and subject.declared.system_prompt:
-            system_prompt = _system_prompt_in_force(subject)
-        official = subject.encode(_rendered(subject, messages, system_prompt), special=False)
-    else:
-        raise NotApplicable("the family has no official chat template")
-    for difference in recipe.accepted_template_differences:
+    ours = subject.encode(told.prompt)
+    if system_prompt is None and subject.declared.system_prompt:
+        system_prompt = _system_prompt_in_force(told.host)
+    official = template_ids(subject, messages, system_prompt)
+    for difference in subject.recipe.accepted_template_differences:
         ours, official = (
             ACCEPTED_DIFFERENCES[difference.name](subject, ids) for ids in (ours, official)
         )
     return ours, official
+
+
+def template_ids(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> Ids:
+    """Token ids of the official template for a dialogue.
+
+    Raises:
+        NotApplicable: for a family without one.
+    """
+    recipe = subject.recipe
+    if recipe.template_oracle == "mistral-common-v1":
+        return _mistral_common_v1(messages)
+    if recipe.chat_template is None:
+        raise NotApplicable("the family has no official chat template")
+    if recipe.template_oracle == "seed" and not _has_the_seeds_builder(subject):
+        raise NotApplicable("the model has no format of its own, and the builder is not the seed's")
+    return subject.encode(_rendered(subject, messages, system_prompt), special=False)
+
+
+def _has_the_seeds_builder(subject: Subject) -> bool:
+    recipe = subject.recipe
+    published = Declarations().updated(recipe.subject, str(recipe.path))
+    backbone_id = subject.backbone_id
+    return published.builder_for(backbone_id) == subject.declared.builder_for(backbone_id)
+
+
+def question_terminators(subject: Subject, host: Host) -> tuple[int, int]:
+    """How many terminators the first question brings, and how many every later one.
+
+    One each where every turn is declared to end in the terminator, or is seen to: by the official
+    template, or by the builder's own first questions where there is none. A system prompt may then
+    bring one more, as a turn of its own.
+    """
+    builder = host.builder()
+    turns_of(builder, ("What?", "That.", "Why?"))
+    told = subject.encode(builder.get_prompt())
+    ends = subject.declared.terminator_ends
+    try:
+        shown = template_ids(subject, ("What?", "That.", "Why?"), None)
+    except NotApplicable:
+        shown = told
+    if not ends:
+        ends = "every-turn" if _terminators(subject, shown) > 2 else "assistant"
+    if ends == "assistant":
+        return 0, 0
+    with_system = _terminators(subject, told) == 4
+    return (2 if with_system else 1), 1
+
+
+def _terminators(subject: Subject, ids: Ids) -> int:
+    """Terminators in a dialogue of two questions and an answer; a bos of the same id is none."""
+    terminator: Any = subject.terminator_id
+    is_bos = terminator == subject.tokenizer.bos_token_id
+    return ids.count(terminator) - (declared_bos(subject, 2) if is_bos else 0)
+
+
+def declared_bos(subject: Subject, questions: int) -> int:
+    """How many bos a dialogue with so many questions has by declaration."""
+    declared = subject.declared
+    convention = "none" if declared.bos == "none" else declared.bos_per_prompt
+    return {"one": 1, "per-turn": questions, "none": 0}[convention]
 
 
 def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
@@ -112,13 +189,17 @@ def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | No
     said = [{"role": roles[turn % 2], "content": text} for turn, text in enumerate(messages)]
     if system_prompt is not None:
         said.insert(0, {"role": "system", "content": system_prompt})
+    bos, eos = subject.tokenizer.bos_token, subject.tokenizer.eos_token
+    if subject.recipe.template_oracle == "seed":
+        # A base model has no bos and terminator but those that its backbone declares.
+        bos, eos = bos if declared_bos(subject, 1) else "", subject.terminator
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     rendered: str = environment.from_string(
         subject.recipe.chat_template or "", globals={"raise_exception": _refuse}
     ).render(
         messages=said,
-        bos_token=subject.tokenizer.bos_token,
-        eos_token=subject.tokenizer.eos_token,
+        bos_token=bos,
+        eos_token=eos,
         add_generation_prompt=len(messages) % 2 == 1,
     )
     return rendered
@@ -128,13 +209,13 @@ def _refuse(reason: str) -> None:
     raise NotApplicable(f"the official template refuses the dialogue: {reason}")
 
 
-def _system_prompt_in_force(subject: Subject) -> str | None:
+def _system_prompt_in_force(host: Host) -> str | None:
     """The builder's default system prompt, found by comparison with a known one.
 
     The official template has no default, or another one; the format is compared, not the wording.
     """
     marker = "@@conformance-system-prompt@@"
-    given, default = subject.prompt_builder(system_prompt=marker), subject.prompt_builder()
+    given, default = host.builder(marker), host.builder()
     with_marker, with_default = given.add_turn("human", "hello"), default.add_turn("human", "hello")
     before, found, after = with_marker.partition(marker)
     if not found or not with_default.startswith(before) or not with_default.endswith(after):

@@ -12,7 +12,7 @@ import functools
 import inspect
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -29,13 +29,16 @@ STEPS = 12
 """Steps that one run of a state machine takes."""
 
 Strategies = Callable[[Subject], Any]
+Edges = Callable[[Subject], Iterable[Mapping[str, Any]]]
+"""Inputs that a property tries before it draws any: what is known to be difficult must not depend
+on luck. The simplest come first, for they are not shrunk."""
 
 
 def for_all(
-    examples: int = STANDARD_EXAMPLES, **strategies: Strategies
+    examples: int = STANDARD_EXAMPLES, edges: Edges | None = None, **strategies: Strategies
 ) -> Callable[[Callable[..., None]], Callable[[Subject], None]]:
-    """Run a clause for drawn inputs: each keyword is a function from the subject to a Hypothesis
-    strategy."""
+    """Run a clause for its edges, then for drawn inputs: each keyword is a function from the
+    subject to a Hypothesis strategy."""
 
     def decorate(check: Callable[..., None]) -> Callable[[Subject], None]:
         @functools.wraps(check)
@@ -57,6 +60,8 @@ def for_all(
                     limit.failed_on(drawn)
                     raise
 
+            for edge in edges(subject) if edges else ():
+                _try_edge(subject, check, edge)
             _report(body, limit)
             if ended:
                 raise ended[0]
@@ -164,6 +169,14 @@ def _leads_to(drawn: dict[str, Any], failure: dict[str, Any]) -> bool:
     if drawn.keys() != {"steps"}:
         return drawn == failure
     return bool(failure["steps"][: len(drawn["steps"])] == drawn["steps"])
+
+
+def _try_edge(subject: Subject, check: Callable[..., None], edge: Mapping[str, Any]) -> None:
+    try:
+        check(subject, **edge)
+    except Exception as error:
+        error.counterexample = dict(edge)  # type: ignore[attr-defined]
+        raise
 
 
 def _report(search: Callable[[], None], limit: ShrinkLimit) -> None:

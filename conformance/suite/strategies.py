@@ -6,8 +6,15 @@ Everything drawn is a JSON value, so that a counterexample can be written out an
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
 from hypothesis import strategies as st
 
+from conformance.assertions import NotApplicable
+from conformance.places import fixtures_directory
 from conformance.subject.declarations import Declarations
 from conformance.subject.subject import Subject
 
@@ -35,6 +42,22 @@ ALL_WORDS = " ".join(_WORDS)
 """All words in one text: added vocabulary shows here, whatever is drawn."""
 
 
+LONGEST_MESSAGE = 4000
+"""Characters of the longest message that is tried."""
+
+
+@cache
+def corpus() -> tuple[str, ...]:
+    """What people and tools write, the shortest first: the texts of fixtures/corpora."""
+    path = fixtures_directory() / "corpora" / "texts.json"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    long = (
+        (entry["repeat"] * entry["characters"])[: entry["characters"]]
+        for entry in held["long"].values()
+    )
+    return tuple(sorted((*held["texts"].values(), *long), key=len))
+
+
 def _pieces() -> st.SearchStrategy[str]:
     anything = st.characters(exclude_categories=["Cs"])
     control = st.characters(categories=("Cc", "Cf"))
@@ -53,10 +76,11 @@ def _unicode_text() -> st.SearchStrategy[str]:
 
 
 def is_ordinary(subject: Subject, text: str) -> bool:
-    """Ordinary text: no special-token string of the tokenizer, no `<image>` marker or part that
-    could re-join to one."""
+    """Ordinary text: no special-token string of the tokenizer nor the terminator, no `<image>`
+    marker or part that could re-join to one."""
+    meant = (*subject.special_strings, *filter(None, [subject.terminator]))
     return (
-        not any(special in text for special in subject.special_strings)
+        not any(special in text for special in meant)
         and "<image" not in text
         and "image>" not in text
     )
@@ -68,20 +92,94 @@ def ordinary_text(subject: Subject) -> st.SearchStrategy[str]:
     return _unicode_text().filter(lambda text: is_ordinary(subject, text))
 
 
+def ordinary_texts(subject: Subject) -> list[dict[str, str]]:
+    """Edges: the texts of the corpus that are ordinary text to this subject, and all words."""
+    texts = ("", *corpus(), ALL_WORDS)
+    return [{"text": text} for text in texts if is_ordinary(subject, text)]
+
+
 def message(subject: Subject) -> st.SearchStrategy[str]:
     """Ordinary, non-empty and free of surrounding space: what hosts hand to a prompt builder."""
     return ordinary_text(subject).map(stripped).filter(bool)
 
 
+def messages_of_corpus(subject: Subject) -> list[str]:
+    """The texts of the corpus as messages: ordinary, and free of surrounding space."""
+    return [text.strip() for text in corpus() if is_ordinary(subject, text.strip())]
+
+
+def dialogues(subject: Subject) -> list[dict[str, list[str]]]:
+    """Edges: every message of the corpus asked and answered, the same one said again, and dialogues
+    of up to twenty exchanges."""
+    texts = messages_of_corpus(subject)
+    told = [texts[start + shift :][:4] for start in range(0, len(texts), 4) for shift in (0, 1)]
+    again = [["Again.", "Again.", "Again."], ["Is it?", "Yes.", "Is it?", "Yes.", "And now?"]]
+    long = [_of_exchanges(5), _of_exchanges(12)[:-1], _of_exchanges(20), [texts[-1], *again[1]]]
+    return [{"messages": said} for said in (*again, *told, *long) if said]
+
+
+def next_questions(subject: Subject) -> list[dict[str, Any]]:
+    """Edges: every message of the corpus as the next question, and questions late in a dialogue."""
+    first = [{"history": [], "text": text} for text in messages_of_corpus(subject)]
+    late = [{"history": _of_exchanges(count), "text": "And now?"} for count in (1, 5, 12, 20)]
+    return [*first, *late, {"history": ["Is it?", "Yes."], "text": "Is it?"}]
+
+
+def questions_with_images(subject: Subject) -> list[dict[str, Any]]:
+    """Edges: messages with one marker and with several, wherever they stand."""
+    return [
+        {"history": history, "text": IMAGE_MARKER.join(parts)}
+        for parts in _AROUND_IMAGES
+        for history in ([], ["Is it?", "Yes."])
+    ]
+
+
+def dialogues_with_images(subject: Subject) -> list[dict[str, list[str]]]:
+    """Edges: `dialogues`, and messages with one marker and with several."""
+    marked = [IMAGE_MARKER.join(parts) for parts in _AROUND_IMAGES]
+    return [*({"messages": [said] * 3} for said in marked), *dialogues(subject)]
+
+
+_AROUND_IMAGES = (
+    ("", "\nWhat is it?"),
+    ("What is it?\n", ""),
+    ("Compare ", " and ", "."),
+    ("", "", " Which is which?"),
+    ("", "\n", "\n", "\n", ""),
+)
+"""What stands before, between and after `<image>` markers."""
+
+
+def _of_exchanges(count: int) -> list[str]:
+    """A dialogue of so many exchanges, no message of which is said twice."""
+    return [
+        message
+        for number in range(1, count + 1)
+        for message in (f"What is step {number}?", f"Step {number}: move to shelf {number + 50}.")
+    ]
+
+
+_TURNS = (*(1, 2, 3, 4, 5, 6) * 3, 10, 24)
+"""How many messages a drawn dialogue has: mostly few."""
+
+
+@st.composite
+def _said(
+    draw: Callable[..., Any], human: Any, gpt: Any, turns: Sequence[int] = _TURNS
+) -> list[str]:
+    """Messages in turn order; now and then one is an earlier one said again."""
+    said: list[str] = []
+    for turn in range(draw(st.sampled_from(turns))):
+        earlier = [text for text in said if text]
+        again = bool(earlier) and draw(st.integers(0, 5)) == 5
+        said.append(draw(st.sampled_from(earlier) if again else gpt if turn % 2 else human))
+    return said
+
+
 def dialogue(subject: Subject, *, empty_answers: bool = True) -> st.SearchStrategy[list[str]]:
-    """Messages in turn order, human first, one to six of them."""
+    """Messages in turn order, human first: up to twelve exchanges, mostly three at most."""
     human = message(subject)
-    gpt = st.one_of(human, st.just("")) if empty_answers else human
-    return st.integers(1, 6).flatmap(
-        lambda turns: st.tuples(*(human if turn % 2 == 0 else gpt for turn in range(turns))).map(
-            list
-        )
-    )
+    return _said(human, st.one_of(human, st.just("")) if empty_answers else human)
 
 
 def history(subject: Subject) -> st.SearchStrategy[list[str]]:
@@ -91,9 +189,7 @@ def history(subject: Subject) -> st.SearchStrategy[list[str]]:
 
 def exchanges(subject: Subject) -> st.SearchStrategy[list[str]]:
     """One to three questions, each with an answer that is not empty."""
-    return st.integers(1, 3).flatmap(
-        lambda pairs: st.tuples(*[message(subject)] * (2 * pairs)).map(list)
-    )
+    return _said(message(subject), message(subject), (2, 4, 6))
 
 
 def actions(_: Subject) -> st.SearchStrategy[list[int]]:
@@ -111,11 +207,13 @@ def any_message(subject: Subject) -> st.SearchStrategy[str]:
     return dressed.map("".join)
 
 
-def image_messages(subject: Subject) -> st.SearchStrategy[list[str]]:
-    """The parts of a message that `<image>` markers separate."""
-    return st.lists(ordinary_text(subject), min_size=2, max_size=4).filter(
+def dialogue_with_images(subject: Subject) -> st.SearchStrategy[list[str]]:
+    """A dialogue whose messages hold up to three `<image>` markers."""
+    parts = st.lists(ordinary_text(subject), min_size=1, max_size=4).filter(
         lambda parts: is_ordinary(subject, "".join(parts))
     )
+    sent = parts.map(IMAGE_MARKER.join)
+    return st.lists(sent, min_size=2, max_size=4)
 
 
 def token_ids(subject: Subject) -> st.SearchStrategy[list[list[int]]]:
@@ -152,20 +250,24 @@ def undeclared_identifiers(subject: Subject) -> st.SearchStrategy[str]:
     """Identifiers that neither the family's prompt rule nor the seed's covers: one class may serve
     several families."""
     known = subject.backbone_id.rpartition("-")[0]
+    rules = (subject.declared, Declarations())
+
+    def is_undeclared(identifier: str) -> bool:
+        return bool(identifier) and not any(rule.builder_for(identifier) for rule in rules)
+
+    likely = (f"{known}-unheard-of", f"{known}-", known, "pure", "chat", "unknown-7b", "?")
+    undeclared = [identifier for identifier in likely if is_undeclared(identifier)]
+    if not undeclared:
+        raise NotApplicable("the declared `prompt_rule` covers every identifier")
     drawn = st.one_of(
-        st.sampled_from((f"{known}-unheard-of", f"{known}-", known, "pure", "chat", "unknown-7b")),
+        st.sampled_from(undeclared),
         st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
         st.builds(
             lambda suffix: f"{known}-{suffix}",
             st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=8),
         ),
     )
-    rules = (subject.declared, Declarations())
-    return drawn.filter(
-        lambda identifier: (
-            bool(identifier) and not any(rule.builder_for(identifier) for rule in rules)
-        )
-    )
+    return drawn.map(lambda drawn: drawn if is_undeclared(drawn) else undeclared[0])
 
 
 def stripped(text: str) -> str:

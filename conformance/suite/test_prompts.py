@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.subject.subject import Subject
+from conformance.subject.subject import Host, Subject
 from conformance.suite.dialogues import (
-    HOST_MODEL_FAMILIES,
     ROLES,
+    Conversation,
+    conversations,
+    declared_bos,
     encode_turn_by_turn,
     official_ids,
+    question_terminators,
     turns_of,
 )
 from conformance.suite.properties import StepMachine, for_all, for_all_runs, step
@@ -23,29 +26,50 @@ from conformance.suite.strategies import (
     actions,
     any_message,
     dialogue,
+    dialogue_with_images,
+    dialogues,
+    dialogues_with_images,
     exchanges,
     history,
-    image_messages,
     message,
+    messages_of_corpus,
+    next_questions,
+    questions_with_images,
     undeclared_identifiers,
 )
 
 
 @requirement("PRM-16", MUST, needs=["CON-01"], uses=["prompt_builder_fn"])
-def test_builders_construct_for_every_host(subject: Subject) -> None:
-    """The builder constructs for every host `model_family`, with and without a system prompt."""
-    for family in HOST_MODEL_FAMILIES:
-        for system_prompt in (None, "You are a robot."):
-            with refusal() as refused:
-                subject.prompt_builder(family, system_prompt)
-            call = f"for model_family={family!r} and system_prompt={system_prompt!r}"
-            require(
-                not refused,
-                observed=f"{call} it raised {refused[0]!r}" if refused else "",
-                expected="a builder",
-                mend="give every host family a default system prompt; take `system_prompt` even "
-                "where it goes unused",
-            )
+def test_builders_construct_for_the_hosts(subject: Subject) -> None:
+    """The builder constructs, with and without a system prompt, for every host that is declared;
+    where none is, for at least one of `prismatic` and `openvla`. It has `add_turn`, `get_prompt`
+    and `get_potential_prompt`. A host that fails blocks its own laws alone: every law about prompts
+    holds for each host that works."""
+    failing = {host: fault for host, fault in subject.host_faults.items() if fault}
+    families = {host.model_family for host in subject.host_faults}
+    works = families - {host.model_family for host in failing}
+    _require_hosts(works == families if subject.declared.hosts else bool(works), failing, works)
+
+
+@requirement("PRM-17", SHOULD, needs=["PRM-16"], uses=["prompt_builder_fn"])
+def test_builders_construct_for_both_of_prismatics_hosts(subject: Subject) -> None:
+    """Where no host is declared, the builder constructs for both of `prismatic` and `openvla`."""
+    if subject.declared.hosts:
+        raise NotApplicable(f"the hosts are declared: {', '.join(subject.declared.hosts)}")
+    failing = {host: fault for host, fault in subject.host_faults.items() if fault}
+    _require_hosts(not failing, failing, set())
+
+
+def _require_hosts(holds: bool, failing: dict[Host, str], works: set[str]) -> None:
+    require(
+        holds,
+        observed="; ".join(f"{host} {fault}" for host, fault in failing.items()),
+        expected="a builder with `add_turn`, `get_prompt` and `get_potential_prompt`",
+        mend="give every host family a default system prompt, and take `system_prompt` even "
+        "where it goes unused; or declare the `hosts` that the backbone is for in the [subject] "
+        "table",
+        partial=bool(works),
+    )
 
 
 @requirement("PRM-01", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
@@ -93,24 +117,32 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
 
 
 @requirement("PRM-03", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
-@for_all(messages=dialogue)
+@for_all(messages=dialogue, edges=dialogues)
 def test_turns_concatenate_to_the_prompt(subject: Subject, messages: list[str]) -> None:
     """*Concatenation*: the strings that `add_turn` returned, joined, are the prompt (up to bos
     removal and trailing space)."""
-    builder = subject.prompt_builder()
-    joined = "".join(turns_of(builder, messages)).rstrip()
-    prompt = builder.get_prompt()
     bos = subject.tokenizer.bos_token or ""
-    require(
-        prompt.rstrip() in {joined, joined.removeprefix(bos)},
-        observed=f"the turns join to {quoted(joined, 200)}",
-        expected=f"the prompt {quoted(prompt, 200)}",
-        mend="return from `add_turn` exactly what it appended, the system prompt included",
-    )
+    for told in conversations(subject, messages):
+        strings = [*told.turns, told.prompt]
+        require(
+            all(isinstance(string, str) for string in strings),
+            observed=f"{told.host} `add_turn` and `get_prompt` returned {quoted(strings)}",
+            expected="strings",
+            mend="return from `add_turn` exactly what it appended, and the prompt from "
+            "`get_prompt`",
+        )
+        joined = "".join(told.turns).rstrip()
+        require(
+            told.prompt.rstrip() in {joined, joined.removeprefix(bos)},
+            observed=f"{told.host} the {len(told.turns)} turns join to {quoted(joined, 200)}",
+            expected=f"the prompt {quoted(told.prompt, 200)}",
+            mend="return from `add_turn` exactly what it appended, the system prompt included, "
+            "and keep every turn",
+        )
 
 
 @requirement("PRM-04", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
-@for_all(history=history, text=message)
+@for_all(history=history, text=message, edges=next_questions)
 def test_the_potential_prompt_is_the_next_prompt(
     subject: Subject, history: list[str], text: str
 ) -> None:
@@ -120,7 +152,7 @@ def test_the_potential_prompt_is_the_next_prompt(
 
 
 @requirement("PRM-14", SHOULD, needs=["PRM-04"], uses=["prompt_builder_fn"])
-@for_all(history=history, text=any_message)
+@for_all(history=history, text=any_message, edges=questions_with_images)
 def test_the_potential_prompt_strips_alike(subject: Subject, history: list[str], text: str) -> None:
     """PRM-04 for every message, `<image>` and surrounding space included."""
     _require_potential(subject, history, text)
@@ -130,52 +162,66 @@ def test_the_potential_prompt_strips_alike(subject: Subject, history: list[str],
 @for_all_runs
 def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
     """*Purity*: reading (`get_prompt`, `get_potential_prompt`) changes nothing; two builders share
-    nothing."""
+    nothing, whether their class was taken from the backbone once or for each."""
 
     class Reading(StepMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.builder, self.bystander = subject.prompt_builder(), subject.prompt_builder()
-            self.bystander.add_turn("human", "Who is there?")
-            self.untouched = self.bystander.get_prompt()
+            self.builders = {host: host.builder() for host in subject.working_hosts}
+            self.bystanders = {host: host.builder() for host in self.builders}
+            self.untouched = {
+                host: _asked(bystander) for host, bystander in self.bystanders.items()
+            }
             self.said: list[str] = []
 
         def look_at_others(self) -> None:
-            newcomer = subject.prompt_builder()
-            newcomer.add_turn("human", "Who is there?")
-            for other, prompt in (
-                ("a new", newcomer.get_prompt()),
-                ("another", self.bystander.get_prompt()),
-            ):
-                gave = f"{quoted(prompt)}, which is not what its one turn gave earlier"
-                _require_pure(prompt == self.untouched, f"{other} builder", gave)
+            for host, untouched in self.untouched.items():
+                for other, prompt in (
+                    ("a new", _asked(host.builder())),
+                    ("a new class's", _asked(_anew(subject, host))),
+                    ("another", self.bystanders[host].get_prompt()),
+                ):
+                    gave = f"{quoted(prompt)}, which is not what its one turn gave earlier"
+                    _require_pure(prompt == untouched, f"{host} {other} builder", gave)
 
         @step(text=message(subject))
         def take_turn(self, text: str) -> None:
-            with refusal() as refused:
-                self.builder.add_turn(ROLES[len(self.said) % 2], text)
+            turn = len(self.said)
+            for host, builder in self.builders.items():
+                with refusal() as refused:
+                    builder.add_turn(ROLES[turn % 2], text)
+                gave = f"{refused[0]!r}" if refused else ""
+                _require_pure(not refused, f"{host} turn {turn + 1}", gave)
             self.said.append(text)
-            _require_pure(
-                not refused, f"turn {len(self.said)}", f"{refused[0]!r}" if refused else ""
-            )
             self.look_at_others()
 
         @step(text=message(subject))
         def read(self, text: str) -> None:
-            unread = subject.prompt_builder()
-            turns_of(unread, self.said)
-            if len(self.said) % 2 == 0:
-                first, second = (self.builder.get_potential_prompt(text) for _ in range(2))
-                _require_pure(
-                    first == second, "get_potential_prompt", "another prompt the second time"
-                )
-            if self.said:
-                prompt, expected = self.builder.get_prompt(), unread.get_prompt()
-                gave = f"{quoted(prompt)}, and {quoted(expected)} for the same turns unread"
-                _require_pure(prompt == expected, "get_prompt", gave)
+            for host, builder in self.builders.items():
+                unread = host.builder()
+                turns_of(unread, self.said)
+                if len(self.said) % 2 == 0:
+                    first, second = (builder.get_potential_prompt(text) for _ in range(2))
+                    gave = "another prompt the second time"
+                    _require_pure(first == second, f"{host} get_potential_prompt", gave)
+                if self.said:
+                    prompt, expected = builder.get_prompt(), unread.get_prompt()
+                    gave = f"{quoted(prompt)}, and {quoted(expected)} for the same turns unread"
+                    _require_pure(prompt == expected, f"{host} get_prompt", gave)
             self.look_at_others()
 
     return Reading
+
+
+def _asked(builder: Any) -> Any:
+    builder.add_turn("human", "Who is there?")
+    return builder.get_prompt()
+
+
+def _anew(subject: Subject, host: Host) -> Any:
+    """A builder of a class that is taken from the backbone anew, as a script does."""
+    backbone = subject.training if host.mode == "training" else subject.inference
+    return backbone.prompt_builder_fn(host.model_family, system_prompt=None)
 
 
 @requirement("PRM-06", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
@@ -187,140 +233,160 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
     class Turns(StepMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.builder, self.obedient = subject.prompt_builder(), subject.prompt_builder()
+            self.pairs = [(host, host.builder(), host.builder()) for host in subject.working_hosts]
             self.turns = self.refusals = 0
 
         @step(text=message(subject))
         def take_turn(self, text: str) -> None:
             role = ROLES[self.turns % 2]
-            expected = self.obedient.add_turn(role, text)
-            with refusal() as refused:
-                observed = self.builder.add_turn(role, text)
+            for host, builder, obedient in self.pairs:
+                expected = obedient.add_turn(role, text)
+                with refusal() as refused:
+                    observed = builder.add_turn(role, text)
+                same = not refused and observed == expected
+                _require_unchanged(host, same and builder.get_prompt() == obedient.get_prompt())
             self.turns += 1
-            _require_unchanged(not refused and observed == expected and self._same_prompt())
 
         @step(text=message(subject))
         def take_turn_out_of_order(self, text: str) -> None:
             due, other = ROLES[self.turns % 2], ROLES[(self.turns + 1) % 2]
-            with refusal() as refused:
-                self.builder.add_turn(other, text)
-            require(
-                bool(refused),
-                observed=f"{other!r} took the turn of {due!r} (turn {self.turns}, counted from 0)"
-                + (", which it had been refused before" if self.refusals else ""),
-                expected="an error, and the dialogue left as it was",
-                mend="raise a ValueError for a turn out of order (`assert` vanishes under -O), "
-                "before anything is changed",
-            )
+            for host, builder, obedient in self.pairs:
+                with refusal() as refused:
+                    builder.add_turn(other, text)
+                require(
+                    bool(refused),
+                    observed=f"{host} {other!r} took the turn of {due!r} (turn {self.turns}, "
+                    "counted from 0)"
+                    + (", which it had been refused before" if self.refusals else ""),
+                    expected="an error, and the dialogue left as it was",
+                    mend="raise a ValueError for a turn out of order (`assert` vanishes under "
+                    "-O), before anything is changed",
+                )
+                same = self.turns == 0 or builder.get_prompt() == obedient.get_prompt()
+                _require_unchanged(host, same)
             self.refusals += 1
-            _require_unchanged(self.turns == 0 or self._same_prompt())
-
-        def _same_prompt(self) -> bool:
-            return bool(self.builder.get_prompt() == self.obedient.get_prompt())
 
     return Turns
 
 
-@requirement("PRM-07", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
-@for_all(parts=image_messages)
-def test_messages_survive_without_image_markers(subject: Subject, parts: list[str]) -> None:
+@requirement("PRM-07", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+@for_all(messages=dialogue_with_images, edges=dialogues_with_images)
+def test_messages_survive_without_image_markers(subject: Subject, messages: list[str]) -> None:
     """`<image>` markers are stripped from messages; everything else of an ordinary message survives
-    verbatim up to surrounding space."""
-    sent, expected = IMAGE_MARKER.join(parts), "".join(parts).strip()
-    for role, turn in zip(ROLES, turns_of(subject.prompt_builder(), [sent, sent]), strict=True):
-        require(
-            expected in turn and IMAGE_MARKER not in turn,
-            observed=f"{quoted(sent, 160)} became the {role} turn {quoted(turn, 200)}",
-            expected=f"{quoted(expected, 160)} in it, and no {IMAGE_MARKER}",
-            mend=f'use `message.replace("{IMAGE_MARKER}", "").strip()` and change nothing else',
-        )
+    verbatim up to surrounding space, however long it is and however often it was said."""
+    for told in conversations(subject, messages):
+        for number, (sent, turn) in enumerate(zip(messages, told.turns, strict=True)):
+            expected = sent.replace(IMAGE_MARKER, "").strip()
+            require(
+                expected in turn and IMAGE_MARKER not in turn,
+                observed=f"{told.host} {quoted(sent, 160)} became the {ROLES[number % 2]} turn "
+                f"{quoted(turn, 200)}",
+                expected=f"{quoted(expected, 160)} in it, and no {IMAGE_MARKER}",
+                mend=f'use `message.replace("{IMAGE_MARKER}", "").strip()` and change nothing else',
+            )
 
 
 @requirement("PRM-08", MUST, needs=["TOK-02"], uses=["prompt_builder_fn"])
 @for_all(examples=10, question=message)
 def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> None:
     """An empty assistant message still yields a non-empty turn that ends in the terminator."""
-    builder = subject.prompt_builder()
-    builder.add_turn("human", question)
-    turn = builder.add_turn("gpt", "")
-    require(
-        turn.rstrip().endswith(subject.terminator) and bool(subject.terminator),
-        observed=f"an empty answer gave the turn {turn!r}",
-        expected=f"a turn that ends in {subject.terminator!r}",
-        mend="append the terminator to every assistant turn",
-    )
+    for told in conversations(subject, [question, ""]):
+        require(
+            told.turns[1].rstrip().endswith(subject.terminator) and bool(subject.terminator),
+            observed=f"{told.host} an empty answer gave the turn {told.turns[1]!r}",
+            expected=f"a turn that ends in {subject.terminator!r}",
+            mend="append the terminator to every assistant turn",
+        )
 
 
-@requirement("PRM-09", MUST, needs=["TOK-01", "PRM-05", "PRM-08"], uses=["prompt_builder_fn"])
-@for_all(messages=dialogue)
+@requirement(
+    "PRM-09", MUST, needs=["TOK-01", "PRM-03", "PRM-05", "PRM-08"], uses=["prompt_builder_fn"]
+)
+@for_all(messages=dialogue, edges=dialogues)
 def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) -> None:
-    """The encoded prompt carries the declared number of bos (one, one a turn, none) and one
-    terminator per assistant turn."""
-    builder = subject.prompt_builder()
-    turns = turns_of(builder, messages)
+    """The encoded prompt carries the declared number of bos (one, one a turn, none), and every
+    assistant turn ends in the terminator. Other roles' turns end in it too where that is declared
+    (`terminator_ends`), or is what the official template does, or the builder's own format where
+    there is no official one; there are no further terminators."""
     answers, questions = len(messages) // 2, -(-len(messages) // 2)
     bos_id: Any = subject.tokenizer.bos_token_id
     terminator_id: Any = subject.terminator_id
-    convention = "none" if subject.declared.bos == "none" else subject.declared.bos_per_prompt
-    bos = {"one": 1, "per-turn": questions, "none": 0}[convention]
-    expected = (
-        {bos_id: bos + answers}
-        if bos_id == terminator_id
-        else {bos_id: bos, terminator_id: answers}
-    )
-    for encoding, ids in _host_encodings(subject, builder, turns).items():
+    bos = declared_bos(subject, questions)
+    for told in conversations(subject, messages):
+        unended = [
+            turn for turn in told.turns[1::2] if not turn.rstrip().endswith(subject.terminator)
+        ]
         require(
-            {token: ids.count(token) for token in expected} == expected,
-            observed=f"{len(messages)} turn(s) encoded {encoding} have {ids.count(bos_id)} bos "
-            f"(id {bos_id}) and "
-            f"{ids.count(terminator_id)} terminators (id {terminator_id}): "
-            f"{quoted(subject.decode(ids), 160)}",
-            expected=f"{bos} bos (declared: {convention}) and {answers} terminators"
-            + (", which are the same token here" if bos_id == terminator_id else ""),
-            mend="let either the tokenizer or the builder add bos, not both, and end each answer "
-            "in one terminator; or declare "
-            "`bos_per_prompt` in the [subject] table",
+            not unended,
+            observed=f"{told.host} an assistant turn is {quoted(unended[:1], 200)}",
+            expected=f"a turn that ends in {subject.terminator!r}",
+            mend="append the terminator to every assistant turn",
         )
+        first, later = question_terminators(subject, told.host)
+        ends = answers + first + later * (questions - 1)
+        expected = (
+            {bos_id: bos + ends} if bos_id == terminator_id else {bos_id: bos, terminator_id: ends}
+        )
+        for encoding, ids in _host_encodings(subject, told).items():
+            holds = {token: ids.count(token) for token in expected} == expected
+            require(
+                holds,
+                observed=f"{told.host} {len(messages)} turn(s) encoded {encoding} have "
+                f"{ids.count(bos_id)} bos (id {bos_id}) and {ids.count(terminator_id)} "
+                f"terminators (id {terminator_id}): "
+                + ("" if holds else quoted(subject.decode(ids), 160)),
+                expected=f"{bos} bos and {ends} terminators, of which {answers} end answers"
+                + (", which are the same token here" if bos_id == terminator_id else ""),
+                mend="let either the tokenizer or the builder add bos, not both, and end each "
+                "answer in one terminator; or declare `bos_per_prompt`, or `terminator_ends`, in "
+                "the [subject] table",
+            )
 
 
 @requirement(
     "PRM-10",
     MUST,
-    needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13"],
+    needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13", "PAD-08"],
     uses=["prompt_builder_fn"],
 )
 @for_all(
     messages=lambda s: dialogue(s, empty_answers=False),
     system_prompt=lambda s: st.none() | message(s),
+    edges=lambda s: ({**said, "system_prompt": None} for said in dialogues(s)),
 )
 def test_prompts_follow_the_official_template(
     subject: Subject, messages: list[str], system_prompt: str | None
 ) -> None:
-    """Chat and instruct prompts encode to the token ids of the family's official template; every
-    accepted difference is listed with its reason in the recipe. Mistral's oracle is mistral-common
-    itself."""
+    """Prompts encode to the token ids of the family's official template, those of base models to
+    the seed's; every accepted difference is listed with its reason in the recipe. Mistral's oracle
+    is mistral-common itself."""
     if not subject.declared.system_prompt:
         system_prompt = None
-    builder = subject.prompt_builder(system_prompt=system_prompt)
-    turns_of(builder, messages)
-    ours, official = official_ids(subject, builder.get_prompt(), messages, system_prompt)
-    require(
-        ours == official,
-        observed=f"the prompt {quoted(builder.get_prompt(), 240)} encodes to "
-        f"{_around(subject, ours, official)}",
-        expected=f"{_around(subject, official, ours)}, as the official template has it",
-        mend="follow the template's strings and spaces exactly, or list the difference with its "
-        "reason in the recipe",
-    )
+    for told in conversations(subject, messages, system_prompt):
+        ours, official = official_ids(subject, told, messages, system_prompt)
+        require(
+            ours == official,
+            observed=f"{told.host} the prompt {quoted(told.prompt, 240)} encodes to "
+            f"{_around(subject, ours, official)}",
+            expected=f"{_around(subject, official, ours)}, as the official template has it",
+            mend="follow the template's strings and spaces exactly, or list the difference with "
+            "its reason in the recipe",
+        )
+
+
+def _one_exchange(_: Subject) -> list[dict[str, Any]]:
+    """Edges: the shortest dialogue."""
+    return [{"messages": ["Is it?", "Yes."], "action": list(range(7))}]
 
 
 @requirement("PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
-@for_all(messages=exchanges, action=actions)
+@for_all(messages=exchanges, action=actions, edges=_one_exchange)
 def test_the_inference_prompt_is_a_prefix_of_training(
     subject: Subject, messages: list[str], action: list[int]
 ) -> None:
     """*Prefix*: with the declared fix-up, the encoded inference prompt is a prefix of the encoded
-    training prompt, in both host encodings."""
+    training prompt, in both host encodings. Where line breaks stand between turns, which encoding
+    turn by turn strips, that holds of the first exchange there."""
     for boundary in _boundaries(subject, messages, action):
         require(
             boundary.training[: len(boundary.inference)] == boundary.inference,
@@ -340,7 +406,7 @@ def test_the_inference_prompt_is_a_prefix_of_training(
 @requirement(
     "PRM-15", MUST, needs=["PRM-07", "PRM-11", "PAD-08", "TOK-05"], uses=["prompt_builder_fn"]
 )
-@for_all(messages=exchanges, action=actions)
+@for_all(messages=exchanges, action=actions, edges=_one_exchange)
 def test_the_answer_follows_the_boundary_at_once(
     subject: Subject, messages: list[str], action: list[int]
 ) -> None:
@@ -373,20 +439,26 @@ def test_the_answer_follows_the_boundary_at_once(
 def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: list[str]) -> None:
     """Encoding turn by turn (each turn right-stripped) and joining gives the encoding of the
     whole."""
-    builder = subject.prompt_builder()
-    turns = turns_of(builder, messages)
-    whole, by_turns = _host_encodings(subject, builder, turns).values()
-    require(
-        by_turns == whole,
-        observed=f"turn by turn, {quoted(turns, 160)} encode to "
-        f"{_around(subject, by_turns, whole)}",
-        expected=f"{_around(subject, whole, by_turns)}, as the whole does",
-        mend="begin and end turns where the tokenizer merges nothing across",
-    )
+    for told in conversations(subject, messages):
+        whole, by_turns = _host_encodings(subject, told).values()
+        require(
+            by_turns == whole,
+            observed=f"{told.host} turn by turn, {quoted(told.turns, 160)} encode to "
+            f"{_around(subject, by_turns, whole)}",
+            expected=f"{_around(subject, whole, by_turns)}, as the whole does",
+            mend="begin and end turns where the tokenizer merges nothing across",
+        )
 
 
-@requirement("PRM-13", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
-@for_all(system_prompt=message, messages=dialogue)
+@requirement("PRM-13", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+@for_all(
+    system_prompt=message,
+    messages=dialogue,
+    edges=lambda s: (
+        {"system_prompt": text, "messages": ["Is it?", "Yes.", "Why?"]}
+        for text in messages_of_corpus(s)
+    ),
+)
 def test_a_system_prompt_appears_once(
     subject: Subject, system_prompt: str, messages: list[str]
 ) -> None:
@@ -394,16 +466,15 @@ def test_a_system_prompt_appears_once(
     if not subject.declared.system_prompt:
         raise NotApplicable("the family declares that it takes no system prompt")
     marked = f"<[{system_prompt}]>"
-    builder = subject.prompt_builder(system_prompt=marked)
-    turns_of(builder, messages)
-    count = builder.get_prompt().count(marked)
-    require(
-        count == 1,
-        observed=f"the system prompt {quoted(marked)} appears {count} times in "
-        f"{quoted(builder.get_prompt(), 200)}",
-        expected="once",
-        mend="put it into the first turn, and only there",
-    )
+    for told in conversations(subject, messages, marked):
+        count = told.prompt.count(marked)
+        require(
+            count == 1,
+            observed=f"{told.host} the system prompt {quoted(marked)} appears {count} times in "
+            f"{quoted(told.prompt, 200)}",
+            expected="once",
+            mend="put it into the first turn, and only there",
+        )
 
 
 def _require_pure(holds: bool, what: str, gave: str) -> None:
@@ -416,27 +487,28 @@ def _require_pure(holds: bool, what: str, gave: str) -> None:
     )
 
 
-def _require_unchanged(holds: bool) -> None:
+def _require_unchanged(host: Host, holds: bool) -> None:
     require(
         holds,
-        observed="a refused turn changed what came after it",
+        observed=f"{host} a refused turn changed what came after it",
         expected="the dialogue as if that turn had never been tried",
         mend="check the role before changing anything",
     )
 
 
 def _require_potential(subject: Subject, history: list[str], text: str) -> None:
-    builder, twin = subject.prompt_builder(), subject.prompt_builder()
-    turns_of(builder, history)
-    turns_of(twin, [*history, text])
-    potential, actual = builder.get_potential_prompt(text), twin.get_prompt()
-    require(
-        potential == actual,
-        observed=f"get_potential_prompt({quoted(text, 60)}) after {len(history)} turns is "
-        f"{quoted(potential, 200)}",
-        expected=f"{quoted(actual, 200)}, the prompt once that turn is added",
-        mend="build both from one function: bos, system prompt, stripping and all",
-    )
+    for host in subject.working_hosts:
+        builder, twin = host.builder(), host.builder()
+        turns_of(builder, history)
+        turns_of(twin, [*history, text])
+        potential, actual = builder.get_potential_prompt(text), twin.get_prompt()
+        require(
+            potential == actual,
+            observed=f"{host} get_potential_prompt({quoted(text, 60)}) after {len(history)} "
+            f"turns is {quoted(potential, 200)}",
+            expected=f"{quoted(actual, 200)}, the prompt once that turn is added",
+            mend="build both from one function: bos, system prompt, stripping and all",
+        )
 
 
 @dataclass(frozen=True)
@@ -471,21 +543,33 @@ def _boundaries(subject: Subject, messages: list[str], action: list[int]) -> lis
 def _encoded_boundaries(
     subject: Subject, history: list[str], question: str, answer: str, fixup: list[int]
 ) -> list[_Boundary]:
-    asking, training = subject.prompt_builder(), subject.prompt_builder()
-    turns_of(asking, history)
-    turns = turns_of(training, [*history, question, answer])
-    inference = subject.encode(asking.get_potential_prompt(question))
-    if fixup and inference[-len(fixup) :] != fixup:
-        inference += fixup
-    encodings = _host_encodings(subject, training, turns)
-    return [_Boundary(name, answer, inference, ids, bool(fixup)) for name, ids in encodings.items()]
+    found = []
+    for told in conversations(subject, [*history, question, answer]):
+        asking = told.host.builder()
+        turns_of(asking, history)
+        inference = subject.encode(asking.get_potential_prompt(question))
+        if fixup and inference[-len(fixup) :] != fixup:
+            inference += fixup
+        found += [
+            _Boundary(f"{told.host} {name}", answer, inference, ids, bool(fixup))
+            for name, ids in _host_encodings(subject, told).items()
+            if name == "as a whole" or not history or not _has_lines_between(told.turns[:-1])
+        ]
+    return found
 
 
-def _host_encodings(subject: Subject, builder: Any, turns: list[str]) -> dict[str, list[int]]:
+def _has_lines_between(turns: list[str]) -> bool:
+    """Whether a turn begins or ends in a line break. PRM-12 judges what becomes of it."""
+    starts = (turn[: len(turn) - len(turn.lstrip())] for turn in turns)
+    ends = (turn[len(turn.rstrip()) :] for turn in turns)
+    return any("\n" in space for space in (*starts, *ends))
+
+
+def _host_encodings(subject: Subject, told: Conversation) -> dict[str, list[int]]:
     """The two ways in which hosts encode a dialogue, by their names in messages."""
     return {
-        "as a whole": subject.encode(builder.get_prompt()),
-        "turn by turn": encode_turn_by_turn(subject, turns),
+        "as a whole": subject.encode(told.prompt),
+        "turn by turn": encode_turn_by_turn(subject, told.turns),
     }
 
 
@@ -497,16 +581,26 @@ def _spellings(subject: Subject, answer: str) -> list[list[int]]:
     be too many.
     """
 
-    def continued(text: str) -> list[int]:
-        return subject.encode("\n" + text, special=False)[
-            len(subject.encode("\n", special=False)) :
+    def continued(text: str, after: str = "\n") -> list[int]:
+        return subject.encode(after + text, special=False)[
+            len(subject.encode(after, special=False)) :
         ]
 
     brings_a_space = subject.encode("a", special=False) == continued(": a")[-1:]
     leads = ("",) if brings_a_space else ("", " ")
     # Phi ends answers in a line break, Llama 2's official template in a space.
-    texts = [lead + answer + tail for lead in leads for tail in ("", "\n", " ")]
-    return [ids for text in texts for ids in (subject.encode(text, special=False), continued(text))]
+    tails = ("", "\n", " ")
+    texts = [lead + answer + tail for lead in leads for tail in tails]
+    # ChatML, Gemma and Phi-3 begin an answer on a new line, Llama 3 after an empty one.
+    new_lines = [lead + answer + tail for lead in ("\n", "\n\n") for tail in tails]
+    return [
+        *(ids for text in texts for ids in (subject.encode(text, special=False), continued(text))),
+        *(
+            ids
+            for text in new_lines
+            for ids in (subject.encode(text, special=False), continued(text, "a"))
+        ),
+    ]
 
 
 def _around(

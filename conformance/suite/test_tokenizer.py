@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Mapping
+from typing import Any
 
-from conformance.assertions import NotApplicable, quoted, require
+import torch
+
+from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.library import text_config
 from conformance.places import fixtures_directory
 from conformance.subject.contract import LLM_MAX_LENGTH
 from conformance.subject.subject import Subject
+from conformance.subject.vocabulary import state_of
+from conformance.suite.dialogues import conversations
 from conformance.suite.properties import for_all
-from conformance.suite.strategies import ordinary_text
+from conformance.suite.strategies import ordinary_text, ordinary_texts
 
 TRIGGER_STRINGS = ("True", "False", "Yes", "No", *string.ascii_uppercase)
 """The strings whose single id Prismatic's VLM looks up when it is built, for scoring
@@ -22,7 +28,7 @@ SHORT_LENGTH = 77
 
 
 @requirement("TOK-01", MUST, needs=["CON-01"])
-@for_all(text=ordinary_text)
+@for_all(text=ordinary_text, edges=ordinary_texts)
 def test_special_tokens_are_the_declared_prefix(subject: Subject, text: str) -> None:
     """`tok(x) == prefix + tok(x, add_special_tokens=False)` with the declared prefix (one bos under
     `auto`, nothing under `prompt` and `none`) and no suffix. No id bypasses this."""
@@ -46,15 +52,10 @@ def test_special_tokens_are_the_declared_prefix(subject: Subject, text: str) -> 
     )
 
 
-@requirement("TOK-02", MUST, needs=["CON-01", "PRM-16"], uses=["prompt_builder_fn"])
+@requirement("TOK-02", MUST, needs=["CON-01", "PRM-03"], uses=["prompt_builder_fn"])
 def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
     """The last non-whitespace token of an assistant turn is the declared terminator, one id, and
     among the generation eos ids."""
-    builder = subject.prompt_builder()
-    builder.add_turn("human", "What should the robot do?")
-    builder.add_turn("gpt", "Pick up the cup.")
-    ids = subject.encode(builder.get_prompt())
-    last = next((token for token in reversed(ids) if subject.decode([token]).strip()), None)
     require(
         subject.terminator_id is not None,
         observed=f"the terminator {subject.terminator!r} is "
@@ -63,14 +64,17 @@ def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
         mend="end turns with the tokenizer's own eos token, or declare `terminator` in the "
         "[subject] table",
     )
-    require(
-        last == subject.terminator_id,
-        observed=f"an assistant turn ends in {last} "
-        f"({quoted(subject.decode([last]) if last is not None else '')})",
-        expected=f"the terminator {subject.terminator!r}, id {subject.terminator_id}",
-        mend="end the assistant's turn with this tokenizer's terminator: `</s>` is plain text to "
-        "most others",
-    )
+    for told in conversations(subject, ["What should the robot do?", "Pick up the cup."]):
+        ids = subject.encode(told.prompt)
+        last = next((token for token in reversed(ids) if subject.decode([token]).strip()), None)
+        require(
+            last == subject.terminator_id,
+            observed=f"{told.host} an assistant turn ends in {last} "
+            f"({quoted(subject.decode([last]) if last is not None else '')})",
+            expected=f"the terminator {subject.terminator!r}, id {subject.terminator_id}",
+            mend="end the assistant's turn with this tokenizer's terminator: `</s>` is plain text "
+            "to most others",
+        )
     require(
         subject.terminator_id in subject.generation_eos_ids,
         observed=f"generation stops at {list(subject.generation_eos_ids)}",
@@ -103,7 +107,7 @@ def test_length_and_truncation(subject: Subject) -> None:
 
 
 @requirement("TOK-04", MUST, needs=["CON-01"])
-@for_all(text=ordinary_text)
+@for_all(text=ordinary_text, edges=ordinary_texts)
 def test_decoding_gives_the_text_back(subject: Subject, text: str) -> None:
     """Decoding an encoding (clean-up off) gives the text back, up to the tokenizer's declared
     normalisation."""
@@ -205,3 +209,120 @@ def test_captions_begin_as_the_splice_expects(subject: Subject) -> None:
         "host to prepend, or "
         "another `patch_position`",
     )
+
+
+def _batches(subject: Subject) -> list[dict[str, list[str]]]:
+    """Edges: the texts of the corpus, eight to a batch."""
+    texts = [edge["text"] for edge in ordinary_texts(subject)]
+    return [{"texts": texts[start : start + 8]} for start in range(0, len(texts), 8)]
+
+
+_TOK_09_NEEDS = ["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06", "PAD-08", "CON-02"]
+
+
+@requirement("TOK-09", MUST, needs=_TOK_09_NEEDS)
+@for_all(texts=lambda s: ordinary_text(s).map(lambda text: [text]), edges=_batches)
+def test_the_published_vocabulary_is_what_encodes(subject: Subject, texts: list[str]) -> None:
+    """The tokenizer encodes as the published one does, in either mode, one text or a padded batch,
+    with special tokens and without: to the ids that the checkpoint's `tokenizer.json` gives, or the
+    installed AutoTokenizer. It keeps no state: what padding, truncation and earlier calls did is
+    forgotten, and what it returned is the caller's. Batches hold no key that `forward` refuses."""
+    for mode, tokenizer in _tokenizers(subject).items():
+        bare = [subject.encode(text, special=False, tokenizer=tokenizer) for text in texts]
+        for text, ids in zip(texts, bare, strict=True):
+            require(
+                subject.published_vocabulary.gives(text, ids),
+                observed=f"in {mode} mode {quoted(text)} encodes to {quoted(ids, 200)}",
+                expected=f"{quoted(subject.published_vocabulary.ids(text), 200)}, as published",
+                mend="load the published tokenizer in both modes, and give it texts as they are",
+            )
+        for special, alone in (
+            (False, bare),
+            (True, [subject.encode(text, tokenizer=tokenizer) for text in texts]),
+        ):
+            batch = tokenizer(texts, add_special_tokens=special, padding=True)
+            rows = [
+                [token for token, real in zip(ids, mask, strict=True) if real]
+                for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)
+            ]
+            wrong = next((row for row, ids in zip(rows, alone, strict=True) if row != ids), None)
+            require(
+                wrong is None,
+                observed=f"in {mode} mode, with add_special_tokens={special}, a batch encodes a "
+                f"text to {quoted(wrong, 200)}",
+                expected="the ids that it has alone",
+                mend="encode a list of texts as each of them is encoded",
+            )
+
+
+@requirement("TOK-09", MUST, needs=_TOK_09_NEEDS)
+def test_the_tokenizer_keeps_no_state(subject: Subject) -> None:
+    """It keeps no state: what padding, truncation and earlier calls did is forgotten, and what it
+    returned is the caller's."""
+    tokenizer = subject.tokenizer
+    _require_unchanged(subject.tokenizer_when_built, state_of(tokenizer), "the clauses used it")
+    for change, options in _CALLS.items():
+        before = state_of(tokenizer)
+        with refusal():
+            tokenizer(["One.", "One, two and three, four and five."], **options)
+        _require_unchanged(before, state_of(tokenizer), f"a call with {change}")
+    text = "What was returned belongs to the caller."
+    first = subject.encode(text)
+    tokenizer(text, add_special_tokens=True).input_ids.append(first[-1])
+    require(
+        subject.encode(text) == first,
+        observed=f"after an encoding was appended to, {text!r} encodes to "
+        f"{quoted(subject.encode(text), 200)}",
+        expected=f"{quoted(first, 200)}, as before",
+        mend="return a new encoding from every call",
+    )
+
+
+@requirement("TOK-09", MUST, needs=_TOK_09_NEEDS)
+def test_forward_takes_a_batch(subject: Subject) -> None:
+    """Batches hold no key that `forward` refuses."""
+    texts = ["What should the robot do?", "Stop."]
+    batch = subject.tokenizer(texts, padding=True, return_tensors="pt")
+    known = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    with torch.no_grad(), refusal() as refused:
+        subject.training.forward(**batch)
+    with torch.no_grad(), refusal() as refused_anyway:
+        subject.training.forward(**known)
+    require(
+        not refused or bool(refused_anyway),
+        observed=f"a batch holds {sorted(batch)}, and forward(**batch) raised {refused[0]!r}"
+        if refused
+        else "",
+        expected=f"only keys that `forward` takes: it does take {sorted(known)}",
+        mend='load the tokenizer with `model_input_names=["input_ids", "attention_mask"]`',
+    )
+
+
+_CALLS: dict[str, dict[str, Any]] = {
+    "padding": {"padding": True},
+    "a fixed length": {"padding": "max_length", "max_length": 24, "truncation": True},
+    "truncation": {"truncation": True, "max_length": 6},
+    "truncation to a length in pieces": {
+        "truncation": True,
+        "max_length": 6,
+        "stride": 1,
+        "return_overflowing_tokens": True,
+    },
+    "tensors": {"padding": "longest", "return_tensors": "pt", "add_special_tokens": False},
+}
+"""Calls that change how a tokenizer pads and truncates, for that call."""
+
+
+def _require_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], change: str) -> None:
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    require(
+        not changed,
+        observed=f"after {change}, "
+        + "; ".join(f"{name} went from {old} to {new}" for name, (old, new) in changed.items()),
+        expected="a tokenizer as it was",
+        mend="pass what one call needs as arguments of that call",
+    )
+
+
+def _tokenizers(subject: Subject) -> dict[str, Any]:
+    return {"training": subject.tokenizer, "inference": subject.inference.get_tokenizer()}

@@ -74,9 +74,15 @@ def test_turns_out_of_order_are_refused(hub_id: str) -> None:
         render(hub_id, TURNS[1:])
 
 
-def test_base_models_have_no_template() -> None:
-    without = {hub_id for hub_id, recipe in known_recipes().items() if recipe.chat_template is None}
-    assert without == {
+def test_base_models_have_the_seeds() -> None:
+    answered = render("mistralai/Mistral-7B-v0.1", TURNS[:3])
+    assert answered == "<s>In: Hello\nOut: Hi there</s>In: Who are you\nOut:"
+    answered = render("microsoft/phi-2", TURNS[:3])
+    assert answered == "<s>Input: Hello\nOutput: Hi there\n</s>Input: Who are you\nOutput:"
+    of_the_seed = {
+        hub_id for hub_id, recipe in known_recipes().items() if recipe.template_oracle == "seed"
+    }
+    assert of_the_seed == {
         "meta-llama/Llama-2-7b-hf",
         "meta-llama/Llama-2-13b-hf",
         "mistralai/Mistral-7B-v0.1",

@@ -128,7 +128,7 @@ class PadIsAWord(MistralInSteps):
         self.tokenizer.add_special_tokens({"pad_token": "ж"})
 
 
-@planted("PAD-08", on=PURE)
+@planted("PAD-08", "TOK-04", on=PURE)
 class WordsAddedWithThePad(MistralInSteps):
     """Words of the robot's were added along with the pad: text that the model knows encodes to rows
     it never saw."""

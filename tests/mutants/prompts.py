@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import html
+from typing import Any, ClassVar
 
 from backbones import prompting
 from backbones.llama2 import LLaMa2LLMBackbone
@@ -271,7 +272,7 @@ class SpaceBetweenExchanges(MistralLLMBackbone):
     prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
 
 
-@planted("PRM-11", defects=("D24",), on=PURE)
+@planted("PRM-11", "PRM-10", defects=("D24",), on=PURE)
 class TrailingSpaceAtInference(MistralLLMBackbone):
     """Prompts keep their trailing space: inference ends in a space token that training had merged
     into the answer."""
@@ -292,7 +293,7 @@ class FixupOfAnotherFamily(MistralLLMBackbone):
     space is 28705."""
 
 
-@planted("PRM-11", defects=("D72",), on=PHI)
+@planted("PRM-11", "PRM-10", defects=("D72",), on=PHI)
 class AnswerTouchesTheColon(PhiLLMBackbone):
     """No space before the answer: `:` merges with an answer's first sign, and inference prompts are
     no prefix of it."""
@@ -367,7 +368,7 @@ class PotentialPromptStripsNothing(MistralLLMBackbone):
     prompt_builders = (("*-pure", PurePromptBuilder),)
 
 
-@planted("PRM-15", defects=("D24", "D67"), on=PURE)
+@planted("PRM-15", "PRM-10", defects=("D24", "D67"), on=PURE)
 class SpaceOnBothSidesOfTheBoundary(MistralLLMBackbone):
     """Question and answer both bring the space: the model owes a stray one, and counts are off by
     one."""
@@ -379,7 +380,7 @@ class SpaceOnBothSidesOfTheBoundary(MistralLLMBackbone):
     prompt_builders = (("*-pure", PurePromptBuilder),)
 
 
-@planted("PRM-15", defects=("D54",), on=PURE)
+@planted("PRM-15", "PRM-10", defects=("D54",), on=PURE)
 class FullStopBeforeTheTerminator(MistralLLMBackbone):
     """Answers end in `.</s>`: a host that supervises an action and one stop token leaves its first
     bin out."""
@@ -391,7 +392,7 @@ class FullStopBeforeTheTerminator(MistralLLMBackbone):
     prompt_builders = (("*-pure", PurePromptBuilder),)
 
 
-@planted("PRM-16", defects=("D73",), on=LLAMA_CHAT)
+@planted("PRM-17", defects=("D73",), on=LLAMA_CHAT)
 class OnlyPrismaticHasASystemPrompt(LLaMa2LLMBackbone):
     """System prompts are looked up by `model_family`, and only Prismatic has one: OpenVLA gets a
     KeyError."""
@@ -402,3 +403,253 @@ class OnlyPrismaticHasASystemPrompt(LLaMa2LLMBackbone):
             super().__init__(model_family, default if system_prompt is None else system_prompt)
 
     prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-16", on=LLAMA_CHAT, declared={"hosts": ["prismatic", "openvla"]})
+class DeclaredHostIsRefused(OnlyPrismaticHasASystemPrompt):
+    """The same, and OpenVLA is a host that the family declares."""
+
+
+@planted("PRM-16")
+class NoSystemPromptTaken(MistralLLMBackbone):
+    """The builder has no parameter `system_prompt`, which every host passes."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def __init__(self, model_family: str) -> None:
+            super().__init__(model_family)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-16", on=PURE)
+class NoPotentialPrompt(MistralLLMBackbone):
+    """The builder is written for training: inference, which asks for `get_potential_prompt`, finds
+    none."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        get_potential_prompt: Any = None
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-05", on=PURE)
+class TurnsKeptOnTheClassTaken(MistralLLMBackbone):
+    """Each time `prompt_builder_fn` is read it makes a class with a list of turns: a data loader
+    reads it once, and all of its samples continue one dialogue."""
+
+    @property
+    def prompt_builder_fn(self) -> type[prompting.PromptBuilder]:
+        class PurePromptBuilder(prompting.PurePromptBuilder):
+            turns: ClassVar[list[str]] = []
+
+            def add_turn(self, role: str, message: str) -> str:
+                self.turns.append(super().add_turn(role, message))
+                self.prompt = "".join(self.turns)
+                return self.turns[-1]
+
+        return PurePromptBuilder if self.identifier.endswith("-pure") else super().prompt_builder_fn
+
+
+@planted("PRM-04", on=VICUNA)
+class OpenVLAAsksWithoutItsHistory(LLaMa2LLMBackbone):
+    """A robot is asked one thing at a time, so for OpenVLA `get_potential_prompt` leaves out what
+    was said before."""
+
+    class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
+        def get_potential_prompt(self, message: str) -> str:
+            if self.model_family == "openvla":
+                return self._render("human", message).rstrip()
+            return super().get_potential_prompt(message)
+
+    prompt_builders = (("vicuna-*", VicunaV15ChatPromptBuilder),)
+
+
+@planted("PRM-09", on=PURE)
+class OpenVLAWritesABosToo(MistralLLMBackbone):
+    """For OpenVLA the builder writes the bos that the tokenizer adds."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            bos = "<s>" if first and self.model_family == "openvla" else ""
+            return bos + super().human_turn(message, first)
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-10")
+class OpenVLAHasOtherWords(MistralLLMBackbone):
+    """OpenVLA's robots are asked in the base model's words, whatever the checkpoint was tuned
+    on."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            if self.model_family == "openvla":
+                return f"In: {message}\nOut: "
+            return super().human_turn(message, first)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("TOK-02", on=VICUNA)
+class OpenVLAEndsInALineBreak(LLaMa2LLMBackbone):
+    """OpenVLA's answers have a fixed length, so they end in a line break in place of the
+    terminator."""
+
+    class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            if self.model_family == "openvla":
+                return f"{message or ' '}\n"
+            return super().gpt_turn(message)
+
+    prompt_builders = (("vicuna-*", VicunaV15ChatPromptBuilder),)
+
+
+@planted("PRM-10", on=PURE)
+class AnswersHeadedOutput(MistralLLMBackbone):
+    """`Output:` announces the answer, as in Phi's format; the base models were trained on
+    `Out:`."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return f"In: {message}\nOutput: "
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-10", on="llama2-7b-pure")
+class LaterQuestionsHaveNoHead(LLaMa2LLMBackbone):
+    """Only the first question is headed `In:`: what comes after an answer reads as more of it."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first).removeprefix("" if first else "In: ")
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-10", on=PURE)
+class QuestionAndAnswerOnOneLine(MistralLLMBackbone):
+    """A space stands where the line break between question and answer was."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first).replace("\nOut: ", " Out: ")
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-10", on=PHI)
+class QuestionsHeadedInstruct(PhiLLMBackbone):
+    """`Instruct:` heads a question, as Phi's model card has it; the checkpoints were trained on
+    `Input:`."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first).replace("Input: ", "Instruct: ", 1)
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-07")
+class EntitiesUnescaped(MistralLLMBackbone):
+    """Messages come from a web page, so entities are unescaped: code and text about HTML arrive
+    changed."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(html.unescape(message), first)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-07", on=PURE)
+class QuotesMadeStraight(MistralLLMBackbone):
+    """Typographic quotes in answers become straight ones, which the tokenizer knows better."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return super().gpt_turn(message.translate(str.maketrans("“”‘’", "\"\"''")))
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-07", on=VICUNA)
+class RepeatedQuestionIsLeftOut(LLaMa2LLMBackbone):
+    """A question that was asked before counts as sent twice by accident: the turn is there, the
+    words are not."""
+
+    class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
+        def add_turn(self, role: str, message: str) -> str:
+            asked = self.__dict__.setdefault("asked", [])
+            turn = super().add_turn(role, "" if role == "human" and message in asked else message)
+            asked.append(message)
+            return turn
+
+        def get_potential_prompt(self, message: str) -> str:
+            asked = self.__dict__.get("asked", [])
+            return super().get_potential_prompt("" if message in asked else message)
+
+    prompt_builders = (("vicuna-*", VicunaV15ChatPromptBuilder),)
+
+
+@planted("PRM-03", on=PURE)
+class FourExchangesKept(MistralLLMBackbone):
+    """From the fifth exchange on the oldest is dropped, so that prompts stay short; `add_turn` says
+    nothing of it."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def add_turn(self, role: str, message: str) -> str:
+            turn = super().add_turn(role, message)
+            if self.prompt.count(self.terminator) > 4:
+                self.prompt = self.prompt.partition(self.terminator)[2]
+            return turn
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-10")
+class FifthExchangeIsPlain(MistralLLMBackbone):
+    """A dialogue opens with four examples, and only these are marked with `[INST]`."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first) if self.turn_count < 8 else f"{message} "
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-07")
+class QuestionsCutAt500(MistralLLMBackbone):
+    """Questions end after 500 characters, as in a database field: pasted text loses its end."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message[:500], first)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-07", on=PHI)
+class LongAnswersElided(PhiLLMBackbone):
+    """Of answers over 2,000 characters the beginning and the end are kept."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            if len(message) > 2000:
+                message = f"{message[:990]} … {message[-990:]}"
+            return super().gpt_turn(message)
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-04", on=PURE)
+class LongHistoryForgottenWhenAsking(MistralLLMBackbone):
+    """Beyond ten exchanges `get_potential_prompt` begins anew: training saw what inference does not
+    say."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def get_potential_prompt(self, message: str) -> str:
+            asked = super().get_potential_prompt(message)
+            return asked.removeprefix(self.prompt) if self.turn_count > 20 else asked
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)

@@ -11,7 +11,7 @@ from backbones.phi import PhiLLMBackbone
 from backbones.prompting import PhiPromptBuilder
 from backbones.transformers_releases import published_tokenizer as unchecked_tokenizer
 from tests.mutants import PHI, PURE, planted
-from tests.mutants.steps import MistralInSteps
+from tests.mutants.steps import MistralInSteps, same_class_but
 
 
 def special_tokens_around(tokenizer: Any, template: str) -> None:
@@ -109,7 +109,7 @@ class BytesStayEscaped(MistralLLMBackbone):
         )
 
 
-@planted("TOK-05", defects=("D63",), on=PURE, since="5.0")
+@planted("TOK-05", "TOK-04", defects=("D63",), on=PURE, since="5.0")
 class TokenizerBuiltAnew(MistralInSteps):
     """The family's own tokenizer class is asked for: 5.x builds its rules anew, and ids change at
     spaces."""
@@ -151,7 +151,7 @@ class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
         super().__init__(llm_backbone_id, llm_max_length, **kwargs)
 
 
-@planted("TOK-07", "TOK-05")
+@planted("TOK-07", "TOK-05", "PAD-08")
 class AnswersInTwoTokens(MistralInSteps):
     """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by
     one id."""
@@ -177,3 +177,104 @@ class BosTokenUnset(PhiLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.tokenizer.bos_token = None
+
+
+class CalledOtherwise:
+    """A mixin: the tokenizer's `__call__` goes through the backbone's `encode`, which is handed the
+    original one."""
+
+    tokenizer: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        original, backbone = type(self.tokenizer).__call__, self
+
+        def __call__(tokenizer: Any, text: Any = None, **options: Any) -> Any:
+            def call(text: Any, **options: Any) -> Any:
+                return original(tokenizer, text, **options)
+
+            return backbone.encode(tokenizer, call, text, options)
+
+        same_class_but(self.tokenizer, __call__=__call__)
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        return call(text, **options)
+
+
+@planted("TOK-09")
+class BatchesCarryTokenTypes(MistralLLMBackbone):
+    """Encodings have `token_type_ids`, as BERT's do: `forward(**batch)` does not know them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+
+
+@planted("TOK-09")
+class PadsLeftAfterAFixedLength(CalledOtherwise, MistralLLMBackbone):
+    """Padding to a fixed length is how evaluation encodes, and it wants padding on the left; the
+    training that goes on has it too."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if options.get("padding") == "max_length":
+            tokenizer.padding_side = "left"
+        return call(text, **options)
+
+
+@planted("TOK-09", on=PURE)
+class LimitOfTheLastCallStays(CalledOtherwise, MistralLLMBackbone):
+    """A call with `max_length` sets it for good: later calls that truncate do so too early."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if options.get("truncation") and options.get("max_length"):
+            tokenizer.model_max_length = options["max_length"]
+        return call(text, **options)
+
+
+@planted("TOK-09", on=PHI)
+class EncodingsRemembered(CalledOtherwise, PhiLLMBackbone):
+    """Encodings of prompts that repeat are kept, and handed out as they are: who appends to one
+    appends to all."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if not isinstance(text, str):
+            return call(text, **options)
+        known: dict[str, Any] = tokenizer.__dict__.setdefault("known", {})
+        return known.setdefault(f"{options} {text}", call(text, **options))
+
+
+@planted("TOK-09", on=PHI)
+class LongTextsInPieces(CalledOtherwise, PhiLLMBackbone):
+    """Texts over 2,000 characters are encoded in pieces and joined: words at the seams have other
+    ids."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if not isinstance(text, str) or len(text) <= 2000 or options.get("return_tensors"):
+            return call(text, **options)
+        first, *others = (
+            call(text[start : start + 2000], **options) for start in range(0, len(text), 2000)
+        )
+        for other in others:
+            for key, values in other.items():
+                first[key] = [*first[key], *values]
+        return first
+
+
+@planted("TOK-09", on=PURE)
+class BareBatchesHaveBos(CalledOtherwise, MistralLLMBackbone):
+    """`add_special_tokens=False` is heeded for one text, and forgotten for a list of them."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if not isinstance(text, str):
+            options = {**options, "add_special_tokens": True}
+        return call(text, **options)
+
+
+@planted("TOK-09")
+class InferenceReadsLowerCase(CalledOtherwise, MistralLLMBackbone):
+    """At inference, where people type, texts are lower-cased: training never did."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if self.inference_mode and isinstance(text, str):
+            text = text.lower()
+        return call(text, **options)

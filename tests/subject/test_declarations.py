@@ -35,6 +35,8 @@ KEYS = st.sampled_from(sorted(Declarations().as_json()))
         ({"boundary_fixup": ["29871"]}, ["boundary_fixup", "token ids"]),
         ({"prompt_rule": [{"pattern": "*"}]}, ["prompt_rule", "builder"]),
         ({"prompt_rule": 3}, ["prompt_rule"]),
+        ({"terminator_ends": "questions"}, ["terminator_ends", "assistant", "every-turn"]),
+        ({"hosts": "openvla"}, ["hosts", "openvla", "list of strings"]),
         ({"training_dtype": "half"}, ["training_dtype", "half", "bfloat16"]),
     ],
 )

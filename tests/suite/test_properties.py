@@ -46,6 +46,21 @@ def test_the_check_can_be_replayed_on_given_inputs() -> None:
         test.check(subject(), number=17)  # type: ignore[attr-defined]
 
 
+def test_edges_are_tried_first_and_reported_as_they_are() -> None:
+    seen: list[int] = []
+
+    @for_all(number=lambda s: st.integers(0, 9), edges=lambda s: [{"number": 50}, {"number": 99}])
+    def test(subject: Any, number: int) -> None:
+        """A statement."""
+        seen.append(number)
+        fail_unless(number < 99)
+
+    with pytest.raises(ClauseFailure) as failure:
+        test(subject())
+    assert seen == [50, 99]
+    assert failure.value.counterexample == {"number": 99}  # type: ignore[attr-defined]
+
+
 def test_the_seed_decides_what_is_drawn() -> None:
     def drawn_with(seed: int) -> list[int]:
         seen: list[int] = []
