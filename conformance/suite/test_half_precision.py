@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
 
@@ -80,7 +82,8 @@ def test_half_precision_is_finite(
         embedded = embedded * scale
         labels = ids.masked_fill(mask == 0, IGNORED_LABEL)
         out = backbone.forward(inputs_embeds=embedded, attention_mask=mask, labels=labels)
-    real = out.logits[mask.bool()]
+    # A backbone may mask the logits of rows that no token has away.
+    real = out.logits[mask.bool()][:, : len(subject.tokenizer)]
     finite = bool(torch.isfinite(real).all()) and bool(torch.isfinite(out.loss))
     require(
         finite,
@@ -227,9 +230,10 @@ def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
     """bf16 gradients agree in direction with fp32 gradients (per parameter, calibrated)."""
     _not_routed(subject)
     ids = probe_ids(subject, batch=2, length=64)
-    exact = _gradients(subject, torch.float32, ids)
-    dtype = subject.training.half_precision_dtype
-    rounded = _gradients(subject, dtype, ids)
+    # One instance, before and after: two builds may differ in what they draw, which CON-10 judges.
+    backbone, dtype = subject.build().eval(), subject.training.half_precision_dtype
+    exact = _gradients(backbone, torch.float32, ids)
+    rounded = _gradients(backbone, dtype, ids)
     for name, angle in gradient_angles(rounded, exact).items():
         within(
             "one minus cosine of gradients",
@@ -251,8 +255,8 @@ def _not_routed(subject: Subject) -> None:
         raise NotApplicable("tokens are routed to experts, and rounding may send one elsewhere")
 
 
-def _gradients(subject: Subject, dtype: torch.dtype, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    backbone = subject.build().eval()
+def _gradients(backbone: Any, dtype: torch.dtype, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    backbone.zero_grad(set_to_none=True)
     cast_parameters(backbone.llm, dtype)
     backbone.llm.requires_grad_(True)
     backbone.forward(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids).loss.backward()

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, Qwen2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
-from tests.sound import sound
+from tests.sound import RECIPES, sound
 from tests.sound.plain import DTYPE, UNGUARDED, Plain
 
 sound(*UNGUARDED)(Plain)
@@ -55,6 +56,33 @@ class LowRankAdapted(Plain):
         return llm
 
 
+class Adapted(nn.Module):
+    """A wrapper as peft's: the model is `base_model.model`, and shows through."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.base_model = nn.Module()
+        self.base_model.model = model
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_model.model, name)
+
+    def forward(self, *args, **kwargs):
+        return self.base_model.model(*args, **kwargs)
+
+
+@sound(*UNGUARDED)
+class WrappedForAdapters(LowRankAdapted):
+    """The adapted model lies in a wrapper, as peft leaves it."""
+
+    def finish(self, hub, token):
+        super().finish(hub, token)
+        self.llm = Adapted(self.llm)
+
+
 class Tower(nn.Module):
     """A small vision tower."""
 
@@ -95,7 +123,7 @@ class CompiledForward(Plain):
 
     def finish(self, hub, token):
         super().finish(hub, token)
-        self._run = torch.compile(self.llm, backend="eager")
+        self._run = torch.compile(self.llm.forward, backend="eager", dynamic=True)
 
     def forward(self, **inputs):
         return self._run(**inputs)
@@ -218,3 +246,11 @@ class PlainVicuna(Plain):
     table = {"vicuna-v15-7b": "lmsys/vicuna-7b-v1.5"}
     llm_cls, transformer_layer_cls = LlamaForCausalLM, LlamaDecoderLayer
     prompt_builder = VicunaV15ChatPromptBuilder
+
+
+@sound(*UNGUARDED, on="acme-qwen2-instruct", recipes=(RECIPES,))
+class PlainQwen2(Plain):
+    """Qwen2, which has biases, and which 4.40.1 turns no farther than the sequence is long."""
+
+    table = {"acme-qwen2-instruct": "acme/Qwen2-7B-Mistral-Vocabulary"}
+    llm_cls, transformer_layer_cls = Qwen2ForCausalLM, Qwen2DecoderLayer
