@@ -304,7 +304,7 @@ def _fsdp(module: nn.Module, **options: Any) -> nn.Module:
         return FSDP(module, device_id=torch.device("cpu"), **options)
 
 
-def _require_registered_once(backbone: nn.Module, logits: torch.Tensor) -> None:
+def _require_registered_once(backbone: Any, logits: torch.Tensor) -> None:
     """Hold the parameters behind `logits` to what `named_parameters` tells hosts of them."""
     names: dict[int, list[str]] = {}
     for name, parameter in backbone.named_parameters(remove_duplicate=False):
