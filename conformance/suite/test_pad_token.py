@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from hypothesis import strategies as st
 
 from conformance.assertions import quoted, require
 from conformance.catalogue import MUST, SHOULD, requirement
