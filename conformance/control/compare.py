@@ -144,7 +144,7 @@ def _gradients(
     for name, gradient in expected.items():
         seen = found[name]
         assert seen is not None
-        apart = float((seen.double() - gradient.double()).norm())
+        apart = float((seen - gradient).norm())
         scale = max(float(gradient.norm()), NEGLIGIBLE_GRADIENT * largest)
         error = apart / scale if scale else 0.0
         if not error <= GRADIENT_RELATIVE_RMS:

@@ -96,13 +96,30 @@ def in_process_session(
             # Imported here: transformers reads these variables when it is first imported.
             from conformance.run.session import open_session
 
-            with open_session(
-                resolved, request, Path(home), lambda phase, detail: None, declarations
-            ) as session:
+            with (
+                _one_thread(),
+                open_session(
+                    resolved, request, Path(home), lambda phase, detail: None, declarations
+                ) as session,
+            ):
                 yield session
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread for torch, as `certify` has it: probe models are so small that several wait for
+    each other ten times as long as they compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _name_of(factory: Callable[..., Any]) -> str:
