@@ -64,7 +64,7 @@ class PolicyNamesTheModelToo(MistralLLMBackbone):
         )
 
 
-@planted("FSDP-03")
+@planted("FSDP-03", "FSDP-05")
 class RegisteredTwice(MistralLLMBackbone):
     """The layers are registered under a second name, for quick access: a state dict holds each
     tensor twice, and a strict load of either half fails."""
