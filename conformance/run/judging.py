@@ -8,7 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, listening
+from conformance.assertions import (
+    BLOCKS_USERS_OF,
+    Blocked,
+    ClauseFailure,
+    NotApplicable,
+    NotRun,
+    listening,
+)
 from conformance.catalogue import Requirement, in_order_of_need
 from conformance.places import is_ours
 from conformance.subject.contract import OPTIONAL_MEMBERS
@@ -39,6 +46,8 @@ def _judge_clause(
     )
     if unmet is not None:
         return _blocked(clause, unmet, earlier)
+    if (broken := _breaks_what_is_used(clause, earlier)) is not None:
+        return _blocked(clause, broken, earlier)
     missing = (
         next((member for member in clause.uses if subject.lacks(member)), None)
         if clause.uses
@@ -70,6 +79,18 @@ def _stands_in_the_way(need: ClauseOutcome) -> bool:
     """Whether clauses that need this one cannot be judged. A fault of the library itself does not
     block them."""
     return need.outcome in UNMET and not need.evidence.get("library")
+
+
+def _breaks_what_is_used(clause: Requirement, earlier: Mapping[str, ClauseOutcome]) -> str | None:
+    """The clause that found a member unusable which this one uses, if there is one."""
+    return next(
+        (
+            outcome.id
+            for outcome in earlier.values()
+            if _stands_in_the_way(outcome) and outcome.evidence.get(BLOCKS_USERS_OF) in clause.uses
+        ),
+        None,
+    )
 
 
 @dataclass(frozen=True)

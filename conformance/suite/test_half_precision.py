@@ -101,7 +101,11 @@ def seeds(_: Subject) -> st.SearchStrategy[int]:
 
 
 @requirement(
-    "HALF-07", MUST, profile="numerics", needs=["HALF-01", "FWD-01"], uses=["half_precision_dtype"]
+    "HALF-07",
+    MUST,
+    profile="numerics",
+    needs=["HALF-01", "EMB-07", "FWD-01"],
+    uses=["half_precision_dtype"],
 )
 @for_all(examples=2, seed=seeds)
 def test_each_module_rounds_like_the_reference(subject: Subject, seed: int) -> None:

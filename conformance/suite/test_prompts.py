@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from conformance.assertions import NotApplicable, quoted, refusal, require
+from conformance.assertions import Blocked, NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.subject.subject import Subject
 from conformance.suite.dialogues import (
@@ -263,6 +263,8 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
     terminator_id: Any = subject.terminator_id
     convention = "none" if subject.declared.bos == "none" else subject.declared.bos_per_prompt
     bos = {"one": 1, "per-turn": questions, "none": 0}[convention]
+    if bos and bos_id is None:
+        raise Blocked("TOK-08")
     expected = (
         {bos_id: bos + answers}
         if bos_id == terminator_id
@@ -338,7 +340,7 @@ def test_the_inference_prompt_is_a_prefix_of_training(
 
 
 @requirement(
-    "PRM-15", MUST, needs=["PRM-07", "PRM-11", "PAD-08", "TOK-05"], uses=["prompt_builder_fn"]
+    "PRM-15", MUST, needs=["PRM-07", "PRM-11", "TOK-05", "PAD-08"], uses=["prompt_builder_fn"]
 )
 @for_all(messages=exchanges, action=actions)
 def test_the_answer_follows_the_boundary_at_once(

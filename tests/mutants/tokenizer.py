@@ -151,14 +151,14 @@ class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
         super().__init__(llm_backbone_id, llm_max_length, **kwargs)
 
 
-@planted("TOK-07", "TOK-05")
+@planted("TOK-07")
 class AnswersInTwoTokens(MistralInSteps):
-    """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by
-    one id."""
+    """`False` is two tokens since a syllable was added: yes-or-no answers cannot be scored by one
+    id."""
 
     def add_pad(self) -> None:
         super().add_pad()
-        self.tokenizer.add_tokens(["Ye"])
+        self.tokenizer.add_tokens(["Fals"])
 
 
 @planted("TOK-08", defects=("D71",), on=PURE, declared={"bos": "none"})
@@ -169,7 +169,7 @@ class CaptionsWithoutBos(Unchecked):
     special_tokens = "$A"
 
 
-@planted("TOK-08", "PRM-09", on=PHI)
+@planted("TOK-08", on=PHI)
 class BosTokenUnset(PhiLLMBackbone):
     """The tokenizer has no bos token for a host to prepend: captions begin with a word, and patches
     go after it."""
