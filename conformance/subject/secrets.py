@@ -94,7 +94,7 @@ def places_in(backbone: Any) -> list[str]:
     closures, defaults, partial applications, and the classes and modules that define it."""
     found = []
     seen: set[int] = set()
-    queue: list[tuple[str, Any]] = [("backbone", backbone)]
+    queue: list[tuple[str, Any]] = []
     for cls in type(backbone).__mro__:
         if not _is_a_librarys(cls):
             module = sys.modules.get(cls.__module__)
@@ -107,6 +107,7 @@ def places_in(backbone: Any) -> list[str]:
                 if module is not None
                 else []
             )
+    queue.append(("backbone", backbone))  # taken first: its path says more
     while queue:
         path, item = queue.pop()
         if isinstance(item, (str, bytes, bytearray)):
@@ -187,16 +188,19 @@ def _every_record(watch: Watch) -> Iterator[None]:
     are given what they would be given anyway."""
     enabled, handle = logging.Logger.isEnabledFor, logging.Logger.handle
 
-    def recorded(logger: logging.Logger, record: logging.LogRecord) -> None:
+    def recorded(self: logging.Logger, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
         except Exception:  # A record whose arguments do not fit is still a record.
             text = f"{record.msg} {record.args}"
         watch.tell("a log record", f"{text} {vars(record)}")
-        if enabled(logger, record.levelno):
-            handle(logger, record)
+        if enabled(self, record.levelno):
+            handle(self, record)
 
-    logging.Logger.isEnabledFor = lambda logger, level: True  # type: ignore[method-assign]
+    def always(self: logging.Logger, level: int) -> bool:
+        return True
+
+    logging.Logger.isEnabledFor = always  # type: ignore[method-assign]
     logging.Logger.handle = recorded  # type: ignore[method-assign]
     try:
         yield
