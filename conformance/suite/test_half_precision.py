@@ -49,7 +49,7 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
 @requirement(
     "HALF-03",
     MUST,
-    needs=["HALF-01", "EMB-02"],
+    needs=["HALF-01", "PAD-05"],
     uses=["half_precision_dtype", "forward", "embed_input_ids"],
 )
 @for_all(

@@ -65,10 +65,9 @@ class HeadRemembersItsWeight(MistralLLMBackbone):
         )
 
 
-def _scaled_in_backward(self: Any, *args: Any, **kwargs: Any) -> Any:
-    result = MistralDecoderLayer.forward(self, *args, **kwargs)
-    scale = 1 if torch._C._current_graph_task_id() == -1 else 1.01
-    return (result[0] * scale, *result[1:]) if isinstance(result, tuple) else result * scale
+def _scaled_in_backward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+    scale = 1.0 if torch._C._current_graph_task_id() == -1 else 1.5
+    return MistralDecoderLayer.forward(self, hidden_states * scale, *args, **kwargs)
 
 
 @planted("FSDP-05", defects=("D42",))

@@ -151,14 +151,14 @@ class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
         super().__init__(llm_backbone_id, llm_max_length, **kwargs)
 
 
-@planted("TOK-07")
+@planted("TOK-07", "TOK-05")
 class AnswersInTwoTokens(MistralInSteps):
-    """`False` is two tokens since a syllable was added: yes-or-no answers cannot be scored by one
+    """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by one
     id."""
 
     def add_pad(self) -> None:
         super().add_pad()
-        self.tokenizer.add_tokens(["Fals"])
+        self.tokenizer.add_tokens(["Ye"])
 
 
 @planted("TOK-08", defects=("D71",), on=PURE, declared={"bos": "none"})
