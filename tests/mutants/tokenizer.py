@@ -153,8 +153,8 @@ class LengthLeavesNoRoomForTheImage(PhiLLMBackbone):
 
 @planted("TOK-07", "TOK-05")
 class AnswersInTwoTokens(MistralInSteps):
-    """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by one
-    id."""
+    """`Yes` is two tokens since a syllable was added: multiple-choice answers cannot be scored by
+    one id."""
 
     def add_pad(self) -> None:
         super().add_pad()
