@@ -19,6 +19,8 @@ from conformance.subject.secrets import places_in, watching
 class Slotted:
     __slots__ = ("kept",)
 
+    kept: str
+
 
 class Holder:
     def __init__(self, **kept: Any) -> None:
