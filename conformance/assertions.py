@@ -13,6 +13,11 @@ _told: ContextVar[dict[str, Any] | None] = ContextVar("told", default=None)
 """The evidence recorded so far by the clause being judged; None outside clauses."""
 
 
+BLOCKS_USERS_OF = "blocks users of"
+"""Key of evidence: a failure that leaves this member of the contract unusable, so that clauses that
+use it cannot be judged."""
+
+
 class ClauseFailure(AssertionError):
     """The subject breaks the clause. `evidence` is what the certificate records (JSON values
     only)."""

@@ -8,7 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, listening
+from conformance.assertions import (
+    BLOCKS_USERS_OF,
+    Blocked,
+    ClauseFailure,
+    NotApplicable,
+    NotRun,
+    listening,
+)
 from conformance.catalogue import Requirement, in_order_of_need
 from conformance.places import is_ours
 from conformance.run.blame import seen_on_control
@@ -40,6 +47,8 @@ def _judge_clause(
     )
     if unmet is not None:
         return _blocked(clause, unmet, earlier)
+    if (broken := _breaks_what_is_used(clause, earlier)) is not None:
+        return _blocked(clause, broken, earlier)
     missing = (
         next((member for member in clause.uses if subject.lacks(member)), None)
         if clause.uses
@@ -72,6 +81,18 @@ def _stands_in_the_way(need: ClauseOutcome) -> bool:
     block them, nor one that leaves something to judge them on."""
     return need.outcome in UNMET and not (
         need.evidence.get("library") or need.evidence.get("partial")
+    )
+
+
+def _breaks_what_is_used(clause: Requirement, earlier: Mapping[str, ClauseOutcome]) -> str | None:
+    """The clause that found a member unusable which this one uses, if there is one."""
+    return next(
+        (
+            outcome.id
+            for outcome in earlier.values()
+            if _stands_in_the_way(outcome) and outcome.evidence.get(BLOCKS_USERS_OF) in clause.uses
+        ),
+        None,
     )
 
 

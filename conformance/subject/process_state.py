@@ -1,15 +1,29 @@
-"""What a constructor may not change permanently: dtype, grad mode, device, how products are
-computed, environment, working directory, signal handlers."""
+"""What a backbone may not change permanently in its process: every setting of torch, NumPy, Python
+and logging that can be read, the environment, the working directory, signal handlers.
+
+Settings are found rather than listed where the library has a way to list them. *Mild* ones change
+what a process prints or how far it gets, not what the rest of it computes.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import gc
+import locale
+import logging
+import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from conformance.parity.precision import float32_settings, restore_float32_settings
@@ -23,36 +37,71 @@ _VARIABLE = "the environment variable "
 _HANDLER = "the handler of "
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """One setting: how to read it, how to write it back, and a value that nobody would choose."""
+
+    read: Callable[[], Any]
+    write: Callable[[Any], Any] | None = None
+    unusual: Callable[[Any], Any] | None = None
+    """From the value in force. None for a setting that building may rely on."""
+    mild: bool = False
+
+
 @contextmanager
 def restored() -> Iterator[dict[str, str]]:
     """Run the body, then restore the process, whether it raises or not.
 
     The yielded dictionary is filled at the end with each thing that the body changed: its name, and
-    a phrase with the old and the new value. Standard streams are reported, but not restored.
+    a phrase with the old and the new value. What cannot be written back is reported all the same.
     """
-    before, changes, precision = _state(), dict[str, str](), float32_settings()
+    settings = _settings()
+    before, changes, precision = _state(settings), dict[str, str](), float32_settings()
     try:
         yield changes
     finally:
-        after = _state()
+        after = _state(settings)
         for name in {**before, **after}:
             if before.get(name) != after.get(name):
                 # Variables may hold secrets: only their names are reported.
                 told = name.startswith(_VARIABLE)
                 was, now = (_told(state.get(name)) for state in (before, after))
                 changes[name] = name if told else f"{name} from {was} to {now}"
-        _put_back(before, changes)
+        _put_back(settings, before, changes)
         if float32_settings() != precision:
             restore_float32_settings(precision)
 
 
-@contextmanager
-def unusual_handlers() -> Iterator[None]:
-    """Install handlers that no constructor would choose.
+def is_mild(name: str) -> bool:
+    """Whether a changed thing, by the name under which `restored` reports it, leaves what the rest
+    of the process computes as it was."""
+    setting = _settings().get(name)
+    return setting is not None and setting.mild
 
-    Otherwise one that sets the handler already in force (under `nohup` interrupts are ignored from
-    the start) would seem to have changed nothing.
+
+@contextmanager
+def unusual_settings() -> Iterator[None]:
+    """Give settings values, and signals handlers, that no constructor would choose.
+
+    Otherwise one that sets what is in force already (under `nohup` interrupts are ignored from the
+    start) would seem to have changed nothing.
     """
+    settings, precision = _settings(), float32_settings()
+    before = {name: setting.read() for name, setting in settings.items() if setting.unusual}
+    with _unusual_handlers():
+        try:
+            for name, value in before.items():
+                _write(settings[name], settings[name].unusual(value))  # type: ignore[misc]
+            torch.set_float32_matmul_precision("medium")
+            yield
+        finally:
+            for name, value in before.items():
+                _write(settings[name], value)
+            restore_float32_settings(precision)
+
+
+@contextmanager
+def _unusual_handlers() -> Iterator[None]:
     # Only the main thread may set handlers.
     handled = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
     before = {name: signal.getsignal(getattr(signal, name)) for name in handled}
@@ -69,20 +118,10 @@ def _interrupted(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _state() -> dict[str, Any]:
+def _state(settings: Mapping[str, _Setting]) -> dict[str, Any]:
     return {
-        "the default dtype": torch.get_default_dtype(),
-        "grad mode": torch.is_grad_enabled(),
-        "the default device": str(torch.get_default_device())
-        if hasattr(torch, "get_default_device")
-        else "cpu",
-        "the algorithms": (
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-        ),
-        **{name: getattr(owner, flag) for name, (owner, flag) in _flags().items()},
+        **{name: setting.read() for name, setting in settings.items()},
         **float32_settings(),
-        "the working directory": os.getcwd(),
         **{
             f"the standard {name}": _open_file(number)
             for number, name in enumerate(("input", "output", "error"))
@@ -92,17 +131,211 @@ def _state() -> dict[str, Any]:
     }
 
 
-def _flags() -> dict[str, tuple[Any, str]]:
-    """Flags of torch that change how every model of the process is computed: by a name to show, the
-    object and its attribute."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+def _settings() -> dict[str, _Setting]:
+    """Every setting by a name to show."""
+    return {**_of_torch(), **_of_backends(), **_of_attention(), **_of_python(), **_mild()}
+
+
+def _of_torch() -> dict[str, _Setting]:
     return {
-        "cuDNN": (cudnn, "enabled"),
-        "cuDNN's search for fast algorithms": (cudnn, "benchmark"),
-        "cuDNN's determinism": (cudnn, "deterministic"),
-        "partial sums in bfloat16": (matmul, "allow_bf16_reduced_precision_reduction"),
-        "partial sums in float16": (matmul, "allow_fp16_reduced_precision_reduction"),
+        "the default dtype": _Setting(torch.get_default_dtype, torch.set_default_dtype),
+        "grad mode": _Setting(torch.is_grad_enabled, torch.set_grad_enabled),
+        "inference mode": _Setting(torch.is_inference_mode_enabled),
+        "the default device": _Setting(
+            lambda: (
+                str(torch.get_default_device()) if hasattr(torch, "get_default_device") else "cpu"
+            ),
+            lambda value: torch.set_default_device(None if value == "cpu" else value),
+        ),
+        "the algorithms": _Setting(
+            lambda: (
+                torch.are_deterministic_algorithms_enabled(),
+                torch.is_deterministic_algorithms_warn_only_enabled(),
+            ),
+            lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
+        ),
+        "torch's number of threads": _Setting(
+            torch.get_num_threads, torch.set_num_threads, lambda threads: threads + 1
+        ),
+        "torch's number of interop threads": _Setting(torch.get_num_interop_threads),
+        "anomaly detection": _Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+        **(_autocast() if hasattr(torch, "get_autocast_dtype") else {}),
+        "flushing of denormal numbers": _Setting(
+            # The smallest normal number, halved: arithmetic alone tells.
+            lambda: bool((torch.tensor(2.0**-126) * 0.5) == 0),
+            torch.set_flush_denormal,
+        ),
     }
+
+
+def _autocast() -> dict[str, _Setting]:
+    found = {}
+    for device in ("cpu", "cuda"):
+        found[f"autocast on {device}"] = _Setting(
+            functools.partial(torch.is_autocast_enabled, device),
+            functools.partial(torch.set_autocast_enabled, device),
+        )
+        found[f"autocast's dtype on {device}"] = _Setting(
+            functools.partial(torch.get_autocast_dtype, device),
+            functools.partial(torch.set_autocast_dtype, device),
+        )
+    return found
+
+
+def _of_backends() -> dict[str, _Setting]:
+    """The flags of `torch.backends`: attributes of its modules that are properties, and those of
+    CUDA's products, which answer by name."""
+    found = {}
+    for name, module in vars(torch.backends).items():
+        if not isinstance(module, ModuleType):
+            continue
+        for cls in type(module).__mro__:
+            for flag, declared in vars(cls).items():
+                if type(declared).__name__ == "ContextProp" and _is_a_flag(module, flag):
+                    found[f"torch.backends.{name}.{flag}"] = _flag(module, flag)
+    matmul = torch.backends.cuda.matmul
+    for flag in (
+        "allow_bf16_reduced_precision_reduction",
+        "allow_fp16_reduced_precision_reduction",
+        "allow_fp16_accumulation",
+    ):
+        if _is_a_flag(matmul, flag):
+            found[f"torch.backends.cuda.matmul.{flag}"] = _flag(matmul, flag)
+    return found
+
+
+def _is_a_flag(owner: Any, name: str) -> bool:
+    # How float32 products are computed is read and put back by `conformance.parity.precision`.
+    if name in ("allow_tf32", "fp32_precision"):
+        return False
+    try:
+        return isinstance(getattr(owner, name), (bool, int, str))
+    except Exception:  # Without such a device some cannot be read.
+        return False
+
+
+def _flag(owner: Any, name: str) -> _Setting:
+    return _Setting(
+        lambda: getattr(owner, name),
+        lambda value: setattr(owner, name, value),
+        (lambda value: not value) if isinstance(getattr(owner, name), bool) else None,
+    )
+
+
+def _of_attention() -> dict[str, _Setting]:
+    """Which kernels scaled dot-product attention may use."""
+    cuda = torch.backends.cuda
+    kernels = [name[: -len("_enabled")] for name in dir(cuda) if name.endswith("_sdp_enabled")]
+    return {
+        f"attention by {kernel}": _Setting(
+            getattr(cuda, f"{kernel}_enabled"), getattr(cuda, f"enable_{kernel}")
+        )
+        for kernel in kernels
+        if hasattr(cuda, f"enable_{kernel}")
+    }
+
+
+def _of_python() -> dict[str, _Setting]:
+    return {
+        "the working directory": _Setting(os.getcwd, os.chdir),
+        "the mask of new files' permissions": _Setting(_umask, os.umask, lambda mask: mask ^ 0o001),
+        "the locale": _Setting(
+            lambda: locale.setlocale(locale.LC_ALL),
+            lambda value: locale.setlocale(locale.LC_ALL, value),
+        ),
+        "the resource limits": _Setting(_resource_limits),
+        "sys.stdout": _attribute(sys, "stdout"),
+        "sys.stderr": _attribute(sys, "stderr"),
+        "sys.excepthook": _attribute(sys, "excepthook"),
+        "threading.excepthook": _attribute(threading, "excepthook"),
+        "NumPy's handling of errors": _Setting(
+            np.geterr,
+            lambda value: np.seterr(**value),
+            lambda value: dict.fromkeys(value, "print"),
+        ),
+        "the root logger": _Setting(
+            lambda: (logging.root.level, tuple(logging.root.handlers)),
+            _set_root_logger,
+            lambda value: (logging.ERROR + 1, value[1]),
+        ),
+        "the level below which logging is disabled": _Setting(
+            lambda: logging.root.manager.disable, logging.disable, lambda level: level + 1
+        ),
+    }
+
+
+def _mild() -> dict[str, _Setting]:
+    from transformers.utils import logging as transformers_logging
+
+    def mild(read: Any, write: Any = None, unusual: Any = None) -> _Setting:
+        return _Setting(read, write, unusual, mild=True)
+
+    return {
+        "sys.path": mild(
+            lambda: list(sys.path), lambda value: sys.path.__setitem__(slice(None), value)
+        ),
+        "the recursion limit": mild(
+            sys.getrecursionlimit, sys.setrecursionlimit, lambda limit: limit + 123
+        ),
+        "sys.displayhook": _attribute(sys, "displayhook", mild=True),
+        "garbage collection": mild(
+            lambda: (gc.isenabled(), gc.get_threshold()),
+            _set_garbage_collection,
+            lambda value: (value[0], (value[1][0] + 1, *value[1][1:])),
+        ),
+        "NumPy's print options": mild(
+            np.get_printoptions,
+            lambda value: np.set_printoptions(**value),
+            lambda value: {**value, "precision": 5},
+        ),
+        "transformers' verbosity": mild(
+            transformers_logging.get_verbosity,
+            transformers_logging.set_verbosity,
+            lambda level: level + 1,
+        ),
+        "the start method of processes": mild(
+            lambda: multiprocessing.get_start_method(allow_none=True),
+            lambda value: multiprocessing.set_start_method(value, force=True),
+        ),
+        "how tensors are shared between processes": mild(
+            torch.multiprocessing.get_sharing_strategy, torch.multiprocessing.set_sharing_strategy
+        ),
+    }
+
+
+def _attribute(owner: Any, name: str, *, mild: bool = False) -> _Setting:
+    return _Setting(
+        lambda: getattr(owner, name), lambda value: setattr(owner, name, value), mild=mild
+    )
+
+
+def _umask() -> int:
+    # It can only be read by being set.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _resource_limits() -> dict[str, tuple[int, int]]:
+    try:
+        import resource
+    except ImportError:  # not on this system
+        return {}
+    return {
+        name: resource.getrlimit(getattr(resource, name))
+        for name in dir(resource)
+        if name.startswith("RLIMIT_")
+    }
+
+
+def _set_root_logger(value: tuple[int, tuple[logging.Handler, ...]]) -> None:
+    logging.root.setLevel(value[0])
+    logging.root.handlers[:] = value[1]
+
+
+def _set_garbage_collection(value: tuple[bool, tuple[int, int, int]]) -> None:
+    (gc.enable if value[0] else gc.disable)()
+    gc.set_threshold(*value[1])
 
 
 def _open_file(descriptor: int) -> str:
@@ -113,21 +346,13 @@ def _open_file(descriptor: int) -> str:
     return f"file {opened.st_ino} on device {opened.st_dev}"
 
 
-def _put_back(before: Mapping[str, Any], changes: Mapping[str, str]) -> None:
+def _put_back(
+    settings: Mapping[str, _Setting], before: Mapping[str, Any], changes: Mapping[str, str]
+) -> None:
     for name in changes:
         value: Any = before.get(name)
-        if name == "the default dtype":
-            torch.set_default_dtype(value)
-        elif name == "grad mode":
-            torch.set_grad_enabled(value)
-        elif name == "the default device":
-            torch.set_default_device(None if value == "cpu" else value)
-        elif name == "the algorithms":
-            torch.use_deterministic_algorithms(value[0], warn_only=value[1])
-        elif name in _flags():
-            setattr(*_flags()[name], value)
-        elif name == "the working directory":
-            os.chdir(value)
+        if name in settings:
+            _write(settings[name], value)
         elif name.startswith(_VARIABLE):
             variable = name.removeprefix(_VARIABLE)
             if value is None:
@@ -138,6 +363,13 @@ def _put_back(before: Mapping[str, Any], changes: Mapping[str, str]) -> None:
         # cannot be.
         elif name.startswith(_HANDLER) and threading.current_thread() is threading.main_thread():
             signal.signal(getattr(signal, name.removeprefix(_HANDLER)), value or signal.SIG_DFL)
+
+
+def _write(setting: _Setting, value: Any) -> None:
+    if setting.write is not None:
+        # What torch will not take back (a flag whose module is frozen) is reported, not restored.
+        with contextlib.suppress(RuntimeError):
+            setting.write(value)
 
 
 def _told(value: Any) -> str:

@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -113,9 +113,9 @@ class Subject:
         backbone_id: str | None = None,
         *,
         llm_max_length: int | None = LLM_MAX_LENGTH,
+        hf_token: str | None = CANARY_TOKEN,
         inference_mode: bool = False,
         use_flash_attention_2: bool = False,
-        hf_token: str | None = CANARY_TOKEN,
     ) -> Any:
         """A fresh backbone; what the constructor raises passes through.
 
@@ -147,6 +147,19 @@ class Subject:
             )
         return backbone
 
+    def build_for_inference(self, **arguments: Any) -> Any:
+        """A fresh `inference_mode=True` backbone, for clauses that judge something else.
+
+        Raises:
+            Blocked: by CON-02, if it cannot be built.
+        """
+        try:
+            return self.build(inference_mode=True, **arguments)
+        except ClauseFailure:
+            raise
+        except (Exception, SystemExit) as error:
+            raise Blocked("CON-02") from error
+
     def build_float32(self) -> Any:
         """A fresh training-mode backbone, in float32 throughout and in `eval()`."""
         import torch
@@ -160,10 +173,10 @@ class Subject:
     def changes_by_building(self, *, inference_mode: bool) -> Mapping[str, str]:
         """What building a backbone changed in the process before it was restored: each thing's
         name, and its old and new value."""
-        from conformance.subject.process_state import unusual_handlers
+        from conformance.subject.process_state import unusual_settings
 
-        with unusual_handlers():
-            self.build(inference_mode=inference_mode)
+        with unusual_settings():
+            self.build_for_inference() if inference_mode else self.build()
         return self._changed_by_building
 
     def canonical(self) -> Subject:
@@ -193,6 +206,15 @@ class Subject:
             )
         return self._canonical
 
+    def changes_by(self, use: Callable[[], Any]) -> Mapping[str, str]:
+        """What a use of a built backbone changed in the process before it was restored; a use that
+        raises is left to the clauses about it."""
+        from conformance.subject.process_state import restored, unusual_settings
+
+        with unusual_settings(), restored() as changes, suppress(Exception):
+            use()
+        return changes
+
     @cached_property
     def training(self) -> Any:
         """The shared training-mode instance, in `eval()`. Clauses only read it; to change something
@@ -203,7 +225,7 @@ class Subject:
     def inference(self) -> Any:
         """The shared `inference_mode=True` instance (its weights are not the checkpoint's). Only
         read."""
-        return _evaluating(self.build(inference_mode=True))
+        return _evaluating(self.build_for_inference())
 
     @cached_property
     def half_precision(self) -> Any:
@@ -262,6 +284,15 @@ class Subject:
     def recipe(self) -> Recipe:
         """The recipe behind `weights_hub_id`."""
         return self._recipes[self.weights_hub_id]
+
+    @cached_property
+    def recipes_by_id(self) -> dict[str, Recipe]:
+        """Every backbone id that a recipe says it stands for, with the recipe."""
+        return {
+            backbone_id: recipe
+            for recipe in self._recipes.values()
+            for backbone_id in recipe.subject.get("backbone_ids", ())
+        }
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from conformance.assertions import ClauseFailure, NotApplicable
+from conformance.assertions import Blocked, ClauseFailure, NotApplicable
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.library import in_dtype, text_config, text_parameters
@@ -54,16 +54,11 @@ def logits_of(output: Any) -> torch.Tensor:
     """The logits that a forward returned.
 
     Raises:
-        ClauseFailure: if it returned something without `logits`.
+        Blocked: by CON-08, if it returned something without `logits`.
     """
     logits = getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor):
-        raise ClauseFailure(
-            observed=f"`forward` returned a {type(output).__name__} without `logits`",
-            expected="what the language model returns, with `logits` of shape (batch, sequence, "
-            "vocabulary)",
-            mend="return the language model's output as it is",
-        )
+        raise Blocked("CON-08")
     return logits
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from conformance.assertions import ClauseFailure, NotApplicable, NotRun
+from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun
 from conformance.subject.subject import Subject
 
 STANDARD_EXAMPLES = 30
@@ -44,7 +44,7 @@ def for_all(
         @functools.wraps(check)
         def test(subject: Subject) -> None:
             limit = ShrinkLimit(subject.budget.shrink_seconds)
-            ended: list[NotApplicable | NotRun] = []
+            ended: list[Blocked | NotApplicable | NotRun] = []
 
             @seed(_seed_of(subject, check.__name__))
             @_settings_for(subject, examples)
@@ -54,7 +54,7 @@ def for_all(
                     return
                 try:
                     check(subject, **drawn)
-                except (NotApplicable, NotRun) as reason:
+                except (Blocked, NotApplicable, NotRun) as reason:
                     ended.append(reason)
                 except Exception:
                     limit.failed_on(drawn)

@@ -10,17 +10,25 @@ import logging
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from conformance.assertions import Blocked, ClauseFailure, quoted, refusal, require
+from conformance.assertions import (
+    BLOCKS_USERS_OF,
+    Blocked,
+    ClauseFailure,
+    quoted,
+    refusal,
+    require,
+)
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.hub import HubCall
+from conformance.hub import HubCall, Recipe
 from conformance.subject.contract import (
     CANARY_TOKEN,
     INSTANCE_MEMBERS,
@@ -28,6 +36,8 @@ from conformance.subject.contract import (
     eos_ids_of,
     lacks_member,
 )
+from conformance.subject.process_state import is_mild
+from conformance.subject.secrets import places_in, watching
 from conformance.subject.subject import Subject
 from conformance.suite.models import probe_ids, same_tensor, vocabulary_tensors
 from conformance.suite.properties import for_all
@@ -65,12 +75,20 @@ def test_no_member_is_missing(subject: Subject) -> None:
 
 @requirement("CON-01", MUST)
 def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
-    """The subject constructs in training mode with the documented arguments, and every checkpoint
-    tensor is in the model bit-equal in the declared master dtype (vocabulary-sized tensors by
-    EMB-04)."""
+    """The subject constructs in training mode with the documented arguments, from the checkpoint
+    that its id stands for, and every tensor of it is in the model bit-equal in the declared master
+    dtype (vocabulary-sized tensors by EMB-04)."""
     if _abstract_members(subject):
         raise Blocked("CON-03")
     llm = _constructed(subject).llm
+    meant = subject.recipes_by_id.get(subject.backbone_id)
+    require(
+        meant is None or meant.hub_id == subject.weights_hub_id,
+        observed=f"the id {subject.backbone_id} stands for {meant.hub_id if meant else ''}, but "
+        f"weights of {subject.weights_hub_id} were loaded",
+        expected="the weights that the id stands for",
+        mend="correct the hub id in the table of ids, or the recipe's `backbone_ids`",
+    )
     master = getattr(torch, subject.declared.master_dtype)
     ours = llm.state_dict()
     vocabulary = set(vocabulary_tensors(subject).values())
@@ -213,7 +231,7 @@ def test_flash_attention_is_a_choice(subject: Subject) -> None:
     )
 
 
-@requirement("CON-06", MUST, needs=["CON-01", "CON-02"], uses=["forward"])
+@requirement("CON-06", MUST, needs=["CON-01"], uses=["forward"])
 def test_cache_and_greedy_defaults(subject: Subject) -> None:
     """In training mode a forward returns no cache, in inference mode it can; generation defaults
     are greedy and `save_pretrained` accepts them."""
@@ -251,42 +269,39 @@ def test_cache_and_greedy_defaults(subject: Subject) -> None:
         )
 
 
-@requirement("CON-07", MUST, needs=["CON-02"])
+@requirement("CON-07", MUST, needs=["CON-01"])
 def test_token_leaks_nowhere(subject: Subject) -> None:
-    """`hf_token` appears in no repr, log line, exception, certificate or saved file."""
-    output = io.StringIO()
-    with _recorded_log() as log, redirect_stdout(output), redirect_stderr(output):
-        subject.build()
-        backbone = subject.build(inference_mode=True)
-    places = {
-        "what construction printed": output.getvalue(),
-        "a log line or warning": "\n".join(log),
-        "repr(backbone)": repr(backbone),
-        "repr(llm.config)": repr(backbone.llm.config),
-        "repr(llm.generation_config)": repr(backbone.llm.generation_config),
-        "repr(tokenizer)": repr(backbone.get_tokenizer()),
-        "the error for an unknown id": _told(_error_for_unknown_id(subject)),
-    }
-    with subject.hub_variant(_spoil_weights), refusal(Exception) as refused:
-        subject.build()
-    places["the error for unreadable weights"] = _told(refused[0] if refused else None)
-    with tempfile.TemporaryDirectory() as folder:
-        backbone.llm.config.save_pretrained(folder)
-        backbone.get_tokenizer().save_pretrained(folder)
-        with refusal():  # CON-06 checks whether it can be saved.
-            backbone.llm.generation_config.save_pretrained(folder)
-        for path in Path(folder).rglob("*"):
-            if path.is_file():
-                places[f"the saved file {path.name}"] = path.read_text(
-                    encoding="utf-8", errors="replace"
-                )
-    leaks = [place for place, text in places.items() if CANARY_TOKEN in text]
+    """`hf_token` appears in no repr, log record of any logger, warning, output or exception, in
+    nothing that can be reached from the backbone, in no file written anywhere, in no environment
+    variable and no other program's arguments: in either mode, after a forward and after saving."""
+    with tempfile.TemporaryDirectory() as folder, watching() as watch:
+        backbones = {"training": subject.build(), "inference": subject.build_for_inference()}
+        for mode, backbone in backbones.items():
+            # Whether these work is judged by other clauses.
+            with suppress(Exception), torch.no_grad():
+                backbone.forward(input_ids=probe_ids(subject))
+            for saved in (backbone.llm, backbone.get_tokenizer()):
+                with suppress(Exception):
+                    saved.save_pretrained(Path(folder) / mode)
+        watch.tell("the error for an unknown id", _told(_error_for_unknown_id(subject)))
+        with subject.hub_variant(_spoil_weights), refusal(Exception) as refused:
+            subject.build()
+        watch.tell("the error for unreadable weights", _told(refused[0] if refused else None))
+        for backbone in backbones.values():
+            watch.tell("repr(backbone)", repr(backbone))
+            watch.tell("repr(llm.config)", repr(backbone.llm.config))
+            watch.tell("repr(llm.generation_config)", repr(backbone.llm.generation_config))
+            watch.tell("repr(tokenizer)", repr(backbone.get_tokenizer()))
+        written = watch.leaks()
+    kept = {place for backbone in backbones.values() for place in places_in(backbone)}
+    leaks = list(dict.fromkeys([*written, *watch.leaks(), *sorted(kept)]))
     require(
         not leaks,
-        observed=f"hf_token appears in {', '.join(leaks)}",
+        observed=f"hf_token appears in {', '.join(leaks[:6])}"
+        + (f" and {len(leaks) - 6} more places" if len(leaks) > 6 else ""),
         expected="the token nowhere but in hub calls",
         mend="store it nowhere, keep it out of messages, and pass it to hub calls only",
-        places=leaks,
+        places=leaks[:20],
     )
 
 
@@ -302,8 +317,11 @@ def _keywords(subject: Subject) -> st.SearchStrategy[list[str]]:
 @requirement("CON-08", MUST, needs=["CON-01"], uses=["forward"])
 @for_all(keywords=_keywords)
 def test_forward_passes_everything_on(subject: Subject, keywords: list[str]) -> None:
-    """`forward` passes every documented keyword on and returns what the wrapped model returns."""
+    """`forward` passes every documented keyword on and returns what the wrapped model returns: the
+    same fields with the same values, in a class of its own if it likes, and a tuple when
+    `return_dict=False`."""
     backbone = subject.training
+    _require_logits(subject)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with refusal() as refused:
@@ -311,7 +329,7 @@ def test_forward_passes_everything_on(subject: Subject, keywords: list[str]) -> 
         if refused:
             return  # this transformers version takes no such combination
         observed = backbone.forward(**_arguments(subject, keywords))
-    difference = _difference(observed, expected)
+    difference = _difference_of_results(observed, expected)
     require(
         difference is None,
         observed=f"with {', '.join(keywords) or 'input_ids alone'}, {difference}",
@@ -364,17 +382,33 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
     )
 
 
-@requirement("CON-11", MUST, needs=["CON-02"])
+@requirement("CON-11", MUST, needs=["CON-01"])
 def test_construction_leaves_the_process_alone(subject: Subject) -> None:
-    """Construction leaves the process as it was: default dtype, grad mode, default device, the
-    precision and determinism of products, environment, working directory, signal handlers."""
+    """Construction, a forward and saving leave the process as it was: every setting of torch,
+    NumPy, Python and logging that changes what the rest of the process computes or says,
+    environment, working directory, signal handlers."""
+    # Saving writes into the config, so the shared instance is not saved.
+    backbone, ids = subject.build(), probe_ids(subject)
+
+    def save() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            backbone.llm.save_pretrained(folder)
+            backbone.get_tokenizer().save_pretrained(folder)
+
+    changes = {
+        "construction in training mode": subject.changes_by_building(inference_mode=False),
+        "construction in inference mode": subject.changes_by_building(inference_mode=True),
+        "a forward": subject.changes_by(lambda: backbone.forward(input_ids=ids)),
+        "saving": subject.changes_by(save),
+    }
     changed: dict[str, str] = {}
-    for mode in ("training", "inference"):
-        for name, told in subject.changes_by_building(inference_mode=mode == "inference").items():
-            changed.setdefault(name, f"{told} in {mode} mode")
+    for cause, found in changes.items():
+        for name, told in found.items():
+            if not is_mild(name):
+                changed.setdefault(name, f"{cause} changed {told}")
     require(
         not changed,
-        observed=f"construction changed {'; '.join(changed.values())}",
+        observed="; ".join(changed.values()),
         expected="the process as it was before",
         mend="set such state inside a context manager, or not at all",
     )
@@ -382,18 +416,20 @@ def test_construction_leaves_the_process_alone(subject: Subject) -> None:
 
 @requirement("CON-12", SHOULD, needs=["CON-04"])
 def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
-    """Construction also leaves RNG streams and warning filters alone; errors list the known ids."""
+    """Construction also leaves RNG streams, warning filters, search paths, limits and verbosity
+    alone; errors list the known ids."""
     with _rng_restored(), warnings.catch_warnings():
         # Earlier constructions may have left streams and filters as this one would: start from
         # others.
         torch.manual_seed(20)
         random.seed(20)
+        np.random.seed(20)
         warnings.filterwarnings("ignore", message="a filter of the conformance suite's own")
-        before = (torch.random.get_rng_state().tolist(), random.getstate(), list(warnings.filters))
-        subject.build()
-        after = (torch.random.get_rng_state().tolist(), random.getstate(), list(warnings.filters))
-    names = ("torch's RNG stream", "Python's RNG stream", "the warning filters")
-    moved = [name for name, a, b in zip(names, before, after, strict=True) if a != b]
+        before = _streams_and_filters()
+        changes = subject.changes_by_building(inference_mode=False)
+        after = _streams_and_filters()
+    moved = [name for name in before if before[name] != after[name]]
+    moved += [told for name, told in changes.items() if is_mild(name)]
     require(
         not moved,
         observed=f"construction changed {', '.join(moved)}",
@@ -410,7 +446,7 @@ def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
     )
 
 
-@requirement("CON-13", MUST, needs=["CON-01", "CON-02"])
+@requirement("CON-13", MUST, needs=["CON-01"])
 def test_generation_config_survives_both_modes(subject: Subject) -> None:
     """Both modes carry the checkpoint's generation config: the same eos ids, the same pad."""
     published = subject.published_generation_config()
@@ -485,13 +521,13 @@ def test_members_have_their_types(subject: Subject) -> None:
     )
 
 
-@requirement("CON-14", MUST, needs=["CON-01", "CON-02"])
+@requirement("CON-14", MUST, needs=["CON-01"])
 def test_token_reaches_every_hub_call(subject: Subject) -> None:
     """`hf_token` reaches every hub call (config, weights, tokenizer, generation config): gated
-    models load."""
+    models load. Without one the same backbone is built, from public files."""
     asked_before = len(subject.tap.calls)
     subject.build()
-    subject.build(inference_mode=True)
+    subject.build_for_inference()
     calls = subject.tap.calls[asked_before:]
     without = {
         _address(call)
@@ -509,6 +545,124 @@ def test_token_reaches_every_hub_call(subject: Subject) -> None:
         mend="pass `token=hf_token` to each `from_pretrained`, the tokenizer's and the generation "
         "config's too",
         files=bare,
+    )
+
+
+@requirement("CON-14", MUST, needs=["CON-01"])
+def test_no_token_is_no_difference(subject: Subject) -> None:
+    """`hf_token` reaches every hub call (config, weights, tokenizer, generation config): gated
+    models load. Without one the same backbone is built, from public files."""
+    with refusal() as refused:
+        backbone = subject.build(hf_token=None)
+    require(
+        not refused,
+        observed=f"with hf_token=None construction raised "
+        f"{type(refused[0]).__name__ if refused else ''}: {quoted(''.join(map(str, refused)))}",
+        expected="a backbone: public models need no token",
+        mend="take None, and pass it on",
+    )
+    difference = _difference_of_builds(backbone, subject.training)
+    require(
+        difference is None,
+        observed=f"with hf_token=None {difference}",
+        expected="the backbone that is built with a token",
+        mend="let the token decide nothing but what the hub is shown",
+    )
+
+
+@requirement("CON-17", MUST, needs=["CON-02", "CON-04"])
+def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
+    """What is loaded under an id (weights, tokenizer, generation config) is what the id stands for,
+    under the other ids of the family too that the class knows: each constructs, under its own name,
+    with the prompt builder of its rule."""
+    recipes = subject.recipes_by_id
+    listed = str(_error_for_unknown_id(subject))
+    others = [
+        name
+        for name, recipe in recipes.items()
+        if name != subject.backbone_id and recipe.family == subject.recipe.family and name in listed
+    ]
+    for name in ([subject.backbone_id] if subject.backbone_id in recipes else []) + others:
+        asked_before = len(subject.tap.calls)
+        with refusal() as refused:
+            backbone = subject.build(name, inference_mode=True)
+        require(
+            not refused,
+            observed=f"the id {name!r}, which the class lists, made construction raise "
+            f"{type(refused[0]).__name__ if refused else ''}: {quoted(''.join(map(str, refused)))}",
+            expected="a backbone for each listed id",
+            mend=f"correct the row of {name!r} in the table of ids, or drop it",
+            id=name,
+        )
+        _require_own_files(name, recipes[name], subject.tap.calls[asked_before:])
+        rule = subject.declared.builder_for(name)
+        builder = getattr(backbone.prompt_builder_fn, "__name__", rule)
+        dtype = next(backbone.llm.parameters()).dtype
+        found = (backbone.identifier, builder, str(dtype), len(backbone.get_tokenizer()) > 0)
+        own = next(subject.training.llm.parameters()).dtype
+        right = (name, rule or builder, str(own), True)
+        require(
+            found == right,
+            observed=f"the id {name!r} gives identifier {found[0]!r}, prompt builder {found[1]}, "
+            f"parameters in {found[2]}",
+            expected=f"identifier {right[0]!r}, prompt builder {right[1]}, parameters in "
+            f"{right[2]}",
+            mend="let the id choose its row of the table and nothing else",
+            id=name,
+        )
+
+
+def _require_own_files(name: str, recipe: Recipe, calls: Sequence[HubCall]) -> None:
+    wrong = next((call for call in calls if call.found and call.repo_id != recipe.hub_id), None)
+    require(
+        wrong is None,
+        observed=f"the id {name!r} stands for {recipe.hub_id}, but "
+        f"{_address(wrong) if wrong else ''} was loaded",
+        expected=f"files of {recipe.hub_id} alone",
+        mend="correct the hub id in the table of ids, or the recipe's `backbone_ids`",
+        id=name,
+    )
+
+
+def _difference_of_builds(observed: Any, expected: Any) -> str | None:
+    """How a backbone built otherwise differs from the shared one, weights' values included."""
+    for name in ("config", "generation_config"):
+        ours, theirs = (_without_token(getattr(b.llm, name)) for b in (observed, expected))
+        if ours != theirs:
+            return f"the {name.replace('_', ' ')} differs"
+    if (name := _differing_parameter(observed, expected)) is not None:
+        return f"the parameter `{name}` differs in value, dtype or whether it is trained"
+    tokenizers = observed.get_tokenizer(), expected.get_tokenizer()
+    for fact in ("padding_side", "truncation_side", "model_max_length", "pad_token_id"):
+        a, b = (getattr(tokenizer, fact) for tokenizer in tokenizers)
+        if a != b:
+            return f"the tokenizer's {fact} is {a!r} instead of {b!r}"
+    if len({tuple(tokenizer("Pick up the cup.").input_ids) for tokenizer in tokenizers}) > 1:
+        return "the tokenizer encodes a text otherwise"
+    builders = [getattr(b.prompt_builder_fn, "__name__", "") for b in (observed, expected)]
+    return None if builders[0] == builders[1] else f"the prompt builder is {builders[0]}"
+
+
+def _without_token(config: Any) -> dict[str, Any]:
+    """A config's values but for a token, which CON-07 looks for."""
+    return {
+        key: value for key, value in config.to_dict().items() if value not in (None, CANARY_TOKEN)
+    }
+
+
+def _differing_parameter(observed: Any, expected: Any) -> str | None:
+    ours = dict(observed.llm.named_parameters())
+    theirs = dict(expected.llm.named_parameters())
+    return next(
+        (
+            name
+            for name in sorted({*ours, *theirs})
+            if name not in ours
+            or name not in theirs
+            or ours[name].requires_grad != theirs[name].requires_grad
+            or not same_tensor(ours[name].detach(), theirs[name].detach())
+        ),
+        None,
     )
 
 
@@ -631,25 +785,57 @@ def _arguments(subject: Subject, keywords: list[str]) -> dict[str, Any]:
     return {**made, **{name: value for name, value in flags.items() if name in keywords}}
 
 
+def _require_logits(subject: Subject) -> None:
+    """Fail the clause, and block all that use `forward`, unless it returns logits for ids."""
+    with torch.no_grad(), refusal() as refused:
+        result = subject.training.forward(input_ids=probe_ids(subject, batch=2, length=6))
+    require(
+        not refused and isinstance(getattr(result, "logits", None), torch.Tensor),
+        observed="`forward(input_ids=…)` "
+        + (
+            f"raised {type(refused[0]).__name__}: {quoted(str(refused[0]))}"
+            if refused
+            else f"returned a {type(result).__name__} without `logits`"
+        ),
+        expected="what the language model returns, with `logits` of shape (batch, sequence, "
+        "vocabulary)",
+        mend="return the language model's output as it is",
+        **{BLOCKS_USERS_OF: "forward"},
+    )
+
+
+def _difference_of_results(observed: Any, expected: Any) -> str | None:
+    """How what `forward` returned differs from what `llm` returned; a caller's own class of outputs
+    is no difference."""
+    if not hasattr(expected, "keys"):
+        return _difference(observed, expected)
+    if isinstance(observed, (tuple, list, torch.Tensor)):
+        return f"a {type(observed).__name__} came back instead of a {type(expected).__name__}"
+    missing = [name for name in expected if getattr(observed, name, None) is None]
+    if missing:
+        return f"a {type(observed).__name__} without `{missing[0]}` came back"
+    return next(
+        (
+            f"`{name}`: {found}"
+            for name in expected
+            if (found := _difference(getattr(observed, name), expected[name]))
+        ),
+        None,
+    )
+
+
 def _difference(observed: Any, expected: Any) -> str | None:
     if type(observed) is not type(expected):
         return f"a {type(observed).__name__} came back instead of a {type(expected).__name__}"
     if isinstance(expected, torch.Tensor):
         return None if same_tensor(observed, expected) else "the returned tensors differ"
-    if hasattr(expected, "keys"):
-        if list(observed.keys()) != list(expected.keys()):
-            return (
-                f"the fields {list(observed.keys())} came back instead of {list(expected.keys())}"
-            )
-        pairs = [(name, observed[name], expected[name]) for name in list(expected.keys())]
-    elif isinstance(expected, (tuple, list)):
-        if len(observed) != len(expected):
-            return f"{len(observed)} items came back instead of {len(expected)}"
-        pairs = [
-            (str(index), a, b) for index, (a, b) in enumerate(zip(observed, expected, strict=True))
-        ]
-    else:
+    if not isinstance(expected, (tuple, list)):
         return None
+    if len(observed) != len(expected):
+        return f"{len(observed)} items came back instead of {len(expected)}"
+    pairs = [
+        (str(index), a, b) for index, (a, b) in enumerate(zip(observed, expected, strict=True))
+    ]
     return next(
         (f"`{name}`: {found}" for name, a, b in pairs if (found := _difference(a, b))), None
     )
@@ -699,11 +885,21 @@ def _recorded_warnings() -> Iterator[list[str]]:
     )
 
 
+def _streams_and_filters() -> dict[str, Any]:
+    return {
+        "torch's RNG stream": torch.random.get_rng_state().tolist(),
+        "Python's RNG stream": random.getstate(),
+        "NumPy's RNG stream": str(np.random.get_state()),
+        "the warning filters": list(warnings.filters),
+    }
+
+
 @contextmanager
 def _rng_restored() -> Iterator[None]:
-    state = random.getstate()
+    state, of_numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         try:
             yield
         finally:
             random.setstate(state)
+            np.random.set_state(of_numpy)

@@ -28,7 +28,7 @@ SCALE_FACTOR = 10.0
 """New rows have the scale of trained ones if their median norm is within this factor of theirs."""
 
 
-@requirement("EMB-01", MUST, needs=["CON-02"])
+@requirement("EMB-01", MUST, needs=["CON-01"])
 def test_rows_are_a_multiple_of_64(subject: Subject) -> None:
     """The input embedding's row count is a multiple of 64."""
     for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
@@ -53,7 +53,7 @@ def test_a_row_for_every_token(subject: Subject) -> None:
     )
 
 
-@requirement("EMB-03", MUST, needs=["CON-02"])
+@requirement("EMB-03", MUST, needs=["CON-01"])
 def test_every_vocabulary_size_is_one(subject: Subject) -> None:
     """Input rows = output rows = logits' last axis = the config's `vocab_size` (the text config's
     where nested)."""
@@ -113,7 +113,7 @@ def test_no_checkpoint_row_is_dropped(subject: Subject) -> None:
         )
 
 
-@requirement("EMB-06", MUST, needs=["CON-02"])
+@requirement("EMB-06", MUST, needs=["CON-01"])
 def test_tying_is_honoured(subject: Subject) -> None:
     """`tie_word_embeddings` is honoured: one storage when tied, two when not, also after the
     resize."""
@@ -178,7 +178,7 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     )
 
 
-@requirement("EMB-09", MUST, needs=["EMB-02"], uses=["embed_input_ids", "embed_dim"])
+@requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
 @for_all(ids=token_ids)
 def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
@@ -208,7 +208,7 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
     )
 
 
-@requirement("EMB-09", MUST, needs=["EMB-02"], uses=["embed_input_ids", "embed_dim"])
+@requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
 def test_an_id_out_of_range_raises(subject: Subject) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
     `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of

@@ -51,7 +51,7 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
 @requirement(
     "HALF-03",
     MUST,
-    needs=["HALF-01", "EMB-02"],
+    needs=["HALF-01", "PAD-05"],
     uses=["half_precision_dtype", "forward", "embed_input_ids"],
 )
 @for_all(
@@ -104,7 +104,11 @@ def seeds(_: Subject) -> st.SearchStrategy[int]:
 
 
 @requirement(
-    "HALF-07", MUST, profile="numerics", needs=["HALF-01", "FWD-01"], uses=["half_precision_dtype"]
+    "HALF-07",
+    MUST,
+    profile="numerics",
+    needs=["HALF-01", "EMB-07", "FWD-01"],
+    uses=["half_precision_dtype"],
 )
 @for_all(examples=2, seed=seeds)
 def test_each_module_rounds_like_the_reference(subject: Subject, seed: int) -> None:

@@ -49,7 +49,7 @@ def test_a_pad_token_exists(subject: Subject) -> None:
     )
 
 
-@requirement("PAD-02", MUST, needs=["PAD-01", "CON-02"], uses=["pad_token_id"])
+@requirement("PAD-02", MUST, needs=["PAD-01"], uses=["pad_token_id"])
 def test_everyone_agrees_on_the_pad_id(subject: Subject) -> None:
     """Tokenizer, backbone and model config (nested text configs too) agree on the pad id."""
     for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
@@ -96,7 +96,7 @@ def test_pad_is_a_token_of_its_own(subject: Subject) -> None:
     )
 
 
-@requirement("PAD-04", SHOULD, needs=["PAD-01", "CON-02"])
+@requirement("PAD-04", SHOULD, needs=["PAD-01"])
 def test_generation_pads_with_the_pad(subject: Subject) -> None:
     """The generation config carries the same pad id."""
     pad = subject.tokenizer.pad_token_id

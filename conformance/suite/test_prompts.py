@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from conformance.assertions import NotApplicable, quoted, refusal, require
+from conformance.assertions import Blocked, NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.subject.subject import Host, Subject
 from conformance.suite.dialogues import (
@@ -312,6 +312,8 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
     bos_id: Any = subject.tokenizer.bos_token_id
     terminator_id: Any = subject.terminator_id
     bos = declared_bos(subject, questions)
+    if bos and bos_id is None:
+        raise Blocked("TOK-08")
     for told in conversations(subject, messages):
         unended = [
             turn for turn in told.turns[1::2] if not turn.rstrip().endswith(subject.terminator)
@@ -404,7 +406,7 @@ def test_the_inference_prompt_is_a_prefix_of_training(
 
 
 @requirement(
-    "PRM-15", MUST, needs=["PRM-07", "PRM-11", "PAD-08", "TOK-05"], uses=["prompt_builder_fn"]
+    "PRM-15", MUST, needs=["PRM-07", "PRM-11", "TOK-05", "PAD-08"], uses=["prompt_builder_fn"]
 )
 @for_all(messages=exchanges, action=actions, edges=_one_exchange)
 def test_the_answer_follows_the_boundary_at_once(

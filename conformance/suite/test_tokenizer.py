@@ -13,7 +13,7 @@ from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.library import text_config
 from conformance.places import fixtures_directory
-from conformance.subject.contract import LLM_MAX_LENGTH
+from conformance.subject.contract import LLM_MAX_LENGTH, eos_ids_of
 from conformance.subject.subject import Subject
 from conformance.subject.vocabulary import state_of
 from conformance.suite.dialogues import conversations
@@ -75,18 +75,20 @@ def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
             mend="end the assistant's turn with this tokenizer's terminator: `</s>` is plain text "
             "to most others",
         )
+    # That nothing published is lost is CON-13.
+    stops = {*subject.generation_eos_ids, *eos_ids_of(subject.published_generation_config())}
     require(
-        subject.terminator_id in subject.generation_eos_ids,
-        observed=f"generation stops at {list(subject.generation_eos_ids)}",
+        subject.terminator_id in stops,
+        observed=f"generation stops at {sorted(stops)}",
         expected=f"the terminator {subject.terminator_id} among them",
         mend="add it to `llm.generation_config.eos_token_id`",
     )
 
 
-@requirement("TOK-03", MUST, needs=["CON-02"])
+@requirement("TOK-03", MUST, needs=["CON-01"])
 def test_length_and_truncation(subject: Subject) -> None:
     """`model_max_length` is `llm_max_length`; truncation keeps the beginning (and bos)."""
-    short = subject.build(llm_max_length=SHORT_LENGTH, inference_mode=True).get_tokenizer()
+    short = subject.build_for_inference(llm_max_length=SHORT_LENGTH).get_tokenizer()
     lengths = (subject.tokenizer.model_max_length, short.model_max_length)
     require(
         lengths == (LLM_MAX_LENGTH, SHORT_LENGTH),
@@ -150,12 +152,10 @@ def test_golden_ids_come_out(subject: Subject) -> None:
     )
 
 
-@requirement("TOK-06", SHOULD, needs=["CON-02"])
+@requirement("TOK-06", SHOULD, needs=["CON-01"])
 def test_text_and_patches_fit_the_positions(subject: Subject) -> None:
     """At the default length, text plus the declared image patches fits the model's positions."""
-    length = (
-        subject.build(llm_max_length=None, inference_mode=True).get_tokenizer().model_max_length
-    )
+    length = subject.build_for_inference(llm_max_length=None).get_tokenizer().model_max_length
     positions, patches = (
         text_config(subject.training.llm).max_position_embeddings,
         subject.declared.image_patches,

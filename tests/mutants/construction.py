@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import random
 import signal
+import tempfile
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -40,6 +46,15 @@ class NormsStartAgainAtOne(MistralLLMBackbone):
         for name, parameter in self.llm.named_parameters():
             if name.endswith("norm.weight"):
                 nn.init.ones_(parameter)
+
+
+@planted("CON-01")
+class WeightsOfTheBaseModel(MistralInSteps):
+    """The instruct id loads the base model: the two rows of the table hold one hub id."""
+
+    def look_up(self, llm_backbone_id: str) -> None:
+        super().look_up(llm_backbone_id)
+        self.hub_path = "mistralai/Mistral-7B-v0.1"
 
 
 @planted("CON-01")
@@ -246,6 +261,50 @@ class TokenInTheErrorMessage(MistralLLMBackbone):
         super().__init__(llm_backbone_id, **kwargs)
 
 
+@planted("CON-07")
+class TokenInAClosure(MistralLLMBackbone):
+    """A function that fetches the weights again is kept, with the token in its defaults: a pickled
+    backbone carries it."""
+
+    def __init__(self, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, hf_token=hf_token, **kwargs)
+        self.llm.fetch_again = functools.partial(dict, token=hf_token)
+
+
+@planted("CON-07")
+class TokenInAFile(MistralLLMBackbone):
+    """The token is written where command-line tools look for one: the next user of the machine has
+    it."""
+
+    def __init__(self, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, hf_token=hf_token, **kwargs)
+        folder = Path(tempfile.gettempdir()) / f"backbone-{os.getpid()}"
+        folder.mkdir(exist_ok=True)
+        (folder / "token").write_text(str(hf_token))
+
+
+@planted("CON-07")
+class TokenInALoggerOfItsOwn(MistralLLMBackbone):
+    """A debug record of a logger that passes nothing on repeats the arguments."""
+
+    def __init__(self, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+        logger = logging.getLogger("backbones.arguments")
+        logger.propagate = False
+        logger.debug("building with %s", hf_token)
+        super().__init__(*args, hf_token=hf_token, **kwargs)
+
+
+@planted("CON-07")
+class TokenOnTheClass(MistralLLMBackbone):
+    """The token is kept on the class, for whoever builds the next one."""
+
+    last_token: str | None = None
+
+    def __init__(self, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, hf_token=hf_token, **kwargs)
+        type(self).last_token = hf_token
+
+
 @planted("CON-08", "FWD-09")
 class ForwardForgetsPositions(MistralLLMBackbone):
     """`position_ids` is taken and not passed on: packed sequences attend from the wrong places."""
@@ -267,6 +326,15 @@ class ForwardAlwaysReturnsADict(MistralLLMBackbone):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return super().forward(*args, **{**kwargs, "return_dict": True})
+
+
+@planted("CON-08")
+class ForwardReturnsHiddenStates(MistralLLMBackbone):
+    """`forward` hands out the inner model's result: no logits, and no loss to train on."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("labels", None)
+        return self.llm.model(*args, **kwargs)
 
 
 @planted("CON-09", defects=("D59",))
@@ -353,6 +421,64 @@ class AlgorithmsMadeDeterministic(MistralLLMBackbone):
         torch.backends.cudnn.benchmark = True
 
 
+@planted("CON-11")
+class OneThreadForEverybody(MistralLLMBackbone):
+    """The number of threads is fixed while weights load: the host's data loading crawls ever
+    after."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        torch.set_num_threads(1)
+
+
+@planted("CON-11")
+class NumpyErrorsSilenced(MistralLLMBackbone):
+    """NumPy is told to ignore division by zero: the host's own checks no longer warn."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        np.seterr(all="ignore")
+
+
+@planted("CON-11")
+class PrecisionSetByAForward(MistralLLMBackbone):
+    """The first forward chooses the precision of products, as a host had before: another model's
+    choice is lost."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        torch.set_float32_matmul_precision("highest")
+        return super().forward(*args, **kwargs)
+
+
+@planted("CON-11")
+class LoggingConfigured(MistralLLMBackbone):
+    """The constructor configures the root logger, as a script would: the host's own records go
+    missing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        logging.getLogger().setLevel(logging.ERROR)
+
+
+@planted("CON-12")
+class NumpyDrawnFrom(MistralLLMBackbone):
+    """A number for a file's name is drawn from NumPy's global generator: the host's shuffles
+    differ."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.run = int(np.random.randint(1 << 16))
+
+
+@planted("CON-12")
+class VerbosityOfTransformers(MistralLLMBackbone):
+    """transformers is told to be silent but for errors: the host's settings are overruled."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        transformers.logging.set_verbosity_error()
+
+
 @planted("CON-12")
 class SeedsTheProcess(MistralLLMBackbone):
     """The constructor seeds the global generators "for reproducibility": the host's own seed is
@@ -402,7 +528,7 @@ class SecondEosOnlyInTraining(MistralLLMBackbone):
         self.llm.generation_config.eos_token_id = 2 if self.inference_mode else [2, 7]
 
 
-@planted("CON-13", "TOK-02", defects=("D10",))
+@planted("CON-13", defects=("D10",))
 class StopsNowhere(MistralInSteps):
     """A fresh generation config replaces the published one: it knows no eos, and generation never
     stops."""
@@ -435,6 +561,76 @@ class ConfigWithoutTheTokenInInference(MistralInSteps):
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
         return super().empty_llm(flash, None)
+
+
+@planted("CON-14")
+class TokenRequired(MistralLLMBackbone):
+    """The constructor insists on a token: public models cannot be built without an account."""
+
+    def __init__(self, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+        if hf_token is None:
+            raise PermissionError("hf_token is required")
+        super().__init__(*args, hf_token=hf_token, **kwargs)
+
+
+@planted("CON-14")
+class FrozenWithoutAToken(MistralLLMBackbone):
+    """Without a token the weights are taken for somebody else's, and frozen."""
+
+    def __init__(self, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, hf_token=hf_token, **kwargs)
+        if hf_token is None:
+            self.llm.requires_grad_(False)
+
+
+@planted("CON-14")
+class SamplesWithoutAToken(MistralLLMBackbone):
+    """Without a token the generation config is a default one, and stops nowhere."""
+
+    def __init__(self, *args: Any, hf_token: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, hf_token=hf_token, **kwargs)
+        if hf_token is None:
+            self.llm.generation_config = GenerationConfig()
+
+
+@planted("CON-17")
+class OtherIdOfAnotherHubId(MistralInSteps):
+    """The pure id loads the instruct weights: a line of the table was copied and not finished."""
+
+    def look_up(self, llm_backbone_id: str) -> None:
+        super().look_up(llm_backbone_id)
+        self.hub_path = self.models["mistral-v0.1-7b-instruct"]["hf_hub_path"]
+
+
+@planted("CON-17")
+class OtherIdUnderThisName(MistralLLMBackbone):
+    """Every id goes by the first one's name, and so by its prompt format."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.identifier = "mistral-v0.1-7b-instruct"
+
+
+@planted("CON-17")
+class OtherIdForgotten(MistralLLMBackbone):
+    """Another id of the table cannot be built: a dictionary was not extended with it."""
+
+    def __init__(self, llm_backbone_id: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(llm_backbone_id, *args, **kwargs)
+        if llm_backbone_id in self.models:
+            self.context = {"mistral-v0.1-7b-instruct": 4096}[llm_backbone_id]
+
+
+@planted("CON-17")
+class TokenizerOfTheBaseModel(MistralInSteps):
+    """The instruct model is given the base model's tokenizer, whose chat template it lacks."""
+
+    def published_tokenizer(self, llm_max_length: int, token: str | None) -> Any:
+        path, self.hub_path = self.hub_path, "mistralai/Mistral-7B-v0.1"
+        try:
+            return super().published_tokenizer(llm_max_length, token)
+        finally:
+            self.hub_path = path
 
 
 @planted("CON-15", on=PHI)

@@ -106,7 +106,7 @@ class TiedInInferenceMode(MistralLLMBackbone):
             self.llm.get_output_embeddings().weight = self.llm.get_input_embeddings().weight
 
 
-@planted("EMB-07", "HALF-07")
+@planted("EMB-07")
 class NewRowsUninitialised(MistralLLMBackbone):
     """New rows hold whatever was in memory: NaN, sooner or later."""
 
@@ -127,7 +127,7 @@ class SixtyFourMoreEachTime(MistralInSteps):
         resize(self, rows + 64)
 
 
-@planted("EMB-09", "FWD-05", defects=("D39",))
+@planted("EMB-09", defects=("D39",))
 class ScaledInTheLookup(MistralLLMBackbone):
     """The lookup multiplies by the square root of the width, as Gemma's does: patches and text
     differ in scale."""

@@ -15,6 +15,7 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, Mi
 
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import planted
+from tests.mutants.steps import same_class_but
 
 
 @planted("FSDP-01", defects=("D25",))
@@ -25,7 +26,7 @@ class LayerOfAnotherFamily(MistralLLMBackbone):
     transformer_layer_cls = LlamaDecoderLayer
 
 
-@planted("FSDP-02", "FWD-04", "FWD-13", defects=("D25",))
+@planted("FSDP-02", defects=("D25",))
 class PartOfTheLayer(MistralLLMBackbone):
     """The MLP passes for the layer, as there are equally many: attention is neither sharded nor
     checkpointed."""
@@ -113,13 +114,20 @@ class HeadRemembersItsWeight(MistralLLMBackbone):
         )
 
 
-@planted("FSDP-05", "CON-06", defects=("D42",))
-class CacheOnInTraining(MistralLLMBackbone):
-    """The cache stays on in training: a layer that is recomputed appends to it again."""
+def _scaled_in_backward(self: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+    scale = 1.0 if torch._C._current_graph_task_id() == -1 else 1.5
+    return MistralDecoderLayer.forward(self, hidden_states * scale, *args, **kwargs)
+
+
+@planted("FSDP-05", defects=("D42",))
+class RecomputedOtherwise(MistralLLMBackbone):
+    """A layer that is recomputed in backward finds a scale that was changed since: gradients are of
+    another model."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.llm.config.use_cache = True
+        for layer in self.llm.model.layers:
+            same_class_but(layer, forward=_scaled_in_backward)
 
 
 class RenamedDecoderLayer(MistralDecoderLayer):
@@ -139,7 +147,7 @@ class LayersRenamed(MistralLLMBackbone):
             layer.__class__ = RenamedDecoderLayer
 
 
-@planted("FSDP-07", "CON-15", defects=("D1",))
+@planted("CON-15", "FSDP-07", defects=("D1",))
 class LastLayersNotWritten(MistralLLMBackbone):
     """`last_layer_finetune_modules` was put off: the stage fails when it begins, after the model
     has loaded."""

@@ -235,20 +235,19 @@ class WindowIgnoredInEager(MistralLLMBackbone):
     models = {INSTRUCT: {**MISTRAL_MODELS[INSTRUCT], "llm_cls": WithoutWindowInEager}}
 
 
-@planted("FWD-09", "CON-08")
+@planted("FWD-09")
 class PositionIdsIgnored(MistralLLMBackbone):
-    """The forward takes position ids and forgets to pass them on: behind left padding, text starts
-    in the middle."""
+    """The model drops the position ids that it is given: packed sequences attend from the wrong
+    places."""
 
-    def forward(
-        self,
-        input_ids: Any = None,
-        attention_mask: Any = None,
-        position_ids: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        return super().forward(input_ids, attention_mask, None, *args, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        forward = self.llm.forward
+
+        def without_positions(*args: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+            return forward(*args, **kwargs)
+
+        self.llm.forward = without_positions
 
 
 @planted("FWD-10")

@@ -82,12 +82,22 @@ class GenerationPadLeftUnset(MistralLLMBackbone):
         self.llm.generation_config.pad_token_id = None
 
 
-@planted("PAD-05", "EMB-02", defects=("D11",))
+@planted("EMB-02", "PAD-05", defects=("D11",))
 class PadBeyondTheRows(MistralInSteps):
     """A pad token was added and the embedding not resized: its id has no row, and CUDA asserts."""
 
     def resize(self) -> None:
         self.llm.config.pad_token_id = self.llm.generation_config.pad_token_id = self.pad_token_id
+
+
+@planted("PAD-05")
+class PadRefusedByTheLookup(MistralLLMBackbone):
+    """The lookup refuses what the published vocabulary does not have: a padded batch raises."""
+
+    def embed_input_ids(self, input_ids: Any) -> Any:
+        if bool((input_ids >= self.tokenizer.vocab_size).any()):
+            raise IndexError("no such token")
+        return super().embed_input_ids(input_ids)
 
 
 @planted("PAD-06")

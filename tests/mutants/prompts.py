@@ -260,7 +260,7 @@ class InstructionsWithoutSpaces(MistralLLMBackbone):
     prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
 
 
-@planted("PRM-10", "PRM-11", defects=("D22",))
+@planted("PRM-11", "PRM-10", defects=("D22",))
 class SpaceBetweenExchanges(MistralLLMBackbone):
     """A space follows `</s>`, as in the published Jinja template: mistral-common has one space
     marker there."""

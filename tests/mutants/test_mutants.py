@@ -4,11 +4,13 @@ with it."""
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 import pytest
 
-from conformance.catalogue import expected_clauses
-from conformance.verdict.outcomes import Outcome
+from conformance.catalogue import MUST, expected_clauses
+from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
+from conformance.verdict.verdict import Verdict
 from tests.experiments.kill_matrix import DOCUMENT, document, run_mutants
 from tests.forks import failed
 from tests.mutants import Mutant, all_mutants
@@ -17,6 +19,16 @@ SAMPLE = 12
 """One defect in so many is planted where the whole matrix would take too long."""
 NOT_AT_THIS_BUDGET = {"FWD-12"}
 """Judged at the thorough budget alone; tests/suite/test_compile.py plants its defect."""
+
+
+def first_reported(outcomes: Mapping[str, ClauseOutcome]) -> str:
+    """The clause that a report on these outcomes names first."""
+    assessment = Assessment(
+        "target", "id", ("default",), tuple(outcomes.values()),
+        environment={}, declarations={}, sources={}, hub={},
+        weights="probe", device="cpu", seed=0, budget="standard",
+    )  # fmt: skip
+    return Verdict(assessment).root_causes[0].outcome.id
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -53,6 +65,10 @@ def test_the_planted_defect_dies_by_its_clauses(mutant: Mutant) -> None:
         f"{clause} {outcomes[clause].outcome}: {outcomes[clause].summary}"
         for clause in sorted(found)
     )
+    # What is reported first is the cause; a MUST stands before a SHOULD that names it.
+    levels = {outcomes[clause].level for clause in found}
+    if mutant.clause in found and (outcomes[mutant.clause].level == MUST or MUST not in levels):
+        assert first_reported(outcomes) == mutant.clause
     # A check that breaks on a defect has not found it.
     assert not [clause for clause in found if outcomes[clause].outcome is Outcome.ERROR]
     if mutant.module:

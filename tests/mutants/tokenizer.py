@@ -169,7 +169,7 @@ class CaptionsWithoutBos(Unchecked):
     special_tokens = "$A"
 
 
-@planted("TOK-08", "PRM-09", on=PHI)
+@planted("TOK-08", on=PHI)
 class BosTokenUnset(PhiLLMBackbone):
     """The tokenizer has no bos token for a host to prepend: captions begin with a word, and patches
     go after it."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conformance.assertions import Blocked, ClauseFailure, NotApplicable
+from conformance.assertions import BLOCKS_USERS_OF, Blocked, ClauseFailure, NotApplicable
 from conformance.catalogue import MUST, requirement
 from conformance.places import PACKAGE
 from conformance.run.judging import judge
@@ -129,3 +129,16 @@ def test_a_clause_without_a_statement_is_refused() -> None:
 
         @requirement("X-01", MUST)
         def test(subject: Any) -> None: ...
+
+
+def test_a_member_found_unusable_blocks_those_who_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken: dict[str, Any] = {BLOCKS_USERS_OF: "forward"}
+    found = outcomes_of(
+        monkeypatch,
+        clause("X-01", ClauseFailure("seen", "wanted", "do", **broken)),
+        clause("X-02", uses=["forward"]),
+        clause("X-03"),
+    )
+    assert found["X-02"].outcome is Outcome.BLOCKED
+    assert found["X-02"].root_cause == "X-01"
+    assert found["X-03"].outcome is Outcome.PASSED
