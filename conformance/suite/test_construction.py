@@ -630,8 +630,9 @@ def _difference_of_builds(observed: Any, expected: Any) -> str | None:
         ours, theirs = (_without_token(getattr(b.llm, name)) for b in (observed, expected))
         if ours != theirs:
             return f"the {name.replace('_', ' ')} differs"
-    if (name := _differing_parameter(observed, expected)) is not None:
-        return f"the parameter `{name}` differs in value, dtype or whether it is trained"
+    differing = _differing_parameter(observed, expected)
+    if differing is not None:
+        return f"the parameter `{differing}` differs in value, dtype or whether it is trained"
     tokenizers = observed.get_tokenizer(), expected.get_tokenizer()
     for fact in ("padding_side", "truncation_side", "model_max_length", "pad_token_id"):
         a, b = (getattr(tokenizer, fact) for tokenizer in tokenizers)

@@ -37,7 +37,7 @@ _LIVES = (
 """Histories that are tried before any is drawn."""
 
 
-@requirement("CON-16", MUST, needs=["CON-01", "CON-02", "CON-05", "CON-13"])
+@requirement("CON-16", MUST, needs=["CON-02", "CON-05", "CON-13", "CON-14"])
 def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
     """However it is built (`inference_mode`, `use_flash_attention_2`, without a token), the
     backbone is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer, prompts and

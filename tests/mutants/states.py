@@ -94,7 +94,7 @@ class LeftPaddedWithFlash(Tampered):
             self.tokenizer.padding_side = "left"
 
 
-@planted("CON-16")
+@planted("CON-14")
 class GenerationConfigNeedsTheToken(Tampered):
     """Without a token the generation config is the library's default, without eos."""
 
