@@ -20,7 +20,7 @@ from conformance.subject.target import Target
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.upstream import apply_defects, known_defects
 
-FORK_SECONDS = 240.0
+FORK_SECONDS = 480.0
 """A fork that takes longer is killed; its subject counts as hung."""
 
 
