@@ -317,7 +317,7 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
             _run(backbone, _Call.of({**other, "mask": "ragged left"}, inputs, offset=3))
     elif history == "long call before":
         with torch.no_grad():
-            _run(backbone, _Call.of({**DEFAULTS, "length": 140}, inputs, offset=4))
+            _run(backbone, _Call.of({**DEFAULTS, "length": 70}, inputs, offset=4))
     elif history == "after generation":
         ids = inputs.ids(2, 5, offset=5)
         backbone.llm.generate(

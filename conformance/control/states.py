@@ -37,9 +37,9 @@ LLM_MAX_LENGTH = 128
 """The `llm_max_length` of the compared instances, in tokens: short, so that longer sequences are
 cheap. It limits the tokenizer alone."""
 
-_TOKENS = 140
-"""The most tokens of one call, beside a single sequence of 513: logits over a whole vocabulary take
-128 KiB a token."""
+_TOKENS = 66
+"""The most tokens of a batch of two or more: most of the time goes into logits over a whole
+vocabulary."""
 
 _USUAL = {"window": 16, "window+1": 17}
 """What lengths that are counted from the window come to in a probe."""
@@ -132,7 +132,7 @@ def _makes_sense(row: Row) -> bool:
     mask, length = row.get("mask", "ones"), row.get("length", 7)
     batch = row.get("batch", 1)
     return not (
-        (batch * _USUAL.get(length, length) > _TOKENS and (length, batch) != (513, 1))
+        (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS)
         # The longest sequences cost most: in the states that make a difference to them.
         or (
             length == 513

@@ -37,9 +37,8 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
         ),
         *(("cache", cache, "length", 2) for cache in ("in chunks", "token by token")),
         *(("mask", mask, "length", 2) for mask in ("right", "ragged left", "holes")),
-        *(("batch", batch, "length", 131) for batch in (2, 3, 8)),
-        ("batch", 3, "length", 65),
-        ("batch", 8, "length", 65),
+        *(("batch", batch, "length", length) for batch in (2, 3, 8) for length in (65, 131)),
+        *(("batch", 8, "length", length) for length in ("window", "window+1")),
     }
 
 
