@@ -561,7 +561,7 @@ def test_no_token_is_no_difference(subject: Subject) -> None:
         expected="a backbone: public models need no token",
         mend="take None, and pass it on",
     )
-    difference = _difference_of_builds(backbone, subject.training)
+    difference = _difference_of_builds(subject, backbone)
     require(
         difference is None,
         observed=f"with hf_token=None {difference}",
@@ -624,13 +624,15 @@ def _require_own_files(name: str, recipe: Recipe, calls: Sequence[HubCall]) -> N
     )
 
 
-def _difference_of_builds(observed: Any, expected: Any) -> str | None:
-    """How a backbone built otherwise differs from the shared one, weights' values included."""
+def _difference_of_builds(subject: Subject, observed: Any) -> str | None:
+    """How a backbone built otherwise differs from the shared one, the checkpoint's values
+    included."""
+    expected = subject.training
     for name in ("config", "generation_config"):
         ours, theirs = (_without_token(getattr(b.llm, name)) for b in (observed, expected))
         if ours != theirs:
             return f"the {name.replace('_', ' ')} differs"
-    differing = _differing_parameter(observed, expected)
+    differing = _differing_parameter(subject, observed)
     if differing is not None:
         return f"the parameter `{differing}` differs in value, dtype or whether it is trained"
     tokenizers = observed.get_tokenizer(), expected.get_tokenizer()
@@ -651,20 +653,24 @@ def _without_token(config: Any) -> dict[str, Any]:
     }
 
 
-def _differing_parameter(observed: Any, expected: Any) -> str | None:
+def _differing_parameter(subject: Subject, observed: Any) -> str | None:
+    """The first parameter that differs from the shared backbone's: what did not come from the
+    checkpoint may be drawn anew at each construction, and only its values may."""
     ours = dict(observed.llm.named_parameters())
-    theirs = dict(expected.llm.named_parameters())
-    return next(
-        (
-            name
-            for name in sorted({*ours, *theirs})
-            if name not in ours
-            or name not in theirs
-            or ours[name].requires_grad != theirs[name].requires_grad
-            or not same_tensor(ours[name].detach(), theirs[name].detach())
-        ),
-        None,
-    )
+    theirs = dict(subject.training.llm.named_parameters())
+
+    def differs(name: str) -> bool:
+        if name not in ours or name not in theirs:
+            return True
+        one, other = ours[name], theirs[name]
+        rows = subject.checkpoint.shapes.get(name, (0,))[0]
+        return (
+            one.requires_grad != other.requires_grad
+            or (one.dtype, one.shape) != (other.dtype, other.shape)
+            or not same_tensor(one.detach()[:rows], other.detach()[:rows])
+        )
+
+    return next((name for name in sorted({*ours, *theirs}) if differs(name)), None)
 
 
 def _constructed(subject: Subject) -> Any:
