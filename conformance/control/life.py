@@ -13,7 +13,7 @@ STEPS = (
     "forward", "masked", "patches", "generate", "decode far", "step", "train", "eval", "reload",
 )  # fmt: skip
 _GROWTH = 0.02
-"""What a step adds to a parameter, as a share of it: the same for subject and control, whatever
+"""What a step adds to every parameter, as a share of it: the same for subject and control, whatever
 their gradients are (TRN-04 compares those)."""
 
 
@@ -85,6 +85,6 @@ def _step(backbone: Any, inputs: Inputs, index: int) -> None:
     labels[:, 0] = IGNORED_LABEL
     backbone(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss.backward()
     with torch.no_grad():
-        for place, parameter in enumerate(backbone.llm.parameters()):
-            parameter.mul_(1.0 + _GROWTH * (place % 3))
+        for parameter in backbone.llm.parameters():
+            parameter.mul_(1.0 + _GROWTH)
     backbone.zero_grad(set_to_none=True)
