@@ -213,15 +213,16 @@ def narrowed(together: Compared, finding: Finding) -> Finding:
 def failure(together: Compared, found: Finding, *, mend: str) -> ClauseFailure:
     """The clause failure that tells of a finding, in its plainest row."""
     found = narrowed(together, found)
+    state = {name: value for name, value in found.row.items() if value != DEFAULTS[name]}
     return ClauseFailure(
         observed=f"{described(found.row)}: {found.difference.told}",
-        expected="what the library's own model returns from the same checkpoint in the same "
-        "state; in plainer states it is",
+        expected="what the library's own model returns from the same checkpoint in the same state"
+        + (", as it is in plainer ones" if state else ""),
         mend=mend,
         quantity=found.difference.quantity,
         value=found.difference.value,
         bound=found.difference.bound,
-        state={name: value for name, value in found.row.items() if value != DEFAULTS[name]},
+        state=state,
     )
 
 
