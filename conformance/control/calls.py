@@ -89,6 +89,14 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             raise CallRefused from error
 
 
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The shifted cross-entropy of logits (batch, sequence, vocabulary) in float64, over labels
+    that are not -100."""
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].double().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL
+    )
+
+
 def takes_gradients(row: Row) -> bool:
     """Whether the gradients of this row are compared: in full precision, of what is trained, and
     not of the longest sequences, for time."""
@@ -108,6 +116,14 @@ def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
         cache, parts, seen = None, list[Observation](), dict[str, Any]()
         for begin, end in chunks:
             facts, cache = _facts_of(made.run(backbone, begin, end, cache), row)
+            loss = facts.pop("loss", None)
+            if made.labels is not None:
+                facts["a loss"] = loss is not None
+            if made.labels is not None and loss is not None and row["precision"] == "float32":
+                # A subject may leave rows out that no token has: its loss is that of its own
+                # logits.
+                own = cross_entropy(facts["logits"], made.labels)
+                facts["loss over the cross-entropy of its own logits"] = loss.detach() / own
             facts["logits"] = facts["logits"][..., inputs.columns]
             parts.append(facts)
             seen.update(facts)
@@ -283,14 +299,11 @@ def _facts_of(output: Any, row: Row) -> tuple[Observation, Any]:
 
 
 def _gradients(backbone: Any, seen: Observation) -> dict[str, torch.Tensor | None]:
-    """The gradient of every parameter of `llm`, None for one that is not reached: of the loss, or
-    without labels of a fixed functional over the logits of real positions."""
-    if "loss" in seen:
-        value = seen["loss"]
-    else:
-        compared = seen["logits"]
-        weights = torch.cos(torch.arange(compared.shape[-1], dtype=compared.dtype))
-        value = (compared * weights).mean()
+    """The gradient of every parameter of `llm`, None for one that is not reached, of a fixed
+    functional over the logits of real positions and known ids."""
+    compared = seen["logits"]
+    weights = torch.cos(torch.arange(compared.shape[-1], dtype=compared.dtype))
+    value = (compared * weights).mean()
     # Two that every model has, whatever it calls its parameters.
     named = {
         **dict(backbone.llm.named_parameters()),

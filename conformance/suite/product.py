@@ -32,6 +32,10 @@ from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 
+LOSS = ("a loss", "loss over the cross-entropy of its own logits")
+GRADIENTS = ("gradients",)
+OF_TRAINING = (*LOSS, *GRADIENTS)
+"""The quantities that the clauses on training look at."""
 SHARE = {"quick": 0.3, "standard": 1.0, "thorough": 1.0}
 """Share of the rows that each budget runs."""
 

@@ -21,7 +21,7 @@ from conformance.control.life import STEPS, probe, take
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.subject.subject import Subject
-from conformance.suite.product import Compared, compared, failure, findings
+from conformance.suite.product import OF_TRAINING, Compared, compared, failure, findings
 from conformance.suite.properties import for_all
 
 _BUILDS = {
@@ -77,7 +77,7 @@ def test_any_call_in_any_state(subject: Subject) -> None:
     positions, cache, labels, output, history, batch and length is covered."""
     together = compared(subject)
     found = next(
-        (one for one in findings(subject) if one.difference.quantity not in ("loss", "gradients")),
+        (one for one in findings(subject) if one.difference.quantity not in OF_TRAINING),
         None,
     )
     if found is not None:

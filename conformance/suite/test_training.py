@@ -12,20 +12,21 @@ import torch
 from conformance.assertions import NotApplicable, require, within
 from conformance.catalogue import MUST, requirement
 from conformance.control import Inputs
+from conformance.control.calls import cross_entropy
 from conformance.parity.equality import GRADIENT_RELATIVE_RMS, relative_rms
 from conformance.parity.gates import NEGLIGIBLE_GRADIENT, SEMANTICS, conditions
 from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL, decoder_layers, logits_of
-from conformance.suite.product import compared, failure, findings
+from conformance.suite.product import GRADIENTS, LOSS, compared, failure, findings
 
 _OVERFITTING = (12, 1e-2, 0.5)
 """Steps of AdamW, their rate, and the share of the first loss that must be left at most."""
 
 
 @requirement("TRN-01", MUST, profile="training", needs=["FWD-14"], uses=["forward"])
-def test_loss_is_the_cross_entropy(subject: Subject) -> None:
-    """`loss` is the shifted cross-entropy of the subject's own logits with −100 ignored, and in
-    every state what the library's own model returns."""
+def test_loss_is_thecross_entropy(subject: Subject) -> None:
+    """`loss` is the shifted cross-entropy of the subject's own logits with −100 ignored, in every
+    state."""
     together = compared(subject)
     for mode in (False, True):
         for ignored in (False, True):
@@ -41,7 +42,7 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
                 expected="the loss of those labels",
                 mend="pass `labels` on to the language model",
             )
-            wanted = _cross_entropy(logits_of(output), labels)
+            wanted = cross_entropy(logits_of(output), labels)
             error = abs(float(output.loss) - float(wanted)) / abs(float(wanted))
             within(
                 "loss",
@@ -54,13 +55,14 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
                 mend="shift labels by one, ignore -100, and average over what is left",
                 conditions=conditions(output.loss.dtype, output.loss.device),
             )
-    _no_finding(subject, "loss", mend="compute the loss alike in every state")
+    _no_finding(subject, LOSS, mend="compute the loss alike in every state")
 
 
 @requirement("TRN-02", MUST, profile="training", needs=["TRN-01", "FWD-03"], uses=["forward"])
 def test_ignored_labels_have_no_influence(subject: Subject) -> None:
     """Ignored labels have no influence: what stands behind the last label that counts changes
-    neither the loss nor any gradient."""
+    neither the loss nor any gradient, which are those of the cross-entropy of the subject's own
+    logits."""
     if subject.declared.attention != "causal":
         raise NotApplicable("bidirectional attention sees what stands behind, too")
     together = compared(subject)
@@ -72,7 +74,22 @@ def test_ignored_labels_have_no_influence(subject: Subject) -> None:
         ids[:, half:] = together.inputs.ids(len(ids), ids.shape[1] - half, offset=20 + offset)
         labels[:, half:] = IGNORED_LABEL
         output = backbone(input_ids=ids, attention_mask=mask, labels=labels)
+        own = _gradients(backbone, cross_entropy(logits_of(output), labels), keep=True)
         losses.append((float(output.loss.detach()), _gradients(backbone, output.loss)))
+        wrong, name = max(
+            (relative_rms(losses[-1][1][name], gradient), name)
+            for name, gradient in own.items()
+            if _counts(gradient, own)
+        )
+        within(
+            "gradient of the loss",
+            wrong,
+            GRADIENT_RELATIVE_RMS,
+            observed=f"the loss's gradient in `{name}` differs by {wrong:.2g} from that of the "
+            "cross-entropy of its own logits",
+            expected="the same gradient, over the labels that are not -100",
+            mend="add nothing to the loss that labels do not ask for",
+        )
     (one, one_gradients), (other, other_gradients) = losses
     embedding = id(backbone.llm.get_input_embeddings().weight)
     rows = {n for n, p in backbone.llm.named_parameters() if id(p) == embedding}
@@ -139,7 +156,7 @@ def test_gradients_are_those_of_the_library(subject: Subject) -> None:
     own model, with checkpointing too."""
     _no_finding(
         subject,
-        "gradients",
+        GRADIENTS,
         mend="detach nothing, freeze nothing, and scale no gradient; checkpoint whole layers",
     )
 
@@ -221,8 +238,8 @@ def test_a_batch_can_be_learnt(subject: Subject) -> None:
     )
 
 
-def _no_finding(subject: Subject, quantity: str, *, mend: str) -> None:
-    found = next((one for one in findings(subject) if one.difference.quantity == quantity), None)
+def _no_finding(subject: Subject, quantities: tuple[str, ...], *, mend: str) -> None:
+    found = next((one for one in findings(subject) if one.difference.quantity in quantities), None)
     if found is not None:
         raise failure(compared(subject), found, mend=mend)
 
@@ -239,15 +256,12 @@ def _batch(inputs: Inputs, *, ignored: bool) -> tuple[torch.Tensor, torch.Tensor
     return ids, mask, labels
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].double().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL
-    )
-
-
-def _gradients(backbone: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def _gradients(backbone: Any, loss: torch.Tensor, *, keep: bool = False) -> dict[str, torch.Tensor]:
+    """The gradients of `loss`, whose graph is freed unless it is to be kept."""
     parameters = {n: p for n, p in backbone.llm.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    found = torch.autograd.grad(
+        loss, list(parameters.values()), allow_unused=True, retain_graph=keep
+    )
     return {
         name: gradient
         for name, gradient in zip(parameters, found, strict=True)
