@@ -262,7 +262,9 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
     )
 
 
-@requirement("FSDP-08", SHOULD, profile="numerics", needs=["FSDP-03", "HALF-04"], uses=WRAPPING)
+@requirement(
+    "FSDP-08", SHOULD, profile="numerics", needs=["FSDP-03", "FSDP-04", "HALF-04"], uses=WRAPPING
+)
 def test_far_positions_survive_mixed_precision(subject: Subject) -> None:
     """Far-position logits survive FSDP mixed precision with bf16 buffers, Prismatic's default:
     judged by effect (the rounding gate at positions ≥ 1024), not by a buffer's dtype; with float32

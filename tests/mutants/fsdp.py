@@ -102,7 +102,7 @@ class HeadBiasInADict(MistralLLMBackbone):
         )
 
 
-@planted("FSDP-04", "FSDP-08", defects=("D28",))
+@planted("FSDP-04", defects=("D28",))
 class HeadRemembersItsWeight(MistralLLMBackbone):
     """The head keeps hold of its first weight: sharding puts another in its place, and the two
     drift apart."""

@@ -119,18 +119,6 @@ class TowerInside(Plain):
 
 
 @sound(*UNGUARDED)
-class CompiledForward(Plain):
-    """The model's forward is compiled at construction."""
-
-    def finish(self, hub, token):
-        super().finish(hub, token)
-        self._run = torch.compile(self.llm.forward, backend="eager", dynamic=True)
-
-    def forward(self, **inputs):
-        return self._run(**inputs)
-
-
-@sound(*UNGUARDED)
 class SpareRowsOff(Plain):
     """Logits of rows that no token has are the least there is: sampling can never draw them."""
 
