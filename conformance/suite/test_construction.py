@@ -574,7 +574,7 @@ def test_no_token_is_no_difference(subject: Subject) -> None:
 def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
     """What is loaded under an id (weights, tokenizer, generation config) is what the id stands for,
     under the other ids of the family too that the class knows: each constructs, under its own name,
-    with the prompt builder of its rule."""
+    and the others' prompt builders, if they have one, are those of the rule."""
     recipes = subject.recipes_by_id
     listed = str(_error_for_unknown_id(subject))
     others = [
@@ -596,7 +596,10 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
         )
         _require_own_files(name, recipes[name], subject.tap.calls[asked_before:])
         rule = subject.declared.builder_for(name)
-        builder = getattr(backbone.prompt_builder_fn, "__name__", rule)
+        builder = rule
+        if name != subject.backbone_id:  # whose builder PRM-01 judges
+            with refusal(ValueError):
+                builder = getattr(backbone.prompt_builder_fn, "__name__", rule)
         dtype = next(backbone.llm.parameters()).dtype
         found = (backbone.identifier, builder, str(dtype), len(backbone.get_tokenizer()) > 0)
         own = next(subject.training.llm.parameters()).dtype
