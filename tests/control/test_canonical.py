@@ -40,7 +40,13 @@ def with_prompts(identifier: str) -> Callable[..., Any]:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("identifier", FAMILIES)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every family, or one where defects are sampled."""
+    if "identifier" in metafunc.fixturenames:
+        share = {"full": 3, "sample": 1, "none": 0}[metafunc.config.getoption("--mutants")]
+        metafunc.parametrize("identifier", list(FAMILIES)[:share])
+
+
 def test_the_control_is_certified(identifier: str) -> None:
     case = Case(identifier, with_prompts(identifier), identifier, {})
     ((_, outcomes),) = judge_in_forks([case], None)

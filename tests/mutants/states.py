@@ -269,7 +269,7 @@ class OutputKept(Tampered):
         return self.last_output
 
 
-@planted("FWD-15")
+@planted("FWD-15", "FSDP-08")
 class ModelShared(Tampered):
     """Norms are kept on the class and shared by all instances, to save memory."""
 
@@ -283,14 +283,15 @@ class ModelShared(Tampered):
 
 @planted("FWD-14")
 class HeadCopiedOnFirstUse(Tampered):
-    """The head's weight is transposed once, on the first call in eval(), and used ever after."""
+    """The head's weight is transposed once, on the first call without gradients, and used ever
+    after."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         kept: dict[str, torch.Tensor] = {}
 
         def from_copy(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-            if module.training or inputs[0].dtype != torch.float32:
+            if torch.is_grad_enabled() or inputs[0].dtype != torch.float32:
                 return output
             transposed = kept.setdefault("head", module.weight.detach().t().contiguous())
             return inputs[0] @ transposed

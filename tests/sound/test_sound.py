@@ -31,6 +31,8 @@ def test_a_sound_backbone_is_certified(variant: Sound) -> None:
         variant.backbone_id,
         variant.declared,
         recipes=variant.recipes,
+        # `python -m tests.experiments.false_alarms --sound` judges them at the standard budget.
+        budget="quick",
     )
     ((_, outcomes),) = judge_in_forks([case], None)
     assert outcomes, "the fork died"
