@@ -61,11 +61,8 @@ def _tell_what_is_unmet(
         and found.outcome not in {Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.UPSTREAM}
     }
     for clause, found in unmet.items():
-        shown = found.counterexample or ""
-        print(
-            f"{case.name} seed {case.seed}: {clause} {found.outcome}: {found.summary[:400]} {shown}",
-            flush=True,
-        )
+        told = f"{found.outcome}: {found.summary[:400]} {found.counterexample or ''}"
+        print(f"{case.name} seed {case.seed}: {clause} {told}", flush=True)
     if not outcomes:
         print(f"{case.name} seed {case.seed}: died", flush=True)
     return bool(unmet) or not outcomes
