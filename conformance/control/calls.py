@@ -130,7 +130,11 @@ def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
         if row["cache"] == "returned" and cache is not None:
             extra = made.continued(backbone, cache, inputs)
             seen["logits after the cache"] = extra[..., inputs.columns].flatten(0, 1)
-        seen["logits"] = torch.cat([part["logits"] for part in parts], 1)[made.real]
+        whole = torch.cat([part["logits"] for part in parts], 1)
+        seen["logits"] = whole[made.real]
+        if len(chunks) > 1:
+            # A few among many: what goes wrong in half precision along the cache alone would drown.
+            seen["logits behind the cache"] = whole[:, chunks[1][0] :].flatten(0, 1)
         if "hidden states" in seen:
             by_layer = zip(*(part["hidden states"] for part in parts), strict=True)
             seen["hidden states"] = [
@@ -361,14 +365,14 @@ def _run(backbone: Any, made: _Call) -> Any:
 def _unchanged(backbone: Any, *, values: bool) -> Iterator[None]:
     """Put back mode and gradients, and the parameters' `values`, which only a step changes."""
     training = backbone.training
-    kept = [(one, one.detach().clone()) for one in backbone.parameters()] if values else []
+    kept = [(one, one.detach().clone()) for one in backbone.llm.parameters()] if values else []
     try:
         yield
     finally:
         with torch.no_grad():
             for parameter, value in kept:
                 parameter.copy_(value)
-        backbone.zero_grad(set_to_none=True)
+        backbone.llm.zero_grad(set_to_none=True)
         backbone.train(training)
 
 
@@ -376,7 +380,7 @@ def _unchanged(backbone: Any, *, values: bool) -> Iterator[None]:
 def _parameters_in(backbone: Any, dtype: torch.dtype) -> Iterator[None]:
     """Parameters in half precision while the body runs, buffers as they are: as FSDP's mixed
     precision with float32 buffers casts them."""
-    kept = {parameter: parameter.data for parameter in backbone.parameters()}
+    kept = {parameter: parameter.data for parameter in backbone.llm.parameters()}
     try:
         for parameter in kept:
             parameter.data = parameter.data.to(dtype)

@@ -87,4 +87,4 @@ def _step(backbone: Any, inputs: Inputs, index: int) -> None:
     with torch.no_grad():
         for parameter in backbone.llm.parameters():
             parameter.mul_(1.0 + _GROWTH)
-    backbone.zero_grad(set_to_none=True)
+    backbone.llm.zero_grad(set_to_none=True)

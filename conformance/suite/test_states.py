@@ -249,7 +249,7 @@ def _live_alike(together: Compared, backbone: Any, control: Control, steps: list
     finally:
         for one, state in zip((backbone, control), kept, strict=True):
             one.load_state_dict(state)
-            one.zero_grad(set_to_none=True)
+            one.llm.zero_grad(set_to_none=True)
             one.eval()
 
 

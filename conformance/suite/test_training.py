@@ -123,7 +123,7 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
     backbone.train()
     layers = decoder_layers(backbone)
     for frozen in (False, True):
-        kept = [(p, p.requires_grad) for p in backbone.parameters()]
+        kept = [(p, p.requires_grad) for p in backbone.llm.parameters()]
         if frozen:
             trained = {id(p) for p in layers[-1].parameters()}
             for parameter, _ in kept:
@@ -135,7 +135,7 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
         finally:
             for parameter, wanted in kept:
                 parameter.requires_grad_(wanted)
-            backbone.zero_grad(set_to_none=True)
+            backbone.llm.zero_grad(set_to_none=True)
         expected = [len(layers) - 1] if frozen else range(len(layers))
         missed = [index for index in expected if calls[index] < 2]
         require(
@@ -174,13 +174,13 @@ def test_micro_batches_add_up(subject: Subject) -> None:
     counted = (labels[:, 1:] != IGNORED_LABEL).sum(1)
     backbone(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
     whole = {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}
-    backbone.zero_grad(set_to_none=True)
+    backbone.llm.zero_grad(set_to_none=True)
     for row in range(len(ids)):
         part = slice(row, row + 1)
         loss = backbone(input_ids=ids[part], attention_mask=mask[part], labels=labels[part]).loss
         (loss * counted[row] / counted.sum()).backward()
     summed = {n: p.grad.clone() for n, p in backbone.named_parameters() if p.grad is not None}
-    backbone.zero_grad(set_to_none=True)
+    backbone.llm.zero_grad(set_to_none=True)
     backbone.eval()
     require(
         bool(whole) and summed.keys() == whole.keys(),
@@ -227,7 +227,7 @@ def test_a_batch_can_be_learnt(subject: Subject) -> None:
             losses.append(float(loss.detach()))
     finally:
         backbone.load_state_dict(kept)
-        backbone.zero_grad(set_to_none=True)
+        backbone.llm.zero_grad(set_to_none=True)
         backbone.eval()
     require(
         losses[-1] <= share * losses[0],

@@ -358,7 +358,7 @@ class MasksOfFourRows(Tampered):
 
 @planted("FWD-14")
 class RoundedAlongTheCache(Tampered):
-    """In half precision what is computed behind a cache is rounded to eight bits."""
+    """In half precision what attention finds behind a cache is rounded to eight bits."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -369,7 +369,7 @@ class RoundedAlongTheCache(Tampered):
             return output
 
         for layer in self.llm.model.layers:
-            layer.self_attn.v_proj.register_forward_hook(rounded)
+            layer.self_attn.o_proj.register_forward_hook(rounded)
 
 
 # --- generation and training ---
