@@ -94,11 +94,13 @@ def test_published_facts() -> None:
     assert llama.config["rope_scaling"] is None
     phi = recipes["microsoft/phi-2"]
     assert (
-        phi.chat_template,
+        phi.template_oracle,
+        phi.tokenizer.ships_chat_template,
         phi.config["partial_rotary_factor"],
         len(phi.tokenizer.config["added_tokens_decoder"]),
     ) == (
-        None,
+        "seed",
+        False,
         0.4,
         39,
     )
