@@ -8,6 +8,8 @@ from conformance.verdict.outcomes import Outcome
 from tests.forks import Case, judge_in_forks
 from tests.sound.prompts import SOUND
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_backbone_is_not_failed(name: str) -> None:
