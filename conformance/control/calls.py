@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -51,7 +52,7 @@ class Inputs:
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randn(batch, count, self.width, generator=generator)
 
-    @property
+    @cached_property
     def columns(self) -> torch.Tensor:
         """The ids whose logits are compared: spread over the vocabulary, and all of its tail."""
         spread = torch.arange(0, self.known, max(1, self.known // 2048))
@@ -188,7 +189,8 @@ class _Call:
             options={
                 "plain": {}, "hidden states": {"output_hidden_states": True},
                 "tuple": {"return_dict": False},
-            }[row["output"]],
+            }[row["output"]]
+            | ({} if row["cache"] == "none" else {"use_cache": True}),
             real=real,
         )  # fmt: skip
 
@@ -203,10 +205,7 @@ class _Call:
 
     def run(self, backbone: Any, begin: int, end: int, cache: Any) -> Any:
         """The call, or the part of it from `begin` to `end`, behind what `cache` holds."""
-        total = self.real.shape[1]
         arguments: dict[str, Any] = dict(self.options)
-        if (begin, end) != (0, total):
-            arguments["use_cache"] = True
         if cache is not None:
             arguments["past_key_values"] = cache
         if self.form == "ids":

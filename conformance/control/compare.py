@@ -74,12 +74,18 @@ def _tensors(
     if not isinstance(found, torch.Tensor) or found.shape != wanted.shape:
         shape = tuple(found.shape) if isinstance(found, torch.Tensor) else None
         yield Difference(
-            name, f"the {name} are of shape {shape}, the control's {tuple(wanted.shape)}", 1.0, 0.0
+            name,
+            f"the {name} {_are(name)} of shape {shape}, the control's {tuple(wanted.shape)}",
+            1.0,
+            0.0,
         )
         return
     if found.dtype != wanted.dtype:
         yield Difference(
-            name, f"the {name} are in {found.dtype}, the control's in {wanted.dtype}", 1.0, 0.0
+            name,
+            f"the {name} {_are(name)} in {found.dtype}, the control's in {wanted.dtype}",
+            1.0,
+            0.0,
         )
         return
     if exact is not None:
@@ -89,8 +95,8 @@ def _tensors(
         if not distance <= HALF_DISTANCE:
             yield Difference(
                 name,
-                f"the {name} are {distance:.3g} times as far from the control's as rounding moves "
-                "those",
+                f"the {name} {_are(name)} {distance:.3g} times as far from the control's as "
+                "rounding moves those",
                 distance,
                 HALF_DISTANCE,
             )
@@ -98,7 +104,10 @@ def _tensors(
     error = relative_rms(found, wanted)
     if not error <= SEMANTICS:
         yield Difference(
-            name, f"the {name} differ by a relative RMS of {error:.2g}", error, SEMANTICS
+            name,
+            f"the {name} {_are(name)} off by a relative RMS of {error:.2g}",
+            error,
+            SEMANTICS,
         )
         return
     if found.dim() < 2:
@@ -110,10 +119,14 @@ def _tensors(
         place = int(by_place.argmax())
         yield Difference(
             name,
-            f"the {name} differ at one place (real position {place}) by {worst:.2g}",
+            f"the {name} {_are(name)} off by {worst:.2g} at one place (real position {place})",
             worst,
             POSITION,
         )
+
+
+def _are(name: str) -> str:
+    return "is" if name.startswith("loss") else "are"
 
 
 def _gradients(

@@ -20,8 +20,8 @@ from conformance.parity.library import in_dtype, text_config
 @dataclass(frozen=True)
 class Mirrored:
     """What the mirror copies from a subject, because it is the subject's choice: the number of
-    rows, and the rows that the checkpoint does not have. `rows` of the input embedding and the
-    head are of shape (new rows, ...)."""
+    rows, and those of the input embedding and the head that the checkpoint does not have, of shape
+    (new rows, ...)."""
 
     count: int
     embedding: torch.Tensor

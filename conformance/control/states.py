@@ -145,5 +145,4 @@ def _makes_sense(row: Row) -> bool:
         or (length == 2 and (chunked or mask in ("ragged left", "holes", "right")))
         # Only padding at one end has positions that a library counts by itself.
         or (mask == "holes" and row.get("positions", "counted") == "none")
-        or (mask == "additive" and row.get("attention") == "flash_attention_2")
     )

@@ -42,7 +42,6 @@ def gradient_angles(
 ) -> dict[str, float]:
     """One minus the cosine between the gradients of each parameter whose expected one is not
     negligible; a gradient that is missing counts as zero."""
-    largest = max(float(gradient.norm()) for gradient in expected.values())
     return {
         name: 1
         - float(
@@ -50,9 +49,31 @@ def gradient_angles(
                 gradient.flatten(), observed.get(name, torch.zeros_like(gradient)).flatten(), dim=0
             )
         )
-        for name, gradient in expected.items()
-        if float(gradient.norm()) > NEGLIGIBLE_GRADIENT * largest
+        for name, gradient in _considerable(expected).items()
     }
+
+
+def worst_gradient(
+    observed: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> tuple[float, str]:
+    """The largest relative RMS between the gradients of one parameter, and its name, among those
+    whose expected one is not negligible.
+
+    Raises:
+        KeyError: if one of these is not observed.
+        ValueError: if nothing is expected.
+    """
+    return max(
+        (relative_rms(observed[name], gradient), name)
+        for name, gradient in _considerable(expected).items()
+    )
+
+
+def _considerable(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The gradients that are more than rounding beside the largest."""
+    norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+    least = NEGLIGIBLE_GRADIENT * max(norms.values())
+    return {name: gradient for name, gradient in gradients.items() if norms[name] > least}
 
 
 def gradients_agree(observed: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -119,6 +119,12 @@ def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> 
     yield other.eval()
 
 
+def in_float32(backbone: Any) -> Any:
+    """`backbone` in float32 throughout, the digits of its rotary tables restored."""
+    unround_buffers(backbone.llm)
+    return backbone.to(torch.float32)
+
+
 def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
     """Cast the parameters alone, as FSDP's mixed precision with float32 buffers does; `.to()` would
     cast buffers too."""

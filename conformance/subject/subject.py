@@ -162,13 +162,9 @@ class Subject:
 
     def build_float32(self) -> Any:
         """A fresh training-mode backbone, in float32 throughout and in `eval()`."""
-        import torch
+        from conformance.parity.library import in_float32
 
-        from conformance.parity.library import unround_buffers
-
-        backbone = self.build()
-        unround_buffers(backbone.llm)
-        return backbone.to(torch.float32).eval()
+        return in_float32(self.build()).eval()
 
     def changes_by_building(self, *, inference_mode: bool) -> Mapping[str, str]:
         """What building a backbone changed in the process before it was restored: each thing's

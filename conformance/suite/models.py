@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from conformance.assertions import Blocked, ClauseFailure, NotApplicable
+from conformance.control.calls import IGNORED_LABEL as IGNORED_LABEL
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.library import in_dtype, text_config, text_parameters
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject
-
-IGNORED_LABEL = -100
 
 
 def probe_ids(subject: Subject, batch: int = 2, length: int = 8) -> torch.Tensor:

@@ -29,8 +29,9 @@ from conformance.control import (
 )
 from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.states import LLM_MAX_LENGTH
-from conformance.parity.library import text_config
+from conformance.parity.library import in_float32, text_config
 from conformance.subject.subject import Subject
+from conformance.suite.models import vocabulary_tensors
 
 LOSS = ("a loss", "loss over the cross-entropy of its own logits")
 GRADIENTS = ("gradients",)
@@ -61,7 +62,9 @@ class Compared:
         shared = subject.training
         self.half = shared.half_precision_dtype
         self.inputs = _inputs(subject)
-        self._rows = int(subject.checkpoint.shapes[_embedding_tensor(subject)][0])
+        self._rows = min(
+            subject.checkpoint.shapes[tensor][0] for tensor in vocabulary_tensors(subject).values()
+        )
         try:
             self._control = Control(
                 subject.weights_hub_id,
@@ -95,6 +98,8 @@ class Compared:
             name: tuple(value for value in FACTORS[name] if self._takes({name: value}))
             for name in ("mask", "positions", "attention")
         }
+        if not hasattr(self._control.llm, "set_attn_implementation"):  # before transformers 4.48
+            able["attention"] = ("as built",)
         return {**FACTORS, **able, "build": builds}
 
     @property
@@ -161,7 +166,9 @@ class Compared:
         backbone.llm.load_state_dict(self._subject.training.llm.state_dict())
         if build == "checkpointed":
             backbone.enable_gradient_checkpointing()
-        return _in_float32(backbone).eval()
+        if {parameter.dtype for parameter in backbone.llm.parameters()} != {torch.float32}:
+            backbone = in_float32(backbone)
+        return backbone.eval()
 
 
 def compared(subject: Subject) -> Compared:
@@ -230,15 +237,6 @@ def failure(together: Compared, found: Finding, *, mend: str) -> ClauseFailure:
     )
 
 
-def _in_float32(backbone: Any) -> Any:
-    from conformance.parity.library import unround_buffers
-
-    if {parameter.dtype for parameter in backbone.llm.parameters()} == {torch.float32}:
-        return backbone
-    unround_buffers(backbone.llm)
-    return backbone.to(torch.float32)
-
-
 def _inputs(subject: Subject) -> Inputs:
     special = set(subject.tokenizer.all_special_ids)
     known = min(
@@ -253,11 +251,3 @@ def _inputs(subject: Subject) -> Inputs:
         width=int(subject.training.embed_dim),
         seed=subject.seed,
     )
-
-
-def _embedding_tensor(subject: Subject) -> str:
-    return next(name for name in subject.checkpoint.shapes if name.endswith(EMBEDDINGS))
-
-
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-"""How checkpoints name the input embedding."""
