@@ -14,9 +14,10 @@ from tests.schemas import check_written
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--mutants",
-        choices=("full", "sample", "none"),
-        default="full",
-        help="how much of the kill matrix to run [full]",
+        choices=("full", "own", "sample", "none"),
+        default="own",
+        help="how much of the kill matrix to run: every planted defect by its whole profile, every "
+        "one by its own clauses and a sample by the whole profile, the sample alone, or none [own]",
     )
 
 

@@ -27,13 +27,14 @@ FORK_SECONDS = 480.0
 @dataclass(frozen=True)
 class Case:
     """One subject: `factory` under `backbone_id`, with `declared` on top of its recipe's
-    declarations, judged by the clauses of `profile` and those in `also`."""
+    declarations, judged by the clauses of `profile` (of none if that is None) and those in
+    `also`."""
 
     name: str
     factory: Callable[..., Any]
     backbone_id: str
     declared: Mapping[str, Any]
-    profile: str = "default"
+    profile: str | None = "default"
     also: frozenset[str] = frozenset()
     seed: int = 0
     budget: str = "standard"
@@ -123,7 +124,9 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
         target, request, home / "hf", lambda phase, detail: None, case.declared
     ) as session:
         session.construct()
-        clauses = dict.fromkeys((*expected_clauses([case.profile]), *sorted(case.also)))
+        clauses = dict.fromkeys(
+            (*(expected_clauses([case.profile]) if case.profile else ()), *sorted(case.also))
+        )
         known, environment = known_defects(), session.facts().environment
         with open(home / "outcomes", "w", encoding="utf-8") as stream:
             for item in judge(session.subject, tuple(clauses)):

@@ -20,6 +20,7 @@ from conformance.catalogue import Requirement, in_order_of_need
 from conformance.places import is_ours
 from conformance.run.blame import seen_on_control
 from conformance.subject.contract import OPTIONAL_MEMBERS
+from conformance.subject.process_state import restored
 from conformance.subject.subject import Subject
 from conformance.suite import collection
 from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
@@ -62,7 +63,9 @@ def _judge_clause(
             )
         return _blocked(clause, "CON-03", earlier, f"the subject has no `{missing}`")
     try:
-        with listening() as told:
+        # What a use of the subject leaves behind in the process must not hide from CON-11, nor
+        # change what later clauses compute.
+        with listening() as told, restored():
             found = _run_tests(subject, clause)
     except Blocked as block:
         return _blocked(clause, block.cause, earlier)

@@ -33,6 +33,7 @@ _SIGNALS = tuple(
 )
 """Signals that a Python process may handle as it likes; the others belong to the interpreter or to
 the runner."""
+_THREADS = "torch's number of threads"
 _VARIABLE = "the environment variable "
 _HANDLER = "the handler of "
 
@@ -58,9 +59,12 @@ def restored() -> Iterator[dict[str, str]]:
     settings = _settings()
     before, changes, precision = _state(settings), dict[str, str](), float32_settings()
     try:
-        yield changes
+        with _thread_counts_set() as counts:
+            yield changes
     finally:
         after = _state(settings)
+        if len(counts) == 1:  # a second call puts the first one's number back, or shows by itself
+            changes[_THREADS] = f"{_THREADS} from {before[_THREADS]} to {counts[-1]}"
         for name in {**before, **after}:
             if before.get(name) != after.get(name):
                 # Variables may hold secrets: only their names are reported.
@@ -98,6 +102,24 @@ def unusual_settings() -> Iterator[None]:
             for name, value in before.items():
                 _write(settings[name], value)
             restore_float32_settings(precision)
+
+
+@contextmanager
+def _thread_counts_set() -> Iterator[list[int]]:
+    """The numbers of threads that the body asks of torch. An unusual number in force would show
+    them too, but computing with it hangs in a process that was forked from one with threads."""
+    counts: list[int] = []
+    set_num_threads = torch.set_num_threads
+
+    def noted(count: int) -> None:
+        counts.append(count)
+        set_num_threads(count)
+
+    torch.set_num_threads = noted
+    try:
+        yield counts
+    finally:
+        torch.set_num_threads = set_num_threads
 
 
 @contextmanager
@@ -154,9 +176,7 @@ def _of_torch() -> dict[str, _Setting]:
             ),
             lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
         ),
-        "torch's number of threads": _Setting(
-            torch.get_num_threads, torch.set_num_threads, lambda threads: threads + 1
-        ),
+        _THREADS: _Setting(torch.get_num_threads, torch.set_num_threads),
         "torch's number of interop threads": _Setting(torch.get_num_interop_threads),
         "anomaly detection": _Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         **(_autocast() if hasattr(torch, "get_autocast_dtype") else {}),

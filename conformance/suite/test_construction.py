@@ -10,7 +10,7 @@ import logging
 import random
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from conformance.subject.secrets import places_in, watching
 from conformance.subject.subject import Subject
 from conformance.suite.models import probe_ids, same_tensor, vocabulary_tensors
 from conformance.suite.properties import for_all
+from conformance.suite.uses import uses_of
 
 UNKNOWN_ID = "no-such-backbone-13b"
 GARBAGE = b"not a safetensors file"
@@ -273,16 +274,14 @@ def test_cache_and_greedy_defaults(subject: Subject) -> None:
 def test_token_leaks_nowhere(subject: Subject) -> None:
     """`hf_token` appears in no repr, log record of any logger, warning, output or exception, in
     nothing that can be reached from the backbone, in no file written anywhere, in no environment
-    variable and no other program's arguments: in either mode, after a forward and after saving."""
-    with tempfile.TemporaryDirectory() as folder, watching() as watch:
+    variable and no other program's arguments: in either mode, and after every use that hosts make
+    of a backbone."""
+    with watching() as watch:
         backbones = {"training": subject.build(), "inference": subject.build_for_inference()}
         for mode, backbone in backbones.items():
-            # Whether these work is judged by other clauses.
-            with suppress(Exception), torch.no_grad():
-                backbone.forward(input_ids=probe_ids(subject))
-            for saved in (backbone.llm, backbone.get_tokenizer()):
-                with suppress(Exception):
-                    saved.save_pretrained(Path(folder) / mode)
+            for use in uses_of(subject, backbone, mode).values():
+                with suppress(Exception):  # Whether these work is judged by other clauses.
+                    use()
         watch.tell("the error for an unknown id", _told(_error_for_unknown_id(subject)))
         with subject.hub_variant(_spoil_weights), refusal(Exception) as refused:
             subject.build()
@@ -383,35 +382,57 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
 
 
 @requirement("CON-11", MUST, needs=["CON-01"])
-def test_construction_leaves_the_process_alone(subject: Subject) -> None:
-    """Construction, a forward and saving leave the process as it was: every setting of torch,
-    NumPy, Python and logging that changes what the rest of the process computes or says,
-    environment, working directory, signal handlers."""
-    # Saving writes into the config, so the shared instance is not saved.
-    backbone, ids = subject.build(), probe_ids(subject)
-
-    def save() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            backbone.llm.save_pretrained(folder)
-            backbone.get_tokenizer().save_pretrained(folder)
-
-    changes = {
-        "construction in training mode": subject.changes_by_building(inference_mode=False),
-        "construction in inference mode": subject.changes_by_building(inference_mode=True),
-        "a forward": subject.changes_by(lambda: backbone.forward(input_ids=ids)),
-        "saving": subject.changes_by(save),
-    }
+def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
+    """Construction, and every use that hosts make of a backbone, leave the process as it was: every
+    setting of torch, NumPy, Python and logging that changes what the rest of the process computes
+    or says, environment, working directory, signal handlers. No use seeds a random generator."""
     changed: dict[str, str] = {}
-    for cause, found in changes.items():
-        for name, told in found.items():
-            if not is_mild(name):
-                changed.setdefault(name, f"{cause} changed {told}")
+    for mode in ("training", "inference"):
+        inference = mode == "inference"
+        found = {
+            f"construction in {mode} mode": subject.changes_by_building(inference_mode=inference)
+        }
+        # Uses leave traces in it, so it is not the shared instance.
+        backbone = subject.build_for_inference() if inference else subject.build()
+        for name, use in uses_of(subject, backbone, mode).items():
+            found[name], seeded = _changed_and_seeded(subject, use)
+            for stream in seeded:
+                changed.setdefault(stream, f"{name} seeds {stream}")
+        for cause, changes in found.items():
+            for name, told in changes.items():
+                if not is_mild(name):
+                    changed.setdefault(name, f"{cause} changed {told}")
     require(
         not changed,
         observed="; ".join(changed.values()),
         expected="the process as it was before",
         mend="set such state inside a context manager, or not at all",
     )
+
+
+def _changed_and_seeded(
+    subject: Subject, use: Callable[[], Any]
+) -> tuple[Mapping[str, str], list[str]]:
+    """What a use changes in the process, and the random streams that stand at the same place after
+    it, wherever they stood before."""
+    after: list[dict[str, Any]] = []
+
+    def seeded(seed: int) -> None:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        use()
+        after.append(_streams())
+
+    with _rng_restored(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        changes = subject.changes_by(lambda: seeded(20))
+        with suppress(Exception):
+            seeded(21)
+    alike = (
+        [name for name in after[0] if after[0][name] == after[-1][name]] if len(after) > 1 else []
+    )
+    return changes, alike
 
 
 @requirement("CON-12", SHOULD, needs=["CON-04"])
@@ -425,9 +446,9 @@ def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
         random.seed(20)
         np.random.seed(20)
         warnings.filterwarnings("ignore", message="a filter of the conformance suite's own")
-        before = _streams_and_filters()
+        before = {**_streams(), "the warning filters": list(warnings.filters)}
         changes = subject.changes_by_building(inference_mode=False)
-        after = _streams_and_filters()
+        after = {**_streams(), "the warning filters": list(warnings.filters)}
     moved = [name for name in before if before[name] != after[name]]
     moved += [told for name, told in changes.items() if is_mild(name)]
     require(
@@ -895,12 +916,11 @@ def _recorded_warnings() -> Iterator[list[str]]:
     )
 
 
-def _streams_and_filters() -> dict[str, Any]:
+def _streams() -> dict[str, Any]:
     return {
         "torch's RNG stream": torch.random.get_rng_state().tolist(),
         "Python's RNG stream": random.getstate(),
-        "NumPy's RNG stream": str(np.random.get_state()),
-        "the warning filters": list(warnings.filters),
+        "NumPy's RNG stream": repr(np.random.get_state(legacy=False)),
     }
 
 

@@ -43,7 +43,9 @@ def with_prompts(identifier: str) -> Callable[..., Any]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every family, or one where defects are sampled."""
     if "identifier" in metafunc.fixturenames:
-        share = {"full": 3, "sample": 1, "none": 0}[metafunc.config.getoption("--mutants")]
+        share = {"full": 3, "own": 1, "sample": 1, "none": 0}[
+            metafunc.config.getoption("--mutants")
+        ]
         metafunc.parametrize("identifier", list(FAMILIES)[:share])
 
 

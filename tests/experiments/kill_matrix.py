@@ -23,12 +23,16 @@ DOCUMENT = ROOT / "docs" / "kill-matrix.md"
 
 
 def run_mutants(
-    mutants: Iterable[Mutant], hub: Path | None = None, *, profile: str | None = None
+    mutants: Iterable[Mutant],
+    hub: Path | None = None,
+    *,
+    profile: str | None = None,
+    own: bool = False,
 ) -> Iterator[tuple[Mutant, dict[str, ClauseOutcome]]]:
     """Judge every mutant; yields it with its outcomes as it finishes.
 
     Without `profile`, each is judged by the profile of the clause that names it, and by what else
-    it is recorded to fail.
+    it is recorded to fail; with `own`, by the clauses that it is recorded to fail alone.
     """
     by_name = {mutant.name: mutant for mutant in mutants}
     cases = [
@@ -37,8 +41,8 @@ def run_mutants(
             m.factory,
             m.backbone_id,
             m.declared,
-            profile or catalogue()[m.clause].profile,
-            m.fails,
+            None if own else profile or catalogue()[m.clause].profile,
+            m.fails | {m.clause},
         )
         for m in by_name.values()
     ]
@@ -54,16 +58,18 @@ def document(mutants: Sequence[Mutant]) -> str:
         "",
         "What the suite is worth: the defects planted in the reference backbones "
         "(`tests/mutants/`), and the exact set",
-        "of clauses that each one fails; clauses that these block are not counted. The tests "
-        "assert the sets, in full on",
-        "the newest transformers and in a sample on 4.57 and 4.40.1. Written by `python -m "
-        "tests.experiments.kill_matrix`.",
+        "of clauses that each one fails; clauses that these block are not counted. `tox -e matrix` "
+        "asserts the sets whole;",
+        "`tox` asserts that each defect fails its own clauses, and the whole set of a sample of "
+        "them, on three generations of",
+        "transformers. Written by `python -m tests.experiments.kill_matrix`.",
         "",
         f"{len(mutants)} planted defects, {len(expected_clauses(['default']))} clauses of the "
         f"default profile. "
-        "The tests judge a defect by the profile of",
-        "the clause that names it and what else it is recorded to fail; `python -m "
-        "tests.experiments.kill_matrix` by the default profile.",
+        "The whole set is judged by the",
+        "profile of the clause that names the defect and what else it is recorded to fail; "
+        "`python -m tests.experiments.kill_matrix`",
+        "judges by the default profile.",
         "",
         "| clause | level | planted defect | known as | also fails |",
         "|---|---|---|---|---|",

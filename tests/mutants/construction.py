@@ -460,6 +460,41 @@ class LoggingConfigured(MistralLLMBackbone):
         logging.getLogger().setLevel(logging.ERROR)
 
 
+@planted("CON-11")
+class GenerationIsSeeded(MistralLLMBackbone):
+    """Generation is made reproducible by a global seed: the host's sampler repeats itself after
+    every evaluation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate = self.llm.generate
+
+        def seeded(*args: Any, **kwargs: Any) -> Any:
+            torch.manual_seed(7)
+            return generate(*args, **kwargs)
+
+        self.llm.generate = seeded
+
+
+@planted("CON-11")
+class CheckpointingForAllModels(MistralLLMBackbone):
+    """Checkpointing turns the checks of anomalies on for the whole process, and training becomes
+    twice as slow."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        torch.autograd.set_detect_anomaly(True)
+        super().enable_gradient_checkpointing()
+
+
+@planted("CON-11")
+class TokenizersToldByThePolicy(MistralLLMBackbone):
+    """Asking for the wrap policy sets a variable of the environment, for every process to come."""
+
+    def get_fsdp_wrapping_policy(self) -> Any:
+        os.environ["NCCL_BLOCKING_WAIT"] = "1"
+        return super().get_fsdp_wrapping_policy()
+
+
 @planted("CON-12")
 class NumpyDrawnFrom(MistralLLMBackbone):
     """A number for a file's name is drawn from NumPy's global generator: the host's shuffles

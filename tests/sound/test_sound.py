@@ -20,7 +20,7 @@ HARMLESS = {Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.UPSTREAM}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test a variant, of a sample: all of them take longer than a change should wait for."""
     if "variant" in metafunc.fixturenames:
-        share = {"full": SAMPLE, "sample": 4 * SAMPLE, "none": 0}[
+        share = {"full": 1, "own": SAMPLE, "sample": 4 * SAMPLE, "none": 0}[
             metafunc.config.getoption("--mutants")
         ]
         known = all_sound()[:: share or 1] if share else []

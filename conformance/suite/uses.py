@@ -1,0 +1,82 @@
+"""What hosts do with a backbone, each use by a name that completes "… changed the process"."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from conformance.control.calls import IGNORED_LABEL
+from conformance.subject.subject import Subject
+from conformance.suite.dialogues import turns_of
+from conformance.suite.models import probe_ids
+
+MESSAGES = ("Pick up the cup.", "It is on the table.", "Now the “other” one &amp; go.", "Done.")
+"""A dialogue of two exchanges."""
+
+
+def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable[[], Any]]:
+    """The uses of one instance, in an order in which each finds what it needs; `backbone` is the
+    caller's own, since training, checkpointing and saving change it. Whether they work is for other
+    clauses to say.
+    """
+    ids = probe_ids(subject)
+    tokenizer = backbone.get_tokenizer()
+
+    def forward() -> None:
+        with torch.no_grad():
+            backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+    def train() -> None:
+        labels = ids.masked_fill(torch.arange(ids.shape[1]) == 0, IGNORED_LABEL)
+        backbone.train()(input_ids=ids, labels=labels).loss.backward()
+        backbone.llm.zero_grad(set_to_none=True)
+        backbone.eval()
+
+    def generate() -> None:
+        backbone.llm.generate(
+            input_ids=ids[:1], attention_mask=torch.ones_like(ids[:1]), max_new_tokens=2,
+            do_sample=False,
+        )  # fmt: skip
+
+    def encode() -> None:
+        texts = list(MESSAGES)
+        tokenizer(texts[0], truncation=True, return_tensors="pt")
+        tokenizer(texts, padding="longest", return_tensors="pt")
+        tokenizer.decode(ids[0].tolist(), skip_special_tokens=True)
+
+    def prompt() -> None:
+        for host in subject.working_hosts:
+            if host.mode == mode:
+                builder = host.builder()
+                turns_of(builder, MESSAGES)
+                builder.get_potential_prompt(MESSAGES[0])
+                builder.get_prompt()
+
+    def wrap() -> None:
+        for member in ("transformer_layer_cls", "half_precision_dtype", "embed_dim"):
+            getattr(backbone, member, None)
+        backbone.get_fsdp_wrapping_policy()
+
+    def save() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(backbone.state_dict(), Path(folder) / "state.pt")
+            backbone.llm.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+
+    return {
+        "a forward": forward,
+        "a step of training": train,
+        "generation": generate,
+        "embedding ids": lambda: backbone.embed_input_ids(ids),
+        "encoding and decoding text": encode,
+        "building prompts": prompt,
+        "asking for the wrap policy": wrap,
+        "copying": lambda: copy.deepcopy(backbone),
+        "enabling gradient checkpointing": lambda: backbone.enable_gradient_checkpointing(),
+        "saving": save,
+    }
