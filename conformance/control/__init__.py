@@ -8,15 +8,23 @@ thing in words of its own and ask both.
 compared, `calls.py` makes the calls, and `compare.py` says where the answers differ.
 """
 
-from conformance.control.calls import CallRefused, Inputs, observe
+from conformance.control.calls import CallRefused, CannotBeCopied, Inputs, observe
 from conformance.control.compare import Difference, differences
 from conformance.control.model import Canonical, Control, Mirrored, canonical, mirrored_from
-from conformance.control.states import DEFAULTS, FACTORS, Row, covering_rows, described
+from conformance.control.states import (
+    DEFAULTS,
+    FACTORS,
+    Row,
+    covering_rows,
+    described,
+    is_for_inference,
+)
 
 __all__ = [
     "DEFAULTS",
     "FACTORS",
     "CallRefused",
+    "CannotBeCopied",
     "Canonical",
     "Control",
     "Difference",
@@ -27,6 +35,7 @@ __all__ = [
     "covering_rows",
     "described",
     "differences",
+    "is_for_inference",
     "mirrored_from",
     "observe",
 ]

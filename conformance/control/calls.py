@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,10 +13,12 @@ from typing import Any
 
 import torch
 
-from conformance.control.states import DEFAULTS, Row
+from conformance.control.states import DEFAULTS, Row, is_for_inference
 from conformance.parity.library import attention_of
 
 IGNORED_LABEL = -100
+_GROWN = 1.05
+"""What the weights of a copy, or those after a step, are of what they were."""
 Observation = dict[str, Any]
 """What a call returned: tensors over real positions and known ids, and plain facts."""
 
@@ -24,16 +27,23 @@ class CallRefused(Exception):
     """A backbone raised; the cause is what it raised."""
 
 
+class CannotBeCopied(CallRefused):
+    """`copy.deepcopy` raised."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What calls are made of: the ids that a text may hold, `known` ids in all, the window (or 16
-    where there is none), the width of an embedding, and a seed."""
+    where there is none), the width of an embedding, a seed, and the ids that begin and end a text,
+    if there are any."""
 
     ordinary: torch.Tensor
     known: int
     window: int
     width: int
     seed: int
+    bos: int | None = None
+    eos: int | None = None
 
     def length(self, value: int | str) -> int:
         """A length of the factors in tokens."""
@@ -42,10 +52,16 @@ class Inputs:
         return {"window": self.window, "window+1": self.window + 1}[value]
 
     def ids(self, batch: int, length: int, offset: int = 0) -> torch.Tensor:
-        """Ids of shape (batch, length), other ones for each offset."""
+        """Ids of shape (batch, length), other ones for each offset: texts that begin with bos, and
+        in which eos ends a turn before the last id."""
         generator = torch.Generator().manual_seed(self.seed + 7919 * offset)
         places = torch.randint(len(self.ordinary), (batch, length), generator=generator)
-        return self.ordinary[places]
+        ids = self.ordinary[places]
+        if length > 4:
+            for place, token in ((0, self.bos), (length - 2, self.eos)):
+                if token is not None:
+                    ids[:, place] = token
+        return ids
 
     def patches(self, batch: int, count: int) -> torch.Tensor:
         """Embeddings of image patches, (batch, count, width)."""
@@ -70,6 +86,8 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
         CallRefused: for what the backbone raises.
     """
     row = {**DEFAULTS, **row}
+    if row["history"] in ("after copying", "after assigning"):
+        backbone = _grown_copy(backbone, assigned=row["history"] == "after assigning")
     with ExitStack() as state:
         state.enter_context(_unchanged(backbone, values=row["history"] == "after a step"))
         state.enter_context(torch.random.fork_rng(devices=[]))
@@ -83,9 +101,18 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             state.enter_context(torch.autocast("cpu", dtype=dtype))
         try:
             _live_through(backbone, row, inputs)
+            _freeze(backbone, row["trained"])
+            trained = {name: p.requires_grad for name, p in backbone.llm.named_parameters()}
             backbone.train(row["mode"] == "train")
             torch.manual_seed(inputs.seed)
-            return _call(backbone, row, inputs)
+            seen = _call(backbone, row, inputs)
+            seen["modules in another mode than was asked for"] = sum(
+                module.training != (row["mode"] == "train") for module in backbone.llm.modules()
+            )
+            seen["parameters whose requires_grad train() or the call changed"] = sum(
+                p.requires_grad != trained.get(name) for name, p in backbone.llm.named_parameters()
+            )
+            return seen
         except Exception as error:
             raise CallRefused from error
 
@@ -99,19 +126,24 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def takes_gradients(row: Row) -> bool:
-    """Whether the gradients of this row are compared: in full precision, of what is trained, and
-    not of the longest sequences, for time."""
+    """Whether the gradients of this row are compared: of what is trained, and not of the longest
+    sequences, for time."""
     return (
-        row["precision"] == "float32"
-        and row["build"] != "inference"
+        not is_for_inference(row["build"])
         and row["cache"] == "none"
-        and row["length"] not in (131, 513)
+        and row["length"] not in (131, 513, 2100)
+        # There is something to train: a parameter, or what made the patches.
+        and (row["trained"] != "nothing" or row["form"] == "patches")
     )
 
 
 def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
     made = _Call.of(row, inputs)
     gradients = takes_gradients(row)
+    if gradients and made.patches is not None:
+        made.patches.requires_grad_()
+    if row["cache"] == "handed in":
+        made.options["past_key_values"] = _empty_cache()
     with torch.set_grad_enabled(gradients):
         chunks = made.chunks(row["cache"])
         cache, parts, seen = None, list[Observation](), dict[str, Any]()
@@ -120,15 +152,22 @@ def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
             loss = facts.pop("loss", None)
             if made.labels is not None:
                 facts["a loss"] = loss is not None
-            if made.labels is not None and loss is not None and row["precision"] == "float32":
+            if made.labels is not None and loss is not None:
                 # A subject may leave rows out that no token has: its loss is that of its own
                 # logits.
-                own = cross_entropy(facts["logits"], made.labels)
-                facts["loss over the cross-entropy of its own logits"] = loss.detach() / own
+                share = loss.detach() / cross_entropy(facts["logits"], made.labels)
+                if row["precision"] == "float32":
+                    facts["loss over the cross-entropy of its own logits"] = share
+                else:
+                    facts["the loss in quarters of the cross-entropy of its own logits"] = round(
+                        4 * float(share)
+                    )
             facts["logits"] = facts["logits"][..., inputs.columns]
             parts.append(facts)
             seen.update(facts)
-        if row["cache"] == "returned" and cache is not None:
+        if row["cache"] == "handed in":
+            cache = made.options["past_key_values"]
+        if row["cache"] in ("returned", "handed in") and cache is not None:
             extra = made.continued(backbone, cache, inputs)
             seen["logits after the cache"] = extra[..., inputs.columns].flatten(0, 1)
         whole = torch.cat([part["logits"] for part in parts], 1)
@@ -142,7 +181,10 @@ def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
                 torch.cat(states, 1)[made.real].detach() for states in by_layer
             ]
         if gradients:
-            seen["gradients"] = _gradients(backbone, seen)
+            precise = row["precision"] == "float32"
+            seen["gradients" if precise else "gradients in half precision"] = _gradients(
+                backbone, seen, made
+            )
     return {
         name: value.detach() if isinstance(value, torch.Tensor) else value
         for name, value in seen.items()
@@ -159,7 +201,7 @@ class _Call:
     labels: torch.Tensor | None
     patches: torch.Tensor | None
     form: str
-    options: Mapping[str, Any]
+    options: dict[str, Any]
     real: torch.Tensor
 
     @classmethod
@@ -197,7 +239,7 @@ class _Call:
     def chunks(self, cache: str) -> list[tuple[int, int]]:
         total = self.real.shape[1]
         cuts = {
-            "none": [], "returned": [], "in chunks": [total // 2, total - 1],
+            "none": [], "returned": [], "handed in": [], "in chunks": [total // 2, total - 1],
             "token by token": list(range(max(1, total - 4), total)),
         }[cache]  # fmt: skip
         edges = [0, *dict.fromkeys(cuts), total]
@@ -226,7 +268,9 @@ class _Call:
         arguments: dict[str, Any] = {"input_ids": more, "past_key_values": cache, "use_cache": True}
         if self.mask is None or self.mask.dim() == 2:
             real = torch.cat([self.real, torch.ones_like(more, dtype=torch.bool)], 1)
-            arguments["attention_mask"] = real if _is_bool(self.mask) else real.long()
+            arguments["attention_mask"] = real.to(
+                torch.long if self.mask is None else self.mask.dtype
+            )
         if self.positions is not None:
             last = self.positions[torch.arange(len(more)), self._last_real()]
             arguments["position_ids"] = last[:, None] + torch.tensor([[1, 2]])
@@ -253,7 +297,7 @@ def _real(kind: str, batch: int, total: int) -> torch.Tensor:
     third = max(1, total // 3)
     if kind == "right":
         real[:, -third:] = False
-    elif kind in ("ragged left", "boolean", "additive"):
+    elif kind in ("ragged left", "boolean", "float", "additive"):
         for index in range(batch):
             # The rows differ, and of one row a third is padding.
             real[index, : third if batch == 1 else third * index // batch] = False
@@ -270,6 +314,8 @@ def _as_given(kind: str, real: torch.Tensor) -> torch.Tensor | None:
         return None
     if kind == "boolean":
         return real
+    if kind == "float":
+        return real.float()
     if kind == "additive":
         total = real.shape[1]
         seen = torch.ones(total, total, dtype=torch.bool).tril() & real[:, None, None, :]
@@ -279,8 +325,10 @@ def _as_given(kind: str, real: torch.Tensor) -> torch.Tensor | None:
     return real.long()
 
 
-def _is_bool(mask: torch.Tensor | None) -> bool:
-    return mask is not None and mask.dtype is torch.bool
+def _empty_cache() -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache()
 
 
 def _facts_of(output: Any, row: Row) -> tuple[Observation, Any]:
@@ -301,22 +349,62 @@ def _facts_of(output: Any, row: Row) -> tuple[Observation, Any]:
     return facts, cache
 
 
-def _gradients(backbone: Any, seen: Observation) -> dict[str, torch.Tensor | None]:
-    """The gradient of every parameter of `llm`, None for one that is not reached, of a fixed
-    functional over the logits of real positions and known ids."""
+def _gradients(backbone: Any, seen: Observation, made: _Call) -> dict[str, torch.Tensor | None]:
+    """The gradient of every parameter of `llm` and of the patches, None for one that is not
+    reached, of a fixed functional over the logits of real positions and known ids."""
     compared = seen["logits"]
-    weights = torch.cos(torch.arange(compared.shape[-1], dtype=compared.dtype))
-    value = (compared * weights).mean()
+    weights = torch.cos(torch.arange(compared.shape[-1], dtype=torch.float32)).to(compared.dtype)
+    value = (compared * weights).float().mean()
     # Two that every model has, whatever it calls its parameters.
     named = {
         **dict(backbone.llm.named_parameters()),
         "the input embedding": backbone.llm.get_input_embeddings().weight,
         "the head": backbone.llm.get_output_embeddings().weight,
     }
-    trained = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+    if made.patches is not None:
+        named["the patches"] = made.patches
+    trained = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
+    if not value.requires_grad:  # nothing is reached
+        return dict.fromkeys(named)
     found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
     gradients = dict(zip(trained, found, strict=True))
     return {name: gradients.get(name) for name in named}
+
+
+def _freeze(backbone: Any, trained: str) -> None:
+    if trained == "everything":
+        return
+    head = backbone.llm.get_output_embeddings()
+    kept = {id(p) for p in head.parameters()} if trained == "the head" else set()
+    for parameter in backbone.llm.parameters():
+        parameter.requires_grad_(id(parameter) in kept)
+
+
+def _grown_copy(backbone: Any, *, assigned: bool) -> Any:
+    """A deep copy with other weights than the original's, written in place or `assigned` as new
+    tensors: what still reads the original's, or the copy's old ones, computes otherwise.
+
+    Raises:
+        CannotBeCopied: if it cannot, which nobody overlooks.
+    """
+    # A tokenizer takes longest to copy, and computes nothing here.
+    kept = [backbone.get_tokenizer()] if hasattr(backbone, "get_tokenizer") else []
+    try:
+        copied = copy.deepcopy(backbone, {id(one): one for one in kept})
+    except Exception as error:
+        raise CannotBeCopied from error
+    if assigned:
+        grown = {parameter: parameter.detach() * _GROWN for parameter in copied.parameters()}
+        state = copied.state_dict()
+        for name, parameter in copied.named_parameters(remove_duplicate=False):
+            if name in state:
+                state[name] = grown[parameter]
+        copied.load_state_dict(state, assign=True)
+        return copied
+    with torch.no_grad():
+        for parameter in copied.llm.parameters():
+            parameter.mul_(_GROWN)
+    return copied
 
 
 def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
@@ -347,7 +435,7 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
             with torch.no_grad():
                 # Alike for all: code of its own may hold them otherwise, or more of them.
                 for parameter in backbone.llm.parameters():
-                    parameter.mul_(1.05)
+                    parameter.mul_(_GROWN)
     elif history == "after reloading":
         state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
         backbone.load_state_dict(state)
@@ -364,6 +452,7 @@ def _run(backbone: Any, made: _Call) -> Any:
 def _unchanged(backbone: Any, *, values: bool) -> Iterator[None]:
     """Put back mode and gradients, and the parameters' `values`, which only a step changes."""
     training = backbone.training
+    trained = [(one, one.requires_grad) for one in backbone.llm.parameters()]
     kept = [(one, one.detach().clone()) for one in backbone.llm.parameters()] if values else []
     try:
         yield
@@ -373,6 +462,8 @@ def _unchanged(backbone: Any, *, values: bool) -> Iterator[None]:
                 parameter.copy_(value)
         backbone.llm.zero_grad(set_to_none=True)
         backbone.train(training)
+        for parameter, wanted in trained:
+            parameter.requires_grad_(wanted)
 
 
 @contextmanager

@@ -14,6 +14,9 @@ from conformance.parity.gates import NEGLIGIBLE_GRADIENT, SEMANTICS, rms
 
 POSITION = 5 * SEMANTICS
 """Gate 1 for a single position: errors of one are larger than their mean over many."""
+HALF_GRADIENT = 0.5
+"""How far a gradient that went through half precision may lie from the control's, over its size, or
+over a tenth of the largest one: far above rounding, and below a part that is missing."""
 HALF_DISTANCE = 1.6
 """How far a half-precision result may lie from the control's, over the control's own rounding
 error: two independent roundings of one computation are √2 apart."""
@@ -40,8 +43,8 @@ def differences(
     for name, wanted in expected.items():
         found: Any = observed.get(name)
         reference: Any = None if exact is None else exact.get(name)
-        if name == "gradients":
-            yield from _gradients(found, wanted)
+        if name.startswith("gradients"):
+            yield from _gradients(found, wanted, rounded=name != "gradients")
         elif isinstance(wanted, torch.Tensor):
             yield from _tensors(name, found, wanted, reference)
         elif isinstance(wanted, list):
@@ -130,10 +133,14 @@ def _are(name: str) -> str:
 
 
 def _gradients(
-    found: Mapping[str, torch.Tensor | None] | None, wanted: Mapping[str, torch.Tensor | None]
+    found: Mapping[str, torch.Tensor | None] | None,
+    wanted: Mapping[str, torch.Tensor | None],
+    *,
+    rounded: bool,
 ) -> Iterator[Difference]:
     """Differences between the gradients of parameters of the same name: code of its own may name
-    some otherwise, but not the input embedding and the head."""
+    some otherwise, but not the input embedding and the head. Of `rounded` ones, from half
+    precision, only the direction is compared."""
     expected = {
         name: gradient
         for name, gradient in wanted.items()
@@ -154,17 +161,19 @@ def _gradients(
         )
         return
     largest = max(float(gradient.norm()) for gradient in expected.values())
+    bound = HALF_GRADIENT if rounded else GRADIENT_RELATIVE_RMS
     for name, gradient in expected.items():
         seen = found[name]
         assert seen is not None
-        apart = float((seen - gradient).norm())
-        scale = max(float(gradient.norm()), NEGLIGIBLE_GRADIENT * largest)
+        apart = float((seen.float() - gradient.float()).norm())
+        negligible = 0.1 if rounded else NEGLIGIBLE_GRADIENT
+        scale = max(float(gradient.norm()), negligible * largest)
         error = apart / scale if scale else 0.0
-        if not error <= GRADIENT_RELATIVE_RMS:
+        if not error <= bound:
             yield Difference(
                 "gradients",
                 f"the gradient of {name} differs by {error:.2g} of its size",
                 error,
-                GRADIENT_RELATIVE_RMS,
+                bound,
             )
             return

@@ -10,26 +10,27 @@ Row = dict[str, Any]
 """One state and one call: a value for each factor."""
 
 FACTORS: Mapping[str, tuple[Any, ...]] = {
-    "build": ("training", "inference", "flash", "no token", "checkpointed"),
+    "build": ("training", "inference", "flash", "no token", "long", "all at once", "checkpointed"),
     "mode": ("eval", "train"),
+    "trained": ("everything", "the head", "nothing"),
     "precision": ("float32", "half", "autocast"),
     "attention": ("as built", "eager", "sdpa"),
     "form": ("ids", "embeddings", "patches"),
-    "mask": ("ones", "none", "right", "ragged left", "holes", "boolean", "additive"),
+    "mask": ("ones", "none", "right", "ragged left", "holes", "boolean", "float", "additive"),
     "positions": ("none", "counted", "shifted"),
-    "cache": ("none", "returned", "in chunks", "token by token"),
+    "cache": ("none", "returned", "handed in", "in chunks", "token by token"),
     "labels": ("none", "all", "some ignored"),
     "output": ("plain", "hidden states", "tuple"),
     "history": (
         "fresh", "same shape before", "long call before", "after generation", "after backward",
-        "after a step", "after reloading",
+        "after a step", "after reloading", "after copying", "after assigning",
     ),
     "batch": (1, 2, 3, 8),
-    "length": (7, 2, "window", "window+1", 65, 131, 513),
+    "length": (7, 2, "window", "window+1", 65, 131, 513, 2100),
 }  # fmt: skip
 """Every value of every factor; the first is the plainest, and a failure is told by what differs
 from it. Lengths are tokens; `window` is the model's, or 16 where it has none, and `131` is beyond
-the `llm_max_length` of the compared instances."""
+the `llm_max_length` of the compared instances, and 2100 beyond what most hosts train at."""
 
 DEFAULTS: Mapping[str, Any] = {name: values[0] for name, values in FACTORS.items()}
 
@@ -44,19 +45,35 @@ vocabulary."""
 _USUAL = {"window": 16, "window+1": 17}
 """What lengths that are counted from the window come to in a probe."""
 
-_AT_513: dict[str, tuple[Any, ...]] = {
-    "mask": ("ones", "ragged left"), "labels": ("none",), "output": ("plain",),
-    "history": ("fresh", "long call before"), "attention": ("as built",),
+_FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
+    513: {
+        "mask": ("ones", "ragged left"), "labels": ("none",), "output": ("plain",),
+        "history": ("fresh", "long call before"), "attention": ("as built",),
+        "build": ("training", "inference", "long"), "trained": ("everything",),
+    },
+    2100: {
+        "mask": ("ones",), "labels": ("none",), "output": ("plain",), "history": ("fresh",),
+        "attention": ("as built",), "build": ("training", "inference"), "mode": ("eval",),
+        "precision": ("float32",), "form": ("ids", "embeddings"), "positions": ("none", "counted"),
+        "cache": ("none",), "trained": ("everything",),
+    },
 }  # fmt: skip
-"""The values of other factors beside which a sequence of 513 is tried."""
+"""The values of other factors beside which the longest sequences are tried: they cost most."""
 
 _WORDS = {
     "build": {
         "training": "built for training", "inference": "built with inference_mode=True",
         "flash": "built with use_flash_attention_2=True", "no token": "built with hf_token=None",
+        "long": "built with the llm_max_length that is published",
+        "all at once": "built with inference_mode=True, use_flash_attention_2=True, hf_token=None "
+        "and the llm_max_length that is published",
         "checkpointed": "after enable_gradient_checkpointing()",
     },
     "mode": {"eval": "in eval()", "train": "in train()"},
+    "trained": {
+        "everything": "with all parameters trained", "the head": "with all but the head frozen",
+        "nothing": "with all parameters frozen",
+    },
     "precision": {
         "float32": "in float32", "half": "in half precision", "autocast": "under autocast",
     },
@@ -65,7 +82,8 @@ _WORDS = {
         "counted": "with position_ids", "shifted": "with position_ids that begin later",
     },
     "cache": {
-        "returned": "with use_cache=True", "in chunks": "continued from a cache",
+        "returned": "with use_cache=True", "handed in": "with an empty cache handed in",
+        "in chunks": "continued from a cache",
         "token by token": "decoded token by token",
     },
     "labels": {"all": "with labels", "some ignored": "with labels, some of them -100"},
@@ -73,6 +91,11 @@ _WORDS = {
         "hidden states": "with output_hidden_states=True", "tuple": "with return_dict=False",
     },
 }  # fmt: skip
+
+
+def is_for_inference(build: str) -> bool:
+    """Whether a build is one with `inference_mode=True`."""
+    return build in ("inference", "all at once")
 
 
 def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[Row]:
@@ -133,11 +156,7 @@ def _makes_sense(row: Row) -> bool:
     batch = row.get("batch", 1)
     return not (
         (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS)
-        # The longest sequences cost most: in the states that make a difference to them.
-        or (
-            length == 513
-            and any(name in row and row[name] not in few for name, few in _AT_513.items())
-        )
+        or any(name in row and row[name] not in few for name, few in _FEW.get(length, {}).items())
         # A recomputed layer must not append to a cache; libraries drop it with a warning.
         or (cached and row.get("build") == "checkpointed")
         or (chunked and row.get("labels", "none") != "none")

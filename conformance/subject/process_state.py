@@ -34,6 +34,7 @@ _SIGNALS = tuple(
 """Signals that a Python process may handle as it likes; the others belong to the interpreter or to
 the runner."""
 _THREADS = "torch's number of threads"
+_CODE = "torch's own code"
 _VARIABLE = "the environment variable "
 _HANDLER = "the handler of "
 
@@ -71,6 +72,8 @@ def restored() -> Iterator[dict[str, str]]:
                 told = name.startswith(_VARIABLE)
                 was, now = (_told(state.get(name)) for state in (before, after))
                 changes[name] = name if told else f"{name} from {was} to {now}"
+                if name == _CODE:
+                    changes[name] = f"{name}: {_differing(before[name], after[name])}"
         _put_back(settings, before, changes)
         if float32_settings() != precision:
             restore_float32_settings(precision)
@@ -111,9 +114,9 @@ def _thread_counts_set() -> Iterator[list[int]]:
     counts: list[int] = []
     set_num_threads = torch.set_num_threads
 
-    def noted(count: int) -> None:
-        counts.append(count)
-        set_num_threads(count)
+    def noted(nthreads: int) -> None:
+        counts.append(nthreads)
+        set_num_threads(nthreads)
 
     torch.set_num_threads = noted
     try:
@@ -155,7 +158,14 @@ def _state(settings: Mapping[str, _Setting]) -> dict[str, Any]:
 
 def _settings() -> dict[str, _Setting]:
     """Every setting by a name to show."""
-    return {**_of_torch(), **_of_backends(), **_of_attention(), **_of_python(), **_mild()}
+    return {
+        **_of_torch(),
+        **_of_backends(),
+        **_of_attention(),
+        **_of_python(),
+        **_code(),
+        **_mild(),
+    }
 
 
 def _of_torch() -> dict[str, _Setting]:
@@ -253,6 +263,40 @@ def _of_attention() -> dict[str, _Setting]:
         for kernel in kernels
         if hasattr(cuda, f"enable_{kernel}")
     }
+
+
+def _code() -> dict[str, _Setting]:
+    """What modules made afterwards start from: the methods of torch's own layers, and the functions
+    that initialise them."""
+    return {_CODE: _Setting(_code_of_torch, _put_code_back)}
+
+
+def _owners() -> dict[str, Any]:
+    """The classes of `torch.nn` and the modules of functions behind them, by name."""
+    owners: dict[str, Any] = {
+        name: one for name, one in vars(torch.nn).items() if isinstance(one, type)
+    }
+    return {**owners, "init": torch.nn.init, "functional": torch.nn.functional}
+
+
+def _code_of_torch() -> dict[str, Any]:
+    methods = ("__init__", "reset_parameters", "forward", "__call__")
+    return {
+        f"{owner}.{name}": value
+        for owner, one in _owners().items()
+        for name, value in vars(one).items()
+        if callable(value) and (name in methods or not isinstance(one, type))
+    }
+
+
+def _put_code_back(code: Mapping[str, Any]) -> None:
+    now, owners = _code_of_torch(), _owners()
+    for place in {**now, **code}:
+        owner, _, name = place.rpartition(".")
+        if place not in code:
+            delattr(owners[owner], name)
+        elif now.get(place) is not code[place]:
+            setattr(owners[owner], name, code[place])
 
 
 def _of_python() -> dict[str, _Setting]:
@@ -390,6 +434,11 @@ def _write(setting: _Setting, value: Any) -> None:
         # What torch will not take back (a flag whose module is frozen) is reported, not restored.
         with contextlib.suppress(RuntimeError):
             setting.write(value)
+
+
+def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    names = [one for one in {**before, **after} if before.get(one) is not after.get(one)]
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _told(value: Any) -> str:

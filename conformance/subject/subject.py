@@ -102,6 +102,7 @@ class Subject:
         self.announce = announce
         self.tokenizer_when_built: Mapping[str, Any] = {}
         self._weights = weights
+        self._asked_before = len(tap.calls)  # by another subject of this run
         self._recipes = recipes
         self._overrides = (overrides, overrides_source)
         self._canonical: Subject | None = None
@@ -183,24 +184,32 @@ class Subject:
 
             from conformance.control import canonical
 
-            overrides, source = self._overrides
-            self._canonical = Subject(
-                canonical(
-                    self.weights_hub_id,
-                    self.backbone_id,
-                    master=getattr(torch, self.declared.master_dtype),
-                    half=getattr(torch, self.declared.training_dtype),
-                ),
+            factory = canonical(
+                self.weights_hub_id,
                 self.backbone_id,
-                view=self.view,
-                tap=self.tap,
-                recipes=self._recipes,
-                overrides=overrides,
-                overrides_source=source,
-                budget=self.budget,
-                seed=self.seed,
+                master=getattr(torch, self.declared.master_dtype),
+                half=getattr(torch, self.declared.training_dtype),
             )
+            self._canonical = self._beside(factory, self.backbone_id, self.budget)
         return self._canonical
+
+    def under(self, backbone_id: str) -> Subject:
+        """The same factory asked for another of its ids, at the quick budget."""
+        return self._beside(self.factory, backbone_id, Budget("quick"))
+
+    def _beside(self, factory: Callable[..., Any], backbone_id: str, budget: Budget) -> Subject:
+        overrides, source = self._overrides
+        return Subject(
+            factory,
+            backbone_id,
+            view=self.view,
+            tap=self.tap,
+            recipes=self._recipes,
+            overrides=overrides,
+            overrides_source=source,
+            budget=budget,
+            seed=self.seed,
+        )
 
     def changes_by(self, use: Callable[[], Any]) -> Mapping[str, str]:
         """What a use of a built backbone changed in the process before it was restored; a use that
@@ -256,7 +265,8 @@ class Subject:
     def hub_ids(self) -> tuple[str, ...]:
         """The hub ids that construction requests, in order."""
         _ = self.training
-        return tuple(dict.fromkeys(call.repo_id for call in self.tap.calls))
+        own = self.tap.calls[self._asked_before :]
+        return tuple(dict.fromkeys(call.repo_id for call in own))
 
     @cached_property
     def weights_hub_id(self) -> str:
@@ -264,7 +274,7 @@ class Subject:
         ids = self.hub_ids
         asked = [
             call.repo_id
-            for call in self.tap.calls
+            for call in self.tap.calls[self._asked_before :]
             if ".safetensors" in call.filename and call.found
         ]
         if not ids:

@@ -48,6 +48,11 @@ class PublishedVocabulary:
         `ids`."""
         return self._own is not None and ids == _ids(self._own, text)
 
+    def facts(self, name: str) -> list[Any]:
+        """What the installed AutoTokenizer, and the subject's own class, say of an attribute."""
+        readings = [one for one in (self._automatic, self._own) if one is not None]
+        return [getattr(one, name, None) for one in readings]
+
     def is_text(self, token_id: int) -> bool:
         """Whether the id belongs to a piece of text, and not to an added token or to nothing."""
         if self._file is None:

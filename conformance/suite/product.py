@@ -17,6 +17,7 @@ from conformance.control import (
     DEFAULTS,
     FACTORS,
     CallRefused,
+    CannotBeCopied,
     Control,
     Difference,
     Inputs,
@@ -24,6 +25,7 @@ from conformance.control import (
     covering_rows,
     described,
     differences,
+    is_for_inference,
     mirrored_from,
     observe,
 )
@@ -31,10 +33,15 @@ from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.library import in_float32, text_config
 from conformance.subject.subject import Subject
-from conformance.suite.models import vocabulary_tensors
+from conformance.suite.models import positions_of, vocabulary_tensors
 
-LOSS = ("a loss", "loss over the cross-entropy of its own logits")
-GRADIENTS = ("gradients",)
+LOSS = (
+    "a loss",
+    "loss over the cross-entropy of its own logits",
+    "the loss in quarters of the cross-entropy of its own logits",
+)
+FROZEN = "parameters whose requires_grad train() or the call changed"
+GRADIENTS = ("gradients", FROZEN)
 OF_TRAINING = (*LOSS, *GRADIENTS)
 """The quantities that the clauses on training look at."""
 SHARE = {"quick": 0.3, "standard": 1.0, "thorough": 1.0}
@@ -62,6 +69,7 @@ class Compared:
         shared = subject.training
         self.half = shared.half_precision_dtype
         self.inputs = _inputs(subject)
+        self.published_length = positions_of(shared.llm)
         self._rows = min(
             subject.checkpoint.shapes[tensor][0] for tensor in vocabulary_tensors(subject).values()
         )
@@ -96,7 +104,7 @@ class Compared:
         builds = tuple(build for build in FACTORS["build"] if self.backbone(build) is not None)
         able = {
             name: tuple(value for value in FACTORS[name] if self._takes({name: value}))
-            for name in ("mask", "positions", "attention")
+            for name in ("mask", "positions", "cache", "attention", "length")
         }
         if not hasattr(self._control.llm, "set_attn_implementation"):  # before transformers 4.48
             able["attention"] = ("as built",)
@@ -116,7 +124,7 @@ class Compared:
 
     def control(self, build: str) -> Control:
         """The control in the state of this build."""
-        self._control.llm.config.use_cache = build == "inference"
+        self._control.llm.config.use_cache = is_for_inference(build)
         return self._control
 
     def all_differences(self, row: Row) -> Iterator[Difference]:
@@ -135,6 +143,8 @@ class Compared:
             exact = observe(control, {**row, "precision": "float32"}, self.inputs, self.half)
         try:
             observed = observe(backbone, row, self.inputs, self.half)
+        except CannotBeCopied:
+            return
         except CallRefused as refusal:
             cause = refusal.__cause__
             told = f"it raised {type(cause).__name__}: {cause}, and the control did not"
@@ -150,12 +160,16 @@ class Compared:
         yield from found
 
     def _built(self, build: str) -> Any:
+        inference, flash = {"inference_mode": True}, {"use_flash_attention_2": True}
+        if build == "all at once" and self.backbone("flash") is None:
+            flash = {}
+        no_token, long = {"hf_token": None}, {"llm_max_length": self.published_length}
         options: dict[str, dict[str, Any]] = {
-            "inference": {"inference_mode": True},
-            "flash": {"use_flash_attention_2": True},
-            "no token": {"hf_token": None},
-        }
-        backbone = self._subject.build(llm_max_length=LLM_MAX_LENGTH, **options.get(build, {}))
+            "inference": inference, "flash": flash, "no token": no_token, "long": long,
+            "all at once": {**inference, **flash, **no_token, **long},
+        }  # fmt: skip
+        asked = {"llm_max_length": LLM_MAX_LENGTH, **options.get(build, {})}
+        backbone = self._subject.build(**asked)
         parameters = dict(backbone.llm.named_parameters())
         self.dtypes[build] = {name: parameter.dtype for name, parameter in parameters.items()}
         self.sums[build] = {
@@ -246,8 +260,15 @@ def _inputs(subject: Subject) -> Inputs:
     window = getattr(config, "sliding_window", None)
     return Inputs(
         ordinary=torch.tensor([token for token in range(known) if token not in special]),
+        bos=_usable(subject.tokenizer.bos_token_id, subject.training.pad_token_id, known),
+        eos=_usable(subject.tokenizer.eos_token_id, subject.training.pad_token_id, known),
         known=known,
         window=int(window) if window and 4 <= window <= 64 else 16,
         width=int(subject.training.embed_dim),
         seed=subject.seed,
     )
+
+
+def _usable(token: int | None, pad: int | None, known: int) -> int | None:
+    """A special token that stands in a text and is trained: not one that is the pad too."""
+    return token if token is not None and token != pad and token < known else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import importlib.util
 import inspect
 import io
@@ -18,11 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from conformance.assertions import (
     BLOCKS_USERS_OF,
     Blocked,
     ClauseFailure,
+    NotApplicable,
     quoted,
     refusal,
     require,
@@ -116,6 +119,25 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
         expected=f"every tensor there, bit-equal in {subject.declared.master_dtype}",
         mend="load with `from_pretrained`, and change no weights after",
         tensors=wrong[:20],
+    )
+
+
+@requirement("CON-01", MUST)
+def test_a_checkpoint_that_does_not_fit_is_refused(subject: Subject) -> None:
+    """A checkpoint with a tensor of another shape than the config's is refused, as the library
+    does, and not filled up with drawn values."""
+    vocabulary = set(vocabulary_tensors(subject).values())
+    name = next((name for name in subject.checkpoint.shapes if name not in vocabulary), None)
+    if name is None:
+        raise NotApplicable("the checkpoint has no tensor beside those of the vocabulary")
+    with subject.hub_variant(functools.partial(_shorten, name)), refusal() as refused:
+        subject.build()
+    require(
+        bool(refused),
+        observed=f"with `{name}` cut short in the checkpoint, construction went through",
+        expected="an error, as the library raises: a tensor that does not fit is of another model",
+        mend="load without `ignore_mismatched_sizes=True`, and `strict`",
+        tensor=name,
     )
 
 
@@ -469,7 +491,8 @@ def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
 
 @requirement("CON-13", MUST, needs=["CON-01"])
 def test_generation_config_survives_both_modes(subject: Subject) -> None:
-    """Both modes carry the checkpoint's generation config: the same eos ids, the same pad."""
+    """Both modes carry the checkpoint's generation config: the same eos ids, the same pad. Beside
+    the published eos ids only special tokens, such as the one that ends a turn, stop generation."""
     published = subject.published_generation_config()
     eos = set(eos_ids_of(published)) if published is not None else set()
     configs = {
@@ -484,6 +507,15 @@ def test_generation_config_survives_both_modes(subject: Subject) -> None:
         expected=f"the same in both, the published {sorted(eos)} among them",
         mend="load `GenerationConfig.from_pretrained(hub_id)` in both modes: `_from_config` "
         "ignores the published file",
+    )
+    special = set(subject.tokenizer.all_special_ids) | set(subject.tokenizer.added_tokens_decoder)
+    text = sorted(found["training"] - eos - special - {subject.terminator_id})
+    require(
+        not text,
+        observed=f"generation stops at {[subject.tokenizer.decode([one]) for one in text]} too, "
+        f"ids {text}, which stand in ordinary text",
+        expected=f"the published eos ids {sorted(eos)}, and at most special tokens beside them",
+        mend="stop at what ends a turn, and at nothing that an answer may hold",
     )
     pads = {config.pad_token_id for config in configs.values()} - {None}
     require(
@@ -591,11 +623,19 @@ def test_no_token_is_no_difference(subject: Subject) -> None:
     )
 
 
-@requirement("CON-17", MUST, needs=["CON-02", "CON-04"])
+_OF_EVERY_ID = (
+    "CON-13", "CON-15", "PAD-01", "PAD-02", "PAD-03", "PAD-05", "PAD-06", "EMB-01", "EMB-02",
+    "EMB-03", "EMB-04", "EMB-06", "TOK-01", "TOK-03",
+)  # fmt: skip
+"""Clauses that take little time and are asked of the other ids too."""
+
+
+@requirement("CON-17", MUST, needs=["CON-02", "CON-04", *_OF_EVERY_ID])
 def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
     """What is loaded under an id (weights, tokenizer, generation config) is what the id stands for,
     under the other ids of the family too that the class knows: each constructs, under its own name,
-    and the others' prompt builders, if they have one, are those of the rule."""
+    the others' prompt builders, if they have one, are those of the rule, and what holds of pad
+    token, rows, generation config and tokenizer under this id holds under the others."""
     recipes = subject.recipes_by_id
     listed = str(_error_for_unknown_id(subject))
     others = [
@@ -634,6 +674,28 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
             mend="let the id choose its row of the table and nothing else",
             id=name,
         )
+        if name != subject.backbone_id:
+            _require_of(name, subject.under(name))
+
+
+def _require_of(name: str, other: Subject) -> None:
+    from conformance.suite.collection import clause_tests
+
+    tests = clause_tests()
+    for clause in _OF_EVERY_ID:
+        for test in tests[clause]:
+            try:
+                test(other)
+            except (NotApplicable, Blocked):
+                continue
+            except ClauseFailure as failure:
+                raise ClauseFailure(
+                    observed=f"under the id {name!r} {clause} does not hold: {failure}",
+                    expected="what holds under the id that is judged",
+                    mend="let the id choose its row of the table and nothing else",
+                    id=name,
+                    clause=clause,
+                ) from failure
 
 
 def _require_own_files(name: str, recipe: Recipe, calls: Sequence[HubCall]) -> None:
@@ -761,6 +823,16 @@ def _abstract_members(subject: Subject) -> list[str]:
 def _spoil_weights(snapshot: Path) -> None:
     for path in snapshot.glob("*.safetensors"):
         path.write_bytes(GARBAGE)
+
+
+def _shorten(name: str, snapshot: Path) -> None:
+    """Give a tensor of the checkpoint one row less."""
+    for path in snapshot.glob("*.safetensors"):
+        tensors = load_file(path)
+        if name in tensors:
+            tensors[name] = tensors[name][:-1].clone()
+            path.unlink()  # it may be shared with other snapshots
+            save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _signature_of(llm: Any) -> dict[str, str]:

@@ -30,6 +30,8 @@ from conformance.suite.rounding import far_batch, rounds_alike
 
 WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]
 FULLY_SHARD_SINCE = (2, 6)
+_PUBLISHED_NUMEL = 1 << 33
+"""Parameters: more than any one module of a published model that is wrapped by layers has."""
 PADDING = 3
 
 
@@ -84,8 +86,8 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     """`FullyShardedDataParallel` around the whole backbone, as hosts wrap it, with
     `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, and its forward gives the logits of
-    the backbone unwrapped; every parameter that the forward uses is registered, under one name
-    unless weights are tied."""
+    the backbone unwrapped; however large modules are; every parameter that the forward uses is
+    registered, under one name unless weights are tied."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build().eval()
@@ -108,6 +110,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             "`{self.transformer_layer_cls}`",
             units=units,
         )
+        _require_no_unit_by_size(wrapped)
         with torch.no_grad():
             sharded = _real_logits(subject, wrapped(**batch), batch)
     if refused:
@@ -126,6 +129,31 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         expected="the logits of the backbone unwrapped",
         mend="look parameters up in forward: sharding replaces them, and one kept from "
         "construction goes stale",
+    )
+
+
+def _require_no_unit_by_size(wrapped: Any) -> None:
+    """A policy that also goes by size makes other units of the published model than of a probe."""
+    backbone = wrapped.module
+    policy = backbone.get_fsdp_wrapping_policy()
+    if not callable(policy):  # a `CustomPolicy`, which looks at modules alone
+        return
+    layer_cls = backbone.transformer_layer_cls
+    by_size = [
+        name
+        for name, module in backbone.named_modules()
+        if not isinstance(module, layer_cls)
+        and type(module) is not type(wrapped)
+        and policy(module=module, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
+    ]
+    require(
+        not by_size,
+        observed=f"with {_PUBLISHED_NUMEL:,} parameters in it `{by_size[0] if by_size else ''}` "
+        f"becomes a unit of its own, as do {len(by_size)} modules in all",
+        expected="units by class alone: the layers, and the root",
+        mend="build the policy with `transformer_auto_wrap_policy` and "
+        "`{self.transformer_layer_cls}`",
+        modules=by_size[:20],
     )
 
 

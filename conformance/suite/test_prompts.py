@@ -269,11 +269,38 @@ def test_turns_alternate(subject: Subject) -> type[StepMachine]:
     return Turns
 
 
+_OTHER_ROLES = ("user", "assistant", "system", "robot", "Human", "")
+"""What other codebases call roles, and what nobody does."""
+
+
+@requirement("PRM-06", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
+def test_other_roles_are_refused(subject: Subject) -> None:
+    """A role that is not the one whose turn it is raises, or is another name for it."""
+    for host in subject.working_hosts:
+        for said in ((), ("Who is there?",)):
+            due = ROLES[len(said) % 2]
+            for role in _OTHER_ROLES:
+                builder, obedient = host.builder(), host.builder()
+                for one in (builder, obedient):
+                    turns_of(one, said)
+                expected = obedient.add_turn(due, "It is I.")
+                with refusal() as refused:
+                    observed = builder.add_turn(role, "It is I.")
+                require(
+                    bool(refused) or observed == expected,
+                    observed=f"{host} `add_turn({role!r}, …)` in the turn of {due!r} gave "
+                    f"{quoted('' if refused else observed, 160)}",
+                    expected=f"an error, or {quoted(expected, 160)}, if it is a name for {due!r}",
+                    mend="raise a ValueError for every role that is not due",
+                )
+
+
 @requirement("PRM-07", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
 @for_all(messages=dialogue_with_images, edges=dialogues_with_images)
 def test_messages_survive_without_image_markers(subject: Subject, messages: list[str]) -> None:
-    """`<image>` markers are stripped from messages; everything else of an ordinary message survives
-    verbatim up to surrounding space, however long it is and however often it was said."""
+    """`<image>` markers are stripped from messages, which are then told as the same messages
+    without markers are; everything else of an ordinary message survives verbatim up to surrounding
+    space, however long it is and however often it was said."""
     for told in conversations(subject, messages):
         for number, (sent, turn) in enumerate(zip(messages, told.turns, strict=True)):
             expected = sent.replace(IMAGE_MARKER, "").strip()
@@ -284,6 +311,15 @@ def test_messages_survive_without_image_markers(subject: Subject, messages: list
                 expected=f"{quoted(expected, 160)} in it, and no {IMAGE_MARKER}",
                 mend=f'use `message.replace("{IMAGE_MARKER}", "").strip()` and change nothing else',
             )
+        bare = [sent.replace(IMAGE_MARKER, "") for sent in messages]
+        unmarked = turns_of(told.host.builder(), bare)
+        require(
+            told.turns == unmarked,
+            observed=f"{told.host} {quoted(messages, 160)} becomes {quoted(told.turns, 200)}",
+            expected=f"{quoted(unmarked, 200)}, as {quoted(bare, 160)} does: inference asks "
+            "without the markers of training",
+            mend=f'use `message.replace("{IMAGE_MARKER}", "").strip()`, in that order',
+        )
 
 
 @requirement("PRM-08", MUST, needs=["TOK-02"], uses=["prompt_builder_fn"])
@@ -477,6 +513,36 @@ def test_a_system_prompt_appears_once(
             expected="once",
             mend="put it into the first turn, and only there",
         )
+
+
+@requirement("PRM-13", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+def test_an_empty_system_prompt_replaces_the_default(subject: Subject) -> None:
+    """A custom system prompt, the empty one included, stands in the place of the default."""
+    if not subject.declared.system_prompt:
+        raise NotApplicable("the family declares that it takes no system prompt")
+    compared = 0
+    for host in subject.working_hosts:
+        marked = "<[custom]>"
+        by_default, custom, empty = (
+            _first_turn(host, system_prompt) for system_prompt in (None, marked, "")
+        )
+        before, _, after = custom.partition(marked)
+        default = by_default.removeprefix(before).removesuffix(after).strip()
+        if not default or len(default) >= len(by_default):
+            continue  # there is no default, or it has a format of its own
+        compared += 1
+        require(
+            default not in empty,
+            observed=f"{host} with system_prompt='' the first turn is {quoted(empty, 200)}",
+            expected=f"it without the default, {quoted(default, 120)}",
+            mend="ask `system_prompt is None`: an empty one is a choice too",
+        )
+    if not compared:
+        raise NotApplicable("no builder has a default system prompt")
+
+
+def _first_turn(host: Host, system_prompt: str | None) -> str:
+    return str(host.builder(system_prompt).add_turn("human", "Who is there?"))
 
 
 def _require_pure(holds: bool, what: str, gave: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ _OVERFITTING = (12, 1e-2, 0.5)
 
 
 @requirement("TRN-01", MUST, profile="training", needs=["FWD-14"], uses=["forward"])
-def test_loss_is_thecross_entropy(subject: Subject) -> None:
+def test_loss_is_the_cross_entropy(subject: Subject) -> None:
     """`loss` is the shifted cross-entropy of the subject's own logits with −100 ignored, in every
     state."""
     together = compared(subject)
@@ -121,7 +121,8 @@ def _require_no_influence(backbone: Any, inputs: Inputs) -> None:
 )  # fmt: skip
 def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
     """`enable_gradient_checkpointing()` really recomputes: every layer once more in the backward
-    pass, also with all but the last frozen. Loss and gradients stay what they are (TRN-04)."""
+    pass, also with all but the last frozen, and draws what the first pass drew. Loss and
+    gradients stay what they are (TRN-04)."""
     together = compared(subject)
     backbone = together.backbone("checkpointed")
     backbone.train()
@@ -152,12 +153,64 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
     backbone.eval()
 
 
+@requirement("TRN-03", MUST, profile="training")
+def test_recomputation_draws_the_same(subject: Subject) -> None:
+    """What is drawn at random inside a layer, dropout for one, is drawn alike when the layer is
+    recomputed: gradients are those without checkpointing."""
+    together = compared(subject)
+    ids, mask, labels = _batch(together.inputs, ignored=False)
+    seen = []
+    for build in ("training", "checkpointed"):
+        backbone = together.backbone(build)
+        backbone.train()
+        with _dropout_inside(decoder_layers(backbone)), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(subject.seed)
+            backbone(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        seen.append(gradients_of(backbone))
+        backbone.llm.zero_grad(set_to_none=True)
+        backbone.eval()
+    plain, recomputed = seen
+    error, name = worst_gradient(recomputed, plain)
+    within(
+        "gradient under checkpointing",
+        error,
+        GRADIENT_RELATIVE_RMS,
+        observed=f"with dropout in the layers, checkpointing changes the gradient of `{name}` by "
+        f"{error:.2g} of its size",
+        expected="the gradients without checkpointing: the recomputed layer drops what the first "
+        "pass dropped",
+        mend="leave `preserve_rng_state` at True",
+    )
+
+
+@contextmanager
+def _dropout_inside(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Dropout behind the first linear map of every layer while the body runs, whatever the config
+    says: hooks of inner modules run in the recomputation too."""
+    inner = [
+        next((one for one in layer.modules() if isinstance(one, torch.nn.Linear)), None)
+        for layer in layers
+    ]
+    hooks = [
+        one.register_forward_hook(
+            lambda _module, _inputs, output: torch.nn.functional.dropout(output, 0.2)
+        )
+        for one in inner
+        if one is not None
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 @requirement(
     "TRN-04", MUST, profile="training", needs=["CON-09", "TRN-01", "TRN-02"], uses=["forward"]
 )
 def test_gradients_are_those_of_the_library(subject: Subject) -> None:
-    """Every parameter is trained: gradients are finite and, in every state, those of the library's
-    own model, with checkpointing too."""
+    """Every parameter is trained, and what is frozen stays so: gradients, of patches too, are
+    finite and, in every state, those of the library's own model, with checkpointing too."""
     _no_finding(
         subject,
         GRADIENTS,
