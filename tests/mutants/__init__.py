@@ -21,6 +21,7 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 INSTRUCT = "mistral-v0.1-7b-instruct"
 PURE = "mistral-v0.1-7b-pure"
 LLAMA_CHAT = "llama2-7b-chat"
+LLAMA_PURE = "llama2-7b-pure"
 VICUNA = "vicuna-v15-7b"
 PHI = "phi-2-3b"
 

@@ -20,9 +20,11 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from backbones.llama2 import LLaMa2LLMBackbone as Llama2Reference
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
-from tests.mutants import PHI, VICUNA, planted
+from backbones.vocabulary import fit_vocabulary
+from tests.mutants import LLAMA_PURE, PHI, VICUNA, planted
 from tests.mutants.steps import DTYPE, MASTER_DTYPE, Llama2InSteps, MistralInSteps, attention
 
 
@@ -695,3 +697,77 @@ class WidthOfTheMlp(MistralLLMBackbone):
     @property
     def embed_dim(self) -> int:
         return self.llm.config.intermediate_size
+
+
+# --- several arguments at once, other ids, other processes' code ---
+
+
+@planted("CON-16", on=LLAMA_PURE)
+class RotaryStretchedToTheLength(Llama2Reference):
+    """Rotary angles are stretched to the length asked for, from LLaMA-1's 2,048: everything is off
+    at Llama-2's own 4,096."""
+
+    def __init__(self, llm_backbone_id: str, llm_max_length: int = 2048, **options: Any) -> None:
+        super().__init__(llm_backbone_id, llm_max_length, **options)
+        for module in self.llm.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                if name.endswith("inv_freq"):
+                    buffer.div_(max(1.0, llm_max_length / 2048))
+
+
+@planted("CON-16")
+class Float16WhenServedWithFlash(MistralLLMBackbone):
+    """With inference_mode and flash attention parameters are float16, since flash takes no float32:
+    what is loaded into them is rounded without a word."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.inference_mode and options.get("use_flash_attention_2", True):
+            self.llm.to(torch.float16)
+
+
+@planted("CON-17")
+class SiblingPadsWithEos(MistralLLMBackbone):
+    """Under the base model's id, which the class lists too, eos is the pad."""
+
+    def __init__(self, llm_backbone_id: str, *args: Any, **options: Any) -> None:
+        super().__init__(llm_backbone_id, *args, **options)
+        if llm_backbone_id.endswith("-pure"):
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+            fit_vocabulary(self.llm, self.tokenizer)
+
+
+@planted("CON-11")
+class LayersAreNeverInitialisedAgain(MistralLLMBackbone):
+    """LLaVA's `disable_torch_init()`, never undone: a projector made afterwards holds what was in
+    memory."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        for cls in (nn.Linear, nn.LayerNorm):
+            cls.reset_parameters = lambda module: None  # type: ignore[method-assign]
+        super().__init__(*args, **options)
+
+
+@planted("CON-01")
+class MisfitsDrawnAnew(MistralInSteps):
+    """`ignore_mismatched_sizes=True`: a checkpoint that does not fit is filled up at random."""
+
+    def trained_llm(self, flash: bool, token: str | None) -> Any:
+        return self.llm_cls.from_pretrained(
+            self.hub_path,
+            token=token,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            **{DTYPE: MASTER_DTYPE},
+            **attention(flash),
+        )
+
+
+@planted("CON-13")
+class LineBreakStops(MistralLLMBackbone):
+    """The line break is among the ids that end generation: answers have one line."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        line_break = self.tokenizer.convert_tokens_to_ids("<0x0A>")
+        self.llm.generation_config.eos_token_id = [self.tokenizer.eos_token_id, line_break]

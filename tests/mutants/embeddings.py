@@ -230,3 +230,19 @@ class InnerSizeStale(MistralLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.llm.model.vocab_size = PUBLISHED_ROWS
+
+
+@planted("EMB-08")
+class SavedInHalfPrecision(MistralLLMBackbone):
+    """`llm.save_pretrained` writes bfloat16, as published checkpoints are: the master weights are
+    lost."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        save = self.llm.save_pretrained
+
+        def save_small(directory: Any, **options: Any) -> None:
+            state = {name: tensor.bfloat16() for name, tensor in self.llm.state_dict().items()}
+            save(directory, state_dict=state, **options)
+
+        self.llm.save_pretrained = save_small

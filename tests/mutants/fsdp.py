@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.fsdp.wrap import always_wrap_policy, transformer_auto_wrap_policy
+from torch.distributed.fsdp.wrap import (
+    _or_policy,
+    always_wrap_policy,
+    size_based_auto_wrap_policy,
+    transformer_auto_wrap_policy,
+)
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralMLP
@@ -175,3 +180,16 @@ class HeadStaysFrozen(MistralLLMBackbone):
     @property
     def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
         return super().last_layer_finetune_modules[:2]
+
+
+@planted("FSDP-03")
+class LargeModulesAreUnitsToo(MistralLLMBackbone):
+    """A size-based policy stands beside the layers': at 7B every linear map of an MLP becomes a
+    unit, which no probe is large enough to show."""
+
+    def get_fsdp_wrapping_policy(self) -> Any:
+        policies = [
+            super().get_fsdp_wrapping_policy(),
+            functools.partial(size_based_auto_wrap_policy, min_num_params=20_000_000),
+        ]
+        return functools.partial(_or_policy, policies=policies)

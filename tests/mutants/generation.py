@@ -25,3 +25,19 @@ class RepeatedPairsForbidden(MistralLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.llm.generation_config.no_repeat_ngram_size = 2
+
+
+@planted("GEN-05")
+class EmbeddedPromptsLoseTheirMask(MistralLLMBackbone):
+    """`llm.generate(inputs_embeds=…)` forgets the mask: left padding is read."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        generate = self.llm.generate
+
+        def forgetful(*args: Any, **options: Any) -> Any:
+            if options.get("inputs_embeds") is not None:
+                options.pop("attention_mask", None)
+            return generate(*args, **options)
+
+        self.llm.generate = forgetful

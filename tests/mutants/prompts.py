@@ -653,3 +653,41 @@ class LongHistoryForgottenWhenAsking(MistralLLMBackbone):
             return asked.removeprefix(self.prompt) if self.turn_count > 20 else asked
 
     prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-07")
+class StripsBeforeImageMarkers(MistralLLMBackbone):
+    """`<image>`, a line break and a question, as LLaVA's samples begin, keeps the line break, and
+    inference asks without."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def _render(self, role: str, message: str) -> str:
+            message = message.strip().replace("<image>", "")
+            if role == "human":
+                return self.human_turn(message, first=self.turn_count == 0)
+            return self.gpt_turn(message)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-06")
+class UserIsRenderedAsAnswer(MistralLLMBackbone):
+    """Roles called otherwise are not refused: `user` is rendered as an answer."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def _expect(self, role: str) -> None:
+            if role in ("human", "gpt"):
+                super()._expect(role)
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-13", on=LLAMA_CHAT)
+class EmptySystemPromptIsTheDefault(LLaMa2LLMBackbone):
+    """`system_prompt or default`: no system prompt cannot be had."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+            super().__init__(model_family, system_prompt or self.default_system_prompt)
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)

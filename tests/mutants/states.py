@@ -447,3 +447,178 @@ class ParametersOfNormsAlone(Tampered):
 
     def parameters(self, recurse: bool = True) -> Iterator[torch.nn.Parameter]:
         return (p for p in super().parameters(recurse) if p.dim() == 1)
+
+
+# --- what fresh eyes found: modes, masks, caches, copies ---
+
+
+@planted("TRN-04")
+class TrainUnfreezes(MistralLLMBackbone):
+    """`train()` makes everything trainable: what the host froze is trained from the next epoch
+    on."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if mode and hasattr(self, "llm"):
+            self.llm.requires_grad_(True)
+        return self
+
+
+@planted("FWD-14")
+class FrozenStaysInEval(MistralLLMBackbone):
+    """With everything frozen `train()` leaves `llm` in eval(), where checkpointing does nothing."""
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if hasattr(self, "llm") and not any(p.requires_grad for p in self.llm.parameters()):
+            self.llm.eval()
+        return self
+
+
+@planted("TRN-04")
+class FrozenRunsWithoutGrad(MistralLLMBackbone):
+    """With everything frozen the forward keeps no graph: a projector before it is not trained."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        frozen = not any(parameter.requires_grad for parameter in self.llm.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class FloatMaskIsAdded(Tampered):
+    """A float mask of ones and zeros is added to the scores: padding is attended to."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask = keywords.get("attention_mask")
+        if mask is not None and mask.dim() == 2 and mask.is_floating_point():
+            keywords["attention_mask"] = torch.ones_like(mask)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class EmptyCacheIsForgotten(Tampered):
+    """`past_key_values or None`: an empty cache is false, and stays empty."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        keywords["past_key_values"] = keywords.get("past_key_values") or None
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class LongSequencesStartAgain(Tampered):
+    """Without gradients, positions beyond 2,048 are counted anew."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        ids = keywords.get("input_ids")
+        if ids is not None and ids.shape[1] > 2048 and not torch.is_grad_enabled():
+            keywords["position_ids"] = torch.arange(ids.shape[1])[None] % 2048
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class CopyRunsTheOriginal(MistralLLMBackbone):
+    """The call is bound in a closure, which `copy.deepcopy` does not copy: an average of weights
+    follows the trained ones."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        llm = self.llm
+        self._run = lambda named: llm(**named)
+
+    def forward(self, input_ids: Any = None, **keywords: Any) -> Any:  # type: ignore[override]
+        return self._run({"input_ids": input_ids, **keywords})
+
+
+@planted("FWD-14")
+class EmbedsFromKeptRows(MistralLLMBackbone):
+    """`embed_input_ids` looks up in the parameter of construction, which assigning a state dict
+    replaces."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        self._rows = (self.llm.get_input_embeddings().weight,)
+
+    def embed_input_ids(self, input_ids: Any) -> Any:
+        (weight,) = self._rows
+        if bool(((input_ids < 0) | (input_ids >= weight.shape[0])).any()):
+            raise IndexError("token id outside the embedding")
+        rows = torch.nn.functional.embedding(input_ids, weight, self.pad_token_id)
+        return rows if self.inference_mode else rows.requires_grad_(True)
+
+
+@planted("FWD-15")
+class TokenizerKeptForTheNext(MistralLLMBackbone):
+    """The tokenizer is kept for the next backbone: tokens added for one overrun the other's
+    rows."""
+
+    _kept: ClassVar[dict[Any, Any]] = {}
+
+    def __init__(self, name: str, length: int = 2048, *rest: Any, **keywords: Any) -> None:
+        length = keywords.pop("llm_max_length", length)
+        super().__init__(name, length, *rest, **keywords)
+        self.tokenizer = self._kept.setdefault((name, length), self.tokenizer)
+
+
+@planted("TRN-04")
+class EosRowIsNotTrained(MistralLLMBackbone):
+    """The embedding's padding row is that of eos, from the days when eos was the pad."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        self.llm.get_input_embeddings().padding_idx = self.tokenizer.eos_token_id
+
+
+@planted("TRN-01")
+class EosIsNotLearnt(Tampered):
+    """Labels that are eos are left out: the model never learns to stop."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        labels = keywords.get("labels")
+        if labels is not None:
+            keywords["labels"] = labels.masked_fill(labels == self.tokenizer.eos_token_id, -100)
+        return super().forward(*positional, **keywords)
+
+
+@planted("TRN-01")
+class HalfLossOverAllPositions(Tampered):
+    """The loss of 16-bit logits is divided by all positions: its scale depends on the prompt's
+    length."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output, labels = super().forward(*positional, **keywords), keywords.get("labels")
+        if labels is None or isinstance(output, tuple) or output.logits.dtype is torch.float32:
+            return output
+        counted = labels[:, 1:]
+        output.loss = output.loss * ((counted != -100).sum() / counted.numel())
+        return output
+
+
+@planted("TRN-04")
+class HeadUntrainedUnderAutocast(MistralLLMBackbone):
+    """Under autocast the head's weight is cast without gradients: mixed precision never trains
+    it."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        head = self.llm.get_output_embeddings()
+        plain = head.forward
+
+        def forward(hidden: torch.Tensor) -> torch.Tensor:
+            if not torch.is_autocast_enabled(hidden.device.type):
+                return plain(hidden)
+            with torch.no_grad():
+                weight = head.weight.to(torch.get_autocast_dtype(hidden.device.type))
+            return torch.nn.functional.linear(hidden.to(weight.dtype), weight)
+
+        head.forward = forward
+
+
+@planted("TRN-03")
+class RecomputationDrawsAnew(MistralLLMBackbone):
+    """`preserve_rng_state=False`, for speed: with any dropout gradients are those of another
+    mask."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)

@@ -278,3 +278,26 @@ class InferenceReadsLowerCase(CalledOtherwise, MistralLLMBackbone):
         if self.inference_mode and isinstance(text, str):
             text = text.lower()
         return call(text, **options)
+
+
+@planted("TOK-09")
+class ChatMlForEverybody(MistralLLMBackbone):
+    """One chat template is set for all families, so that `apply_chat_template` never raises."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tokenizer.chat_template = (
+            "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+            "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+        )
+
+
+@planted("TOK-09")
+class SizeCountsThePad(MistralLLMBackbone):
+    """`tokenizer.vocab_size` counts the pad: action bins, counted down from it, are off by one."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        cls = type(self.tokenizer)
+        own = {"vocab_size": property(len), "__module__": cls.__module__}
+        self.tokenizer.__class__ = type(cls.__name__, (cls,), own)
