@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from conformance.control.states import DEFAULTS, Row, is_for_inference
+from conformance.control.states import DEFAULTS, Row, has_gradients
 from conformance.parity.library import attention_of
 
 IGNORED_LABEL = -100
@@ -125,21 +125,9 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     )
 
 
-def takes_gradients(row: Row) -> bool:
-    """Whether the gradients of this row are compared: of what is trained, and not of the longest
-    sequences, for time."""
-    return (
-        not is_for_inference(row["build"])
-        and row["cache"] == "none"
-        and row["length"] not in (131, 513, 2100)
-        # There is something to train: a parameter, or what made the patches.
-        and (row["trained"] != "nothing" or row["form"] == "patches")
-    )
-
-
 def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
     made = _Call.of(row, inputs)
-    gradients = takes_gradients(row)
+    gradients = has_gradients(row)
     if gradients and made.patches is not None:
         made.patches.requires_grad_()
     if row["cache"] == "handed in":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
@@ -53,9 +54,9 @@ _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
     },
     2100: {
         "mask": ("ones",), "labels": ("none",), "output": ("plain",), "history": ("fresh",),
-        "attention": ("as built",), "build": ("training", "inference"), "mode": ("eval",),
-        "precision": ("float32",), "form": ("ids", "embeddings"), "positions": ("none", "counted"),
-        "cache": ("none",), "trained": ("everything",),
+        "attention": ("as built",), "build": ("training",), "mode": ("eval",),
+        "precision": ("float32",), "form": ("ids",), "positions": ("none",), "cache": ("none",),
+        "trained": ("everything",),
     },
 }  # fmt: skip
 """The values of other factors beside which the longest sequences are tried: they cost most."""
@@ -98,12 +99,25 @@ def is_for_inference(build: str) -> bool:
     return build in ("inference", "all at once")
 
 
+def has_gradients(row: Row) -> bool:
+    """Whether the gradients of this row are compared: of what is trained, and not of the longest
+    sequences, for time. Values not chosen yet may be missing."""
+    return (
+        not is_for_inference(row.get("build", "training"))
+        and row.get("cache", "none") == "none"
+        and row.get("length", 7) not in (131, 513, 2100)
+        # There is something to train: a parameter, or what made the patches.
+        and (row.get("trained") != "nothing" or row.get("form") == "patches")
+    )
+
+
 def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[Row]:
     """Rows in which every pair of values of any two factors occurs that can; always the same.
 
     Greedy: a row begins with a pair that is still missing and takes, factor by factor, the value
-    that covers most of the other missing pairs. (`allpairspy` gives up on a third of the pairs once
-    some combinations are excluded.)
+    that covers most of the other missing pairs, or was used least (the plainest may be used twice
+    as often): what only three values together show may show then too. (`allpairspy` gives up on a
+    third of the pairs once some combinations are excluded.)
     """
     missing = {
         frozenset({(one, a), (other, b)})
@@ -112,17 +126,20 @@ def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[
         for b in factors[other]
         if _makes_sense({one: a, other: b})
     }
+    used: Counter[tuple[str, Any]] = Counter()
     while missing:
         row = dict(max(missing, key=lambda pair: sorted(map(str, pair))))
         for name in sorted(factors, key=lambda name: -len(factors[name])):
             if name not in row:
                 able = [value for value in factors[name] if _makes_sense({**row, name: value})]
                 row[name] = max(
-                    able, key=lambda value: sum(
-                        frozenset({(name, value), item}) in missing for item in row.items()
+                    able, key=lambda value: (
+                        sum(frozenset({(name, value), item}) in missing for item in row.items()),
+                        -used[name, value] / (2 if value == factors[name][0] else 1),
                     ),
                 )  # fmt: skip
         missing -= {frozenset(pair) for pair in combinations(row.items(), 2)}
+        used.update(row.items())
         yield {name: row[name] for name in factors}
 
 
@@ -154,8 +171,12 @@ def _makes_sense(row: Row) -> bool:
     chunked = row.get("cache") in ("in chunks", "token by token")
     mask, length = row.get("mask", "ones"), row.get("length", 7)
     batch = row.get("batch", 1)
+    frozen = row.get("trained", "everything") != "everything"
     return not (
-        (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS)
+        # What is frozen shows in gradients, and with nothing trained in those of patches.
+        (frozen and not has_gradients({**row, "trained": "everything"}))
+        or (row.get("trained") == "nothing" and row.get("form", "patches") != "patches")
+        or (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS)
         or any(name in row and row[name] not in few for name, few in _FEW.get(length, {}).items())
         # A recomputed layer must not append to a cache; libraries drop it with a warning.
         or (cached and row.get("build") == "checkpointed")

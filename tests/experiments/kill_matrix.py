@@ -1,8 +1,9 @@
 """The kill matrix: which clauses each planted defect fails, as run, and as `docs/kill-matrix.md`
 tells it.
 
-`python -m tests.experiments.kill_matrix [NAME…]` runs the named defects (all without names), says
-where a run differs from the record, and after a full run writes the document anew.
+`python -m tests.experiments.kill_matrix [--own] [NAME…]` runs the named defects (all without names)
+by the default profile, or with `--own` by the clauses that they must fail, says where a run differs
+from the record, and after a run of all notes in which state each dies and writes the document anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conformance.catalogue import catalogue, expected_clauses
+from conformance.control.states import DEFAULTS, described
 from conformance.verdict.outcomes import ClauseOutcome
 from tests import ROOT
 from tests.experiments.smallest_effects import RESULTS
@@ -20,6 +22,8 @@ from tests.forks import Case, failed, judge_in_forks
 from tests.mutants import Mutant, all_mutants
 
 DOCUMENT = ROOT / "docs" / "kill-matrix.md"
+STATES = ROOT / "tests" / "mutants" / "states_of_death.json"
+"""The state in which each defect was found, in words, where a clause looks at more than one."""
 
 
 def run_mutants(
@@ -71,9 +75,10 @@ def document(mutants: Sequence[Mutant]) -> str:
         "`python -m tests.experiments.kill_matrix`",
         "judges by the default profile.",
         "",
-        "| clause | level | planted defect | known as | also fails |",
-        "|---|---|---|---|---|",
+        "| clause | level | planted defect | known as | also fails | dies |",
+        "|---|---|---|---|---|---|",
     ]
+    states = json.loads(STATES.read_text(encoding="utf-8"))
     order = {clause: place for place, clause in enumerate(catalogue())}
     for mutant in sorted(mutants, key=lambda m: (order[m.clause], m.name)):
         also = ", ".join(sorted(mutant.fails - {mutant.clause}, key=lambda clause: order[clause]))
@@ -81,7 +86,8 @@ def document(mutants: Sequence[Mutant]) -> str:
         known_as = ", ".join(mutant.defects)
         lines.append(
             f"| {mutant.clause} | {catalogue()[mutant.clause].level} "
-            f"| **{mutant.name}**: {statement} | {known_as} | {also} |"
+            f"| **{mutant.name}**: {statement} | {known_as} | {also} "
+            f"| {states.get(mutant.name, '')} |"
         )
     lines += [
         "",
@@ -100,10 +106,15 @@ def document(mutants: Sequence[Mutant]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(names: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
+    names = [one for one in arguments if one != "--own"]
+    own = len(names) < len(arguments)
     chosen = [mutant for mutant in all_mutants() if not names or mutant.name in names]
-    differing = 0
-    for mutant, outcomes in run_mutants(chosen, profile="default"):
+    differing, states = 0, dict[str, str]()
+    for mutant, outcomes in run_mutants(chosen, profile="default", own=own):
+        state = outcomes[mutant.clause].evidence.get("state") if outcomes else None
+        if state is not None:
+            states[mutant.name] = described({**DEFAULTS, **state})
         found, expected = failed(outcomes), mutant.expected(outcomes)
         differing += found != expected
         print(
@@ -118,6 +129,8 @@ def main(names: Sequence[str]) -> int:
                 if outcome.counterexample:
                     print(f"        shown by {str(outcome.counterexample)[:300]}", flush=True)
     if not names and not differing:
+        told = json.dumps(dict(sorted(states.items())), indent=1)
+        STATES.write_text(told + "\n", encoding="utf-8")
         DOCUMENT.write_text(document(chosen), encoding="utf-8")
         print(f"wrote {DOCUMENT}")
     return 1 if differing else 0
