@@ -182,7 +182,7 @@ def test_generation_in_any_state(subject: Subject) -> None:
     together = compared(subject)
     if not hasattr(subject.training.llm, "generate"):
         raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
-    for build in ("training", "inference", "flash", "no token"):
+    for build in ("training", "inference", "flash", "no token", "all at once"):
         backbone = together.backbone(build)
         if backbone is None:
             continue
@@ -218,14 +218,69 @@ def test_generation_in_any_state(subject: Subject) -> None:
             )
 
 
-def _generated(
-    backbone: Any, inputs: Inputs, batch: int, length: int, new: int, form: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The emitted ids, (batch, new), and the logits they were chosen by, (new, batch, ids)."""
+@requirement("GEN-02", MUST, profile="numerics", needs=["GEN-05"], uses=["forward"])
+def test_generation_stops_at_every_eos(subject: Subject) -> None:
+    """Generation stops at every eos id of the generation config, each row of a batch by itself, and
+    nothing but filling follows."""
+    together = compared(subject)
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        freely, _ = _generated(control, together.inputs, 3, 12, 8, "ids")
+        # Tokens that two of the rows emit in time, so that they end apart, and the third does not.
+        stops = [int(freely[0, 1]), int(freely[1, 4])]
+        wanted, emitted = (
+            _until_stopped(one, together.inputs, stops) for one in (control, backbone)
+        )
+        require(
+            emitted == wanted,
+            observed=f"built with {_BUILDS.get(build, 'the defaults')}, with {stops} among the eos "
+            f"ids of the generation config the rows of a batch emit {emitted}",
+            expected=f"{wanted}, which the library's own model emits",
+            mend="let `generate` read the eos ids of the generation config, and stop row by row",
+        )
+
+
+def _until_stopped(backbone: Any, inputs: Inputs, stops: list[int]) -> list[list[int]]:
+    """What each of three rows emits up to its first stop, at most eight tokens, and what follows
+    if it is more than filling."""
+    config = backbone.llm.generation_config
+    kept = config.eos_token_id
+    published = kept if isinstance(kept, list) else [kept] if kept is not None else []
+    ids, mask = _prompts(inputs, 3, 12)
+    filling = int(inputs.ordinary[0])
+    try:
+        config.eos_token_id = [*published, *stops]
+        with torch.no_grad():
+            out = backbone.llm.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False,
+                pad_token_id=filling,
+            )  # fmt: skip
+    finally:
+        config.eos_token_id = kept
+    rows = []
+    for row in out[:, ids.shape[1] :].tolist():
+        end = next((i for i, token in enumerate(row) if token in (*published, *stops)), len(row))
+        rest = [token for token in row[end + 1 :] if token != filling]
+        rows.append([*row[: end + 1], *rest])
+    return rows
+
+
+def _prompts(inputs: Inputs, batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left-padded prompts: ids and mask, (batch, length)."""
     ids = inputs.ids(batch, length)
     mask = torch.ones_like(ids)
     for row in range(1, batch):
         mask[row, : row * length // (batch + 1)] = 0
+    return ids, mask
+
+
+def _generated(
+    backbone: Any, inputs: Inputs, batch: int, length: int, new: int, form: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The emitted ids, (batch, new), and the logits they were chosen by, (new, batch, ids)."""
+    ids, mask = _prompts(inputs, batch, length)
     backbone.train()
     backbone.eval()
     with torch.no_grad():

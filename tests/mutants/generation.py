@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import planted
 
@@ -41,3 +43,38 @@ class EmbeddedPromptsLoseTheirMask(MistralLLMBackbone):
             return generate(*args, **options)
 
         self.llm.generate = forgetful
+
+
+@planted("GEN-02")
+class StopsAtOneEosAlone(MistralLLMBackbone):
+    """Generation is told the tokenizer's eos: of several ids in the generation config the others do
+    not stop it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        generate, eos = self.llm.generate, self.tokenizer.eos_token_id
+        self.llm.generate = lambda *args, **options: generate(
+            *args, **{"eos_token_id": eos, **options}
+        )
+
+
+@planted("GEN-02")
+class FirstRowEndsTheBatch(MistralLLMBackbone):
+    """Generation ends for the whole batch when its first row ends, as it did for one prompt."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        generate, config = self.llm.generate, self.llm.generation_config
+
+        def first_alone(*args: Any, **options: Any) -> Any:
+            out = generate(*args, **options)
+            stops = config.eos_token_id
+            if isinstance(out, torch.Tensor) and "input_ids" in options:
+                begin = options["input_ids"].shape[1]
+                stops = stops if isinstance(stops, list) else [stops]
+                ends = [i for i, token in enumerate(out[0].tolist()) if token in stops]
+                ends = [i for i in ends if i >= begin]
+                return out[:, : ends[0] + 1] if ends else out
+            return out
+
+        self.llm.generate = first_alone
