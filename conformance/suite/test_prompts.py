@@ -228,7 +228,7 @@ def _anew(subject: Subject, host: Host) -> Any:
 @for_all_runs
 def test_turns_alternate(subject: Subject) -> type[StepMachine]:
     """*Alternation*: turns alternate human, gpt; a turn out of order raises and leaves the state as
-    it was."""
+    it was, and a role of another name raises or is that of the turn."""
 
     class Turns(StepMachine):
         def __init__(self) -> None:
@@ -500,7 +500,8 @@ def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: lis
 def test_a_system_prompt_appears_once(
     subject: Subject, system_prompt: str, messages: list[str]
 ) -> None:
-    """A custom system prompt appears exactly once, or the builder declares that it takes none."""
+    """A custom system prompt appears exactly once, or the builder declares that it takes none; an
+    empty one stands in the place of the default too."""
     if not subject.declared.system_prompt:
         raise NotApplicable("the family declares that it takes no system prompt")
     marked = f"<[{system_prompt}]>"
@@ -527,9 +528,11 @@ def test_an_empty_system_prompt_replaces_the_default(subject: Subject) -> None:
             _first_turn(host, system_prompt) for system_prompt in (None, marked, "")
         )
         before, _, after = custom.partition(marked)
-        default = by_default.removeprefix(before).removesuffix(after).strip()
-        if not default or len(default) >= len(by_default):
-            continue  # there is no default, or it has a format of its own
+        if not (by_default.startswith(before) and by_default.endswith(after)):
+            continue  # without a system prompt the format is another
+        default = by_default[len(before) : len(by_default) - len(after)].strip()
+        if not default:
+            continue
         compared += 1
         require(
             default not in empty,
