@@ -180,6 +180,11 @@ def _makes_sense(row: Row) -> bool:
         or any(name in row and row[name] not in few for name, few in _FEW.get(length, {}).items())
         # A recomputed layer must not append to a cache; libraries drop it with a warning.
         or (cached and row.get("build") == "checkpointed")
+        # Whoever checkpoints by wrapping `forward` in a closure has it copied as it is.
+        or (
+            row.get("build") == "checkpointed"
+            and row.get("history") in ("after copying", "after assigning")
+        )
         or (chunked and row.get("labels", "none") != "none")
         or (chunked and mask in ("right", "holes", "additive", "none"))
         or (length == 2 and (chunked or mask in ("ragged left", "holes", "right")))
