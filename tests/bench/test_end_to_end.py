@@ -61,13 +61,13 @@ def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
 ) -> None:
     """Base, which waits for its turn in vain, says so too, and is not to blame."""
     monkeypatch.setattr("conformance.bench.parent.workers._LAST_WORDS", 1.0)
-    if "sleep" in does:  # a fifth of two minutes, within which all is prepared
+    if "sleep" in does:  # a fifth of the time, within which all is prepared
         monkeypatch.setattr("conformance.bench.parent.workers._PATIENCE", 0.2)
     Path("mine.py").write_text(
         "import os\nimport time\n" + CLEAN.replace("    pass\n", LATE.format(does=does))
     )
     assert (
-        run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "120") == 1
+        run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "300") == 1
     )
     assert told in " ".join(capsys.readouterr().out.split())
 
@@ -126,7 +126,7 @@ def test_power_is_measured_and_drawn_from_again(
     assert told["memory"]["found"] == told["memory"]["of"] == 1
     without, slowed = told["rates"]
     assert (without["benchmark"], without["recorded"]) == ("any", 4)
-    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of four pairs"
+    assert slowed["measured"] > without["measured"], "half as long again beside the same twice"
     assert "<svg" in (out / "power.svg").read_text()
     assert run("power", "--recording", str(out), "--pairs", "2", "--draws", "20", "--json") == 0
     assert json.loads(capsys.readouterr().out) == told

@@ -42,14 +42,16 @@ def sound(
     declared: Mapping[str, Any] | None = None,
     recipes: tuple[Path, ...] = (),
     since: tuple[int, int] = (4, 40),
+    before: tuple[int, int] = (6, 0),
 ) -> Callable[[Author], Author]:
     """Register a class or factory as sound: at most these SHOULD clauses are missed.
 
-    `since` is the first transformers release that can run it.
+    `since` is the first transformers release on which it is sound, `before` the first on which it
+    no longer is.
     """
 
     def register(factory: Author) -> Author:
-        if tuple(int(part) for part in transformers_version.split(".")[:2]) >= since:
+        if since <= tuple(int(part) for part in transformers_version.split(".")[:2]) < before:
             _KNOWN.append(
                 Sound(factory.__name__, factory, frozenset(shoulds), on, declared or {}, recipes)
             )
