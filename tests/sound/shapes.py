@@ -107,7 +107,8 @@ class Lazy(Plain):
     def __getattr__(self, name):
         if name == "llm" and self.__dict__.get("_pending") is not None:
             build, finish = self.__dict__["_pending"], self.__dict__["_finish"]
-            self.__dict__["_pending"] = None
+            # They hold the token.
+            self.__dict__["_pending"] = self.__dict__["_finish"] = None
             self.llm = build()
             finish()
         return super().__getattr__(name)
