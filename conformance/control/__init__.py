@@ -18,6 +18,8 @@ from conformance.control.states import (
     covering_rows,
     described,
     is_for_inference,
+    makes_sense,
+    with_gradients,
 )
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "described",
     "differences",
     "is_for_inference",
+    "makes_sense",
     "mirrored_from",
     "observe",
+    "with_gradients",
 ]

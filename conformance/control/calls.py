@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from conformance.control.states import DEFAULTS, Row, has_gradients
+from conformance.control.states import DEFAULTS, Row
 from conformance.parity.library import attention_of
 
 IGNORED_LABEL = -100
@@ -127,7 +127,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
     made = _Call.of(row, inputs)
-    gradients = has_gradients(row)
+    gradients = row["gradients"]
     if gradients and made.patches is not None:
         made.patches.requires_grad_()
     if row["cache"] == "handed in":

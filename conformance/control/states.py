@@ -13,7 +13,6 @@ Row = dict[str, Any]
 FACTORS: Mapping[str, tuple[Any, ...]] = {
     "build": ("training", "inference", "flash", "no token", "long", "all at once", "checkpointed"),
     "mode": ("eval", "train"),
-    "trained": ("everything", "the head", "nothing"),
     "precision": ("float32", "half", "autocast"),
     "attention": ("as built", "eager", "sdpa"),
     "form": ("ids", "embeddings", "patches"),
@@ -28,10 +27,30 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
     ),
     "batch": (1, 2, 3, 8),
     "length": (7, 2, "window", "window+1", 65, 131, 513, 2100),
+    "gradients": (False,),
+    "trained": ("everything",),
 }  # fmt: skip
 """Every value of every factor; the first is the plainest, and a failure is told by what differs
 from it. Lengths are tokens; `window` is the model's, or 16 where it has none, and `131` is beyond
 the `llm_max_length` of the compared instances, and 2100 beyond what most hosts train at."""
+
+_WITH_GRADIENTS: Mapping[str, tuple[Any, ...]] = {
+    "gradients": (True,),
+    "trained": ("everything", "the head", "nothing"),
+    "build": ("training", "flash", "no token", "long", "checkpointed"),
+    "mask": ("ones", "none", "right", "ragged left", "holes"),
+    "cache": ("none",),
+    "labels": ("none", "some ignored"),
+    "output": ("plain", "tuple"),
+    "history": (
+        "fresh", "after generation", "after backward", "after a step", "after copying",
+        "after assigning",
+    ),
+    "batch": (1, 3),
+    "length": (7, 2, "window", "window+1", 65),
+}  # fmt: skip
+"""Other values for rows in which gradients are compared too, which take more time: of what is
+trained, and not along a cache."""
 
 DEFAULTS: Mapping[str, Any] = {name: values[0] for name, values in FACTORS.items()}
 
@@ -50,7 +69,7 @@ _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
     513: {
         "mask": ("ones", "ragged left"), "labels": ("none",), "output": ("plain",),
         "history": ("fresh", "long call before"), "attention": ("as built",),
-        "build": ("training", "inference", "long"), "trained": ("everything",),
+        "build": ("training", "inference", "long"),
     },
     2100: {
         "mask": ("ones",), "labels": ("none",), "output": ("plain",), "history": ("fresh",),
@@ -61,7 +80,7 @@ _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
 }  # fmt: skip
 """The values of other factors beside which the longest sequences are tried: they cost most."""
 
-_WORDS = {
+_WORDS: Mapping[str, Mapping[Any, str]] = {
     "build": {
         "training": "built for training", "inference": "built with inference_mode=True",
         "flash": "built with use_flash_attention_2=True", "no token": "built with hf_token=None",
@@ -71,6 +90,7 @@ _WORDS = {
         "checkpointed": "after enable_gradient_checkpointing()",
     },
     "mode": {"eval": "in eval()", "train": "in train()"},
+    "gradients": {True: "with gradients"},
     "trained": {
         "everything": "with all parameters trained", "the head": "with all but the head frozen",
         "nothing": "with all parameters frozen",
@@ -99,16 +119,18 @@ def is_for_inference(build: str) -> bool:
     return build in ("inference", "all at once")
 
 
-def has_gradients(row: Row) -> bool:
-    """Whether the gradients of this row are compared: of what is trained, and not of the longest
-    sequences, for time. Values not chosen yet may be missing."""
-    return (
-        not is_for_inference(row.get("build", "training"))
-        and row.get("cache", "none") == "none"
-        and row.get("length", 7) not in (131, 513, 2100)
-        # There is something to train: a parameter, or what made the patches.
-        and (row.get("trained") != "nothing" or row.get("form") == "patches")
-    )
+def with_gradients(
+    factors: Mapping[str, tuple[Any, ...]] = FACTORS,
+) -> dict[str, tuple[Any, ...]]:
+    """The factors of rows in which gradients are compared too, of those values that `factors` has
+    and of those that only such rows have."""
+    own = ("gradients", "trained")
+    return {
+        name: tuple(
+            value for value in _WITH_GRADIENTS.get(name, values) if name in own or value in values
+        )
+        for name, values in factors.items()
+    }
 
 
 def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[Row]:
@@ -124,14 +146,14 @@ def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[
         for one, other in combinations(factors, 2)
         for a in factors[one]
         for b in factors[other]
-        if _makes_sense({one: a, other: b})
+        if makes_sense({one: a, other: b})
     }
     used: Counter[tuple[str, Any]] = Counter()
     while missing:
         row = dict(max(missing, key=lambda pair: sorted(map(str, pair))))
         for name in sorted(factors, key=lambda name: -len(factors[name])):
             if name not in row:
-                able = [value for value in factors[name] if _makes_sense({**row, name: value})]
+                able = [value for value in factors[name] if makes_sense({**row, name: value})]
                 row[name] = max(
                     able, key=lambda value: (
                         sum(frozenset({(name, value), item}) in missing for item in row.items()),
@@ -164,18 +186,16 @@ def _generic(name: str, value: Any) -> str:
     }.get(name, f"{name}={value}")
 
 
-def _makes_sense(row: Row) -> bool:
+def makes_sense(row: Row) -> bool:
     """Whether a library can be asked for this combination at all; values not chosen yet may be
     missing."""
     cached = row.get("cache", "none") != "none"
     chunked = row.get("cache") in ("in chunks", "token by token")
     mask, length = row.get("mask", "ones"), row.get("length", 7)
     batch = row.get("batch", 1)
-    frozen = row.get("trained", "everything") != "everything"
     return not (
-        # What is frozen shows in gradients, and with nothing trained in those of patches.
-        (frozen and not has_gradients({**row, "trained": "everything"}))
-        or (row.get("trained") == "nothing" and row.get("form", "patches") != "patches")
+        # With nothing trained gradients are those of patches.
+        (row.get("trained") == "nothing" and row.get("form", "patches") != "patches")
         or (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS)
         or any(name in row and row[name] not in few for name, few in _FEW.get(length, {}).items())
         # A recomputed layer must not append to a cache; libraries drop it with a warning.

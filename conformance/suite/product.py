@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -26,8 +27,10 @@ from conformance.control import (
     described,
     differences,
     is_for_inference,
+    makes_sense,
     mirrored_from,
     observe,
+    with_gradients,
 )
 from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.states import LLM_MAX_LENGTH
@@ -109,6 +112,14 @@ class Compared:
         if not hasattr(self._control.llm, "set_attn_implementation"):  # before transformers 4.48
             able["attention"] = ("as built",)
         return {**FACTORS, **able, "build": builds}
+
+    def rows(self, share: float = 1.0) -> list[Row]:
+        """The covering rows, and those with gradients, or the first `share` of either."""
+        factors, found = self.factors(), list[Row]()
+        for one in (factors, with_gradients(factors)):
+            rows = list(covering_rows(one))
+            found += rows[: round(len(rows) * share)]
+        return found
 
     @property
     def has_dropout(self) -> bool:
@@ -193,18 +204,24 @@ def compared(subject: Subject) -> Compared:
     return found
 
 
-def findings(subject: Subject) -> list[Finding]:
-    """Every row of the covering array with every difference in it."""
+def findings(subject: Subject) -> Iterator[Finding]:
+    """Every difference in every covering row. Clauses share the rows: each is run when the first of
+    them comes to it."""
     if "findings" not in subject.kept:
-        subject.kept["findings"] = list(_findings(subject))
-    found: list[Finding] = subject.kept["findings"]
-    return found
+        subject.kept["findings"] = ([], _findings(subject))
+    known, coming = subject.kept["findings"]
+    for place in count():
+        if place == len(known):
+            following = next(coming, None)
+            if following is None:
+                return
+            known.append(following)
+        yield known[place]
 
 
 def _findings(subject: Subject) -> Iterator[Finding]:
     together, judged = compared(subject), 0
-    rows = list(covering_rows(together.factors()))
-    for row in rows[: round(len(rows) * SHARE[subject.budget.name])]:
+    for row in together.rows(SHARE[subject.budget.name]):
         try:
             found = list(together.all_differences(row))
         except CallRefused:
@@ -222,6 +239,8 @@ def narrowed(together: Compared, finding: Finding) -> Finding:
         if row[name] == plain:
             continue
         plainer = {**row, name: plain}
+        if not makes_sense(plainer):
+            continue
         try:
             found = [
                 difference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from conformance.control import DEFAULTS, FACTORS, covering_rows, described
+from conformance.control import DEFAULTS, FACTORS, covering_rows, described, with_gradients
 
 
 def test_every_pair_of_values_that_can_occur_occurs() -> None:
@@ -16,14 +16,18 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
         for a in FACTORS[one]
         for b in FACTORS[other]
         if frozenset({(one, a), (other, b)}) not in seen
-        # Sequences of 513 are tried where they make a difference, for time.
-        and (other, b) != ("length", 513)
+        # The longest sequences are tried where they make a difference, for time.
+        and ("length", 513) not in ((one, a), (other, b))
+        and ("length", 2100) not in ((one, a), (other, b))
     ]
     # What no library can be asked for, by name.
     assert {(one, a, other, b) for one, a, other, b in missing} == {
-        ("build", "checkpointed", "cache", "returned"),
-        ("build", "checkpointed", "cache", "in chunks"),
-        ("build", "checkpointed", "cache", "token by token"),
+        *(
+            ("build", "checkpointed", "cache", cache)
+            for cache in ("returned", "handed in", "in chunks", "token by token")
+        ),
+        ("build", "checkpointed", "history", "after copying"),
+        ("build", "checkpointed", "history", "after assigning"),
         ("mask", "holes", "positions", "none"),
         *(
             ("mask", mask, "cache", cache)
@@ -42,15 +46,40 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
     }
 
 
-def test_long_sequences_meet_every_build_mode_cache_and_form() -> None:
+def test_long_sequences_meet_every_mode_cache_and_form() -> None:
     long = [row for row in covering_rows() if row["length"] == 513]
-    for name in ("build", "mode", "precision", "form", "positions", "cache"):
+    for name in ("mode", "precision", "form", "positions", "cache"):
         assert {row[name] for row in long} == set(FACTORS[name]), name
+    assert {row["build"] for row in long} == {"training", "inference", "long"}
+    assert any(row["length"] == 2100 for row in covering_rows())
+
+
+def test_every_pair_that_has_gradients_occurs() -> None:
+    factors = with_gradients()
+    rows = list(covering_rows(factors))
+    seen = {frozenset(pair) for row in rows for pair in combinations(row.items(), 2)}
+    missing = {
+        (one, a, other, b)
+        for one, other in combinations(factors, 2)
+        for a in factors[one]
+        for b in factors[other]
+        if frozenset({(one, a), (other, b)}) not in seen
+    }
+    assert missing == {
+        ("form", "ids", "trained", "nothing"),
+        ("form", "embeddings", "trained", "nothing"),
+        ("build", "checkpointed", "history", "after copying"),
+        ("build", "checkpointed", "history", "after assigning"),
+        ("mask", "holes", "positions", "none"),
+        *(("mask", mask, "length", 2) for mask in ("right", "ragged left", "holes")),
+        ("batch", 3, "length", 65),
+    }
+    assert all(row["gradients"] and row["cache"] == "none" for row in rows)
 
 
 def test_the_rows_are_few_and_always_the_same() -> None:
     assert list(covering_rows()) == list(covering_rows())
-    assert len(list(covering_rows())) < 70
+    assert len(list(covering_rows())) + len(list(covering_rows(with_gradients()))) < 130
 
 
 def test_a_row_is_told_by_what_is_not_plain() -> None:

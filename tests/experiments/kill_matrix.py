@@ -116,13 +116,15 @@ def main(arguments: Sequence[str]) -> int:
         if state is not None:
             states[mutant.name] = described({**DEFAULTS, **state})
         found, expected = failed(outcomes), mutant.expected(outcomes)
-        differing += found != expected
+        # Some fail others of their clauses by what clauses before them did.
+        same = mutant.clause in found and found <= expected if own else found == expected
+        differing += not same
         print(
-            f"{'ok' if found == expected else 'DIFFERS':8}{mutant.name}: fails {sorted(found)}"
-            + ("" if found == expected else f", recorded {sorted(mutant.fails)}"),
+            f"{'ok' if same else 'DIFFERS':8}{mutant.name}: fails {sorted(found)}"
+            + ("" if same else f", recorded {sorted(mutant.fails)}"),
             flush=True,
         )
-        if found != expected or names:
+        if not same or names:
             for clause in sorted(found):
                 outcome = outcomes[clause]
                 print(f"        {clause} {outcome.outcome}: {outcome.summary[:500]}", flush=True)

@@ -69,8 +69,10 @@ def test_the_planted_defect_dies_by_its_clauses(
 ) -> None:
     own = request.config.getoption("--mutants") == "own" and not in_sample(mutant)
     ((_, outcomes),) = run_mutants([mutant], own=own)
-    found = failed(outcomes)
-    assert found == mutant.expected(outcomes), "\n".join(
+    found, expected = failed(outcomes), mutant.expected(outcomes)
+    # Some fail others of their clauses by what clauses before them did.
+    needed = expected & {mutant.clause} if own else expected
+    assert needed <= found <= expected, "\n".join(
         f"{clause} {outcomes[clause].outcome}: {outcomes[clause].summary}"
         for clause in sorted(found)
     )
