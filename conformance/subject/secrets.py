@@ -102,7 +102,8 @@ def places_in(backbone: Any) -> list[str]:
                 [
                     (f"{cls.__module__}.{name}", value)
                     for name, value in vars(module).items()
-                    if not isinstance(value, types.ModuleType)
+                    # How the module came in (`__spec__`, `__loader__`) is its importer's.
+                    if not isinstance(value, types.ModuleType) and not name.startswith("__")
                 ]
                 if module is not None
                 else []

@@ -67,7 +67,7 @@ def test_a_head_that_hangs_or_dies_amid_its_rounds_fails(
         "import os\nimport time\n" + CLEAN.replace("    pass\n", LATE.format(does=does))
     )
     assert (
-        run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "300") == 1
+        run("compare", *TARGET, "--base", "clean", "--pairs", "2", *QUICK, "--timeout", "200") == 1
     )
     assert told in " ".join(capsys.readouterr().out.split())
 
@@ -110,8 +110,13 @@ def test_who_is_terminated_leaves_no_worktree(repository: Path) -> None:
 
 
 def test_power_is_measured_and_drawn_from_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
+    if request.config.getoption("--mutants") != "full":
+        pytest.skip("takes three minutes: `tox -e matrix` runs it")
     monkeypatch.setattr("conformance.bench.power.SLOWDOWNS", (0.0, 0.5))
     monkeypatch.setattr("conformance.bench.power.CONFIRMED", (0.5,))
     out = tmp_path / "power"

@@ -41,7 +41,7 @@ def test_a_step_that_fails_or_hangs_ends_nothing(
     def phase(folder: Path, dry: bool) -> Iterator[Step]:
         yield program("raises", 30, "raise SystemExit(3)")
         yield Step("absent", 30, ("a-program-that-is-not-there",))
-        yield program("hangs", 3, INTERRUPTIBLE)
+        yield program("hangs", 8, INTERRUPTIBLE)
         yield program("works", 30, f"open({str(folder / 'result')!r}, 'w').write('it')")
 
     pack = on_device._pack
