@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 SAMPLE = 6
 """One variant in so many is judged on the newest transformers, and half of those on the older
-ones; `tox -e matrix` and `python -m tests.experiments.false_alarms 1 standard --sound` judges all."""
+ones; `tox -e matrix` judges all."""
 HARMLESS = {Outcome.PASSED, Outcome.NOT_APPLICABLE, Outcome.UPSTREAM}
 
 
