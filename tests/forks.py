@@ -124,9 +124,10 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
         target, request, home / "hf", lambda phase, detail: None, case.declared
     ) as session:
         session.construct()
-        clauses = dict.fromkeys(
-            (*(expected_clauses([case.profile]) if case.profile else ()), *sorted(case.also))
-        )
+        # In the order in which a whole profile would judge them.
+        whole = expected_clauses([case.profile or "default"])
+        chosen = whole if case.profile else [clause for clause in whole if clause in case.also]
+        clauses = dict.fromkeys((*chosen, *sorted(case.also)))
         known, environment = known_defects(), session.facts().environment
         with open(home / "outcomes", "w", encoding="utf-8") as stream:
             for item in judge(session.subject, tuple(clauses)):
