@@ -289,6 +289,8 @@ def _real(kind: str, batch: int, total: int) -> torch.Tensor:
         for index in range(batch):
             # The rows differ, and of one row a third is padding.
             real[index, : third if batch == 1 else third * index // batch] = False
+    elif kind == "gap":
+        real[:, 2:4] = False  # a camera that is not there, say
     elif kind == "holes":
         real[:, :1] = real[:, -1:] = False
         for index in range(batch):

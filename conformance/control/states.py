@@ -16,7 +16,9 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
     "precision": ("float32", "half", "autocast"),
     "attention": ("as built", "eager", "sdpa"),
     "form": ("ids", "embeddings", "patches"),
-    "mask": ("ones", "none", "right", "ragged left", "holes", "boolean", "float", "additive"),
+    "mask": (
+        "ones", "none", "right", "ragged left", "holes", "gap", "boolean", "float", "additive",
+    ),
     "positions": ("none", "counted", "shifted"),
     "cache": ("none", "returned", "handed in", "in chunks", "token by token"),
     "labels": ("none", "all", "some ignored"),
@@ -98,7 +100,9 @@ _WORDS: Mapping[str, Mapping[Any, str]] = {
     "precision": {
         "float32": "in float32", "half": "in half precision", "autocast": "under autocast",
     },
-    "mask": {"none": "without an attention mask"},
+    "mask": {
+        "none": "without an attention mask", "gap": "with a mask that leaves out the middle alone",
+    },
     "positions": {
         "counted": "with position_ids", "shifted": "with position_ids that begin later",
     },
@@ -206,8 +210,8 @@ def makes_sense(row: Row) -> bool:
             and row.get("history") in ("after copying", "after assigning")
         )
         or (chunked and row.get("labels", "none") != "none")
-        or (chunked and mask in ("right", "holes", "additive", "none"))
-        or (length == 2 and (chunked or mask in ("ragged left", "holes", "right")))
+        or (chunked and mask in ("right", "holes", "gap", "additive", "none"))
+        or (length == 2 and (chunked or mask in ("ragged left", "holes", "gap", "right")))
         # Only padding at one end has positions that a library counts by itself.
-        or (mask == "holes" and row.get("positions", "counted") == "none")
+        or (mask in ("holes", "gap") and row.get("positions", "counted") == "none")
     )

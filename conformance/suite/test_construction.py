@@ -517,6 +517,22 @@ def test_generation_config_survives_both_modes(subject: Subject) -> None:
         expected=f"the published eos ids {sorted(eos)}, and at most special tokens beside them",
         mend="stop at what ends a turn, and at nothing that an answer may hold",
     )
+    for mode, config in configs.items():
+        bounds = {
+            name: (getattr(config, name, None), getattr(published, name, None))
+            for name in ("max_new_tokens", "min_new_tokens", "max_time", "num_beams")
+        }
+        changed = {
+            name: value for name, (value, as_published) in bounds.items()
+            if value not in (None, as_published, 1 if name == "num_beams" else None)
+        }  # fmt: skip
+        require(
+            not changed,
+            observed=f"in {mode} mode the generation config has {changed}, which is not published",
+            expected="bounds as they are published, which a caller's own can replace",
+            mend="leave how long an answer may be to the call: what the config bounds outranks a "
+            "caller's `max_length`",
+        )
     pads = {config.pad_token_id for config in configs.values()} - {None}
     require(
         len(pads) <= 1,

@@ -201,7 +201,7 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
 def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
     `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of
-    range raises."""
+    range raises, in `forward` too."""
     backbone, tensor = subject.training, torch.tensor(ids)
     weight = backbone.llm.get_input_embeddings().weight
     with torch.no_grad():
@@ -230,16 +230,22 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
 def test_an_id_out_of_range_raises(subject: Subject) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
     `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of
-    range raises."""
-    for wrong in (_rows(subject.training), -1):
-        with refusal() as refused:
-            subject.training.embed_input_ids(torch.tensor([[wrong]]))
-        require(
-            bool(refused),
-            observed=f"the id {wrong} was embedded without complaint",
-            expected="an error for an id out of range",
-            mend="do not clamp or wrap ids: a wrong id must show",
-        )
+    range raises, in `forward` too."""
+    calls = {
+        "embed_input_ids": subject.training.embed_input_ids,
+        "forward": lambda ids: subject.training.forward(input_ids=ids),
+    }
+    for name, call in calls.items():
+        # -200 is how some hosts mark an image, and -100 an ignored label.
+        for wrong in (_rows(subject.training), -1, -200):
+            with torch.no_grad(), refusal() as refused:
+                call(torch.tensor([[1, wrong]]))
+            require(
+                bool(refused),
+                observed=f"`{name}` took the id {wrong} without complaint",
+                expected="an error for an id out of range",
+                mend="do not clamp or wrap ids: a wrong id must show",
+            )
 
 
 @requirement(

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from conformance.assertions import ClauseFailure, NotApplicable, quoted, require, within
+from conformance.assertions import (
+    ClauseFailure,
+    NotApplicable,
+    quoted,
+    refusal,
+    require,
+    within,
+)
 from conformance.catalogue import MUST, requirement
 from conformance.control import Control, Inputs, is_for_inference
 from conformance.control.calls import declared_dropout, without_dropout
@@ -118,20 +125,39 @@ def test_outputs_are_let_go(subject: Subject) -> None:
         backbone = together.backbone(build)
         if backbone is None:
             continue
-        for grad in (False, True):
+        for training in (False, True):
             ids = together.inputs.ids(2, 9)
-            with torch.set_grad_enabled(grad):
-                kept = weakref.ref(
-                    backbone(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-                )
+            given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if training:
+                given["labels"] = ids
+            backbone.train(training)
+            with torch.set_grad_enabled(training):
+                kept = weakref.ref(backbone(**given).logits)
+            backbone.eval()
             gc.collect()
             require(
                 kept() is None,
                 observed="the logits of a call stay in memory after the caller has dropped them"
-                + (", with gradients" if grad else ""),
+                + (", in train() with labels" if training else ""),
                 expected="nothing kept from one call to the next",
                 mend="store no output, hidden state or graph on the backbone",
             )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
+    """A state dict whose keys are not the backbone's is refused, as modules do."""
+    backbone = compared(subject).backbone("training")
+    state = {f"vlm.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    with refusal() as refused:
+        backbone.load_state_dict(state)
+    require(
+        bool(refused),
+        observed="load_state_dict took a state dict of which no key is the backbone's, and loaded "
+        "nothing",
+        expected="an error that names the keys, as from every module",
+        mend="leave `strict` to the caller",
+    )
 
 
 @requirement("FWD-15", MUST, profile="numerics")

@@ -17,6 +17,7 @@ from conformance.subject.contract import LLM_MAX_LENGTH, eos_ids_of
 from conformance.subject.subject import Subject
 from conformance.subject.vocabulary import state_of
 from conformance.suite.dialogues import conversations
+from conformance.suite.models import positions_of
 from conformance.suite.properties import for_all
 from conformance.suite.strategies import ordinary_text, ordinary_texts
 
@@ -89,11 +90,15 @@ def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
 def test_length_and_truncation(subject: Subject) -> None:
     """`model_max_length` is `llm_max_length`; truncation keeps the beginning (and bos)."""
     short = subject.build_for_inference(llm_max_length=SHORT_LENGTH).get_tokenizer()
-    lengths = (subject.tokenizer.model_max_length, short.model_max_length)
+    published = positions_of(subject.training.llm)
+    long = subject.build_for_inference(llm_max_length=published).get_tokenizer()
+    lengths = [one.model_max_length for one in (subject.tokenizer, short, long)]
+    asked = [LLM_MAX_LENGTH, SHORT_LENGTH, published]
     require(
-        lengths == (LLM_MAX_LENGTH, SHORT_LENGTH),
-        observed=f"model_max_length is {lengths[0]} and {lengths[1]}",
-        expected=f"the lengths asked for with llm_max_length, {LLM_MAX_LENGTH} and {SHORT_LENGTH}",
+        lengths == asked,
+        observed=f"model_max_length is {lengths}",
+        expected=f"{asked}, the lengths asked for with llm_max_length; the last is the published "
+        "number of positions",
         mend="load the tokenizer with `model_max_length=llm_max_length`",
     )
     text = "one two three four five six seven eight nine ten " * 20

@@ -218,6 +218,30 @@ def test_gradients_are_those_of_the_library(subject: Subject) -> None:
     )
 
 
+@requirement("TRN-04", MUST, profile="training")
+def test_a_gradient_that_is_not_finite_shows(subject: Subject) -> None:
+    """An overflow reaches the gradients, which loss scaling and clipping look at."""
+    backbone = compared(subject).backbone("training")
+    ids, mask, _ = _batch(compared(subject).inputs, ignored=False)
+    logits = logits_of(backbone(input_ids=ids, attention_mask=mask))
+    loss: Any = logits.sum() * float("nan")
+    loss.backward()
+    finite = [
+        name
+        for name, gradient in gradients_of(backbone.llm).items()
+        if bool(gradient.isfinite().all())
+    ]
+    backbone.llm.zero_grad(set_to_none=True)
+    require(
+        not finite,
+        observed=f"a loss that is not a number gives {len(finite)} parameters finite gradients, "
+        f"the first is {finite[:1]}",
+        expected="gradients that are not finite either: a scaler skips such a step",
+        mend="replace no NaN in hooks: what hides an overflow trains on noise",
+        parameters=finite[:20],
+    )
+
+
 @requirement("TRN-05", MUST, profile="training", needs=["TRN-04"], uses=["forward"])
 def test_micro_batches_add_up(subject: Subject) -> None:
     """Accumulating micro-batches gives the full batch's gradient when tokens are weighted, on the

@@ -29,9 +29,10 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
         ("build", "checkpointed", "history", "after copying"),
         ("build", "checkpointed", "history", "after assigning"),
         ("mask", "holes", "positions", "none"),
+        ("mask", "gap", "positions", "none"),
         *(
             ("mask", mask, "cache", cache)
-            for mask in ("none", "right", "holes", "additive")
+            for mask in ("none", "right", "holes", "gap", "additive")
             for cache in ("in chunks", "token by token")
         ),
         *(
@@ -40,7 +41,7 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
             for labels in ("all", "some ignored")
         ),
         *(("cache", cache, "length", 2) for cache in ("in chunks", "token by token")),
-        *(("mask", mask, "length", 2) for mask in ("right", "ragged left", "holes")),
+        *(("mask", mask, "length", 2) for mask in ("right", "ragged left", "holes", "gap")),
         *(("batch", batch, "length", length) for batch in (2, 3, 8) for length in (65, 131)),
         *(("batch", 8, "length", length) for length in ("window", "window+1")),
     }
@@ -79,7 +80,7 @@ def test_every_pair_that_has_gradients_occurs() -> None:
 
 def test_the_rows_are_few_and_always_the_same() -> None:
     assert list(covering_rows()) == list(covering_rows())
-    assert len(list(covering_rows())) + len(list(covering_rows(with_gradients()))) < 130
+    assert len(list(covering_rows())) + len(list(covering_rows(with_gradients()))) < 140
 
 
 def test_a_row_is_told_by_what_is_not_plain() -> None:

@@ -771,3 +771,13 @@ class LineBreakStops(MistralLLMBackbone):
         super().__init__(*args, **options)
         line_break = self.tokenizer.convert_tokens_to_ids("<0x0A>")
         self.llm.generation_config.eos_token_id = [self.tokenizer.eos_token_id, line_break]
+
+
+@planted("CON-13")
+class AnswersOfSevenTokens(MistralLLMBackbone):
+    """`max_new_tokens=7`, an action's length, is left in the generation config: it outranks a
+    caller's `max_length`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.llm.generation_config.max_new_tokens = 7

@@ -246,3 +246,14 @@ class SavedInHalfPrecision(MistralLLMBackbone):
             save(directory, state_dict=state, **options)
 
         self.llm.save_pretrained = save_small
+
+
+@planted("EMB-09")
+class ForwardClampsIds(MistralLLMBackbone):
+    """`forward` clamps ids into range: the -200 of an image marker trains as the first token."""
+
+    def forward(self, input_ids: Any = None, **keywords: Any) -> Any:  # type: ignore[override]
+        if input_ids is not None:
+            rows = self.llm.get_input_embeddings().weight.shape[0]
+            input_ids = input_ids.clamp(0, rows - 1)
+        return super().forward(input_ids=input_ids, **keywords)

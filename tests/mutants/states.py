@@ -622,3 +622,44 @@ class RecomputationDrawsAnew(MistralLLMBackbone):
     def enable_gradient_checkpointing(self) -> None:
         options = {"use_reentrant": False, "preserve_rng_state": False}
         self.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+@planted("TRN-04")
+class OverflowHidden(MistralLLMBackbone):
+    """Hooks turn NaN in gradients into zeros: scaling and clipping never see an overflow."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        for parameter in self.llm.parameters():
+            parameter.register_hook(torch.nan_to_num)
+
+
+@planted("FWD-15")
+class LogitsOfTrainingKept(Tampered):
+    """The logits of every step with labels are kept for a plot: memory runs out."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        if keywords.get("labels") is not None and not isinstance(output, tuple):
+            self.__dict__.setdefault("seen", []).append(output.logits)
+        return output
+
+
+@planted("FWD-14")
+class MaskDroppedBehindAFirstOne(Tampered):
+    """A mask that begins with a one everywhere is dropped, since padding is on the left: patches
+    that are left out in the middle are attended to."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask = keywords.get("attention_mask")
+        if mask is not None and mask.dim() == 2 and bool(mask[:, 0].all()):
+            keywords["attention_mask"] = torch.ones_like(mask)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15")
+class LoadsWhatFits(MistralLLMBackbone):
+    """`load_state_dict` is never strict: keys with another prefix load nothing, without a word."""
+
+    def load_state_dict(self, state_dict: Any, *rest: Any, **keywords: Any) -> Any:
+        return super().load_state_dict(state_dict, strict=False)

@@ -301,3 +301,12 @@ class SizeCountsThePad(MistralLLMBackbone):
         cls = type(self.tokenizer)
         own = {"vocab_size": property(len), "__module__": cls.__module__}
         self.tokenizer.__class__ = type(cls.__name__, (cls,), own)
+
+
+@planted("TOK-03")
+class LengthOfLlama(MistralLLMBackbone):
+    """`llm_max_length` is capped at 4,096 in silence, as it was for Llama-2; Mistral reads more."""
+
+    def __init__(self, name: str, length: int = 2048, *rest: Any, **options: Any) -> None:
+        length = min(4096, options.pop("llm_max_length", length))
+        super().__init__(name, length, *rest, **options)
