@@ -43,12 +43,23 @@ from conformance.suite.strategies import (
 def test_builders_construct_for_the_hosts(subject: Subject) -> None:
     """The builder constructs, with and without a system prompt, for every host that is declared;
     where none is, for at least one of `prismatic` and `openvla`. It has `add_turn`, `get_prompt`
-    and `get_potential_prompt`. A host that fails blocks its own laws alone: every law about prompts
-    holds for each host that works."""
+    and `get_potential_prompt`, and leaving the system prompt out is passing None. A host that fails
+    blocks its own laws alone: every law about prompts holds for each host that works."""
     failing = {host: fault for host, fault in subject.host_faults.items() if fault}
     families = {host.model_family for host in subject.host_faults}
     works = families - {host.model_family for host in failing}
     _require_hosts(works == families if subject.declared.hosts else bool(works), failing, works)
+    for host in subject.working_hosts:
+        left_out = given = _first_turn(host, None)
+        with refusal():  # which nobody overlooks
+            left_out = host.builder_class(host.model_family).add_turn("human", "Who is there?")
+        require(
+            left_out == given,
+            observed=f"{host} without `system_prompt` the first turn is {quoted(left_out, 160)}, "
+            f"with system_prompt=None {quoted(given, 160)}",
+            expected="the same: one host leaves it out, and another passes None",
+            mend="default `system_prompt` to None, and ask for None in one place",
+        )
 
 
 @requirement("PRM-17", SHOULD, needs=["PRM-16"], uses=["prompt_builder_fn"])
@@ -325,13 +336,24 @@ def test_messages_survive_without_image_markers(subject: Subject, messages: list
 @requirement("PRM-08", MUST, needs=["TOK-02"], uses=["prompt_builder_fn"])
 @for_all(examples=10, question=message)
 def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> None:
-    """An empty assistant message still yields a non-empty turn that ends in the terminator."""
+    """An empty assistant message still yields a non-empty turn that ends in the terminator, and
+    holds nothing in its place."""
     for told in conversations(subject, [question, ""]):
         require(
             told.turns[1].rstrip().endswith(subject.terminator) and bool(subject.terminator),
             observed=f"{told.host} an empty answer gave the turn {told.turns[1]!r}",
             expected=f"a turn that ends in {subject.terminator!r}",
             mend="append the terminator to every assistant turn",
+        )
+        word = "Aye"
+        answered = turns_of(told.host.builder(), [question, word])[1]
+        bare = "".join(answered.replace(word, "", 1).split())
+        require(
+            "".join(told.turns[1].split()) == bare,
+            observed=f"{told.host} an empty answer gave the turn {told.turns[1]!r}, and {word!r} "
+            f"gave {answered!r}",
+            expected="the same turn without the word",
+            mend="put nothing in the place of an empty answer",
         )
 
 

@@ -219,7 +219,12 @@ def test_captions_begin_as_the_splice_expects(subject: Subject) -> None:
 def _batches(subject: Subject) -> list[dict[str, list[str]]]:
     """Edges: the texts of the corpus, eight to a batch."""
     texts = [edge["text"] for edge in ordinary_texts(subject)]
-    return [{"texts": texts[start : start + 8]} for start in range(0, len(texts), 8)]
+    # Longer than what some encode at once.
+    long = " ".join(f"Step {number}: pick up the cup, please." for number in range(400))
+    return [
+        *({"texts": texts[start : start + 8]} for start in range(0, len(texts), 8)),
+        {"texts": [long]},
+    ]
 
 
 _TOK_09_NEEDS = ["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06", "PAD-08", "CON-02"]

@@ -691,3 +691,26 @@ class EmptySystemPromptIsTheDefault(LLaMa2LLMBackbone):
             super().__init__(model_family, system_prompt or self.default_system_prompt)
 
     prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-08")
+class NoneForNothing(MistralLLMBackbone):
+    """An empty answer is told as the word None."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return super().gpt_turn(f"{message or None}")
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-16", on=LLAMA_CHAT)
+class DefaultOnlyIfGivenNone(LLaMa2LLMBackbone):
+    """Who leaves `system_prompt` out gets none, and who passes None gets the default: training and
+    inference do one each."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def __init__(self, model_family: str, system_prompt: str | None = "") -> None:
+            super().__init__(model_family, system_prompt)
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
