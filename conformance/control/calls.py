@@ -409,6 +409,10 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
         with torch.no_grad():
             _run(backbone, _Call.of(other, inputs, offset=2))
             _run(backbone, _Call.of({**other, "mask": "ragged left"}, inputs, offset=3))
+    elif history == "after inference mode":
+        # Tensors made here must not be kept: a training step refuses them.
+        with torch.inference_mode():
+            _run(backbone, _Call.of({**plain, "form": row["form"]}, inputs, offset=8))
     elif history == "long call before":
         with torch.no_grad():
             _run(backbone, _Call.of({**DEFAULTS, "length": 70}, inputs, offset=4))

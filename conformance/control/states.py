@@ -26,6 +26,7 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
     "history": (
         "fresh", "same shape before", "long call before", "after generation", "after backward",
         "after a step", "after reloading", "after copying", "after assigning",
+        "after inference mode",
     ),
     "batch": (1, 2, 3, 8),
     "length": (7, 2, "window", "window+1", 65, 131, 513, 2100),
@@ -46,7 +47,7 @@ _WITH_GRADIENTS: Mapping[str, tuple[Any, ...]] = {
     "output": ("plain", "tuple"),
     "history": (
         "fresh", "after generation", "after backward", "after a step", "after copying",
-        "after assigning",
+        "after assigning", "after inference mode",
     ),
     "batch": (1, 3),
     "length": (7, 2, "window", "window+1", 65),

@@ -3,7 +3,7 @@ tells it.
 
 `python -m tests.experiments.kill_matrix [--own] [NAME…]` runs the named defects (all without names)
 by the default profile, or with `--own` by the clauses that they must fail, says where a run differs
-from the record, and after a run of all notes in which state each dies and writes the document anew.
+from the record, and after a run of all writes the document anew.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conformance.catalogue import catalogue, expected_clauses
-from conformance.control.states import DEFAULTS, described
 from conformance.verdict.outcomes import ClauseOutcome
 from tests import ROOT
 from tests.experiments.smallest_effects import RESULTS
@@ -22,8 +21,6 @@ from tests.forks import Case, failed, judge_in_forks
 from tests.mutants import Mutant, all_mutants
 
 DOCUMENT = ROOT / "docs" / "kill-matrix.md"
-STATES = ROOT / "tests" / "mutants" / "states_of_death.json"
-"""The state in which each defect was found, in words, where a clause looks at more than one."""
 
 
 def run_mutants(
@@ -75,10 +72,9 @@ def document(mutants: Sequence[Mutant]) -> str:
         "`python -m tests.experiments.kill_matrix`",
         "judges by the default profile.",
         "",
-        "| clause | level | planted defect | known as | also fails | dies |",
-        "|---|---|---|---|---|---|",
+        "| clause | level | planted defect | known as | also fails |",
+        "|---|---|---|---|---|",
     ]
-    states = json.loads(STATES.read_text(encoding="utf-8"))
     order = {clause: place for place, clause in enumerate(catalogue())}
     for mutant in sorted(mutants, key=lambda m: (order[m.clause], m.name)):
         also = ", ".join(sorted(mutant.fails - {mutant.clause}, key=lambda clause: order[clause]))
@@ -86,8 +82,7 @@ def document(mutants: Sequence[Mutant]) -> str:
         known_as = ", ".join(mutant.defects)
         lines.append(
             f"| {mutant.clause} | {catalogue()[mutant.clause].level} "
-            f"| **{mutant.name}**: {statement} | {known_as} | {also} "
-            f"| {states.get(mutant.name, '')} |"
+            f"| **{mutant.name}**: {statement} | {known_as} | {also} |"
         )
     lines += [
         "",
@@ -110,11 +105,8 @@ def main(arguments: Sequence[str]) -> int:
     names = [one for one in arguments if one != "--own"]
     own = len(names) < len(arguments)
     chosen = [mutant for mutant in all_mutants() if not names or mutant.name in names]
-    differing, states = 0, dict[str, str]()
+    differing = 0
     for mutant, outcomes in run_mutants(chosen, profile="default", own=own):
-        state = outcomes[mutant.clause].evidence.get("state") if outcomes else None
-        if state is not None:
-            states[mutant.name] = described({**DEFAULTS, **state})
         found, expected = failed(outcomes), mutant.expected(outcomes)
         # Some fail others of their clauses by what clauses before them did.
         same = mutant.clause in found and found <= expected if own else found == expected
@@ -131,8 +123,6 @@ def main(arguments: Sequence[str]) -> int:
                 if outcome.counterexample:
                     print(f"        shown by {str(outcome.counterexample)[:300]}", flush=True)
     if not names and not differing:
-        told = json.dumps(dict(sorted(states.items())), indent=1)
-        STATES.write_text(told + "\n", encoding="utf-8")
         DOCUMENT.write_text(document(chosen), encoding="utf-8")
         print(f"wrote {DOCUMENT}")
     return 1 if differing else 0
