@@ -48,6 +48,9 @@ STEPS: dict[str, Callable[[], None]] = {
 @pytest.fixture(autouse=True)
 def settings_put_back() -> Iterator[None]:
     before = float32_settings()
+    BACKENDS.fp32_precision = "none"  # whatever tests before left
+    torch.set_float32_matmul_precision("highest")
+    CUDNN.allow_tf32 = True
     yield
     BACKENDS.fp32_precision = "none"
     restore_float32_settings(before)
