@@ -641,7 +641,7 @@ class LogitsOfTrainingKept(Tampered):
     def forward(self, *positional: Any, **keywords: Any) -> Any:
         output = super().forward(*positional, **keywords)
         if keywords.get("labels") is not None and not isinstance(output, tuple):
-            self.__dict__.setdefault("seen", []).append(output.logits)
+            self.__dict__.setdefault("seen", []).append(output.logits.detach())
         return output
 
 
