@@ -14,9 +14,9 @@ from conformance.parity.gates import NEGLIGIBLE_GRADIENT, SEMANTICS, rms
 
 POSITION = 5 * SEMANTICS
 """Gate 1 for a single position: errors of one are larger than their mean over many."""
-HALF_GRADIENT = 0.5
+HALF_GRADIENT, HALF_NEGLIGIBLE = 0.5, 0.1
 """How far a gradient that went through half precision may lie from the control's, over its size, or
-over a tenth of the largest one: far above rounding, and below a part that is missing."""
+over this share of the largest one: far above rounding, and below a part that is missing."""
 HALF_DISTANCE = 1.6
 """How far a half-precision result may lie from the control's, over the control's own rounding
 error: two independent roundings of one computation are √2 apart."""
@@ -140,7 +140,7 @@ def _gradients(
 ) -> Iterator[Difference]:
     """Differences between the gradients of parameters of the same name: code of its own may name
     some otherwise, but not the input embedding and the head. Of `rounded` ones, from half
-    precision, only the direction is compared."""
+    precision, only what is more than rounding counts."""
     expected = {
         name: gradient
         for name, gradient in wanted.items()
@@ -161,12 +161,14 @@ def _gradients(
         )
         return
     largest = max(float(gradient.norm()) for gradient in expected.values())
-    bound = HALF_GRADIENT if rounded else GRADIENT_RELATIVE_RMS
+    bound, negligible = (
+        (HALF_GRADIENT, HALF_NEGLIGIBLE) if rounded
+        else (GRADIENT_RELATIVE_RMS, NEGLIGIBLE_GRADIENT)
+    )  # fmt: skip
     for name, gradient in expected.items():
         seen = found[name]
         assert seen is not None
         apart = float((seen.float() - gradient.float()).norm())
-        negligible = 0.1 if rounded else NEGLIGIBLE_GRADIENT
         scale = max(float(gradient.norm()), negligible * largest)
         error = apart / scale if scale else 0.0
         if not error <= bound:

@@ -163,7 +163,6 @@ def _settings() -> dict[str, _Setting]:
         **_of_backends(),
         **_of_attention(),
         **_of_python(),
-        **_code(),
         **_mild(),
     }
 
@@ -187,6 +186,7 @@ def _of_torch() -> dict[str, _Setting]:
             lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
         ),
         _THREADS: _Setting(torch.get_num_threads, torch.set_num_threads),
+        _CODE: _Setting(_code_of_torch, _put_code_back),
         "torch's number of interop threads": _Setting(torch.get_num_interop_threads),
         "anomaly detection": _Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         **(_autocast() if hasattr(torch, "get_autocast_dtype") else {}),
@@ -265,12 +265,6 @@ def _of_attention() -> dict[str, _Setting]:
     }
 
 
-def _code() -> dict[str, _Setting]:
-    """What modules made afterwards start from: the methods of torch's own layers, and the functions
-    that initialise them."""
-    return {_CODE: _Setting(_code_of_torch, _put_code_back)}
-
-
 def _owners() -> dict[str, Any]:
     """The classes of `torch.nn` and the modules of functions behind them, by name."""
     owners: dict[str, Any] = {
@@ -280,6 +274,8 @@ def _owners() -> dict[str, Any]:
 
 
 def _code_of_torch() -> dict[str, Any]:
+    """What modules made afterwards start from: the methods of torch's own layers, and the functions
+    that initialise them."""
     methods = ("__init__", "reset_parameters", "forward", "__call__")
     return {
         f"{owner}.{name}": value

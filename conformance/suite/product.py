@@ -72,7 +72,7 @@ class Compared:
         shared = subject.training
         self.half = shared.half_precision_dtype
         self.inputs = _inputs(subject)
-        self.published_length = positions_of(shared.llm)
+        self._published_length = positions_of(shared.llm)
         self._rows = min(
             subject.checkpoint.shapes[tensor][0] for tensor in vocabulary_tensors(subject).values()
         )
@@ -107,7 +107,7 @@ class Compared:
         builds = tuple(build for build in FACTORS["build"] if self.backbone(build) is not None)
         able = {
             name: tuple(value for value in FACTORS[name] if self._takes({name: value}))
-            for name in ("mask", "positions", "cache", "attention", "length")
+            for name in ("mask", "positions", "cache", "attention")
         }
         if not hasattr(self._control.llm, "set_attn_implementation"):  # before transformers 4.48
             able["attention"] = ("as built",)
@@ -170,17 +170,22 @@ class Compared:
                 found = list(differences(observed, expected, exact))
         yield from found
 
+    def asked_length(self, build: str) -> int:
+        """The `llm_max_length` that this build is asked for, in tokens."""
+        return self._published_length if build in ("long", "all at once") else LLM_MAX_LENGTH
+
     def _built(self, build: str) -> Any:
         inference, flash = {"inference_mode": True}, {"use_flash_attention_2": True}
         if build == "all at once" and self.backbone("flash") is None:
             flash = {}
-        no_token, long = {"hf_token": None}, {"llm_max_length": self.published_length}
+        no_token = {"hf_token": None}
         options: dict[str, dict[str, Any]] = {
-            "inference": inference, "flash": flash, "no token": no_token, "long": long,
-            "all at once": {**inference, **flash, **no_token, **long},
+            "inference": inference, "flash": flash, "no token": no_token,
+            "all at once": {**inference, **flash, **no_token},
         }  # fmt: skip
-        asked = {"llm_max_length": LLM_MAX_LENGTH, **options.get(build, {})}
-        backbone = self._subject.build(**asked)
+        backbone = self._subject.build(
+            llm_max_length=self.asked_length(build), **options.get(build, {})
+        )
         parameters = dict(backbone.llm.named_parameters())
         self.dtypes[build] = {name: parameter.dtype for name, parameter in parameters.items()}
         self.sums[build] = {

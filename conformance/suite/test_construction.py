@@ -440,9 +440,7 @@ def _changed_and_seeded(
     after: list[dict[str, Any]] = []
 
     def seeded(seed: int) -> None:
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
+        _seed(seed)
         use()
         after.append(_streams())
 
@@ -464,13 +462,11 @@ def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
     with _rng_restored(), warnings.catch_warnings():
         # Earlier constructions may have left streams and filters as this one would: start from
         # others.
-        torch.manual_seed(20)
-        random.seed(20)
-        np.random.seed(20)
+        _seed(20)
         warnings.filterwarnings("ignore", message="a filter of the conformance suite's own")
-        before = {**_streams(), "the warning filters": list(warnings.filters)}
+        before = _streams_and_filters()
         changes = subject.changes_by_building(inference_mode=False)
-        after = {**_streams(), "the warning filters": list(warnings.filters)}
+        after = _streams_and_filters()
     moved = [name for name in before if before[name] != after[name]]
     moved += [told for name, told in changes.items() if is_mild(name)]
     require(
@@ -1010,6 +1006,16 @@ def _streams() -> dict[str, Any]:
         "Python's RNG stream": random.getstate(),
         "NumPy's RNG stream": repr(np.random.get_state(legacy=False)),
     }
+
+
+def _streams_and_filters() -> dict[str, Any]:
+    return {**_streams(), "the warning filters": list(warnings.filters)}
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 @contextmanager

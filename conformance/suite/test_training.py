@@ -187,7 +187,7 @@ def test_recomputation_draws_the_same(subject: Subject) -> None:
 def _dropout_inside(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Dropout behind the first linear map of every layer while the body runs, whatever the config
     says: hooks of inner modules run in the recomputation too."""
-    inner = [
+    linear = [
         next((one for one in layer.modules() if isinstance(one, torch.nn.Linear)), None)
         for layer in layers
     ]
@@ -195,10 +195,12 @@ def _dropout_inside(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
         one.register_forward_hook(
             lambda _module, _inputs, output: torch.nn.functional.dropout(output, 0.2)
         )
-        for one in inner
+        for one in linear
         if one is not None
     ]
     try:
+        if not hooks:
+            raise NotApplicable("no layer has a linear map behind which dropout could stand")
         yield
     finally:
         for hook in hooks:
@@ -226,16 +228,13 @@ def test_a_gradient_that_is_not_finite_shows(subject: Subject) -> None:
     logits = logits_of(backbone(input_ids=ids, attention_mask=mask))
     loss: Any = logits.sum() * float("nan")
     loss.backward()
-    finite = [
-        name
-        for name, gradient in gradients_of(backbone.llm).items()
-        if bool(gradient.isfinite().all())
-    ]
+    gradients = gradients_of(backbone.llm)
+    finite = [name for name, gradient in gradients.items() if bool(gradient.isfinite().all())]
     backbone.llm.zero_grad(set_to_none=True)
     require(
-        not finite,
-        observed=f"a loss that is not a number gives {len(finite)} parameters finite gradients, "
-        f"the first is {finite[:1]}",
+        bool(gradients) and not finite,
+        observed=f"a loss that is not a number gives {len(finite)} of {len(gradients)} parameters "
+        f"finite gradients, the first is {finite[:1]}",
         expected="gradients that are not finite either: a scaler skips such a step",
         mend="replace no NaN in hooks: what hides an overflow trains on noise",
         parameters=finite[:20],

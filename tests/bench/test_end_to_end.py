@@ -131,7 +131,7 @@ def test_power_is_measured_and_drawn_from_again(
     assert told["memory"]["found"] == told["memory"]["of"] == 1
     without, slowed = told["rates"]
     assert (without["benchmark"], without["recorded"]) == ("any", 4)
-    assert slowed["measured"] > without["measured"], "half as long again beside the same twice"
+    assert 0.25 < slowed["measured"] < 1, "half as long again, give or take the noise of four pairs"
     assert "<svg" in (out / "power.svg").read_text()
     assert run("power", "--recording", str(out), "--pairs", "2", "--draws", "20", "--json") == 0
     assert json.loads(capsys.readouterr().out) == told
