@@ -356,8 +356,13 @@ def _gradients(backbone: Any, seen: Observation, made: _Call) -> dict[str, torch
     trained = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
     if not value.requires_grad:  # nothing is reached
         return dict.fromkeys(named)
-    found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
-    gradients = dict(zip(trained, found, strict=True))
+    before = {name: tensor.grad for name, tensor in trained.items()}
+    for tensor in trained.values():
+        tensor.grad = None
+    value.backward()  # which checkpointing with `use_reentrant=True` allows, unlike `autograd.grad`
+    gradients = {name: tensor.grad for name, tensor in trained.items()}
+    for name, tensor in trained.items():
+        tensor.grad = before[name]
     return {name: gradients.get(name) for name in named}
 
 

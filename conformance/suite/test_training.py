@@ -116,7 +116,7 @@ def _require_no_influence(backbone: Any, inputs: Inputs) -> None:
 
 
 @requirement(
-    "TRN-03", MUST, profile="training", needs=["CON-01", "FSDP-01"],
+    "TRN-03", MUST, profile="training", needs=["CON-01", "EMB-10", "FSDP-01"],
     uses=["enable_gradient_checkpointing", "forward"],
 )  # fmt: skip
 def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:

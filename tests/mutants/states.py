@@ -582,12 +582,12 @@ class EosIsNotLearnt(Tampered):
 
 @planted("TRN-01")
 class HalfLossOverAllPositions(Tampered):
-    """The loss of 16-bit logits is divided by all positions: its scale depends on the prompt's
-    length."""
+    """In 16 bits the loss is divided by all positions: its scale depends on the prompt's length."""
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:
         output, labels = super().forward(*positional, **keywords), keywords.get("labels")
-        if labels is None or isinstance(output, tuple) or output.logits.dtype is torch.float32:
+        precise = self.llm.dtype is torch.float32 and not torch.is_autocast_enabled("cpu")
+        if labels is None or isinstance(output, tuple) or precise:
             return output
         counted = labels[:, 1:]
         output.loss = output.loss * ((counted != -100).sum() / counted.numel())

@@ -115,6 +115,14 @@ class Lazy(Plain):
 
 
 @sound(*UNGUARDED)
+class Reentrant(Plain):
+    """Checkpoints as the library did by default before 5."""
+
+    def enable_gradient_checkpointing(self):
+        self.llm.gradient_checkpointing_enable({"use_reentrant": True})
+
+
+@sound(*UNGUARDED)
 class InModuleDict(Plain):
     """Everything that has weights lies in one module dict."""
 
