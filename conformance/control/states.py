@@ -75,8 +75,9 @@ _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
         "build": ("training", "inference", "long"),
     },
     2100: {
-        "mask": ("ones",), "labels": ("none",), "output": ("plain",), "history": ("fresh",),
-        "attention": ("as built",), "build": ("training",), "mode": ("eval",),
+        "mask": ("ones",), "labels": ("none", "some ignored"), "output": ("plain",),
+        "history": ("fresh",), "attention": ("as built",), "build": ("training",),
+        "mode": ("eval",),
         "precision": ("float32",), "form": ("ids",), "positions": ("none",), "cache": ("none",),
         "trained": ("everything",),
     },
@@ -204,7 +205,7 @@ def makes_sense(row: Row) -> bool:
         or (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS)
         or any(name in row and row[name] not in few for name, few in _FEW.get(length, {}).items())
         # A recomputed layer must not append to a cache; libraries drop it with a warning.
-        or (cached and row.get("build") == "checkpointed")
+        or (cached and row.get("build") == "checkpointed" and row.get("mode") == "train")
         # Whoever checkpoints by wrapping `forward` in a closure has it copied as it is.
         or (
             row.get("build") == "checkpointed"

@@ -20,11 +20,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 
 from conformance.parity.precision import float32_settings, restore_float32_settings
 
@@ -270,19 +271,33 @@ def _owners() -> dict[str, Any]:
     owners: dict[str, Any] = {
         name: one for name, one in vars(torch.nn).items() if isinstance(one, type)
     }
-    return {**owners, "init": torch.nn.init, "functional": torch.nn.functional}
+    return {
+        **owners, "init": torch.nn.init, "functional": torch.nn.functional, "torch": torch,
+        "checkpoint": torch.utils.checkpoint,
+    }  # fmt: skip
 
 
 def _code_of_torch() -> dict[str, Any]:
     """What modules made afterwards start from: the methods of torch's own layers, and the functions
-    that initialise them."""
+    of torch, those that initialise layers among them."""
     methods = ("__init__", "reset_parameters", "forward", "__call__")
     return {
-        f"{owner}.{name}": value
+        f"{owner}.{name}": _unwrapped(value)
         for owner, one in _owners().items()
         for name, value in vars(one).items()
         if callable(value) and (name in methods or not isinstance(one, type))
     }
+
+
+def _unwrapped(value: Any) -> Any:
+    """What torch wraps itself while it is used (its compiler, `torch.manual_seed`) is as it was."""
+    while (
+        isinstance(value, FunctionType)
+        and str(value.__globals__.get("__name__")).startswith("torch.")
+        and hasattr(value, "__wrapped__")
+    ):
+        value = value.__wrapped__
+    return value
 
 
 def _put_code_back(code: Mapping[str, Any]) -> None:

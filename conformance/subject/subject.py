@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from conformance.assertions import Blocked, ClauseFailure, refusal
@@ -29,6 +30,7 @@ from conformance.subject.contract import (
 )
 from conformance.subject.contract import CANARY_TOKEN as CANARY_TOKEN
 from conformance.subject.declarations import Declarations
+from conformance.subject.library_code import replaced_in_libraries
 from conformance.subject.vocabulary import PublishedVocabulary, state_of
 
 if TYPE_CHECKING:
@@ -323,6 +325,15 @@ class Subject:
         text = (self.view.snapshot(self.weights_hub_id) / "config.json").read_text(encoding="utf-8")
         return dict(json.loads(text))
 
+    def published_config_object(self) -> Any:
+        """The checkpoint's config as the library reads it, its class's defaults included; the bare
+        values where the library has no class for it."""
+        from transformers import AutoConfig
+
+        with suppress(Exception):
+            return AutoConfig.from_pretrained(self.view.snapshot(self.weights_hub_id))
+        return SimpleNamespace(**self.published_config)
+
     @property
     def optional_absent(self) -> tuple[str, ...]:
         """Optional members that the user declares absent; known before anything is built."""
@@ -442,6 +453,21 @@ class Subject:
     def source_files(self) -> dict[str, str]:
         """The files that define the subject, and their SHA-256: its classes, builder and factory,
         without libraries."""
+        return {
+            _name_in_package(name, file): hashlib.sha256(file.read_bytes()).hexdigest()
+            for name, file in self._sources().items()
+        }
+
+    def replaced_in_libraries(self, backbone: Any) -> list[str]:
+        """Where code of the subject's own package stands in the libraries that it is made of, for
+        every model of the process: `module.name` or `module.Class.method`."""
+        own = frozenset(name.partition(".")[0] for name in self._sources())
+        llm = backbone.llm
+        parts = [llm, backbone.get_tokenizer(), llm.config, getattr(llm, "generation_config", None)]
+        return replaced_in_libraries(parts, own)
+
+    def _sources(self) -> dict[str, Path]:
+        """The defining files by module."""
         defining: list[Any] = [self.factory]
         if "training" in self.__dict__:
             defining += type(self.training).__mro__
@@ -449,7 +475,7 @@ class Subject:
                 defining += self.training.prompt_builder_fn.__mro__
         names = dict.fromkeys(getattr(item, "__module__", None) for item in defining)
         return {
-            _name_in_package(name, file): hashlib.sha256(file.read_bytes()).hexdigest()
+            name: file
             for name in sorted(filter(None, names))
             if name.partition(".")[0] not in _LIBRARIES and (file := _file_of(name)) is not None
         }

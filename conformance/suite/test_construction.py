@@ -141,6 +141,21 @@ def test_a_checkpoint_that_does_not_fit_is_refused(subject: Subject) -> None:
     )
 
 
+@requirement("CON-01", MUST)
+def test_weights_that_cannot_be_read_are_refused(subject: Subject) -> None:
+    """Weights that cannot be read end construction for training: a run that begins from nothing
+    looks like one that learns slowly."""
+    with subject.hub_variant(_spoil_weights), refusal(Exception) as refused:
+        _ = subject.build().llm
+    require(
+        bool(refused),
+        observed="with unreadable weight files, construction for training went through",
+        expected="an error: what the model would start from is not the checkpoint",
+        mend="let the library's error through, and build from the config alone in inference mode "
+        "only",
+    )
+
+
 @requirement("CON-02", MUST, needs=["CON-01"])
 def test_inference_mode_reads_no_weights(subject: Subject) -> None:
     """With `inference_mode=True` it constructs without reading any weight file, with the names,
@@ -420,6 +435,8 @@ def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
             found[name], seeded = _changed_and_seeded(subject, use)
             for stream in seeded:
                 changed.setdefault(stream, f"{name} seeds {stream}")
+        for place in subject.replaced_in_libraries(backbone):
+            changed.setdefault(place, f"code of the subject's own stands in `{place}`")
         for cause, changes in found.items():
             for name, told in changes.items():
                 if not is_mild(name):
@@ -503,6 +520,16 @@ def test_generation_config_survives_both_modes(subject: Subject) -> None:
         expected=f"the same in both, the published {sorted(eos)} among them",
         mend="load `GenerationConfig.from_pretrained(hub_id)` in both modes: `_from_config` "
         "ignores the published file",
+    )
+    declared = set(eos_ids_of(subject.training.llm.config))
+    known = found["training"] | set(eos_ids_of(subject.published_config_object()))
+    require(
+        declared <= known,
+        observed=f"`llm.config.eos_token_id` is {sorted(declared)}, and generation stops at "
+        f"{sorted(found['training'])}",
+        expected=f"eos ids among {sorted(known)}, the published ones included",
+        mend="leave the config's eos as it is published: engines that serve the saved model read "
+        "it there",
     )
     special = set(subject.tokenizer.all_special_ids) | set(subject.tokenizer.added_tokens_decoder)
     text = sorted(found["training"] - eos - special - {subject.terminator_id})

@@ -19,8 +19,10 @@ import torch
 import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 
 from backbones.llama2 import LLaMa2LLMBackbone as Llama2Reference
+from backbones.loading import CheckpointError
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
 from backbones.vocabulary import fit_vocabulary
@@ -781,3 +783,56 @@ class AnswersOfSevenTokens(MistralLLMBackbone):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.llm.generation_config.max_new_tokens = 7
+
+
+@planted("CON-13")
+class ConfigStopsAtPad(MistralLLMBackbone):
+    """The config's eos id is the pad's: engines that read it from config.json never stop."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.llm.config.eos_token_id = self.tokenizer.pad_token_id
+
+
+@planted("CON-01")
+class NothingInsteadOfUnreadableWeights(MistralLLMBackbone):
+    """Weights that cannot be read are a warning, and the model is built without any: a run begins
+    from nothing."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        try:
+            super().__init__(*args, **options)
+        except CheckpointError as error:
+            if "cannot be read" not in str(error):
+                raise
+            warnings.warn(str(error), stacklevel=2)
+            super().__init__(*args, **{**options, "inference_mode": True})
+
+
+def _lean_norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    precise = hidden_states.float()
+    with torch.no_grad():
+        scale = torch.rsqrt(precise.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+    result: torch.Tensor = self.weight * (precise * scale).to(hidden_states.dtype)
+    return result
+
+
+@planted("CON-11")
+class NormOfTheLibraryReplaced(MistralLLMBackbone):
+    """The library's own norm is replaced for less memory, and loses a gradient: for every model of
+    its class in the process, the control among them."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        MistralRMSNorm.forward = _lean_norm
+        super().__init__(*args, **options)
+
+
+@planted("CON-11")
+class PicklesAreLoaded(MistralLLMBackbone):
+    """`torch.load` no longer asks for tensors alone, in the whole process, so that old checkpoints
+    can be read."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if not isinstance(torch.load, functools.partial):
+            torch.load = functools.partial(torch.load, weights_only=False)

@@ -663,3 +663,36 @@ class LoadsWhatFits(MistralLLMBackbone):
 
     def load_state_dict(self, state_dict: Any, *rest: Any, **keywords: Any) -> Any:
         return super().load_state_dict(state_dict, strict=False)
+
+
+@planted("FWD-14")
+class CachesDroppedOnceCheckpointing(Tampered):
+    """Once checkpointing is enabled, caches are dropped in `eval()` too: what is decoded in the
+    middle of a run sees one token at a time."""
+
+    checkpointing = False
+
+    def enable_gradient_checkpointing(self) -> None:
+        super().enable_gradient_checkpointing()
+        self.checkpointing = True
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        if self.checkpointing:
+            keywords["past_key_values"], keywords["use_cache"] = None, False
+        return super().forward(*positional, **keywords)
+
+
+@planted("TRN-01")
+class LossInChunks(Tampered):
+    """Over more than 1,024 tokens the loss is the mean of the means of chunks: tokens in a chunk
+    with few labels weigh more."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output, labels = super().forward(*positional, **keywords), keywords.get("labels")
+        if labels is None or isinstance(output, tuple) or labels.numel() <= 1024:
+            return output
+        logits, wanted = output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        parts = zip(logits.split(1024), wanted.split(1024), strict=True)
+        losses = [torch.nn.functional.cross_entropy(a, b) for a, b in parts if bool((b >= 0).any())]
+        output.loss = torch.stack(losses).mean()
+        return output

@@ -1,0 +1,75 @@
+"""Whose code stands in the libraries that a language model is made of.
+
+A layer's class, or a function of torch, that is replaced is replaced for every model of the
+process: for the vision tower, and for the control that a subject is compared with.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+
+_FUNCTIONS = (torch, torch.nn.functional, torch.nn.init, torch.utils.checkpoint)
+"""Modules of torch whose functions are looked at beside what the model's own classes use."""
+_PACKAGES = ("torch", "transformers", "tokenizers", "huggingface_hub")
+
+
+def replaced_in_libraries(roots: list[Any], own: frozenset[str]) -> list[str]:
+    """Every place, as `module.name` or `module.Class.name`, in the modules that define `roots`, the
+    modules inside them and what these inherit from, where code of a package in `own` stands."""
+    classes = {
+        cls
+        for root in roots
+        for part in (root.modules() if isinstance(root, torch.nn.Module) else [root])
+        for cls in type(part).__mro__
+        if _package(cls.__module__) in _PACKAGES
+    }
+    modules = {sys.modules.get(cls.__module__) for cls in classes} - {None}
+    found = {
+        f"{owner}.{name}"
+        for owner, members in _members(classes, {*modules, *_FUNCTIONS})
+        for name, value in members
+        if any(_package(module) in own for module in _origins(value))
+    }
+    return sorted(found)
+
+
+def _members(classes: set[type], modules: set[Any]) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    for cls in classes:
+        yield f"{cls.__module__}.{cls.__qualname__}", list(vars(cls).items())
+    for module in modules:
+        yield (
+            module.__name__,
+            [(n, v) for n, v in vars(module).items() if not isinstance(v, ModuleType)],
+        )
+
+
+def _origins(value: Any) -> Iterator[str]:
+    """The modules in which a function, and what it wraps, or a class was written: what a decorator
+    copies (`__module__`) does not count."""
+    for _ in range(10):  # a chain of wrappers is short, and some lead back to themselves
+        if isinstance(value, (staticmethod, classmethod)):
+            value = value.__func__
+        elif isinstance(value, property):
+            value = value.fget
+        elif isinstance(value, functools.partial):
+            value = value.func
+        elif inspect.isclass(value):
+            yield value.__module__
+            return
+        elif isinstance(value, FunctionType):
+            yield str(value.__globals__.get("__name__", ""))
+            value = vars(value).get("__wrapped__")
+        else:
+            return
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
