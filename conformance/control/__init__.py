@@ -9,9 +9,10 @@ compared, `calls.py` makes the calls, and `compare.py` says where the answers di
 """
 
 from conformance.control.calls import CallRefused, CannotBeCopied, Inputs, observe
-from conformance.control.compare import Difference, differences
+from conformance.control.compare import Difference, differences, same
 from conformance.control.model import Canonical, Control, Mirrored, canonical, mirrored_from
 from conformance.control.states import (
+    CHANGING,
     DEFAULTS,
     FACTORS,
     Row,
@@ -23,6 +24,7 @@ from conformance.control.states import (
 )
 
 __all__ = [
+    "CHANGING",
     "DEFAULTS",
     "FACTORS",
     "CallRefused",
@@ -41,5 +43,6 @@ __all__ = [
     "makes_sense",
     "mirrored_from",
     "observe",
+    "same",
     "with_gradients",
 ]

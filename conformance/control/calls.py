@@ -118,11 +118,13 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The shifted cross-entropy of logits (batch, sequence, vocabulary) in float64, over labels
-    that are not -100."""
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].double().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL
+    """The shifted cross-entropy of logits (batch, sequence, vocabulary), over labels that are not
+    -100: each position's in float32, their mean in float64."""
+    counted = labels[:, 1:] != IGNORED_LABEL
+    losses = torch.nn.functional.cross_entropy(
+        logits[:, :-1][counted].float(), labels[:, 1:][counted], reduction="none"
     )
+    return losses.double().mean()
 
 
 def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:

@@ -53,6 +53,34 @@ def differences(
             yield Difference(name, f"{name}: {found!r}, and the control {wanted!r}", 1.0, 0.0)
 
 
+def same(observed: Observation, expected: Observation) -> bool:
+    """Whether two observations agree in everything, bit for bit: then no bound is needed. Gradients
+    are compared by the names that both have."""
+    return bool(expected) and all(
+        _same(observed.get(name), wanted) for name, wanted in expected.items()
+    )
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, torch.Tensor):
+        return (
+            isinstance(found, torch.Tensor)
+            and (found.dtype, found.shape) == (wanted.dtype, wanted.shape)
+            and torch.equal(found, wanted)
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(found, list) and len(found) == len(wanted) and all(map(_same, found, wanted))
+        )
+    if isinstance(wanted, dict):  # gradients
+        return (
+            isinstance(found, dict)
+            and found.keys() == wanted.keys()
+            and all(_same(found[name], one) for name, one in wanted.items())
+        )
+    return bool(found == wanted)
+
+
 def _lists(
     name: str,
     found: list[torch.Tensor] | None,

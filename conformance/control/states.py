@@ -55,6 +55,9 @@ _WITH_GRADIENTS: Mapping[str, tuple[Any, ...]] = {
 """Other values for rows in which gradients are compared too, which take more time: of what is
 trained, and not along a cache."""
 
+CHANGING = ("after a step", "after copying", "after assigning")
+"""Histories after which the weights are others."""
+
 DEFAULTS: Mapping[str, Any] = {name: values[0] for name, values in FACTORS.items()}
 
 LLM_MAX_LENGTH = 128

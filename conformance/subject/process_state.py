@@ -36,6 +36,12 @@ _SIGNALS = tuple(
 the runner."""
 _THREADS = "torch's number of threads"
 _CODE = "torch's own code"
+_METHODS = ("__init__", "reset_parameters", "forward", "__call__")
+_MODULES: Mapping[str, ModuleType] = {
+    "init": torch.nn.init, "functional": torch.nn.functional, "torch": torch,
+    "checkpoint": torch.utils.checkpoint,
+}  # fmt: skip
+"""Modules whose functions are watched."""
 _VARIABLE = "the environment variable "
 _HANDLER = "the handler of "
 
@@ -187,7 +193,7 @@ def _of_torch() -> dict[str, _Setting]:
             lambda value: torch.use_deterministic_algorithms(value[0], warn_only=value[1]),
         ),
         _THREADS: _Setting(torch.get_num_threads, torch.set_num_threads),
-        _CODE: _Setting(_code_of_torch, _put_code_back),
+        _CODE: _Setting(_Code, _put_code_back),
         "torch's number of interop threads": _Setting(torch.get_num_interop_threads),
         "anomaly detection": _Setting(torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         **(_autocast() if hasattr(torch, "get_autocast_dtype") else {}),
@@ -268,25 +274,41 @@ def _of_attention() -> dict[str, _Setting]:
 
 def _owners() -> dict[str, Any]:
     """The classes of `torch.nn` and the modules of functions behind them, by name."""
-    owners: dict[str, Any] = {
-        name: one for name, one in vars(torch.nn).items() if isinstance(one, type)
-    }
-    return {
-        **owners, "init": torch.nn.init, "functional": torch.nn.functional, "torch": torch,
-        "checkpoint": torch.utils.checkpoint,
-    }  # fmt: skip
+    layers = {name: one for name, one in vars(torch.nn).items() if isinstance(one, type)}
+    return {**layers, **_MODULES}
 
 
-def _code_of_torch() -> dict[str, Any]:
-    """What modules made afterwards start from: the methods of torch's own layers, and the functions
-    of torch, those that initialise layers among them."""
-    methods = ("__init__", "reset_parameters", "forward", "__call__")
-    return {
-        f"{owner}.{name}": _unwrapped(value)
-        for owner, one in _owners().items()
-        for name, value in vars(one).items()
-        if callable(value) and (name in methods or not isinstance(one, type))
-    }
+class _Code:
+    """What modules start from that are made now: the methods of torch's own layers, and the
+    functions of torch, those that initialise layers among them."""
+
+    def __init__(self) -> None:
+        self.members = {owner: dict(vars(one)) for owner, one in _owners().items()}
+
+    def differing(self, other: _Code) -> list[tuple[str, str]]:
+        """Owner and name of each function or method that is not the same in both."""
+        found = []
+        for owner, before in self.members.items():
+            after = other.members.get(owner, {})
+            for name in {**before, **after} if owner in _MODULES else _METHODS:
+                was, now = (_unwrapped(members.get(name)) for members in (before, after))
+                if was is not now and (callable(was) or callable(now)):
+                    found.append((owner, name))
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Code) and not self.differing(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _put_code_back(code: _Code) -> None:
+    owners = _owners()
+    for owner, name in code.differing(_Code()):
+        if name in code.members[owner]:
+            setattr(owners[owner], name, code.members[owner][name])
+        else:
+            delattr(owners[owner], name)
 
 
 def _unwrapped(value: Any) -> Any:
@@ -298,16 +320,6 @@ def _unwrapped(value: Any) -> Any:
     ):
         value = value.__wrapped__
     return value
-
-
-def _put_code_back(code: Mapping[str, Any]) -> None:
-    now, owners = _code_of_torch(), _owners()
-    for place in {**now, **code}:
-        owner, _, name = place.rpartition(".")
-        if place not in code:
-            delattr(owners[owner], name)
-        elif now.get(place) is not code[place]:
-            setattr(owners[owner], name, code[place])
 
 
 def _of_python() -> dict[str, _Setting]:
@@ -447,8 +459,8 @@ def _write(setting: _Setting, value: Any) -> None:
             setting.write(value)
 
 
-def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    names = [one for one in {**before, **after} if before.get(one) is not after.get(one)]
+def _differing(before: _Code, after: _Code) -> str:
+    names = [f"{owner}.{name}" for owner, name in before.differing(after)]
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
