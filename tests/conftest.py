@@ -17,7 +17,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("full", "own", "sample", "none"),
         default="own",
         help="how much of the kill matrix to run: every planted defect by its whole profile, every "
-        "one by its own clauses and a sample by the whole profile, the sample alone, or none [own]",
+        "one by its own clauses and a sample by the whole profile, the sample by its own clauses, "
+        "or none [own]",
     )
 
 

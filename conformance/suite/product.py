@@ -34,7 +34,7 @@ from conformance.control import (
     same,
     with_gradients,
 )
-from conformance.control.calls import declared_dropout, without_dropout
+from conformance.control.calls import LOSS_IN_HALF, declared_dropout, without_dropout
 from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.library import in_float32, text_config
 from conformance.subject.subject import Subject
@@ -43,7 +43,7 @@ from conformance.suite.models import positions_of, vocabulary_tensors
 LOSS = (
     "a loss",
     "loss over the cross-entropy of its own logits",
-    "the loss in quarters of the cross-entropy of its own logits",
+    LOSS_IN_HALF,
 )
 FROZEN = "parameters whose requires_grad train() or the call changed"
 GRADIENTS = ("gradients", FROZEN)

@@ -135,7 +135,7 @@ def test_outputs_are_let_go(subject: Subject) -> None:
             backbone.train(training)
             with torch.set_grad_enabled(training):
                 logits = backbone(**given).logits
-            memory = StorageWeakRef(logits.untyped_storage())
+            memory: Any = StorageWeakRef(logits.untyped_storage())  # type: ignore[no-untyped-call]
             del logits
             backbone.eval()
             if not memory.expired():  # objects that refer to each other wait for the collector

@@ -16,7 +16,7 @@ IMPOSSIBLE: dict[str, str] = {}
 
 
 ONE_OF_EACH = ("llama2-7b-chat", "mistral-v0.1-7b-instruct", "phi-2-3b")
-"""One of each class; tox's `certify` judges all nine."""
+"""One of each class; tox's `certify` judges all nine, at the quick budget."""
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
@@ -34,6 +34,7 @@ def test_half_precision_master_weights_are_no_defect_where_they_are_declared() -
             MasterWeightsAsPublished,
             "mistral-v0.1-7b-instruct",
             {"master_dtype": "bfloat16"},
+            budget="quick",
         )
     )
 

@@ -22,10 +22,6 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
     ]
     # What no library can be asked for, by name.
     assert {(one, a, other, b) for one, a, other, b in missing} == {
-        *(
-            ("build", "checkpointed", "cache", cache)
-            for cache in ("returned", "handed in", "in chunks", "token by token")
-        ),
         ("build", "checkpointed", "history", "after copying"),
         ("build", "checkpointed", "history", "after assigning"),
         ("mask", "holes", "positions", "none"),

@@ -696,3 +696,17 @@ class LossInChunks(Tampered):
         losses = [torch.nn.functional.cross_entropy(a, b) for a, b in parts if bool((b >= 0).any())]
         output.loss = torch.stack(losses).mean()
         return output
+
+
+@planted("TRN-01")
+class LossInHalfPrecision(Tampered):
+    """The loss is taken over logits in half precision, without the cast that the library does: it
+    has three digits, and its gradient is rounded."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output, labels = super().forward(*positional, **keywords), keywords.get("labels")
+        if labels is None or isinstance(output, tuple) or self.llm.dtype is torch.float32:
+            return output
+        logits, wanted = output.logits[:, :-1].to(self.llm.dtype), labels[:, 1:]
+        output.loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
+        return output

@@ -33,11 +33,16 @@ def certify(target: str, *options: str, cwd: Path, out: Path) -> tuple[int, dict
 
 
 @pytest.mark.parametrize(
-    ("target", "budget"),
-    [("own_mistral:AcmeMistral", "standard"), ("own_mistral.py:AcmeMistral", "quick")],
+    ("target", "options"),
+    [
+        ("own_mistral:AcmeMistral", ()),
+        ("own_mistral.py:AcmeMistral", ("--profile", "core", "--budget", "quick")),
+    ],
 )
-def test_a_class_of_ones_own_is_certified(target: str, budget: str, tmp_path: Path) -> None:
-    status, predicate = certify(target, "--budget", budget, cwd=HERE, out=tmp_path)
+def test_a_class_of_ones_own_is_certified(
+    target: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    status, predicate = certify(target, *options, cwd=HERE, out=tmp_path)
     assert status == 0, predicate["failedTests"]
     assert predicate["backboneId"] == "acme-mistral-7b-instruct"
     assert predicate["subjectDeclarations"]["prompt_rule"] == [
@@ -50,22 +55,24 @@ def test_a_class_of_ones_own_is_certified(target: str, budget: str, tmp_path: Pa
     not ON_THE_SEEDS_OWN_PINS, reason="the seed's classes construct on transformers 4.40.1 alone"
 )
 @pytest.mark.parametrize(
-    ("target", "backbone_id", "defects"),
+    ("target", "backbone_id", "profile", "defects"),
     [
-        ("SeedMistral", "mistral-v0.1-7b-pure", {"EMB-10"}),
-        ("SeedMistral", "mistral-v0.1-7b-instruct", {"EMB-10"}),
-        ("SeedLlama2", "llama2-7b-pure", {"EMB-10"}),
-        ("SeedLlama2", "llama2-7b-chat", {"EMB-10", "PRM-10"}),
-        ("SeedLlama2", "vicuna-v15-7b", {"EMB-10"}),
-        ("SeedPhi", "phi-2-3b", {"EMB-10", "PRM-04"}),
+        ("SeedMistral", "mistral-v0.1-7b-pure", "default", {"EMB-10"}),
+        ("SeedMistral", "mistral-v0.1-7b-instruct", "core", {"EMB-10"}),
+        ("SeedLlama2", "llama2-7b-pure", "core", {"EMB-10"}),
+        ("SeedLlama2", "llama2-7b-chat", "default", {"EMB-10", "PRM-10"}),
+        ("SeedLlama2", "vicuna-v15-7b", "core", {"EMB-10"}),
+        ("SeedPhi", "phi-2-3b", "default", {"EMB-10", "PRM-04"}),
     ],
 )
 def test_the_seeds_classes_show_their_true_defects_alone(
-    target: str, backbone_id: str, defects: set[str], tmp_path: Path
+    target: str, backbone_id: str, profile: str, defects: set[str], tmp_path: Path
 ) -> None:
+    """One id of each class by all clauses; the others differ in tokenizer and prompts alone."""
     status, predicate = certify(
-        f"{HERE / 'seed_shape.py'}:{target}", "--id", backbone_id, cwd=tmp_path, out=tmp_path
-    )
+        f"{HERE / 'seed_shape.py'}:{target}", "--id", backbone_id, "--profile", profile,
+        cwd=tmp_path, out=tmp_path,
+    )  # fmt: skip
     failed = {
         row["id"]
         for row in predicate["requirements"]
