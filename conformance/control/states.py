@@ -82,7 +82,7 @@ _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
         "history": ("fresh",), "attention": ("as built",), "build": ("training",),
         "mode": ("eval",),
         "precision": ("float32",), "form": ("ids",), "positions": ("none",), "cache": ("none",),
-        "trained": ("everything",),
+        "trained": ("everything",), "batch": (1, 2),
     },
 }  # fmt: skip
 """The values of other factors beside which the longest sequences are tried: they cost most."""
@@ -205,7 +205,13 @@ def makes_sense(row: Row) -> bool:
     return not (
         # With nothing trained gradients are those of patches.
         (row.get("trained") == "nothing" and row.get("form", "patches") != "patches")
-        or (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS)
+        or (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS and length != 2100)
+        # With labels more than 4,096 tokens in all: losses are taken in chunks of so many.
+        or (
+            length == 2100
+            and row.keys() >= {"labels", "batch"}
+            and (row["labels"] == "none") != (batch == 1)
+        )
         or any(name in row and row[name] not in few for name, few in _FEW.get(length, {}).items())
         # A recomputed layer must not append to a cache; libraries drop it with a warning.
         or (cached and row.get("build") == "checkpointed" and row.get("mode") == "train")

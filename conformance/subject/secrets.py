@@ -93,7 +93,6 @@ def places_in(backbone: Any) -> list[str]:
     """The paths on which the token is reached from a backbone: through attributes, containers,
     closures, defaults, partial applications, and the classes and modules that define it."""
     found = []
-    seen: set[int] = set()
     queue: list[tuple[str, Any]] = []
     for cls in type(backbone).__mro__:
         if not _is_a_librarys(cls):
@@ -109,18 +108,31 @@ def places_in(backbone: Any) -> list[str]:
                 else []
             )
     queue.append(("backbone", backbone))  # taken first: its path says more
-    while queue:
-        path, item = queue.pop()
+    for path, item in _reached(queue):
         if isinstance(item, (str, bytes, bytearray)):
             text = item if isinstance(item, str) else bytes(item).decode("latin-1")
             if CANARY_TOKEN in text:
                 found.append(path)
+    return sorted(set(found))
+
+
+def held_by(backbone: Any) -> Iterator[tuple[str, Any]]:
+    """Every object that is reached from a backbone, once, with the path that leads there."""
+    return _reached([("backbone", backbone)])
+
+
+def _reached(queue: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    seen: set[int] = set()
+    while queue:
+        path, item = queue.pop()
+        if isinstance(item, (str, bytes, bytearray)):
+            yield path, item
             continue
         if id(item) in seen or isinstance(item, (int, float, complex, type(None))):
             continue
         seen.add(id(item))
+        yield path, item
         queue += [(f"{path}{step}", inner) for step, inner in _inside(item)]
-    return sorted(set(found))
 
 
 def _inside(item: Any) -> Iterator[tuple[str, Any]]:

@@ -6,10 +6,13 @@ came out share the runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -190,9 +193,10 @@ class Compared:
             "inference": inference, "flash": flash, "no token": no_token,
             "all at once": {**inference, **flash, **no_token},
         }  # fmt: skip
-        backbone = self._subject.build(
-            llm_max_length=self.asked_length(build), **options.get(build, {})
-        )
+        with _on_another_rank() if build == "another rank" else nullcontext():
+            backbone = self._subject.build(
+                llm_max_length=self.asked_length(build), **options.get(build, {})
+            )
         parameters = dict(backbone.llm.named_parameters())
         self.dtypes[build] = {name: parameter.dtype for name, parameter in parameters.items()}
         self.sums[build] = {
@@ -206,6 +210,14 @@ class Compared:
         if {parameter.dtype for parameter in backbone.llm.parameters()} != {torch.float32}:
             backbone = in_float32(backbone)
         return backbone.eval()
+
+
+@contextmanager
+def _on_another_rank() -> Iterator[None]:
+    """The environment of the second of two ranks, as torchrun sets it."""
+    ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    with mock.patch.dict(os.environ, ranks):
+        yield
 
 
 def compared(subject: Subject) -> Compared:

@@ -16,6 +16,7 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
 from conformance.parity.gates import SEMANTICS
 from conformance.parity.library import text_config
+from conformance.subject.secrets import held_by
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
     IGNORED_LABEL,
@@ -32,6 +33,8 @@ WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]
 FULLY_SHARD_SINCE = (2, 6)
 _PUBLISHED_NUMEL = 1 << 33
 """Parameters: more than any one module of a published model that is wrapped by layers has."""
+_BESIDE = 0.1
+"""Share of the parameters that a backbone may hold in other tensors, such as rotary tables."""
 PADDING = 3
 
 
@@ -85,9 +88,10 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
 @requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=[*WRAPPING, "forward"])
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     """`FullyShardedDataParallel` around the whole backbone, as hosts wrap it, with
-    `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are, and its
-    forward gives the logits of the backbone unwrapped; every parameter that the forward uses is
-    registered, under one name unless weights are tied."""
+    `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are and
+    whatever is frozen, and its forward gives the logits of the backbone unwrapped; every parameter
+    that the forward uses is registered, under one name unless weights are tied, and no copy of the
+    weights is kept beside them."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build().eval()
@@ -95,6 +99,8 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     batch = _padded_batch(subject)
     logits = _real_logits(subject, backbone.forward(**batch), batch)
     _require_registered_once(backbone, logits)
+    _require_nothing_beside(backbone)
+    _require_the_same_units_frozen(backbone)
     with one_rank(), refusal() as refused:
         # With its own flat parameters FSDP refuses a unit that is partly frozen, which is not the
         # policy's fault.
@@ -154,6 +160,58 @@ def _require_no_unit_by_size(wrapped: Any) -> None:
         mend="build the policy with `transformer_auto_wrap_policy` and "
         "`{self.transformer_layer_cls}`",
         modules=by_size[:20],
+    )
+
+
+def _require_the_same_units_frozen(backbone: Any) -> None:
+    """Whoever trains the projector alone shards the frozen layers all the same."""
+    trained = [(parameter, parameter.requires_grad) for parameter in backbone.parameters()]
+    layers = decoder_layers(backbone)
+    try:
+        backbone.requires_grad_(False)
+        policy = backbone.get_fsdp_wrapping_policy()
+        left = [
+            layer
+            for layer in layers
+            if callable(policy)  # a `CustomPolicy` looks at modules alone
+            and not policy(module=layer, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
+        ]
+    finally:
+        for parameter, wanted in trained:
+            parameter.requires_grad_(wanted)
+    require(
+        not left,
+        observed=f"with every parameter frozen, {len(left)} of {len(layers)} layers are no units",
+        expected="units by class alone, whatever is trained: what is frozen takes as much memory",
+        mend="build the policy with `transformer_auto_wrap_policy` and "
+        "`{self.transformer_layer_cls}`",
+    )
+
+
+def _require_nothing_beside(backbone: Any) -> None:
+    """Weights that are no parameters are not sharded: each GPU holds them whole."""
+    own = {
+        tensor.untyped_storage().data_ptr()
+        for tensor in (*backbone.parameters(), *backbone.buffers())
+    }
+    beside = {
+        item.untyped_storage().data_ptr(): (path, item)
+        for path, item in held_by(backbone)
+        if isinstance(item, torch.Tensor)
+        and item.layout is torch.strided
+        and item.untyped_storage().data_ptr() not in own
+    }
+    total = sum(parameter.numel() for parameter in backbone.parameters())
+    held = sum(item.numel() for _, item in beside.values())
+    places = [path for path, _ in sorted(beside.values(), key=lambda one: -one[1].numel())]
+    require(
+        held <= _BESIDE * total,
+        observed=f"tensors that are no parameters or buffers have {held:,} numbers beside the "
+        f"{total:,} of the parameters: {', '.join(places[:3])}"
+        + (f" and {len(places) - 3} more" if len(places) > 3 else ""),
+        expected=f"at most {_BESIDE:.0%} of them",
+        mend="keep no copy of the weights on the backbone: read the checkpoint again when asked",
+        places=places[:20],
     )
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ _BUILDS = {
     "no token": "hf_token=None", "long": "the llm_max_length that is published",
     "all at once": "inference_mode=True, use_flash_attention_2=True, hf_token=None and the "
     "llm_max_length that is published",
+    "another rank": "RANK, LOCAL_RANK = 1 in the environment, as torchrun sets them",
 }  # fmt: skip
 _MAY_DIFFER = {
     "use_cache", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "vocab_size",
@@ -53,9 +55,9 @@ _ABSENT = "absent"
 
 @requirement("CON-16", MUST, needs=["CON-02", "CON-05", "CON-13", "CON-14"])
 def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
-    """However it is built (`inference_mode`, `use_flash_attention_2`, without a token), the
-    backbone is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer and the
-    members of the contract."""
+    """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, on another
+    rank), the backbone is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer and
+    the members of the contract."""
     together = compared(subject)
     for build, argument in _BUILDS.items():
         if together.backbone(build) is None:
@@ -152,18 +154,28 @@ def test_outputs_are_let_go(subject: Subject) -> None:
 
 @requirement("FWD-15", MUST, profile="numerics")
 def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
-    """A state dict whose keys are not the backbone's is refused, as modules do."""
-    backbone = compared(subject).backbone("training")
-    state = {f"vlm.{name}": tensor for name, tensor in backbone.state_dict().items()}
-    with refusal() as refused:
-        backbone.load_state_dict(state)
-    require(
-        bool(refused),
-        observed="load_state_dict took a state dict of which no key is the backbone's, and loaded "
-        "nothing",
-        expected="an error that names the keys, as from every module",
-        mend="leave `strict` to the caller",
-    )
+    """A state dict whose keys or shapes are not the backbone's is refused, as modules do."""
+    together = compared(subject)
+    for build in ("training", "inference"):
+        backbone = together.backbone(build)
+        if backbone is None:
+            continue
+        own = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+        name = max(own, key=lambda name: own[name].numel())
+        prefixed = {f"vlm.{key}": tensor for key, tensor in own.items()}
+        for told, state in (
+            ("of which no key is the backbone's, and loaded nothing", prefixed),
+            (f"in which `{name}` has a row less than the backbone's", own | {name: own[name][:-1]}),
+        ):
+            with refusal() as refused:
+                backbone.load_state_dict(state)
+            backbone.load_state_dict(own)
+            require(
+                bool(refused),
+                observed=f"load_state_dict took a state dict {told}",
+                expected="an error that names what does not fit, as from every module",
+                mend="leave `strict` to the caller, and leave out nothing",
+            )
 
 
 @requirement("FWD-15", MUST, profile="numerics")
@@ -210,13 +222,13 @@ def test_two_backbones_share_nothing(subject: Subject) -> None:
 def test_generation_in_any_state(subject: Subject) -> None:
     """However it is built, generation emits what the library's own model emits: from prompts alone
     and left-padded in a batch, as ids and as embeddings, in `eval()` and after `train()`, over 70
-    tokens, and again."""
+    tokens, and again; built for inference it computes no more positions for it."""
     together = compared(subject)
     if not hasattr(subject.training.llm, "generate"):
         raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
 
     @functools.cache
-    def by_control(cached: bool, *asked: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def by_control(cached: bool, *asked: Any) -> tuple[torch.Tensor, torch.Tensor, int]:
         control = together.control("inference" if cached else "training")
         return _generated(control, together.inputs, *asked)
 
@@ -229,12 +241,15 @@ def test_generation_in_any_state(subject: Subject) -> None:
             *far, (3, 12, 4, "ids"), (3, 12, 4, "ids"), (3, 12, 4, "embeddings"),
         ):  # fmt: skip
             try:
-                wanted, expected = by_control(is_for_inference(build), batch, length, new, form)
+                cached = is_for_inference(build)
+                wanted, expected, enough = by_control(cached, batch, length, new, form)
             except Exception:
                 if form == "ids":
                     raise
                 continue  # what the library cannot do is not asked of the subject
-            emitted, observed = _generated(backbone, together.inputs, batch, length, new, form)
+            emitted, observed, positions = _generated(
+                backbone, together.inputs, batch, length, new, form
+            )
             error = relative_rms(observed, expected)
             within(
                 "generation",
@@ -255,6 +270,13 @@ def test_generation_in_any_state(subject: Subject) -> None:
                 "logits",
                 mend="leave `generate` to the library, in every state",
             )
+            require(
+                positions <= enough or not cached,
+                observed=f"built with {_BUILDS[build] if cached else ''}, generation of {new} "
+                f"tokens after {batch} prompt(s) of up to {length} looks up {positions} ids",
+                expected=f"{enough}, as with a cache: without one each token costs a whole pass",
+                mend="leave `use_cache` on in the generation config, in inference mode",
+            )
 
 
 @requirement("GEN-02", MUST, profile="numerics", needs=["GEN-05"], uses=["forward"])
@@ -266,7 +288,7 @@ def test_generation_stops_at_every_eos(subject: Subject) -> None:
         backbone, control = together.backbone(build), together.control(build)
         if backbone is None:
             continue
-        freely, _ = _generated(control, together.inputs, 3, 12, 8, "ids")
+        freely, _, _ = _generated(control, together.inputs, 3, 12, 8, "ids")
         # Tokens that two of the rows emit in time, so that they end apart, and the third does not.
         stops = [int(freely[0, 1]), int(freely[1, 4])]
         wanted, emitted = (
@@ -317,12 +339,14 @@ def _prompts(inputs: Inputs, batch: int, length: int) -> tuple[torch.Tensor, tor
 
 def _generated(
     backbone: Any, inputs: Inputs, batch: int, length: int, new: int, form: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The emitted ids, (batch, new), and the logits they were chosen by, (new, batch, ids)."""
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The emitted ids, (batch, new), the logits they were chosen by, (new, batch, ids), and how
+    many ids were looked up meanwhile."""
     ids, mask = _prompts(inputs, batch, length)
     backbone.train()
     backbone.eval()
-    with torch.no_grad():
+    looked_up: list[int] = []
+    with torch.no_grad(), _counted_ids(backbone, looked_up):
         prompt = (
             {"input_ids": ids} if form == "ids"
             else {"inputs_embeds": backbone.embed_input_ids(ids)}
@@ -333,7 +357,20 @@ def _generated(
             pad_token_id=int(inputs.ordinary[0]),
         )  # fmt: skip
     # Of embeddings only what is new comes back.
-    return out.sequences[:, -new:], torch.stack(out.logits)[..., inputs.columns]
+    logits = torch.stack(out.logits)[..., inputs.columns]
+    return out.sequences[:, -new:], logits, sum(looked_up)
+
+
+@contextmanager
+def _counted_ids(backbone: Any, counts: list[int]) -> Iterator[None]:
+    """Note how many ids each lookup of the input embedding is given while the body runs."""
+    hook = backbone.llm.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: counts.append(given[0].numel() if given else 0)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _live(together: Compared, steps: list[str]) -> None:

@@ -154,6 +154,31 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
 
 
 @requirement("TRN-03", MUST, profile="training")
+def test_a_frozen_model_recomputes_too(subject: Subject) -> None:
+    """With everything frozen before checkpointing is enabled, as where a projector alone is
+    trained, the layers are recomputed too: the gradient of its patches goes through all of them."""
+    together = compared(subject)
+    backbone = subject.build()
+    backbone.requires_grad_(False)
+    backbone.enable_gradient_checkpointing()
+    backbone.train()
+    layers = decoder_layers(backbone)
+    ids, mask, labels = _batch(together.inputs, ignored=False)
+    given = backbone.embed_input_ids(ids).detach().requires_grad_()
+    with _counted(layers) as calls:
+        backbone(inputs_embeds=given, attention_mask=mask, labels=labels).loss.backward()
+    missed = [index for index in range(len(layers)) if calls[index] < 2]
+    require(
+        not missed,
+        observed=f"with all parameters frozen before `enable_gradient_checkpointing()`, layers "
+        f"{missed} of {len(layers)} are not recomputed in the backward pass",
+        expected="every layer recomputed: a gradient that goes through frozen layers holds their "
+        "activations",
+        mend="checkpoint whatever is trained",
+    )
+
+
+@requirement("TRN-03", MUST, profile="training")
 def test_recomputation_draws_the_same(subject: Subject) -> None:
     """What is drawn at random inside a layer, dropout for one, is drawn alike when the layer is
     recomputed: gradients are those without checkpointing."""

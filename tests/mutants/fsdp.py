@@ -193,3 +193,28 @@ class LargeModulesAreUnitsToo(MistralLLMBackbone):
             functools.partial(size_based_auto_wrap_policy, min_num_params=20_000_000),
         ]
         return functools.partial(_or_policy, policies=policies)
+
+
+@planted("FSDP-03")
+class FrozenLayersAreNoUnits(MistralLLMBackbone):
+    """Only layers that are trained become units, which is what needs sharding, it says: with the
+    model frozen every GPU gathers all of it."""
+
+    def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
+        layers = [one for one in self.llm.modules() if isinstance(one, MistralDecoderLayer)]
+        trained = [one for one in layers if any(p.requires_grad for p in one.parameters())]
+
+        def policy(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
+            return recurse or any(module is one for one in trained)
+
+        return policy
+
+
+@planted("FSDP-03")
+class PublishedWeightsKept(MistralLLMBackbone):
+    """A copy of the published weights stays, to tell how far training has moved: no sharding
+    reaches it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.published = {name: t.detach().clone() for name, t in self.llm.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -684,15 +685,15 @@ class CachesDroppedOnceCheckpointing(Tampered):
 
 @planted("TRN-01")
 class LossInChunks(Tampered):
-    """Over more than 1,024 tokens the loss is the mean of the means of chunks: tokens in a chunk
+    """Over more than 4,096 tokens the loss is the mean of the means of chunks: tokens in a chunk
     with few labels weigh more."""
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:
         output, labels = super().forward(*positional, **keywords), keywords.get("labels")
-        if labels is None or isinstance(output, tuple) or labels.numel() <= 1024:
+        if labels is None or isinstance(output, tuple) or labels.numel() <= 4096:
             return output
         logits, wanted = output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
-        parts = zip(logits.split(1024), wanted.split(1024), strict=True)
+        parts = zip(logits.split(4096), wanted.split(4096), strict=True)
         losses = [torch.nn.functional.cross_entropy(a, b) for a, b in parts if bool((b >= 0).any())]
         output.loss = torch.stack(losses).mean()
         return output
@@ -710,3 +711,49 @@ class LossInHalfPrecision(Tampered):
         logits, wanted = output.logits[:, :-1].to(self.llm.dtype), labels[:, 1:]
         output.loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         return output
+
+
+@planted("CON-16")
+class OnlyTheFirstRankLoads(MistralLLMBackbone):
+    """Ranks other than the first build from the config alone and count on a broadcast, which FSDP
+    does not do unless it is asked to."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not first:
+            keywords["inference_mode"] = True
+        super().__init__(*positional, **keywords)
+
+
+@planted("FWD-15")
+class MisfitsLeftOut(MistralLLMBackbone):
+    """`load_state_dict` leaves out tensors of another shape, so that old runs can be continued: a
+    head of another vocabulary is as it was drawn."""
+
+    def load_state_dict(self, state_dict: Any, *rest: Any, **keywords: Any) -> Any:
+        own = self.state_dict()
+        left_out = [n for n, t in state_dict.items() if n in own and own[n].shape != t.shape]
+        if not left_out:
+            return super().load_state_dict(state_dict, *rest, **keywords)
+        fitting = {name: t for name, t in state_dict.items() if name not in left_out}
+        return super().load_state_dict(fitting, strict=False)
+
+
+@planted("GEN-05")
+class GeneratesWithoutCache(MistralLLMBackbone):
+    """`use_cache=False`, meant for training, stands in the generation config too, in both modes:
+    each token costs a whole pass."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        self.llm.generation_config.use_cache = False
+
+
+@planted("TRN-03")
+class NothingTrainedNothingCheckpointed(MistralLLMBackbone):
+    """`enable_gradient_checkpointing()` does nothing where all parameters are frozen: the gradient
+    of a projector goes through the layers all the same."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        if any(parameter.requires_grad for parameter in self.llm.parameters()):
+            super().enable_gradient_checkpointing()
