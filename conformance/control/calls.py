@@ -57,12 +57,12 @@ class Inputs:
 
     def ids(self, batch: int, length: int, offset: int = 0) -> torch.Tensor:
         """Ids of shape (batch, length), other ones for each offset: texts that begin with bos, and
-        in which eos ends a turn before the last id."""
+        in which eos ends a turn in the middle and the last one."""
         generator = torch.Generator().manual_seed(self.seed + 7919 * offset)
         places = torch.randint(len(self.ordinary), (batch, length), generator=generator)
         ids = self.ordinary[places]
         if length > 4:
-            for place, token in ((0, self.bos), (length - 2, self.eos)):
+            for place, token in ((0, self.bos), (length // 2, self.eos), (length - 1, self.eos)):
                 if token is not None:
                     ids[:, place] = token
         return ids

@@ -38,6 +38,7 @@ _BUILDS = {
     "no token": "hf_token=None", "long": "the llm_max_length that is published",
     "all at once": "inference_mode=True, use_flash_attention_2=True, hf_token=None and the "
     "llm_max_length that is published",
+    "copied": "copy.deepcopy",
     "another rank": "RANK, LOCAL_RANK = 1 in the environment, as torchrun sets them",
 }  # fmt: skip
 _MAY_DIFFER = {
@@ -56,8 +57,8 @@ _ABSENT = "absent"
 @requirement("CON-16", MUST, needs=["CON-02", "CON-05", "CON-13", "CON-14"])
 def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
     """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, on another
-    rank), the backbone is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer and
-    the members of the contract."""
+    rank) or copied, the backbone is the same: configs, modules, dtypes, buffers, dropout rates,
+    tokenizer and the members of the contract."""
     together = compared(subject)
     for build, argument in _BUILDS.items():
         if together.backbone(build) is None:
@@ -154,7 +155,8 @@ def test_outputs_are_let_go(subject: Subject) -> None:
 
 @requirement("FWD-15", MUST, profile="numerics")
 def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
-    """A state dict whose keys or shapes are not the backbone's is refused, as modules do."""
+    """What is loaded is what the backbone then holds, and a state dict whose keys or shapes are
+    not its own is refused, as modules do."""
     together = compared(subject)
     for build in ("training", "inference"):
         backbone = together.backbone(build)
@@ -162,6 +164,18 @@ def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
             continue
         own = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
         name = max(own, key=lambda name: own[name].numel())
+        trained = {key: 1.01 * tensor for key, tensor in own.items()}
+        backbone.load_state_dict(trained)
+        now = backbone.state_dict()
+        changed = [key for key, tensor in trained.items() if not torch.equal(now[key], tensor)]
+        backbone.load_state_dict(own)
+        require(
+            not changed,
+            observed=f"after load_state_dict {len(changed)} tensors have other values than were "
+            f"loaded, the first is `{changed[0] if changed else ''}`",
+            expected="what was loaded: new rows too have been trained by then",
+            mend="fill new rows once, while the model is built",
+        )
         prefixed = {f"vlm.{key}": tensor for key, tensor in own.items()}
         for told, state in (
             ("of which no key is the backbone's, and loaded nothing", prefixed),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import planted
@@ -757,3 +757,45 @@ class NothingTrainedNothingCheckpointed(MistralLLMBackbone):
     def enable_gradient_checkpointing(self) -> None:
         if any(parameter.requires_grad for parameter in self.llm.parameters()):
             super().enable_gradient_checkpointing()
+
+
+@planted("FWD-15")
+class NewRowsFilledAgain(MistralLLMBackbone):
+    """New rows are filled after each `load_state_dict`, trained or not: a run that goes on has lost
+    them."""
+
+    def load_state_dict(self, *positional: Any, **keywords: Any) -> Any:
+        loaded = super().load_state_dict(*positional, **keywords)
+        with torch.no_grad():
+            weight = self.llm.get_input_embeddings().weight
+            weight[32000:] = weight[:32000].mean(0)
+        return loaded
+
+
+@planted("CON-16")
+class CopiesLoadTheTokenizerAnew(MistralLLMBackbone):
+    """Copies and pickles leave the tokenizer out and load it anew, without its settings: workers
+    pad on the other side."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.models[self.identifier]["hf_hub_path"])
+        self.tokenizer.add_special_tokens({"pad_token": "<PAD>"})
+        self.tokenizer.padding_side = "left"
+
+
+@planted("TRN-01")
+class TrailingEosIsPadding(Tampered):
+    """A run of eos at the end of the labels counts as padding: no sample teaches the model to
+    stop."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        labels = keywords.get("labels")
+        if labels is not None:
+            unsaid = (labels == self.tokenizer.eos_token_id) | (labels == -100)
+            trailing = unsaid.flip(1).long().cumprod(1).flip(1).bool()
+            keywords["labels"] = labels.masked_fill(trailing, -100)
+        return super().forward(*positional, **keywords)
