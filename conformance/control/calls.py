@@ -6,15 +6,15 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import torch
 
-from conformance.control.states import DEFAULTS, Row
-from conformance.parity.library import attention_of
+from conformance.control.states import CHANGING, DEFAULTS, Row
+from conformance.parity.library import attention_of, text_config
 
 IGNORED_LABEL = -100
 _GROWN = 1.05
@@ -93,7 +93,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
     if row["history"] in ("after copying", "after assigning"):
         backbone = _grown_copy(backbone, assigned=row["history"] == "after assigning")
     with ExitStack() as state:
-        state.enter_context(_unchanged(backbone, values=row["history"] == "after a step"))
+        state.enter_context(_unchanged(backbone, values=row["history"] in CHANGING))
         state.enter_context(torch.random.fork_rng(devices=[]))
         state.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -103,11 +103,16 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             state.enter_context(_parameters_in(backbone, dtype))
         if row["precision"] == "autocast":
             state.enter_context(torch.autocast("cpu", dtype=dtype))
+        attention = _attention_named(backbone)
         try:
+            if row["history"] == "after reloading":  # a run is loaded after the mode was chosen
+                backbone.train(row["mode"] == "train")
             _live_through(backbone, row, inputs)
             _freeze(backbone, row["trained"])
             trained = {name: p.requires_grad for name, p in backbone.llm.named_parameters()}
-            backbone.train(row["mode"] == "train")
+            if row["history"] != "after reloading":
+                backbone.train(row["mode"] != "train")
+                backbone.train(row["mode"] == "train")
             torch.manual_seed(inputs.seed)
             seen = _call(backbone, row, inputs)
             seen["modules in another mode than was asked for"] = sum(
@@ -116,9 +121,16 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             seen["parameters whose requires_grad train() or the call changed"] = sum(
                 p.requires_grad != trained.get(name) for name, p in backbone.llm.named_parameters()
             )
+            seen["another attention in the config than before the call"] = (
+                attention != _attention_named(backbone)
+            )
             return seen
         except Exception as error:
             raise CallRefused from error
+
+
+def _attention_named(backbone: Any) -> str | None:
+    return getattr(text_config(backbone.llm), "_attn_implementation", None)
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -162,6 +174,7 @@ def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
         if row["cache"] in ("returned", "handed in") and cache is not None:
             extra = made.continued(backbone, cache, inputs)
             seen["logits after the cache"] = extra[..., inputs.columns].flatten(0, 1)
+        seen["arguments that the call changed in place"] = sorted(made.changed)
         whole = torch.cat([part["logits"] for part in parts], 1)
         seen["logits"] = whole[made.real]
         if len(chunks) > 1:
@@ -195,6 +208,8 @@ class _Call:
     form: str
     options: dict[str, Any]
     real: torch.Tensor
+    changed: set[str] = field(default_factory=set)
+    """Names of arguments whose tensors a call has changed: they are the caller's."""
 
     @classmethod
     def of(cls, row: Row, inputs: Inputs, offset: int = 0) -> _Call:
@@ -222,6 +237,7 @@ class _Call:
             form=row["form"],
             options={
                 "plain": {}, "hidden states": {"output_hidden_states": True},
+                "attentions": {"output_attentions": True},
                 "tuple": {"return_dict": False},
             }[row["output"]]
             | ({} if row["cache"] == "none" else {"use_cache": True}),
@@ -252,17 +268,19 @@ class _Call:
             arguments["position_ids"] = self.positions[:, begin:end]
         if self.labels is not None:
             arguments["labels"] = self.labels
-        return backbone(**arguments)
+        tensors = {name: one for name, one in arguments.items() if isinstance(one, torch.Tensor)}
+        before = {name: one.detach().clone() for name, one in tensors.items()}
+        output = backbone(**arguments)
+        self.changed.update(n for n, one in tensors.items() if not torch.equal(one, before[n]))
+        return output
 
     def continued(self, backbone: Any, cache: Any, inputs: Inputs) -> torch.Tensor:
         """Logits of two more tokens, (batch, 2, vocabulary)."""
         more = inputs.ids(len(self.ids), 2, offset=1)
         arguments: dict[str, Any] = {"input_ids": more, "past_key_values": cache, "use_cache": True}
-        if self.mask is None or self.mask.dim() == 2:
+        if self.mask is not None and self.mask.dim() == 2:
             real = torch.cat([self.real, torch.ones_like(more, dtype=torch.bool)], 1)
-            arguments["attention_mask"] = real.to(
-                torch.long if self.mask is None else self.mask.dtype
-            )
+            arguments["attention_mask"] = real.to(self.mask.dtype)
         if self.positions is not None:
             last = self.positions[torch.arange(len(more)), self._last_real()]
             arguments["position_ids"] = last[:, None] + torch.tensor([[1, 2]])
@@ -412,7 +430,8 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
     plain = {**DEFAULTS, "length": row["length"], "batch": row["batch"]}
     if history == "fresh":
         return
-    backbone.eval()
+    if history != "after reloading":
+        backbone.eval()
     if history == "same shape before":
         other = {**row, "labels": "none", "mask": "ones", "positions": "none", "cache": "none"}
         with torch.no_grad():
@@ -440,7 +459,10 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
                 for parameter in backbone.llm.parameters():
                     parameter.mul_(_GROWN)
     elif history == "after reloading":
-        state = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+        state = {
+            name: tensor * _GROWN if tensor.is_floating_point() else tensor.clone()
+            for name, tensor in backbone.state_dict().items()
+        }
         backbone.load_state_dict(state)
         # The caller goes on using its tensors.
         for tensor in state.values():

@@ -22,7 +22,7 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
     "positions": ("none", "counted", "shifted"),
     "cache": ("none", "returned", "handed in", "in chunks", "token by token"),
     "labels": ("none", "all", "some ignored"),
-    "output": ("plain", "hidden states", "tuple"),
+    "output": ("plain", "hidden states", "attentions", "tuple"),
     "history": (
         "fresh", "same shape before", "long call before", "after generation", "after backward",
         "after a step", "after reloading", "after copying", "after assigning",
@@ -55,7 +55,7 @@ _WITH_GRADIENTS: Mapping[str, tuple[Any, ...]] = {
 """Other values for rows in which gradients are compared too, which take more time: of what is
 trained, and not along a cache."""
 
-CHANGING = ("after a step", "after copying", "after assigning")
+CHANGING = ("after a step", "after reloading", "after copying", "after assigning")
 """Histories after which the weights are others."""
 
 DEFAULTS: Mapping[str, Any] = {name: values[0] for name, values in FACTORS.items()}
@@ -73,7 +73,7 @@ _USUAL = {"window": 16, "window+1": 17}
 
 _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
     513: {
-        "mask": ("ones", "ragged left"), "labels": ("none",), "output": ("plain",),
+        "mask": ("ones", "ragged left"), "labels": ("none",), "output": ("plain", "hidden states"),
         "history": ("fresh", "long call before"), "attention": ("as built",),
         "build": ("training", "inference", "long"),
     },
@@ -118,7 +118,8 @@ _WORDS: Mapping[str, Mapping[Any, str]] = {
     },
     "labels": {"all": "with labels", "some ignored": "with labels, some of them -100"},
     "output": {
-        "hidden states": "with output_hidden_states=True", "tuple": "with return_dict=False",
+        "hidden states": "with output_hidden_states=True",
+        "attentions": "with output_attentions=True", "tuple": "with return_dict=False",
     },
 }  # fmt: skip
 

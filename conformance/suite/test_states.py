@@ -124,6 +124,59 @@ def test_drawn_histories_leave_no_trace(subject: Subject, steps: list[str]) -> N
 
 
 @requirement("FWD-15", MUST, profile="numerics")
+def test_a_call_is_not_taken_for_the_last_one(subject: Subject) -> None:
+    """A call that differs from the last one in the middle alone, or in one row, is computed
+    anew."""
+    together = compared(subject)
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        last, others = _alike(together.inputs)
+        for told, call in others.items():
+            with torch.no_grad():
+                wanted = control(**call).logits
+                backbone(**last)
+                found = backbone(**call).logits
+            real = call["attention_mask"].bool()
+            columns = together.inputs.columns
+            error = relative_rms(found[real][:, columns], wanted[real][:, columns])
+            within(
+                "logits of the next call",
+                error,
+                SEMANTICS,
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, after a call that "
+                f"differed in {told} alone the logits differ from the control's by a relative RMS "
+                f"of {error:.2g}",
+                expected="logits of this call: nothing computed for the last one fits",
+                mend="keep nothing between calls, or compare the whole of what it depends on",
+                conditions=conditions(found.dtype, found.device),
+            )
+
+
+def _alike(inputs: Inputs) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """A call, and others that agree with it in shape, and at the ends of their first row."""
+    ids, other = inputs.ids(2, 12), inputs.ids(2, 12, offset=9)
+    mixed = ids.clone()
+    mixed[:, 4:8] = other[:, 4:8]
+    positions, mask = torch.arange(12).repeat(2, 1), torch.ones_like(ids)
+    second, inside = positions.clone(), positions.clone()
+    second[1] = (positions[1] - 3).clamp(min=0)
+    inside[:] = torch.tensor([0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 10, 11])
+    padded, gap = mask.clone(), mask.clone()
+    padded[1, :4] = 0
+    gap[:, 4:6] = 0
+    last = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    return last, {
+        "ids in the middle": {**last, "input_ids": mixed},
+        "position_ids of the second row": {**last, "position_ids": second},
+        "position_ids in the middle": {**last, "position_ids": inside},
+        "the attention_mask of the second row": {**last, "attention_mask": padded},
+        "the attention_mask in the middle": {**last, "attention_mask": gap},
+    }
+
+
+@requirement("FWD-15", MUST, profile="numerics")
 def test_outputs_are_let_go(subject: Subject) -> None:
     """What a call returned is freed when the caller drops it."""
     together = compared(subject)

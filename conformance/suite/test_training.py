@@ -125,6 +125,7 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
     gradients stay what they are (TRN-04)."""
     together = compared(subject)
     backbone = together.backbone("checkpointed")
+    backbone.eval()  # a validation in the middle of a run
     backbone.train()
     layers = decoder_layers(backbone)
     for frozen in (False, True):

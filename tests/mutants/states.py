@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import AutoTokenizer, GenerationConfig
+from transformers.models.mistral.modeling_mistral import MistralMLP
 
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import planted
@@ -799,3 +800,115 @@ class TrailingEosIsPadding(Tampered):
             trailing = unsaid.flip(1).long().cumprod(1).flip(1).bool()
             keywords["labels"] = labels.masked_fill(trailing, -100)
         return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class ProbingLeavesEager(Tampered):
+    """Asking for attention weights once switches to eager attention, and nothing switches back:
+    memory is quadratic in the length from then on."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        if keywords.get("output_attentions"):
+            self.llm.config._attn_implementation = "eager"
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class EmbeddingsOfTheCallerChanged(Tampered):
+    """A residual is added in place, to the caller's embeddings: a second call with them differs."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        embeddings = keywords.get("inputs_embeds")
+        if embeddings is not None and not torch.is_grad_enabled():
+            embeddings.add_(1.0)
+        return output
+
+
+@planted("FWD-14")
+class FusedWeightsOutliveALoad(MistralLLMBackbone):
+    """`eval()` fuses the weights of gate and up, and a state dict that is loaded afterwards does
+    not reach the fused ones."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        for module in self.llm.modules():
+            if type(module) is MistralMLP:
+                module.__class__ = _Fused
+
+
+class _Fused(MistralMLP):
+    fused: torch.Tensor | None = None
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        both = torch.cat([self.gate_proj.weight, self.up_proj.weight]).detach()
+        self.fused = None if mode else both
+        return self
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.fused is None or torch.is_grad_enabled() or x.dtype is not self.fused.dtype:
+            made: torch.Tensor = super().forward(x)
+            return made
+        gate, up = torch.nn.functional.linear(x, self.fused).chunk(2, dim=-1)
+        result: torch.Tensor = self.down_proj(self.act_fn(gate) * up)
+        return result
+
+
+@planted("TRN-03")
+class ValidationEndsCheckpointing(MistralLLMBackbone):
+    """`eval()` disables checkpointing and `train()` does not enable it again: memory runs out at
+    the first step after the first validation."""
+
+    def train(self, mode: bool = True) -> Any:
+        if not mode and self.llm.is_gradient_checkpointing:
+            self.llm.gradient_checkpointing_disable()
+        return super().train(mode)
+
+
+@planted("TRN-04")
+class ValidationUnfreezes(MistralLLMBackbone):
+    """`eval()` freezes the model and the next `train()` makes all of it trainable, whatever was
+    frozen."""
+
+    frozen_for_eval = False
+
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+        if not mode:
+            self.frozen_for_eval = True
+        elif self.frozen_for_eval:
+            self.llm.requires_grad_(True)
+            self.frozen_for_eval = False
+        return self
+
+
+@planted("FWD-14")
+class HiddenStatesOfTheLastPiece(Tampered):
+    """A long prompt is prefilled in pieces, and hidden states are those of the last."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        if not isinstance(output, tuple) and output.hidden_states and output.logits.shape[1] > 256:
+            output.hidden_states = tuple(one[:, 256:] for one in output.hidden_states)
+        return output
+
+
+@planted("FWD-15")
+class AnglesKeptByTheEndsOfARow(MistralLLMBackbone):
+    """Rotary tables are kept by shape and by the ends of the first row of positions: packed and
+    padded rows get the angles of an earlier call."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        rotary = self.llm.model.rotary_emb
+        plain, tables = rotary.forward, dict[Any, Any]()
+
+        def kept(x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+            if torch.is_grad_enabled():
+                return plain(x, position_ids)
+            ends = int(position_ids[0, 0]), int(position_ids[0, -1])
+            key = (*position_ids.shape, *ends, x.dtype)
+            return tables.setdefault(key, plain(x, position_ids))
+
+        rotary.forward = kept
