@@ -887,10 +887,10 @@ def _error_for_unknown_id(subject: Subject) -> BaseException | None:
 
 
 def _told(error: BaseException | None) -> str:
-    """An exception's text with that of everything it was raised from."""
+    """An exception's text and notes with those of everything it was raised from."""
     texts = []
     while error is not None:
-        texts.append(f"{error!r} {error}")
+        texts += [f"{error!r} {error}", *getattr(error, "__notes__", ())]
         error = error.__cause__ or error.__context__
     return "\n".join(texts)
 

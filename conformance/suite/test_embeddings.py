@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,30 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
         f"{subject.declared.embedding_scale:g}",
         expected="the rows of the input embedding, times the declared embedding scale",
         mend="return `self.llm.get_input_embeddings()(input_ids)`, or declare `embedding_scale`",
+    )
+
+
+@requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
+def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
+    """Rows that a host adds, for action tokens say, are looked up like any other."""
+    backbone = subject.build_for_inference()
+    rows = _rows(backbone)
+    with warnings.catch_warnings(), refusal() as refused:
+        warnings.simplefilter("ignore")
+        backbone.llm.resize_token_embeddings(rows + 64)
+    if refused:
+        raise NotApplicable(f"the model cannot be resized: {refused[0]}")
+    weight = backbone.llm.get_input_embeddings().weight
+    ids = torch.tensor([[1, rows, rows + 63]])
+    wanted = weight[ids] * torch.tensor(subject.declared.embedding_scale, dtype=weight.dtype)
+    with torch.no_grad(), refusal() as refused:
+        found = backbone.embed_input_ids(ids)
+    require(
+        not refused and torch.equal(found, wanted),
+        observed=f"after `llm.resize_token_embeddings({rows + 64})` the new rows "
+        + (f"are refused: {quoted(str(refused[0]))}" if refused else "are looked up otherwise"),
+        expected="the rows that the embedding has by then",
+        mend="read the embedding and its rows at each call, not once at construction",
     )
 
 

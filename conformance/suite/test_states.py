@@ -207,6 +207,27 @@ def test_outputs_are_let_go(subject: Subject) -> None:
 
 
 @requirement("FWD-15", MUST, profile="numerics")
+def test_a_backbone_is_let_go(subject: Subject) -> None:
+    """A backbone that nobody holds is freed, with its weights."""
+    backbone, ids = subject.build(), compared(subject).inputs.ids(1, 4)
+    with torch.no_grad():
+        backbone(input_ids=ids, attention_mask=torch.ones_like(ids))
+    backbone.get_tokenizer()
+    backbone.get_fsdp_wrapping_policy()
+    weights: Any = StorageWeakRef(
+        backbone.llm.get_input_embeddings().weight.untyped_storage()  # type: ignore[no-untyped-call]
+    )
+    del backbone
+    gc.collect()
+    require(
+        weights.expired(),
+        observed="a backbone's weights stay in memory after the last reference to it is gone",
+        expected="memory that is free again: whoever builds a second one has room for it",
+        mend="keep no instance on the class or in the module; `functools.cache` on a method does",
+    )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
 def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
     """What is loaded is what the backbone then holds, and a state dict whose keys or shapes are
     not its own is refused, as modules do."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from conformance.assertions import NotApplicable, require, within
+from conformance.assertions import NotApplicable, refusal, require, within
 from conformance.catalogue import MUST, requirement
 from conformance.control import Inputs
 from conformance.control.calls import cross_entropy, without_dropout
@@ -243,6 +243,39 @@ def test_gradients_are_those_of_the_library(subject: Subject) -> None:
         subject,
         GRADIENTS,
         mend="detach nothing, freeze nothing, and scale no gradient; checkpoint whole layers",
+    )
+
+
+@requirement("TRN-04", MUST, profile="training")
+def test_spare_rows_are_trained(subject: Subject) -> None:
+    """Rows that no token has yet are trained once a token has: hosts put action tokens there."""
+    together = compared(subject)
+    backbone = together.backbone("training")
+    weight = backbone.llm.get_input_embeddings().weight
+    spare = [
+        row for row in range(together.inputs.known, len(weight)) if row != backbone.pad_token_id
+    ]
+    if not spare:
+        raise NotApplicable("there is no spare row")
+    ids, mask, labels = _batch(together.inputs, ignored=False)
+    ids[:, 2:4] = torch.tensor([spare[0], spare[-1]])
+    backbone.train()
+    with refusal() as refused:
+        backbone(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+    gradient = weight.grad
+    backbone.llm.zero_grad(set_to_none=True)
+    backbone.eval()
+    if refused:
+        raise NotApplicable(f"ids that no token has are refused: {refused[0]}")
+    untrained = [
+        row for row in (spare[0], spare[-1]) if gradient is None or not bool(gradient[row].any())
+    ]
+    require(
+        not untrained,
+        observed=f"the embedding's rows {untrained}, which no token has yet, get no gradient when "
+        "they are used",
+        expected="a gradient: tokens that are added later live there",
+        mend="mask the gradient of no row but the pad's",
     )
 
 

@@ -257,3 +257,18 @@ class ForwardClampsIds(MistralLLMBackbone):
             rows = self.llm.get_input_embeddings().weight.shape[0]
             input_ids = input_ids.clamp(0, rows - 1)
         return super().forward(input_ids=input_ids, **keywords)
+
+
+@planted("EMB-09")
+class RowsCountedOnce(MistralLLMBackbone):
+    """Ids are checked against the number of rows at construction: action tokens that a host adds
+    are refused."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rows = self.llm.get_input_embeddings().weight.shape[0]
+
+    def embed_input_ids(self, input_ids: Any) -> torch.Tensor:
+        if bool((input_ids >= self.rows).any()):
+            raise IndexError(f"an id is not below {self.rows}")
+        return super().embed_input_ids(input_ids)

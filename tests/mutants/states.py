@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -912,3 +913,28 @@ class AnglesKeptByTheEndsOfARow(MistralLLMBackbone):
             return tables.setdefault(key, plain(x, position_ids))
 
         rotary.forward = kept
+
+
+@planted("TRN-04")
+class SpareRowsUntrained(MistralLLMBackbone):
+    """The gradient of the pad's row and of all behind it is zero: action tokens that are put there
+    never learn."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        weight, first = self.llm.get_input_embeddings().weight, self.tokenizer.pad_token_id
+
+        def masked(gradient: torch.Tensor) -> torch.Tensor:
+            return torch.cat([gradient[:first], torch.zeros_like(gradient[first:])])
+
+        if weight.requires_grad:
+            weight.register_hook(masked)
+
+
+@planted("FWD-15")
+class BackbonesKeptByACache(MistralLLMBackbone):
+    """A cache on a method keeps every backbone that was asked for its tokenizer."""
+
+    @functools.cache  # noqa: B019
+    def get_tokenizer(self) -> Any:
+        return self.tokenizer
