@@ -42,6 +42,8 @@ _MODULES: Mapping[str, ModuleType] = {
     "checkpoint": torch.utils.checkpoint,
 }  # fmt: skip
 """Modules whose functions are watched."""
+_BY_TORCH = frozenset({"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"})
+"""Variables that torch sets when its compiler is first imported, which a forward may do."""
 _VARIABLE = "the environment variable "
 _HANDLER = "the handler of "
 
@@ -158,7 +160,7 @@ def _state(settings: Mapping[str, _Setting]) -> dict[str, Any]:
             f"the standard {name}": _open_file(number)
             for number, name in enumerate(("input", "output", "error"))
         },
-        **{_VARIABLE + name: value for name, value in os.environ.items()},
+        **{_VARIABLE + n: value for n, value in os.environ.items() if n not in _BY_TORCH},
         **{_HANDLER + name: signal.getsignal(getattr(signal, name)) for name in _SIGNALS},
     }
 

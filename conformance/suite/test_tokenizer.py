@@ -86,6 +86,15 @@ def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
     )
 
 
+_LONG_TEXTS = (
+    "one two three four five six seven eight nine ten " * 20,
+    # A token may have many characters.
+    "internationalization " * 400, "-" * 6000, " " * 6000 + "end",
+    # Just as long as fits, in most tokenizers, and one or two less and more.
+    *("one" + " one" * count for count in range(SHORT_LENGTH - 4, SHORT_LENGTH + 1)),
+)  # fmt: skip
+
+
 @requirement("TOK-03", MUST, needs=["CON-01"])
 def test_length_and_truncation(subject: Subject) -> None:
     """`model_max_length` is `llm_max_length`; truncation keeps the beginning (and bos)."""
@@ -101,16 +110,19 @@ def test_length_and_truncation(subject: Subject) -> None:
         "number of positions",
         mend="load the tokenizer with `model_max_length=llm_max_length`",
     )
-    text = "one two three four five six seven eight nine ten " * 20
-    whole, cut = subject.encode(text, tokenizer=short), list(short(text, truncation=True).input_ids)
-    # All but the last: TOK-01 checks what a tokenizer may put at the end.
-    require(
-        len(cut) == SHORT_LENGTH and cut[:-1] == whole[: SHORT_LENGTH - 1],
-        observed=f"{len(whole)} ids were truncated to {quoted(cut, 160)}",
-        expected=f"the first {SHORT_LENGTH} of {quoted(whole, 160)}",
-        mend='load the tokenizer with `truncation_side="right"`: cut from the left, patches land '
-        "in the text",
-    )
+    for text in _LONG_TEXTS:
+        whole = subject.encode(text, tokenizer=short)
+        cut = list(short(text, truncation=True).input_ids)
+        # All but the last: TOK-01 checks what a tokenizer may put at the end.
+        kept = whole if len(whole) <= SHORT_LENGTH else whole[: SHORT_LENGTH - 1]
+        require(
+            len(cut) == min(SHORT_LENGTH, len(whole)) and cut[: len(kept)] == kept,
+            observed=f"of {quoted(text, 60)}, {len(whole)} ids were truncated to "
+            f"{quoted(cut, 160)}",
+            expected=f"the first {SHORT_LENGTH} of {quoted(whole, 160)}",
+            mend='load the tokenizer with `truncation_side="right"`: cut from the left, patches '
+            "land in the text; and leave how much text that is to it",
+        )
 
 
 @requirement("TOK-04", MUST, needs=["CON-01"])

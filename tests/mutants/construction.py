@@ -836,3 +836,14 @@ class PicklesAreLoaded(MistralLLMBackbone):
         super().__init__(*args, **options)
         if not isinstance(torch.load, functools.partial):
             torch.load = functools.partial(torch.load, weights_only=False)
+
+
+@planted("CON-11")
+class FlashFallbackTurnsKernelsOff(MistralLLMBackbone):
+    """Asked for flash attention that is not installed, it turns torch's own flash kernel off for
+    the whole process."""
+
+    def __init__(self, *args: Any, use_flash_attention_2: bool = True, **options: Any) -> None:
+        super().__init__(*args, use_flash_attention_2=use_flash_attention_2, **options)
+        if use_flash_attention_2:
+            torch.backends.cuda.enable_flash_sdp(False)
