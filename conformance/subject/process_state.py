@@ -294,7 +294,10 @@ class _Code:
             after = other.members.get(owner, {})
             for name in {**before, **after} if owner in _MODULES else _METHODS:
                 was, now = (_unwrapped(members.get(name)) for members in (before, after))
-                if was is not now and (callable(was) or callable(now)):
+                # `torch.Storage` is what the default dtype makes it.
+                if was is not now and any(
+                    callable(o) and not isinstance(o, type) for o in (was, now)
+                ):
                     found.append((owner, name))
         return found
 

@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -180,9 +180,7 @@ class Subject:
             if inference_mode:
                 self.build_for_inference()
             else:
-                # What CON-05 judges may be refused; what is left behind counts all the same.
-                with suppress(Exception) if flash else nullcontext():
-                    self.build(use_flash_attention_2=flash)
+                self.build(use_flash_attention_2=flash)
         return self._changed_by_building
 
     def canonical(self) -> Subject:
@@ -468,7 +466,8 @@ class Subject:
     def replaced_in_libraries(self, backbone: Any) -> list[str]:
         """Where code of the subject's own package stands in the libraries that it is made of, for
         every model of the process: `module.name` or `module.Class.method`."""
-        own = frozenset(name.partition(".")[0] for name in self._sources())
+        # The harness watches both from within.
+        own = frozenset(name.partition(".")[0] for name in self._sources()) - {"conformance"}
         llm = backbone.llm
         parts = [llm, backbone.get_tokenizer(), llm.config, getattr(llm, "generation_config", None)]
         return replaced_in_libraries(parts, own)

@@ -194,13 +194,12 @@ class Compared:
             "inference": inference, "flash": flash, "no token": no_token,
             "all at once": {**inference, **flash, **no_token},
         }  # fmt: skip
+        with _on_another_rank() if build == "another rank" else nullcontext():
+            backbone = self._subject.build(
+                llm_max_length=self.asked_length(build), **options.get(build, {})
+            )
         if build == "copied":
-            backbone = copy.deepcopy(self.backbone("training"))
-        else:
-            with _on_another_rank() if build == "another rank" else nullcontext():
-                backbone = self._subject.build(
-                    llm_max_length=self.asked_length(build), **options.get(build, {})
-                )
+            backbone = copy.deepcopy(backbone)
         parameters = dict(backbone.llm.named_parameters())
         self.dtypes[build] = {name: parameter.dtype for name, parameter in parameters.items()}
         self.sums[build] = {

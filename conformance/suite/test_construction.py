@@ -424,9 +424,10 @@ def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
     setting of torch, NumPy, Python and logging that changes what the rest of the process computes
     or says, environment, working directory, signal handlers. No use seeds a random generator."""
     changed: dict[str, str] = {}
-    for name, told in subject.changes_by_building(inference_mode=False, flash=True).items():
-        if not is_mild(name):
-            changed[name] = f"construction with use_flash_attention_2=True changed {told}"
+    with refusal():  # CON-05 judges that; libraries leave something behind as they raise
+        for name, told in subject.changes_by_building(inference_mode=False, flash=True).items():
+            if not is_mild(name):
+                changed[name] = f"construction with use_flash_attention_2=True changed {told}"
     for mode in ("training", "inference"):
         inference = mode == "inference"
         found = {
