@@ -172,7 +172,7 @@ def _run(step: Step, log: Path, hub: Path | None) -> int:
         try:
             process = subprocess.Popen(
                 step.command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=_interruptible,
             )  # fmt: skip
         except FileNotFoundError as error:
             file.write(f"{error}\n".encode())
@@ -185,6 +185,11 @@ def _run(step: Step, log: Path, hub: Path | None) -> int:
         except BaseException:
             _end(process)
             raise
+
+
+def _interruptible() -> None:
+    """Interrupts end the step although this process ignores them, as one in the background does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> int:

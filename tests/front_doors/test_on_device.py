@@ -54,18 +54,15 @@ def test_a_step_that_fails_or_hangs_ends_nothing(
     monkeypatch.setattr(on_device, "_pack", counted)
     assert run_phase("gates", tmp_path, hub=None, minutes=5, dry=True) == 3
     told = (tmp_path / "steps.txt").read_text().splitlines()
-    ends = [line.split(",")[0] for line in told]
-    assert [end for end in ends if "hangs" not in end] == [
+    assert [line.split(",")[0] for line in told] == [
         "gates raises: status 3",
         f"gates absent: status {NOT_THERE}",
+        "gates hangs: status 130",
         "gates works: status 0",
     ]
-    # Interrupted; on a busy machine it may not end in time, and is killed.
-    assert ends[2] in ("gates hangs: status 130", "gates hangs: status -9")
     assert len(packed) == 4, "packed after each step"
     assert "gates/result" in members(tmp_path / "gates.tgz")
-    if ends[2].endswith("130"):
-        assert "wrote what it had" in (tmp_path / ".gates" / "hangs.log").read_text()
+    assert "wrote what it had" in (tmp_path / ".gates" / "hangs.log").read_text()
 
 
 def test_no_step_is_begun_that_time_does_not_suffice_for(tmp_path: Path) -> None:
