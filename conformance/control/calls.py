@@ -22,7 +22,7 @@ _GROWN = 1.05
 _LOSS_PARTS = 500
 LOSS_IN_HALF = f"{_LOSS_PARTS}ths of the cross-entropy of its own logits that the loss is"
 """Logits in half precision move a mean over them by some 1e-4, and a loss that is itself computed
-in half precision is off by up to 4e-3: it is told to a part that lies between."""
+in half precision is off by up to 4e-3: one part in 500 lies between."""
 Observation = dict[str, Any]
 """What a call returned: tensors over real positions and known ids, and plain facts."""
 
@@ -105,14 +105,11 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             state.enter_context(torch.autocast("cpu", dtype=dtype))
         attention = _attention_named(backbone)
         try:
-            if row["history"] == "after reloading":  # a run is loaded after the mode was chosen
-                backbone.train(row["mode"] == "train")
             _live_through(backbone, row, inputs)
             _freeze(backbone, row["trained"])
             trained = {name: p.requires_grad for name, p in backbone.llm.named_parameters()}
             if row["history"] != "after reloading":
-                backbone.train(row["mode"] != "train")
-                backbone.train(row["mode"] == "train")
+                _change_mode(backbone, row)
             torch.manual_seed(inputs.seed)
             seen = _call(backbone, row, inputs)
             seen["modules in another mode than was asked for"] = sum(
@@ -127,6 +124,12 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             return seen
         except Exception as error:
             raise CallRefused from error
+
+
+def _change_mode(backbone: Any, row: Row) -> None:
+    """Go to the row's mode from the other one."""
+    backbone.train(row["mode"] != "train")
+    backbone.train(row["mode"] == "train")
 
 
 def _attention_named(backbone: Any) -> str | None:
@@ -268,6 +271,10 @@ class _Call:
             arguments["position_ids"] = self.positions[:, begin:end]
         if self.labels is not None:
             arguments["labels"] = self.labels
+        return self._hand_over(backbone, arguments)
+
+    def _hand_over(self, backbone: Any, arguments: dict[str, Any]) -> Any:
+        """Call the backbone, and note which of the caller's tensors it changes."""
         tensors = {name: one for name, one in arguments.items() if isinstance(one, torch.Tensor)}
         before = {name: one.detach().clone() for name, one in tensors.items()}
         output = backbone(**arguments)
@@ -284,7 +291,7 @@ class _Call:
         if self.positions is not None:
             last = self.positions[torch.arange(len(more)), self._last_real()]
             arguments["position_ids"] = last[:, None] + torch.tensor([[1, 2]])
-        logits: torch.Tensor = backbone(**arguments).logits
+        logits: torch.Tensor = self._hand_over(backbone, arguments).logits
         return logits
 
     def _last_real(self) -> torch.Tensor:
@@ -378,14 +385,10 @@ def _gradients(backbone: Any, seen: Observation, made: _Call) -> dict[str, torch
     trained = {name: tensor for name, tensor in named.items() if tensor.requires_grad}
     if not value.requires_grad:  # nothing is reached
         return dict.fromkeys(named)
-    before = {name: tensor.grad for name, tensor in trained.items()}
     for tensor in trained.values():
         tensor.grad = None
     value.backward()  # which checkpointing with `use_reentrant=True` allows, unlike `autograd.grad`
-    gradients = {name: tensor.grad for name, tensor in trained.items()}
-    for name, tensor in trained.items():
-        tensor.grad = before[name]
-    return {name: gradients.get(name) for name in named}
+    return {name: trained[name].grad if name in trained else None for name in named}
 
 
 def _freeze(backbone: Any, trained: str) -> None:
@@ -430,8 +433,7 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
     plain = {**DEFAULTS, "length": row["length"], "batch": row["batch"]}
     if history == "fresh":
         return
-    if history != "after reloading":
-        backbone.eval()
+    backbone.eval()
     if history == "same shape before":
         other = {**row, "labels": "none", "mask": "ones", "positions": "none", "cache": "none"}
         with torch.no_grad():
@@ -463,6 +465,7 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
             name: tensor * _GROWN if tensor.is_floating_point() else tensor.clone()
             for name, tensor in backbone.state_dict().items()
         }
+        _change_mode(backbone, row)  # before: what is loaded must reach what eval() has prepared
         backbone.load_state_dict(state)
         # The caller goes on using its tensors.
         for tensor in state.values():

@@ -55,7 +55,7 @@ def differences(
 
 def same(observed: Observation, expected: Observation) -> bool:
     """Whether two observations agree in everything, bit for bit: then no bound is needed. Gradients
-    are compared by the names that both have."""
+    of parameters with other names do not."""
     return bool(expected) and all(
         _same(observed.get(name), wanted) for name, wanted in expected.items()
     )

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 
-_FUNCTIONS = (torch, torch.nn.functional, torch.nn.init, torch.utils.checkpoint)
-"""Modules of torch whose functions are looked at beside what the model's own classes use."""
+TORCH_MODULES = (torch, torch.nn.functional, torch.nn.init, torch.utils.checkpoint)
+"""Modules of torch whose functions everything in the process uses."""
 _PACKAGES = ("torch", "transformers", "tokenizers", "huggingface_hub")
 
 
@@ -34,7 +34,7 @@ def replaced_in_libraries(roots: list[Any], own: frozenset[str]) -> list[str]:
     modules = {sys.modules.get(cls.__module__) for cls in classes} - {None}
     found = {
         f"{owner}.{name}"
-        for owner, members in _members(classes, {*modules, *_FUNCTIONS})
+        for owner, members in _members(classes, {*modules, *TORCH_MODULES})
         for name, value in members
         if any(_package(module) in own for module in _origins(value))
     }

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.utils.checkpoint
 
 from conformance.parity.precision import float32_settings, restore_float32_settings
+from conformance.subject.library_code import TORCH_MODULES
 
 _SIGNALS = tuple(
     name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR2") if hasattr(signal, name)
@@ -38,10 +38,8 @@ _THREADS = "torch's number of threads"
 _CODE = "torch's own code"
 _METHODS = ("__init__", "reset_parameters", "forward", "__call__")
 _MODULES: Mapping[str, ModuleType] = {
-    "init": torch.nn.init, "functional": torch.nn.functional, "torch": torch,
-    "checkpoint": torch.utils.checkpoint,
-}  # fmt: skip
-"""Modules whose functions are watched."""
+    module.__name__.rpartition(".")[2]: module for module in TORCH_MODULES
+}
 _BY_TORCH = frozenset({"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"})
 """Variables that torch sets when its compiler is first imported, which a forward may do."""
 _VARIABLE = "the environment variable "
@@ -303,8 +301,6 @@ class _Code:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Code) and not self.differing(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _put_code_back(code: _Code) -> None:

@@ -103,7 +103,8 @@ class Compared:
             try:
                 self._backbones[build] = self._built(build)
             except Exception:
-                # CON-05 judges what flash attention asks for, CON-14 a missing token.
+                # CON-05 judges what flash attention asks for, CON-14 a missing token. On another
+                # rank a sound class may wait for a process group, and not every one can be copied.
                 self._backbones[build] = None
         return self._backbones[build]
 

@@ -170,11 +170,12 @@ def _require_the_same_units_frozen(backbone: Any) -> None:
     try:
         backbone.requires_grad_(False)
         policy = backbone.get_fsdp_wrapping_policy()
+        if not callable(policy):  # a `CustomPolicy`, which looks at modules alone
+            return
         left = [
             layer
             for layer in layers
-            if callable(policy)  # a `CustomPolicy` looks at modules alone
-            and not policy(module=layer, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
+            if not policy(module=layer, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
         ]
     finally:
         for parameter, wanted in trained:

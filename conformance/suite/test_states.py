@@ -149,7 +149,7 @@ def test_a_call_is_not_taken_for_the_last_one(subject: Subject) -> None:
                 f"differed in {told} alone the logits differ from the control's by a relative RMS "
                 f"of {error:.2g}",
                 expected="logits of this call: nothing computed for the last one fits",
-                mend="keep nothing between calls, or compare the whole of what it depends on",
+                mend="keep nothing between calls, or compare everything that it depends on",
                 conditions=conditions(found.dtype, found.device),
             )
 
@@ -223,7 +223,7 @@ def test_a_backbone_is_let_go(subject: Subject) -> None:
         weights.expired(),
         observed="a backbone's weights stay in memory after the last reference to it is gone",
         expected="memory that is free again: whoever builds a second one has room for it",
-        mend="keep no instance on the class or in the module; `functools.cache` on a method does",
+        mend="keep no instance on the class, in the module or by `functools.cache` on a method",
     )
 
 
@@ -324,12 +324,12 @@ def test_generation_in_any_state(subject: Subject) -> None:
         backbone = together.backbone(build)
         if backbone is None:
             continue
+        cached = is_for_inference(build)
         far = [(1, 5, 70, "ids")] if build in ("training", "inference") else []
         for batch, length, new, form in (
             *far, (3, 12, 4, "ids"), (3, 12, 4, "ids"), (3, 12, 4, "embeddings"),
         ):  # fmt: skip
             try:
-                cached = is_for_inference(build)
                 wanted, expected, enough = by_control(cached, batch, length, new, form)
             except Exception:
                 if form == "ids":

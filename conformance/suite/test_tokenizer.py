@@ -121,7 +121,7 @@ def test_length_and_truncation(subject: Subject) -> None:
             f"{quoted(cut, 160)}",
             expected=f"the first {SHORT_LENGTH} of {quoted(whole, 160)}",
             mend='load the tokenizer with `truncation_side="right"`: cut from the left, patches '
-            "land in the text; and leave how much text that is to it",
+            "land in the text; and let it decide how much text fits",
         )
 
 
