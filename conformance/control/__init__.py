@@ -20,6 +20,7 @@ from conformance.control.states import (
     described,
     is_for_inference,
     makes_sense,
+    takes_long,
     with_gradients,
 )
 
@@ -44,5 +45,6 @@ __all__ = [
     "mirrored_from",
     "observe",
     "same",
+    "takes_long",
     "with_gradients",
 ]

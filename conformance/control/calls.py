@@ -19,6 +19,8 @@ from conformance.parity.library import attention_of, text_config
 IGNORED_LABEL = -100
 _GROWN = 1.05
 """What the weights of a copy, or those after a step, are of what they were."""
+_PIECE = 64
+"""Positions whose cross-entropy is computed at once."""
 _LOSS_PARTS = 500
 LOSS_IN_HALF = f"{_LOSS_PARTS}ths of the cross-entropy of its own logits that the loss is"
 """Logits in half precision move a mean over them by some 1e-4, and a loss that is itself computed
@@ -139,11 +141,18 @@ def _attention_named(backbone: Any) -> str | None:
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The shifted cross-entropy of logits (batch, sequence, vocabulary), over labels that are not
     -100: each position's in float32, their mean in float64."""
-    counted = labels[:, 1:] != IGNORED_LABEL
-    losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1][counted].float(), labels[:, 1:][counted], reduction="none"
+    # In pieces that the processor's cache holds: logits over a long text are half a gigabyte.
+    pieces = zip(
+        torch.split(logits[:, :-1], _PIECE, dim=1),
+        torch.split(labels[:, 1:], _PIECE, dim=1),
+        strict=True,
     )
-    return losses.double().mean()
+    losses = [
+        torch.nn.functional.cross_entropy(piece[counted].float(), wanted[counted], reduction="none")
+        for piece, wanted in pieces
+        for counted in (wanted != IGNORED_LABEL,)
+    ]
+    return torch.cat(losses).double().mean()
 
 
 def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:

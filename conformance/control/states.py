@@ -124,6 +124,11 @@ _WORDS: Mapping[str, Mapping[Any, str]] = {
 }  # fmt: skip
 
 
+def takes_long(row: Row) -> bool:
+    """Whether a row is over one of the longest texts."""
+    return row["length"] in _FEW
+
+
 def is_for_inference(build: str) -> bool:
     """Whether a build is one with `inference_mode=True`."""
     return build in ("inference", "all at once")

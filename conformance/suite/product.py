@@ -36,6 +36,7 @@ from conformance.control import (
     mirrored_from,
     observe,
     same,
+    takes_long,
     with_gradients,
 )
 from conformance.control.calls import LOSS_IN_HALF, declared_dropout, without_dropout
@@ -121,12 +122,16 @@ class Compared:
         return {**FACTORS, **able, "build": builds}
 
     def rows(self, share: float = 1.0) -> list[Row]:
-        """The covering rows, and those with gradients, or the first `share` of either."""
-        factors, found = self.factors(), list[Row]()
+        """The covering rows, and among them those with gradients, or the first `share` of either.
+
+        A defect is found soon whichever of them shows it, and the longest texts come last.
+        """
+        factors, found = self.factors(), list[tuple[bool, float, Row]]()
         for one in (factors, with_gradients(factors)):
             rows = list(covering_rows(one))
-            found += rows[: round(len(rows) * share)]
-        return found
+            rows = rows[: round(len(rows) * share)]
+            found += [(takes_long(row), i / len(rows), row) for i, row in enumerate(rows)]
+        return [row for *_, row in sorted(found, key=lambda place: place[:2])]
 
     @property
     def has_dropout(self) -> bool:
