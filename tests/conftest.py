@@ -28,6 +28,13 @@ def offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+@pytest.fixture
+def budget(request: pytest.FixtureRequest) -> str:
+    """The budget of judging by whole profiles: quick where defects are sampled, which is on the
+    older generations of transformers in tox."""
+    return "quick" if request.config.getoption("--mutants") == "sample" else "standard"
+
+
 @pytest.fixture(autouse=True)
 def written_files_keep_their_schemas(request: pytest.FixtureRequest) -> Iterator[None]:
     """Whatever a test or a process of it writes is what the shipped schemas describe.

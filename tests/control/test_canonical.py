@@ -49,8 +49,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("identifier", list(FAMILIES)[:share])
 
 
-def test_the_control_is_certified(identifier: str, request: pytest.FixtureRequest) -> None:
-    budget = "quick" if request.config.getoption("--mutants") == "sample" else "standard"
+def test_the_control_is_certified(identifier: str, budget: str) -> None:
     case = Case(identifier, with_prompts(identifier), identifier, {}, budget=budget)
     ((_, outcomes),) = judge_in_forks([case], None)
     unmet = {

@@ -36,13 +36,13 @@ def certify(target: str, *options: str, cwd: Path, out: Path) -> tuple[int, dict
     ("target", "options"),
     [
         ("own_mistral:AcmeMistral", ()),
-        ("own_mistral.py:AcmeMistral", ("--profile", "core", "--budget", "quick")),
+        ("own_mistral.py:AcmeMistral", ("--profile", "core")),
     ],
 )
 def test_a_class_of_ones_own_is_certified(
-    target: str, options: tuple[str, ...], tmp_path: Path
+    target: str, options: tuple[str, ...], budget: str, tmp_path: Path
 ) -> None:
-    status, predicate = certify(target, *options, cwd=HERE, out=tmp_path)
+    status, predicate = certify(target, "--budget", budget, *options, cwd=HERE, out=tmp_path)
     assert status == 0, predicate["failedTests"]
     assert predicate["backboneId"] == "acme-mistral-7b-instruct"
     assert predicate["subjectDeclarations"]["prompt_rule"] == [
@@ -66,12 +66,12 @@ def test_a_class_of_ones_own_is_certified(
     ],
 )
 def test_the_seeds_classes_show_their_true_defects_alone(
-    target: str, backbone_id: str, profile: str, defects: set[str], tmp_path: Path
+    target: str, backbone_id: str, profile: str, defects: set[str], budget: str, tmp_path: Path
 ) -> None:
     """One id of each class by all clauses; the others differ in tokenizer and prompts alone."""
     status, predicate = certify(
         f"{HERE / 'seed_shape.py'}:{target}", "--id", backbone_id, "--profile", profile,
-        cwd=tmp_path, out=tmp_path,
+        "--budget", budget, cwd=tmp_path, out=tmp_path,
     )  # fmt: skip
     failed = {
         row["id"]
