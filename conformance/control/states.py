@@ -75,7 +75,7 @@ _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
     513: {
         "mask": ("ones", "ragged left"), "labels": ("none",), "output": ("plain", "hidden states"),
         "history": ("fresh", "long call before"), "attention": ("as built",),
-        "build": ("training", "inference", "long"),
+        "build": ("training", "inference", "long"), "mode": ("eval", "train"),
     },
     2100: {
         "mask": ("ones",), "labels": ("none", "some ignored"), "output": ("plain",),
@@ -149,7 +149,8 @@ def with_gradients(
 
 
 def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[Row]:
-    """Rows in which every pair of values of any two factors occurs that can; always the same.
+    """Rows in which every pair of values of any two factors occurs that can, and every pair of
+    those beside which the longest sequences are tried at such a length; always the same.
 
     Greedy: a row begins with a pair that is still missing and takes, factor by factor, the value
     that covers most of the other missing pairs, or was used least (the plainest may be used twice
@@ -163,6 +164,14 @@ def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[
         for b in factors[other]
         if makes_sense({one: a, other: b})
     }
+    missing |= {
+        frozenset({("length", length), (one, a), (other, b)})
+        for length in _FEW.keys() & set(factors["length"])
+        for one, other in combinations(_FEW[length], 2)
+        for a in set(_FEW[length][one]) & set(factors[one])
+        for b in set(_FEW[length][other]) & set(factors[other])
+        if makes_sense({"length": length, one: a, other: b})
+    }
     used: Counter[tuple[str, Any]] = Counter()
     while missing:
         row = dict(max(missing, key=lambda pair: sorted(map(str, pair))))
@@ -175,7 +184,7 @@ def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[
                         -used[name, value] / (2 if value == factors[name][0] else 1),
                     ),
                 )  # fmt: skip
-        missing -= {frozenset(pair) for pair in combinations(row.items(), 2)}
+        missing -= {frozenset(some) for n in (2, 3) for some in combinations(row.items(), n)}
         used.update(row.items())
         yield {name: row[name] for name in factors}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -231,48 +233,71 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
 
 @requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
 def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
-    """Rows that a host adds, for action tokens say, are looked up like any other."""
-    backbone = subject.build_for_inference()
-    rows = _rows(backbone)
-    with warnings.catch_warnings(), refusal() as refused:
-        warnings.simplefilter("ignore")
-        backbone.llm.resize_token_embeddings(rows + 64)
-    if refused:
-        raise NotApplicable(f"the model cannot be resized: {refused[0]}")
-    weight = backbone.llm.get_input_embeddings().weight
-    ids = torch.tensor([[1, rows, rows + 63]])
-    wanted = weight[ids] * torch.tensor(subject.declared.embedding_scale, dtype=weight.dtype)
-    with torch.no_grad(), refusal() as refused:
-        found = backbone.embed_input_ids(ids)
-    require(
-        not refused and torch.equal(found, wanted),
-        observed=f"after `llm.resize_token_embeddings({rows + 64})` the new rows "
-        + (f"are refused: {quoted(str(refused[0]))}" if refused else "are looked up otherwise"),
-        expected="the rows that the embedding has by then",
-        mend="read the embedding and its rows at each call, not once at construction",
-    )
+    """Rows that a host adds, for action tokens say, are looked up like any other, and `forward`
+    takes their ids, however the backbone was built and in either mode."""
+    for built, build in (("training", subject.build), ("inference", subject.build_for_inference)):
+        backbone = build()
+        rows = _rows(backbone)
+        with warnings.catch_warnings(), refusal() as refused:
+            warnings.simplefilter("ignore")
+            backbone.llm.resize_token_embeddings(rows + 64)
+        if refused:
+            raise NotApplicable(f"the model cannot be resized: {refused[0]}")
+        weight = backbone.llm.get_input_embeddings().weight
+        wanted = weight[[1, rows, rows + 63]] * torch.tensor(
+            subject.declared.embedding_scale, dtype=weight.dtype
+        )
+        for mode, shape in product(("train", "eval"), ((1, 3), (3, 1))):
+            getattr(backbone, mode)()
+            ids = torch.tensor([1, rows, rows + 63]).reshape(shape)
+            for name, call in _calls_with_ids(backbone).items():
+                with torch.no_grad(), refusal() as refused:
+                    found = call(ids)
+                right = name == "forward" or (
+                    not refused and torch.equal(found, wanted.reshape(*shape, -1))
+                )
+                require(
+                    not refused and right,
+                    observed=f"built for {built}, in {mode}(), after "
+                    f"`llm.resize_token_embeddings({rows + 64})`, `{name}` "
+                    + (
+                        f"refuses the new rows: {quoted(str(refused[0]))}"
+                        if refused
+                        else "looks the new rows up otherwise"
+                    ),
+                    expected="the rows that the embedding has by then",
+                    mend="read the embedding and its rows at each call, not once at construction",
+                )
 
 
 @requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
 def test_an_id_out_of_range_raises(subject: Subject) -> None:
-    """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
-    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of
-    range raises, in `forward` too."""
-    calls = {
-        "embed_input_ids": subject.training.embed_input_ids,
-        "forward": lambda ids: subject.training.forward(input_ids=ids),
-    }
-    for name, call in calls.items():
+    """An id out of range raises, in `embed_input_ids` and in `forward`, in any row of a batch,
+    however the backbone was built."""
+    for built, backbone in (
+        ("training", subject.training),
+        ("inference", subject.build_for_inference()),
+    ):
         # -200 is how some hosts mark an image, and -100 an ignored label.
-        for wrong in (_rows(subject.training), -1, -200):
-            with torch.no_grad(), refusal() as refused:
-                call(torch.tensor([[1, wrong]]))
-            require(
-                bool(refused),
-                observed=f"`{name}` took the id {wrong} without complaint",
-                expected="an error for an id out of range",
-                mend="do not clamp or wrap ids: a wrong id must show",
-            )
+        for wrong, first in product((_rows(backbone), -1, -200), ([], [[1, 2]])):
+            ids = torch.tensor([*first, [1, wrong]])
+            for name, call in _calls_with_ids(backbone).items():
+                with torch.no_grad(), refusal() as refused:
+                    call(ids)
+                require(
+                    bool(refused),
+                    observed=f"built for {built}, `{name}` took the ids {ids.tolist()} without "
+                    "complaint",
+                    expected=f"an error for an id out of range: {wrong}",
+                    mend="do not clamp or wrap ids: a wrong id must show",
+                )
+
+
+def _calls_with_ids(backbone: Any) -> dict[str, Callable[[torch.Tensor], Any]]:
+    return {
+        "embed_input_ids": backbone.embed_input_ids,
+        "forward": lambda ids: backbone.forward(input_ids=ids),
+    }
 
 
 @requirement(

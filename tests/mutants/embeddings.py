@@ -272,3 +272,32 @@ class RowsCountedOnce(MistralLLMBackbone):
         if bool((input_ids >= self.rows).any()):
             raise IndexError(f"an id is not below {self.rows}")
         return super().embed_input_ids(input_ids)
+
+
+@planted("EMB-09")
+class RowsCountedOnceInForward(MistralLLMBackbone):
+    """`forward` of a backbone for training checks ids against the rows at construction: the first
+    step with action tokens fails, on a cluster."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.rows = self.llm.get_input_embeddings().weight.shape[0]
+
+    def forward(self, input_ids: Any = None, **keywords: Any) -> Any:  # type: ignore[override]
+        if self.training and input_ids is not None and bool((input_ids >= self.rows).any()):
+            raise IndexError(f"an id is not below {self.rows}")
+        return super().forward(input_ids=input_ids, **keywords)
+
+
+@planted("EMB-09")
+class ClampsIdsWhenServing(MistralLLMBackbone):
+    """Built for inference, ids are clamped into range, so that no request can end the server: a
+    tokenizer of another model is never noticed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.inference_mode:
+            rows = self.llm.get_input_embeddings().num_embeddings
+            self.llm.get_input_embeddings().register_forward_pre_hook(
+                lambda _module, given: (given[0].clamp(0, rows - 1),)
+            )
