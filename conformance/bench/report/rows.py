@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -54,29 +53,6 @@ def memory_change(one: Compared) -> str:
         f"{size(one.head_bytes)} ({100 * more / max(one.base_bytes, 1):+.1f} %)"
         if more
         else size(one.head_bytes)
-    )
-
-
-def method(comparison: Comparison) -> str:
-    """How the verdict was reached, in a few sentences."""
-    taken = (
-        "of rounds timed in turns"
-        if comparison.paired
-        else "of runs not made in turns, so that changes on the machine between them count too"
-    )
-    stalls = (
-        "; or the same test finds that over 1 % more of head's rounds than of base's take half as "
-        "long again as usual"
-        if comparison.paired
-        else ""
-    )
-    return (
-        f"Slower: a one-sided t test on logarithms {taken}, rejects a slow-down of half a per "
-        f"cent or less, with at most "
-        f"{100 * comparison.level:g} % of false alarms over all benchmarks together "
-        f"(Holm){stalls}. No regression: a slow-down "
-        f"of {100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; anything else "
-        f"is inconclusive."
     )
 
 
