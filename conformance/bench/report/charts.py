@@ -102,12 +102,7 @@ def distributions(name: str, base: Recording, head: Recording, *, paired: bool) 
             processes.plot(range(1, len(medians) + 1), medians, "o-", color=colour)
         processes.set(xlabel="process", ylabel="median, ms")
     for recording, colour in sides:
-        every = sorted(
-            1e3 * value
-            for run in recording.runs
-            if name in run.benchmarks
-            for value in run.benchmarks[name].rounds
-        )
+        every = sorted(1e3 * value for one in recording.measured(name) for value in one.rounds)
         # One round that the machine interrupted would leave the others no room.
         shown = every[: max(1, int(0.99 * len(every)))]
         rounds.hist(shown, bins=40, histtype="step", color=colour, density=True)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from conformance.bench.points import labels
 from conformance.bench.report import charts
-from conformance.bench.report.rows import compared_rows, measured_rows, memory_change, shortened
+from conformance.bench.report.rows import compared_rows, measured_rows, memory_change
 from conformance.bench.report.templates import render
 from conformance.bench.results.comparison import Comparison, slowest_first
 from conformance.bench.results.stored import Recording
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 def comparison_page(comparison: Comparison, base: Recording, head: Recording) -> str:
     """The verdict with its numbers, distributions, memory and a roofline."""
-    order = list(slowest_first(comparison))
+    order = slowest_first(comparison)
     short = labels([one.name for one in order])
     return render(
         "comparison.html.jinja",
         comparison=comparison,
-        compared=shortened(compared_rows(comparison)),
+        compared=compared_rows(comparison),
         statuses=[one.finding.exit_status for one in order],
         ratios=_svgs([("", charts.ratios(comparison))]),
         distributions=_svgs(
@@ -60,7 +60,7 @@ def history_page(history: History) -> str:
 def _reached(recording: Recording) -> dict[str, Any]:
     return {
         "recording": recording,
-        "measured": shortened(measured_rows(recording)),
+        "measured": measured_rows(recording),
         "roofline": _svgs([("", charts.roofline(recording))]),
     }
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from conformance.bench.results.comparison import Pair, called_slower, tested
+from conformance.bench.results.comparison import Pair, called_slower, tests_of
 from conformance.errors import CannotAssess
 from conformance.rates import rate_bounds
 
@@ -169,7 +169,7 @@ def _drawn(
         group = source.choice(groups)
         chosen = source.choices(range(_pairs_in(group)), k=pairs)
         slower = called_slower(
-            {name: tested([group[name][pair] for pair in chosen]) for name in names}
+            {name: tests_of([group[name][pair] for pair in chosen]) for name in names}
         )
         found.update(slower.keys())
         found[_ANY] += bool(slower)

@@ -134,31 +134,25 @@ def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 def _labels(places: Sequence[Path]) -> dict[Path, str]:
     """The end of each path, just long enough to tell the places apart."""
     parts = {
-        place: (
-            *place.resolve().parent.parts[1:],
-            place.stem if place.suffix == ".json" else place.name,
-        )
+        place: (*place.resolve().parent.parts[1:], place.name.removesuffix(".json"))
         for place in places
     }
     for length in range(1, max(map(len, parts.values())) + 1):
         labels = {place: "/".join(own[-length:]) for place, own in parts.items()}
         if len({*labels.values()}) == len(labels):
-            return labels
+            break
     return labels
 
 
 def _rows(recordings: Sequence[Recording], name: str) -> list[dict[str, Any]]:
-    rows = []
-    for recording in recordings:
-        seconds = [value for value in recording.seconds(name) if value]
-        if seconds:
-            rows.append(
-                {
-                    "label": recording.label,
-                    "recorded": recording.runs[0].recorded,
-                    "seconds": math.exp(statistics.fmean(math.log(value) for value in seconds)),
-                    "peak_memory_bytes": recording.peak_memory(name),
-                    "runs": len(seconds),
-                }
-            )
-    return rows
+    return [
+        {
+            "label": recording.label,
+            "recorded": recording.runs[0].recorded,
+            "seconds": math.exp(statistics.fmean(math.log(one.seconds) for one in measured)),
+            "peak_memory_bytes": recording.peak_memory(name),
+            "runs": len(measured),
+        }
+        for recording in recordings
+        if (measured := recording.measured(name))
+    ]
