@@ -71,15 +71,9 @@ def _asked(run: Run) -> dict[str, Any]:
 
 def _differences(*tables: Mapping[str, Any]) -> str:
     """What differs between the tables; None stands for unknown."""
-    names = sorted({name for table in tables for name in table})
-    known = {
-        name: list(
-            dict.fromkeys(
-                str(value) for table in tables if (value := table.get(name, "absent")) is not None
-            )
-        )
-        for name in names
-    }
-    return ", ".join(
-        f"{name} {' and '.join(values)}" for name, values in known.items() if len(values) > 1
-    )
+    told = []
+    for name in sorted({name for table in tables for name in table}):
+        values = (table.get(name, "absent") for table in tables)
+        known = dict.fromkeys(str(value) for value in values if value is not None)
+        told += [f"{name} {' and '.join(known)}"] if len(known) > 1 else []
+    return ", ".join(told)
