@@ -176,9 +176,9 @@ def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
             100 * np.array([row[key] for row in own])
             for key in ("measured", "found", "at_least", "at_most")
         )
-        point = Point.parse(benchmark)
+        point, bounds = Point.parse(benchmark), [*map(list, (found - at_least, at_most - found))]
         axes.errorbar(
-            x, found, [found - at_least, at_most - found], marker="o", capsize=3,
+            x, found, bounds, marker="o", capsize=3,
             label=point.workload if point else benchmark,
         )  # fmt: skip
     axes.axhline(95, color=_FAINT, linewidth=1, linestyle=":")
