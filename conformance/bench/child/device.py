@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def state(device: str) -> dict[str, Any]:
     if device == "cpu":
         return {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
     told = _nvidia_smi()
-    reasons = _bits(told.get("reasons"))
+    reasons = int(_number(told.get("reasons"), lambda bits: int(bits, 16)) or 0)
     numbers = {name: _number(told.get(field)) for name, field in _NUMBERS.items()}
     throttled = [name for bit, name in _THROTTLED.items() if reasons & bit]
     return {**numbers, "throttled": throttled, "processes": _processes()}
@@ -188,16 +188,9 @@ def _ask(question: str) -> str:
         return ""
 
 
-def _bits(text: str | None) -> int:
-    """The bits of a hexadecimal field; zero if the card does not report its reasons."""
+def _number(text: str | None, read: Callable[[str], float] = float) -> float | None:
+    """The number in a field; None if the card does not report it."""
     try:
-        return int(text or "0", 16)
-    except ValueError:
-        return 0
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
+        return read(text or "")
     except ValueError:
         return None

@@ -91,8 +91,8 @@ class Pairs(ExitStack):
                 raise
             side = next(name for name in order if tasks[name].out == failure.worker.out)
             raise SideFailed(side, self._sides[side].label, failure) from failure
-        by_side = dict(zip(order, measured, strict=True))
-        return {name: (by_side[name], str(tasks[name].out)) for name in requests}
+        found = zip(order, measured, strict=True)
+        return {name: (document, str(tasks[name].out)) for name, document in found}
 
 
 def record_pairs(

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from conformance.bench.report import rows
+from conformance.bench.results.statistics import FALSE_ALARMS
 from conformance.bench.units import seconds
 
 
@@ -28,4 +29,4 @@ def render(template: str, **content: Any) -> str:
         "memory_change": rows.memory_change,
         "seconds": seconds,
     }
-    return environment.get_template(template).render(**content)
+    return environment.get_template(template).render(false_alarms=FALSE_ALARMS, **content)

@@ -92,7 +92,6 @@ class Comparison:
     head: str
     benchmarks: tuple[Compared, ...]
     detectable: float
-    level: float
     refusal: str | None = None
     paired: bool = True
     environment_change: str = ""
@@ -116,7 +115,7 @@ class Comparison:
             "base": self.base,
             "head": self.head,
             "detectable": math.expm1(self.detectable),
-            "falseAlarms": self.level,
+            "falseAlarms": FALSE_ALARMS,
             "refusal": self.refusal,
             "inTurns": self.paired,
             "environmentChange": self.environment_change or None,
@@ -130,38 +129,34 @@ def compare(
     *,
     paired: bool,
     detectable: float = DETECTABLE,
-    level: float = FALSE_ALARMS,
     allow_environment_change: bool = False,
 ) -> Comparison:
     """Compare `head` with `base`, run by run if they were made in turns (`paired`).
 
     `detectable` is the logarithm of the ratio that must be excluded before a benchmark counts as
-    unchanged; `level` bounds the probability of a false alarm over all benchmarks together.
+    unchanged; `FALSE_ALARMS` bounds the probability of a false alarm over all benchmarks together.
     Recordings of different devices or requests are refused, and of different software unless that
     is allowed.
     """
     refusal = why_not_comparable(base, head, allow_environment_change=allow_environment_change)
     changed = environment_change(base, head)
+    told = Comparison(base.label, head.label, (), detectable, refusal, paired, changed)
     if refusal:
-        return Comparison(base.label, head.label, (), detectable, level, refusal, paired, changed)
+        return told
     names = list(dict.fromkeys([*base.names, *head.names]))
     tests = {name: _tests(base, head, name, paired) for name in names}
-    slower = called_slower(tests, level)
+    slower = called_slower(tests)
     judged_together = sum(map(len, tests.values()))
 
     def judged(name: str) -> Compared:
         time, hint = tests[name].get("time"), ""
         if time is not None:
-            needed = pairs_needed(
-                time.deviation, judged_together, detectable=detectable, level=level
-            )
-            hint = _hint(needed, paired)
+            hint = _hint(pairs_needed(time.deviation, judged_together, detectable), paired)
         return _unmeasured(name, base, head) or _measured(
             name, base, head, time, slower.get(name, ""), detectable, hint
         )
 
-    compared = tuple(map(judged, names))
-    return Comparison(base.label, head.label, compared, detectable, level, None, paired, changed)
+    return replace(told, benchmarks=tuple(map(judged, names)))
 
 
 def _hint(needed: int | None, paired: bool) -> str:
@@ -207,11 +202,11 @@ def tests_of(pairs: Sequence[Pair]) -> Tests:
     return {"time": time, "stalls": stalls}
 
 
-def called_slower(tests: Mapping[str, Tests], level: float = FALSE_ALARMS) -> dict[str, str]:
+def called_slower(tests: Mapping[str, Tests]) -> dict[str, str]:
     """The benchmarks that are slower, and by how much in words; all tests together raise a false
-    alarm with probability `level`."""
+    alarm with probability `FALSE_ALARMS`."""
     every = {(name, what): test for name, own in tests.items() for what, test in own.items()}
-    refused = holm({key: test.probability for key, test in every.items()}, level)
+    refused = holm({key: test.probability for key, test in every.items()})
     found: dict[str, list[str]] = {}
     for (name, what), test in every.items():
         if (name, what) in refused:
@@ -349,7 +344,7 @@ def _percent(logarithm: float) -> str:
 def head_failed(base: str, head: str, why: str, detectable: float = DETECTABLE) -> Comparison:
     """The verdict if head's process died before it measured anything."""
     broken = Compared("head", Finding.BROKEN, why)
-    return Comparison(base, head, (broken,), detectable, FALSE_ALARMS)
+    return Comparison(base, head, (broken,), detectable)
 
 
 def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:

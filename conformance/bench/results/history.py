@@ -55,8 +55,7 @@ def history(places: Sequence[Path]) -> History:
         if refusal:
             raise InvalidResults(f"{other.label} and {first.label} share no history: {refusal}")
     names = dict.fromkeys(name for recording in recordings for name in recording.names)
-    rows = {name: _rows(recordings, name) for name in names}
-    rows = {name: found for name, found in rows.items() if found}
+    rows = {name: found for name in names if (found := _rows(recordings, name))}
     return History(
         tuple(recordings),
         rows,
@@ -103,9 +102,8 @@ def _clearest(levels: Any) -> tuple[int, int, float]:
     )
     inside, outside = np.maximum(inside, 1), np.maximum(outside, 1)
     # The part of the sum of squares about the mean that the two levels account for.
-    between = np.where(
-        long_enough, (sums[end] - sums[begin]) ** 2 * count / (inside * outside), 0.0
-    )
+    squares = (sums[end] - sums[begin]) ** 2 * count / (inside * outside)
+    between = np.where(long_enough, squares, 0.0)
     where = np.unravel_index(int(between.argmax()), between.shape)
     told = float(between[where])
     # Differences finer than this do not count: recordings that are all the same have no steps.

@@ -155,7 +155,6 @@ def holm(probabilities: Mapping[Name, float], level: float = FALSE_ALARMS) -> se
 def pairs_needed(
     deviation: float,
     benchmarks: int = 1,
-    *,
     detectable: float = DETECTABLE,
     level: float = FALSE_ALARMS,
     misses: float = MISSES,
