@@ -82,10 +82,9 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
         if stopwatch.partner_stopped:
             raise stopwatch.partner_stopped
         reported = {entry["name"] for entry in stopwatch.entries}
-        if forgotten := ", ".join(sorted({point.name for point in grid} - reported)):
-            raise RuntimeError(
-                f"pytest ended with status {int(status)} and did not run {forgotten}"
-            )
+        if forgotten := sorted({point.name for point in grid} - reported):
+            missing = ", ".join(forgotten)
+            raise RuntimeError(f"pytest ended with status {int(status)} and did not run {missing}")
         check_modules(request)
         text = raw.read_text(encoding="utf-8") if raw.exists() else '{"benchmarks": []}'
         document = json.loads(text)

@@ -32,7 +32,7 @@ _STYLE: Any = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-"""What matplotlib draws in unless a chart says otherwise; text in an SVG stays text."""
+"""How every chart looks unless it says otherwise. Text in an SVG stays text."""
 _ROW = 0.42
 _NAME_LENGTH, _NAMES_LENGTH = 20, 90
 """The most letters of one name, and of all names together, below a history chart."""

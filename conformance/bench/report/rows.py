@@ -26,10 +26,8 @@ def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
             rows.append((short[name], recording.trouble(name) or "not measured", "", "", ""))
             continue
         throughput = f"{found.facts['tokens_per_second']:,.0f}"
-        share, memory = (
-            _of_peak(found.facts, recording.ceilings),
-            "" if peak is None else size(peak),
-        )
+        share = _of_peak(found.facts, recording.ceilings)
+        memory = "" if peak is None else size(peak)
         rows.append((short[name], seconds(found.seconds), throughput, share, memory))
     return rows
 

@@ -33,14 +33,12 @@ def why_not_comparable(
     """The difference between two recordings that makes a comparison meaningless; None if there is
     none."""
     runs = [*base.runs, *head.runs]
-    environments = [run.environment for run in runs]
-    changed = _differences(*(environment.get("device", {}) for environment in environments))
-    if changed:
+    devices = [run.environment.get("device", {}) for run in runs]
+    if changed := _differences(*devices):
         return f"they were taken on different devices ({changed})"
-    if any(environment.get("device", {}).get("mig") for environment in environments):
+    if any(device.get("mig") for device in devices):
         return "a MIG slice shares its memory bandwidth with others: time whole devices"
-    changed = _differences(*map(_asked, runs))
-    if changed:
+    if changed := _differences(*map(_asked, runs)):
         return f"their requests differ ({changed}): record them alike"
     changed = environment_change(base, head)
     if changed and not allow_environment_change:
@@ -75,5 +73,6 @@ def _differences(*tables: Mapping[str, Any]) -> str:
     for name in sorted({name for table in tables for name in table}):
         values = (table.get(name, "absent") for table in tables)
         known = dict.fromkeys(str(value) for value in values if value is not None)
-        told += [f"{name} {' and '.join(known)}"] if len(known) > 1 else []
+        if len(known) > 1:
+            told.append(f"{name} {' and '.join(known)}")
     return ", ".join(told)

@@ -187,16 +187,14 @@ def run_of(document: Any, place: str) -> Run:
         raise wrong(f"has schema {schema!r}, and this release reads {SCHEMA}", mend)
     asked = ours.get("request", {})
     try:
-        points = [
-            [str(point[key]) for key in ("name", "status", "why")] for point in ours["points"]
-        ]
-        measured = {name: why for name, status, why in points if status == "measured"}
+        keys = ("name", "status", "why")
+        points = [[str(point[key]) for key in keys] for point in ours["points"]]
         return Run(
             benchmarks={one.name: one for one in map(_benchmark, document["benchmarks"])},
             unmeasured={
                 name: f"{status}: {why}" for name, status, why in points if status != "measured"
             },
-            disturbed={name: why for name, why in measured.items() if why},
+            disturbed={name: why for name, status, why in points if status == "measured" and why},
             environment=_environment(ours["environment"]),
             recorded=str(ours["recorded"]),
             ceilings={name: _positive(value, name) for name, value in ours["ceilings"].items()},
@@ -226,8 +224,7 @@ def _benchmark(entry: Mapping[str, Any]) -> Benchmark:
     if not stats["data"]:
         raise ValueError(f"{entry['name']} without rounds")
     rounds = [_positive(value, "a round", " s") for value in stats["data"]]
-    missing = _FACTS - facts.keys()
-    if missing:
+    if missing := _FACTS - facts.keys():
         raise ValueError(f"{entry['name']} without {', '.join(sorted(missing))}")
     for rate in _RATES:
         _positive(facts[rate], rate)
