@@ -33,9 +33,9 @@ def are_stored(base: str, head: str | None) -> bool:
             f"--base {base} is a stored result: name the one to compare it with as --head"
         )
     if before != after:
-        missing, there = (
-            (f"--head {head}", f"--base {base}") if before else (f"--base {base}", f"--head {head}")
-        )
+        there, missing = f"--base {base}", f"--head {head}"
+        if after:
+            there, missing = missing, there
         raise CannotAssess(
             f"{missing} does not exist as a file or folder, and {there} does: compare two stored "
             f"results, or two git refs"

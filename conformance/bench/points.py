@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 SIZES = ("probe", "full")
 WORKLOADS = ("prefill", "decode", "train")
@@ -67,9 +66,6 @@ class Point:
         """The name without the setting: `prefill b1 s32`."""
         return f"{self.workload} b{self.batch} s{self.tokens}"
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def points(
     target: str,
@@ -110,10 +106,10 @@ def is_among(name: str, targets: Sequence[str], workloads: Sequence[str]) -> boo
 
 def labels(names: Sequence[str]) -> dict[str, str]:
     """A short form of each name if all have the same setting, else the names themselves."""
-    found = {name: point for name in names if (point := Point.parse(name)) is not None}
-    if len({point.setting for point in found.values()}) != 1:
+    if not common_setting(names):
         return {name: name for name in names}
-    return {name: found[name].short if name in found else name for name in names}
+    found = {name: Point.parse(name) for name in names}
+    return {name: point.short if point else name for name, point in found.items()}
 
 
 def common_setting(names: Sequence[str]) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 from conformance.bench.parent.checkouts import Side
 from conformance.bench.parent.recording import Announce, Pairs, record, record_pairs
@@ -83,29 +82,23 @@ class Experiment:
         run = record(self.request, 1, place, timeout=self.timeout, announce=self.announce).runs[0]
         unit = run.ceilings.get("seconds_per_unit")
         if not unit or not run.benchmarks:
-            raise CannotAssess(
-                f"nothing could be measured: {'; '.join(run.unmeasured.values()) or 'no benchmark'}"
-            )
+            why = "; ".join(run.unmeasured.values()) or "no benchmark"
+            raise CannotAssess(f"nothing could be measured: {why}")
         peak = min(one.peak_memory or 0 for one in run.benchmarks.values())
-        guess = Calibration(
-            {name: one.seconds / unit for name, one in run.benchmarks.items()}, peak
-        )
-        slower = self._slowed(guess, _CALIBRATING)
-        base, head = self._pairs_of("calibrating, pair", slower, _CALIBRATING_PAIRS, place)
-        taken = {
-            name: math.expm1(
-                statistics.fmean([pair.logarithm for pair in pairs_of(base, head, name)] or [0.0])
-            )
-            for name in slower.injected
-        }
+        guess = {name: one.seconds / unit for name, one in run.benchmarks.items()}
+        slower = self._slowed(Calibration(guess, peak), _CALIBRATING)
+        both = self._pairs_of("calibrating, pair", slower, _CALIBRATING_PAIRS, place)
+        taken = dict.fromkeys(slower.injected, 0.0)
+        for name in taken:
+            if pairs := pairs_of(*both, name):
+                taken[name] = math.expm1(statistics.fmean(pair.logarithm for pair in pairs))
         if unmeasured := [name for name, share in taken.items() if share < _CALIBRATING / 10]:
             raise CannotAssess(
                 f"extra work of half a round's length does not show in {', '.join(unmeasured)}: "
-                f"the machine is too busy, or a "
-                "benchmark failed (bench run tells why)"
+                f"the machine is too busy, or a benchmark failed (bench run tells why)"
             )
-        return replace(
-            guess, units={name: units / taken[name] for name, units in slower.injected.items()}
+        return Calibration(
+            {name: units / taken[name] for name, units in slower.injected.items()}, peak
         )
 
     def record(self, calibration: Calibration, recorded: int) -> None:
@@ -121,9 +114,8 @@ class Experiment:
 
     def inject_memory(self, calibration: Calibration) -> None:
         """Measure a pair in which head holds extra memory: one per cent of the smallest peak."""
-        hungrier = replace(
-            self.request, injected_bytes=max(1, round(MEMORY_SHARE * calibration.peak_bytes))
-        )
+        injected = max(1, round(MEMORY_SHARE * calibration.peak_bytes))
+        hungrier = replace(self.request, injected_bytes=injected)
         self._pairs_of("more memory, pair", hungrier, 1, self.out / _MEMORY)
 
     def confirm(self, calibration: Calibration, comparisons: int, pairs: int) -> None:
@@ -148,7 +140,11 @@ class Experiment:
         )  # fmt: skip
 
     def _slowed(self, calibration: Calibration, share: float) -> BenchRequest:
-        units = {name: _units(share * per_round) for name, per_round in calibration.units.items()}
+        """The request with whole units of extra work; at least one if there is any slow-down."""
+        units = {
+            name: max(1, round(share * per_round)) if share else 0
+            for name, per_round in calibration.units.items()
+        }
         return replace(self.request, injected=units)
 
 
@@ -159,8 +155,9 @@ def report(places: Sequence[Path], pairs: int, *, draws: int = DRAWS, seed: int 
         CannotAssess: where a place holds no recording, or fewer pairs than a comparison takes.
     """
     recorded = read_recording(*places)
+    _, (base, _) = next(_stored(places[0]))
     return PowerReport(
-        environment=environment_of(places[0]),
+        environment=base.runs[0].environment,
         pairs=pairs,
         rates=tuple(rates(recorded, pairs, draws=draws, seed=seed)),
         confirmations=tuple(one for place in places for one in confirmations(place)),
@@ -176,10 +173,9 @@ def read_recording(*places: Path) -> Recorded:
     Raises:
         CannotAssess: if a place holds no such recording, or they were not made alike.
     """
-    found: Recorded = {}
+    found: Recorded = {share: [] for share in SLOWDOWNS}
     first: Recording | None = None
-    for share, together in ((share, both) for place in places for share, both in _stored(place)):
-        base, head = together
+    for share, (base, head) in (each for place in places for each in _stored(place)):
         first = first or base
         refusal = why_not_comparable(first, base)
         if refusal:
@@ -187,47 +183,19 @@ def read_recording(*places: Path) -> Recorded:
         values = {name: pairs_of(base, head, name) for name in base.names}
         # A benchmark that could not be measured (a missing attention, say) has no rate; the others
         # have theirs.
-        found.setdefault(share, []).append({name: own for name, own in values.items() if own})
-    return {share: found[share] for share in SLOWDOWNS if share in found}
-
-
-def environment_of(place: Path) -> Mapping[str, Any]:
-    """The environment of the recording in `place`."""
-    _, (base, _) = next(_stored(place))
-    return base.runs[0].environment
-
-
-def _stored(place: Path) -> Iterator[tuple[float, tuple[Recording, Recording]]]:
-    """The recordings in `place` that were measured together, each with its slow-down."""
-    runs, found = _runs(place), False
-    for share in SLOWDOWNS:
-        confirming = sorted((runs / _CONFIRMATION).glob(f"*/{_folder(share)}"))
-        for folder in (runs / _folder(share), *confirming):
-            if pairs := _pairs_in(folder):
-                found = True
-                yield share, pairs
-    if not found:
-        what = "holds no pairs of runs" if place.is_dir() else "is not a folder"
-        raise CannotAssess(
-            f"{place} {what}: `conformance bench power --out DIR` records them in DIR"
-        )
+        found[share].append({name: own for name, own in values.items() if own})
+    return {share: together for share, together in found.items() if together}
 
 
 def confirmations(place: Path) -> Iterator[Confirmation]:
     """The verdict of each end-to-end comparison that an `Experiment` stored in `place`."""
-    found = [
-        (folder, share)
-        for share in SLOWDOWNS
-        for folder in (_runs(place) / _CONFIRMATION).glob(f"*/{_folder(share)}")
-    ]
-    for folder, share in sorted(found):
-        base, head = _pairs_in(folder) or (None, None)
-        if base is None or head is None or len(head.runs) < 2:
+    for folder, share in _confirming(place):
+        together = _pairs_in(folder)
+        if together is None or len(together[1].runs) < 2:
             continue  # interrupted before there was anything to judge
-        pairs = len(head.runs)
-        verdict = compare(base, head, paired=True)
+        ended = [datetime.fromisoformat(run.recorded) for run in together[1].runs]
+        verdict, pairs = compare(*together, paired=True), len(ended)
         slower = tuple(one.name for one in verdict.benchmarks if one.finding is Finding.SLOWER)
-        ended = [datetime.fromisoformat(run.recorded) for run in head.runs]
         # The time between the first and the last end leaves out the first pair.
         minutes = (ended[-1] - ended[0]).total_seconds() / 60 * pairs / (pairs - 1)
         yield Confirmation(share, pairs, verdict.result, slower, round(minutes, 2))
@@ -245,6 +213,29 @@ def memory_found(place: Path) -> dict[str, int] | None:
     return {"injectedBytes": injected, "found": hungrier, "of": len(found)}
 
 
+def _stored(place: Path) -> Iterator[tuple[float, tuple[Recording, Recording]]]:
+    """The recordings in `place` that were measured together, each with its slow-down."""
+    found = False
+    recorded = [(_runs(place) / _folder(share), share) for share in SLOWDOWNS]
+    for folder, share in (*recorded, *_confirming(place)):
+        if pairs := _pairs_in(folder):
+            found = True
+            yield share, pairs
+    if not found:
+        what = "holds no pairs of runs" if place.is_dir() else "is not a folder"
+        raise CannotAssess(
+            f"{place} {what}: `conformance bench power --out DIR` records them in DIR"
+        )
+
+
+def _confirming(place: Path) -> list[tuple[Path, float]]:
+    """The folder of each end-to-end comparison in `place`, in order, and its slow-down."""
+    runs = _runs(place) / _CONFIRMATION
+    return sorted(
+        (folder, share) for share in SLOWDOWNS for folder in runs.glob(f"*/{_folder(share)}")
+    )
+
+
 def _runs(place: Path) -> Path:
     return place / "runs" if (place / "runs").is_dir() else place
 
@@ -260,8 +251,3 @@ def _pairs_in(folder: Path) -> tuple[Recording, Recording] | None:
 
 def _folder(share: float) -> str:
     return f"slowed-{1000 * share:02.0f}-per-mille"
-
-
-def _units(of_extra_work: float) -> int:
-    """Units rounded to whole ones; at least one if there is any slow-down."""
-    return max(1, round(of_extra_work)) if of_extra_work else 0

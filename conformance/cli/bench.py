@@ -166,7 +166,7 @@ def history(
     """
     from conformance.bench.report.console import table
     from conformance.bench.report.html import history_page
-    from conformance.bench.report.rows import history_rows, shortened
+    from conformance.bench.report.rows import history_rows
     from conformance.bench.results.history import history as over_time
     from conformance.report.writing import write_whole
 
@@ -178,7 +178,7 @@ def history(
         say(json.dumps(told, indent=2))
         return
     columns = ("benchmark", "recordings", "first", "last", "steps at", "memory steps at")
-    _screen().print(table(columns, shortened(history_rows(found))))
+    _screen().print(table(columns, history_rows(found)))
     if out is not None:
         say(f"  files: {out / 'history.html'}")
 

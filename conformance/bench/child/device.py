@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,21 @@ DENSE_PEAKS = {
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB "
-    "HBM3": 989e12,  # h100-datasheet, SXM; the PCIe card has another name and a lower peak
+    # h100-datasheet, SXM; the PCIe card has another name and a lower peak
+    "NVIDIA H100 80GB HBM3": 989e12,
     "NVIDIA H200": 989e12,  # h200-datasheet, SXM: the same processor
 }
-"""Dense bf16 and fp16 peaks in FLOP/s, without sparsity, from the vendor's datasheets."""
-_ASKED = (
-    "driver_version",
-    "clocks.sm",
-    "clocks.mem",
-    "clocks.max.sm",
-    "temperature.gpu",
-    "power.draw",
-    "mig.mode.current",
-)
+"""Dense bf16 and fp16 peaks in FLOP/s by the device's name, without sparsity, from the vendor's
+datasheets."""
+_NUMBERS = {
+    "sm_clock_mhz": "clocks.sm",
+    "memory_clock_mhz": "clocks.mem",
+    "max_sm_clock_mhz": "clocks.max.sm",
+    "temperature_celsius": "temperature.gpu",
+    "power_watts": "power.draw",
+}
+"""What `state` reports, and the field of `nvidia-smi` that holds it."""
+_ASKED = ("driver_version", *_NUMBERS.values(), "mig.mode.current")
 """Fields queried from `nvidia-smi`, with the first of `_REASONS` that the driver knows."""
 _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 _POWER_CAP = "power cap"
@@ -85,12 +86,8 @@ def device_facts(device: str) -> dict[str, Any]:
             "multiprocessors": properties.multi_processor_count,
             "mig": told.get("mig.mode.current") == "Enabled" or " MIG " in properties.name,
         }
-    return {
-        "kind": "cpu",
-        "name": _processor(),
-        "threads": torch.get_num_threads(),
-        "mig": False,
-    }
+    threads = torch.get_num_threads()
+    return {"kind": "cpu", "name": _processor(), "threads": threads, "mig": False}
 
 
 def driver(device: str) -> str | None:
@@ -103,16 +100,10 @@ def state(device: str) -> dict[str, Any]:
     if device == "cpu":
         return {"load": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
     told = _nvidia_smi()
-    reasons = _bits(told.get("reasons"))
-    return {
-        "sm_clock_mhz": _number(told.get("clocks.sm")),
-        "memory_clock_mhz": _number(told.get("clocks.mem")),
-        "max_sm_clock_mhz": _number(told.get("clocks.max.sm")),
-        "temperature_celsius": _number(told.get("temperature.gpu")),
-        "power_watts": _number(told.get("power.draw")),
-        "throttled": [name for bit, name in _THROTTLED.items() if reasons & bit],
-        "processes": _processes(),
-    }
+    reasons = int(_number(told.get("reasons"), lambda bits: int(bits, 16)) or 0)
+    numbers = {name: _number(told.get(field)) for name, field in _NUMBERS.items()}
+    throttled = [name for bit, name in _THROTTLED.items() if reasons & bit]
+    return {**numbers, "throttled": throttled, "processes": _processes()}
 
 
 def disturbances(before: Mapping[str, Any], after: Mapping[str, Any], own: int = 1) -> list[str]:
@@ -143,30 +134,21 @@ def ceilings(device: str) -> dict[str, float]:
     half-precision matrix product and `bytes_per_second` of a copy, reads and writes counted."""
     import torch
 
-    on, side = torch.device(device), _MATRIX["cpu" if device == "cpu" else "cuda"]
-    copied = _COPIED["cpu" if device == "cpu" else "cuda"]
+    on, kind = torch.device(device), "cpu" if device == "cpu" else "cuda"
+    side, copied = _MATRIX[kind], _COPIED[kind]
     left, right = (torch.randn(side, side, device=on).to(torch.bfloat16) for _ in range(2))
     source = torch.randint(0, 255, (copied,), dtype=torch.uint8, device=on)
     target = torch.empty_like(source)
-    return {
-        "flops": 2 * side**3 / steady_seconds(lambda: left @ right, device),
-        "bytes_per_second": 2
-        * source.numel()
-        / steady_seconds(lambda: target.copy_(source), device),
-    }
-
-
-def dense_peak(name: str) -> float | None:
-    """The datasheet's dense half-precision peak in FLOP/s; None for a device without an entry."""
-    return DENSE_PEAKS.get(name)
+    product = steady_seconds(lambda: left @ right, device)
+    copy = steady_seconds(lambda: target.copy_(source), device)
+    return {"flops": 2 * side**3 / product, "bytes_per_second": 2 * copied / copy}
 
 
 def _processor() -> str:
     with suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
+        named = next(line for line in lines if line.startswith("model name"))
+        return named.partition(":")[2].strip()
     import platform
 
     return platform.processor() or platform.machine()
@@ -206,16 +188,9 @@ def _ask(question: str) -> str:
         return ""
 
 
-def _bits(text: str | None) -> int:
-    """The bits of a hexadecimal field; zero if the card does not report its reasons."""
+def _number(text: str | None, read: Callable[[str], float] = float) -> float | None:
+    """The number in a field; None if the card does not report it."""
     try:
-        return int(text or "0", 16)
-    except ValueError:
-        return 0
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text or "")
+        return read(text or "")
     except ValueError:
         return None

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import torch
 
 from conformance.bench.child import benchmarks
 from conformance.bench.child.device import (
+    DENSE_PEAKS,
     ceilings,
     check_device,
-    dense_peak,
     device_facts,
     disturbances,
     driver,
@@ -31,7 +31,7 @@ from conformance.bench.child.device import (
 from conformance.bench.child.injection import seconds_per_unit, slowed
 from conformance.bench.child.memory import peak_memory
 from conformance.bench.child.provenance import check_modules, check_place
-from conformance.bench.child.timers import DeviceInstant
+from conformance.bench.child.timers import timer_for
 from conformance.bench.child.turns import Alone, PartnerStopped, PointTurns
 from conformance.bench.child.workloads import Work, work_of
 from conformance.bench.points import Point, building, points
@@ -63,15 +63,9 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
     check_device(request.device)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=os.environ.get(HOME))))
-        backbones = stack.enter_context(Backbones(request, scratch))
-        said = Said()
-        grid = _agreed(
-            [point for target in request.targets for point in _grid(backbones, target, said)],
-            turns,
-            said,
-        )
+        stopwatch = Stopwatch(request, stack.enter_context(Backbones(request, scratch)), turns)
+        grid = stopwatch.grid()
         _keep_to(request.processor)
-        stopwatch = Stopwatch(request, backbones, turns, said)
         stopwatch.measure_ceilings()
         raw = scratch / "benchmark.json"
         # This process does nothing else, so what pytest prints is the log.
@@ -87,23 +81,20 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
         )  # fmt: skip
         if stopwatch.partner_stopped:
             raise stopwatch.partner_stopped
-        forgotten = {point.name for point in grid} - {entry["name"] for entry in said.entries}
-        if forgotten:
-            raise RuntimeError(
-                f"pytest ended with status {int(status)} and did not run "
-                f"{', '.join(sorted(forgotten))}"
-            )
+        reported = {entry["name"] for entry in stopwatch.entries}
+        if forgotten := sorted({point.name for point in grid} - reported):
+            missing = ", ".join(forgotten)
+            raise RuntimeError(f"pytest ended with status {int(status)} and did not run {missing}")
         check_modules(request)
-        document = (
-            json.loads(raw.read_text(encoding="utf-8")) if raw.exists() else {"benchmarks": []}
-        )
+        text = raw.read_text(encoding="utf-8") if raw.exists() else '{"benchmarks": []}'
+        document = json.loads(text)
         document["conformance"] = {
             "schema": SCHEMA,
             "recorded": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "request": request.as_json(),
             "environment": _comparable(stopwatch.device, request.device),
             "ceilings": stopwatch.ceilings,
-            "points": said.entries,
+            "points": stopwatch.entries,
         }
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = out.with_suffix(".partial")
@@ -111,82 +102,92 @@ def measure(request: BenchRequest, out: Path, turns: Alone) -> None:
         os.replace(partial, out)
 
 
-@dataclass
-class Said:
-    """What became of each point: measured, or why not."""
-
-    entries: list[dict[str, str]] = field(default_factory=list)
-
-    def of(self, name: str, status: str, why: str) -> None:
-        self.entries.append({"name": name, "status": status, "why": why})
-
-
-class Backbones:
+class Backbones(ExitStack):
     """The targets' backbones in half precision on the device, at the requested size; holds one at a
     time."""
 
     def __init__(self, request: BenchRequest, scratch: Path) -> None:
+        super().__init__()
         self.request = request
         self._scratch = scratch
-        self._session = ExitStack()
         self._target = ""
         self._backbone: Any = None
-
-    def __enter__(self) -> Backbones:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._backbone, self._target = None, ""
-        self._session.close()
 
     def of(self, target: str) -> Any:
         """The target's backbone; the previous one is released."""
         if self._target != target:
-            self.__exit__()
+            self._backbone, self._target = None, ""
+            self.close()
+            asked = self.request
             run = RunRequest(
-                target=target,
-                backbone_id=self.request.backbone_id,
-                seed=self.request.seed,
-                **self.request.paths(),
+                target=target, backbone_id=asked.backbone_id, seed=asked.seed, **asked.paths()
             )
-            resolved = resolve(target, self.request.backbone_id)
+            resolved = resolve(target, asked.backbone_id)
             home = Path(tempfile.mkdtemp(dir=self._scratch))
-            session = self._session.enter_context(
-                open_session(resolved, run, home, lambda phase, detail: None)
-            )
+            session = self.enter_context(open_session(resolved, run, home, lambda *phase: None))
             session.construct()
-            check_place(resolved.factory, self.request.code)
-            self._backbone = _half_precision(session.subject, self.request)
-            self._target = target
+            check_place(resolved.factory, asked.code)
+            self._backbone, self._target = _half_precision(session.subject, asked), target
         return self._backbone
 
 
 class Stopwatch:
     """Times points one after the other. A point that cannot be timed is reported, and the rest go
-    on."""
+    on: `entries` says what became of each, measured, or why not."""
 
-    def __init__(
-        self, request: BenchRequest, backbones: Backbones, turns: Alone, said: Said
-    ) -> None:
+    def __init__(self, request: BenchRequest, backbones: Backbones, turns: Alone) -> None:
         self.request = request
-        self.device = device_facts(request.device)
+        self.device: dict[str, Any] = {}
         self.ceilings: dict[str, float] = {}
         self.partner_stopped: PartnerStopped | None = None
+        self.entries: list[dict[str, str]] = []
         self._backbones = backbones
         self._turns = turns
-        self._said = said
+
+    def grid(self) -> list[Point]:
+        """The points of all targets that the partner process has too; the others are reported as
+        `alone`."""
+        grid = [point for target in self.request.targets for point in self._grid_of(target)]
+        # Only now, since a constructor may set the number of threads.
+        self.device = device_facts(self.request.device)
+        common = self._turns.agree([point.name for point in grid])
+        for point in grid:
+            if point.name not in common:
+                self._report(point.name, "alone", "the other version has no such benchmark")
+        return [point for point in grid if point.name in common]
+
+    def _grid_of(self, target: str) -> list[Point]:
+        """The points of one target, on the attention it was built with, on all it has, or on those
+        requested.
+
+        A target that cannot be built has no points; it is reported, and the other targets go on.
+        """
+        request = self.request
+        try:
+            own = self._backbones.of(target).llm
+        except Exception as error:
+            self._report(building(target), "failed", _in_words(error))
+            return []
+        asked = request.attentions or (_attention_of(own),)
+        if "all" in asked:
+            asked = attentions_of(own)
+        return points(
+            target, request.size, asked, compiled=request.compiled, workloads=request.workloads
+        )
+
+    def _report(self, name: str, status: str, why: str) -> None:
+        self.entries.append({"name": name, "status": status, "why": why})
 
     def measure_ceilings(self) -> None:
         """Measure the device's top speed and the time of a unit of extra work, in a separate
         turn."""
         if not self.request.memory:
             return
+        device = self.request.device
         with PointTurns(self._turns, 0).preparing():
             with suppress(torch.cuda.OutOfMemoryError):
-                self.ceilings = {
-                    **ceilings(self.request.device),
-                    "seconds_per_unit": seconds_per_unit(self.request.device),
-                }
+                found = ceilings(device)
+                self.ceilings = {**found, "seconds_per_unit": seconds_per_unit(device)}
             _give_back_memory()
 
     def time(self, benchmark: Any, point: Point) -> None:
@@ -208,7 +209,7 @@ class Stopwatch:
         finally:
             turns.give_up()
         benchmark.skipped = status != "measured"
-        self._said.of(point.name, status, why)
+        self._report(point.name, status, why)
         # Only now, since the exception kept references to what was allocated.
         _give_back_memory()
 
@@ -216,10 +217,8 @@ class Stopwatch:
         backbone = self._backbones.of(point.target)
         own = backbone.llm
         if point.attention not in (*attentions_of(own), _attention_of(own)):
-            return (
-                "not-applicable",
-                f"{type(own).__name__} has no {point.attention} attention on this machine",
-            )
+            why = f"{type(own).__name__} has no {point.attention} attention on this machine"
+            return "not-applicable", why
         with attention_of(own, point.attention) as llm:
             backbone.llm = llm
             try:
@@ -234,12 +233,8 @@ class Stopwatch:
         request = self.request
         with turns.preparing():
             work = work_of(backbone, backbone.llm, point, request.seed)
-            run = slowed(
-                work.run,
-                request.device,
-                request.injected.get(point.name, 0),
-                request.injected_bytes,
-            )
+            extra = request.injected.get(point.name, 0)
+            run = slowed(work.run, request.device, extra, request.injected_bytes)
             memory = None
             if point.compiled:
                 run(work.prepare())  # memory that compiling allocates is not the model's
@@ -266,7 +261,7 @@ class Stopwatch:
             del seconds[:left_out]
         benchmark.extra_info.update(
             {
-                **point.as_json(),
+                **asdict(point),
                 **self._rates(work, statistics.median(seconds)),
                 "in_turns": self._turns.in_turns,
                 "rounds_left_out": left_out,
@@ -279,8 +274,8 @@ class Stopwatch:
 
     def _rates(self, work: Work, seconds: float) -> dict[str, Any]:
         achieved, read = work.flops / seconds, work.bytes_read / seconds
-        peak = dense_peak(self.device["name"]) if self.request.device != "cpu" else None
-        return {
+        peak = DENSE_PEAKS.get(self.device["name"]) if self.request.device != "cpu" else None
+        rates = {
             "tokens_per_second": work.tokens / seconds,
             "flops": work.flops,
             "flops_per_second": achieved,
@@ -288,44 +283,11 @@ class Stopwatch:
             "mfu": achieved / peak if peak else None,
             "bytes_read": work.bytes_read,
             "bytes_per_second": read,
-            **(
-                {
-                    "share_of_measured_flops": achieved / self.ceilings["flops"],
-                    "share_of_measured_bandwidth": read / self.ceilings["bytes_per_second"],
-                }
-                if self.ceilings
-                else {}
-            ),
         }
-
-
-def _grid(backbones: Backbones, target: str, said: Said) -> list[Point]:
-    """The points of one target, on the attention it was built with, on all it has, or on those
-    requested.
-
-    A target that cannot be built has no points; it is reported, and the other targets go on.
-    """
-    request = backbones.request
-    try:
-        own = backbones.of(target).llm
-    except Exception as error:
-        said.of(building(target), "failed", _in_words(error))
-        return []
-    asked = request.attentions or (_attention_of(own),)
-    if "all" in asked:
-        asked = attentions_of(own)
-    return points(
-        target, request.size, asked, compiled=request.compiled, workloads=request.workloads
-    )
-
-
-def _agreed(grid: list[Point], turns: Alone, said: Said) -> list[Point]:
-    """The points that the partner process has too; the others are reported as `alone`."""
-    common = turns.agree([point.name for point in grid])
-    for point in grid:
-        if point.name not in common:
-            said.of(point.name, "alone", "the other version has no such benchmark")
-    return [point for point in grid if point.name in common]
+        if self.ceilings:
+            rates["share_of_measured_flops"] = achieved / self.ceilings["flops"]
+            rates["share_of_measured_bandwidth"] = read / self.ceilings["bytes_per_second"]
+        return rates
 
 
 def _keep_to(processor: int | None) -> None:
@@ -380,23 +342,15 @@ def _in_words(error: Exception) -> str:
 
 
 def _timer(device: str) -> str:
-    return (
-        "time.perf_counter"
-        if device == "cpu"
-        else f"{DeviceInstant.__module__}.{DeviceInstant.__qualname__}"
-    )
+    timer = timer_for(device)
+    return f"{timer.__module__}.{timer.__qualname__}"
 
 
 def _comparable(facts: Mapping[str, Any], device: str) -> dict[str, Any]:
     """What must be equal for two results to be compared: the device first, then the software."""
     told = environment()
-    return {
-        "device": facts,
-        "driver": driver(device),
-        "python": told["python"],
-        "platform": told["platform"],
-        "packages": told["packages"],
-    }
+    software = {name: told[name] for name in ("python", "platform", "packages")}
+    return {"device": facts, "driver": driver(device), **software}
 
 
 class _Plugin:

@@ -46,11 +46,8 @@ def _put_first(places: list[str]) -> None:
     if not places:
         return
     ours = str(HOME)
-    sys.path[:] = [
-        *places,
-        *(place for place in sys.path if place not in ("", ours, *places)),
-        ours,
-    ]
+    others = [place for place in sys.path if place not in ("", ours, *places)]
+    sys.path[:] = [*places, *others, ours]
     os.chdir(places[0])
 
 

@@ -19,15 +19,12 @@ def check_place(factory: Any, code: str | None) -> None:
     """Refuse a target from outside the checkout `code`: both versions might be the same."""
     module = sys.modules.get(getattr(getattr(factory, "func", factory), "__module__", None) or "")
     place = getattr(module, "__file__", None)
-    if (
-        code is not None
-        and place is not None
-        and not Path(place).resolve().is_relative_to(Path(code).resolve())
-    ):
+    if code is None or place is None:
+        return
+    if not Path(place).resolve().is_relative_to(Path(code).resolve()):
         raise CannotAssess(
             f"the target's code came from {place} and not from the checkout {code}: run it from "
-            f"the folder of the repository "
-            "that holds its package"
+            f"the folder of the repository that holds its package"
         )
 
 
@@ -48,16 +45,14 @@ def check_modules(request: BenchRequest) -> None:
         if package in built:
             raise CannotAssess(
                 f"{name} came from {place}, where it was installed from {repository}, and not "
-                f"from the checkout {root}: both "
-                "versions would be the same; run it from the folder that holds the package, or "
-                "where it is not installed"
+                f"from the checkout {root}: both versions would be the same; run it from the "
+                f"folder that holds the package, or where it is not installed"
             )
         if path.is_relative_to(repository) and "site-packages" not in path.parts:
             raise CannotAssess(
                 f"{name} came from {place}, the working tree, and not from the checkout {root}: "
-                f"an editable installation is "
-                "found before it; run it where the package is not installed, or compare stored "
-                "results (bench run --out)"
+                f"an editable installation is found before it; run it where the package is not "
+                f"installed, or compare stored results (bench run --out)"
             )
 
 

@@ -39,15 +39,14 @@ def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
     forward = torch.compile(backbone.forward) if point.compiled else backbone.forward
     per_token, cache = flops_per_token(llm), cache_bytes(llm, point.batch, point.tokens)
     weights, decoded = read_weights(llm), DECODED[point.size]
+    once = per_token * ids.numel() + attention_flops(llm, point.batch, 0, point.tokens)
+
+    def prefill(_: Any) -> Any:
+        with torch.no_grad():
+            return forward(input_ids=ids, attention_mask=mask, use_cache=True)
 
     if point.workload == "prefill":
-
-        def prefill(_: Any) -> Any:
-            with torch.no_grad():
-                return forward(input_ids=ids, attention_mask=mask, use_cache=True)
-
-        flops = per_token * ids.numel() + attention_flops(llm, point.batch, 0, point.tokens)
-        return Work(prefill, lambda: None, ids.numel(), flops, weights)
+        return Work(prefill, lambda: None, ids.numel(), once, weights)
 
     if point.workload == "train":
         parameters = [parameter for parameter in llm.parameters() if parameter.requires_grad]
@@ -61,14 +60,10 @@ def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
             loss.backward()
             return loss
 
-        flops = 3 * (per_token * ids.numel() + attention_flops(llm, point.batch, 0, point.tokens))
-        return Work(train, without_gradients, ids.numel(), flops, 2 * weights)
+        return Work(train, without_gradients, ids.numel(), 3 * once, 2 * weights)
 
     def filled() -> Any:
-        with torch.no_grad():
-            return backbone.forward(
-                input_ids=ids, attention_mask=mask, use_cache=True
-            ).past_key_values
+        return prefill(None).past_key_values
 
     def decode(past: Any) -> Any:
         token, seen = ids[:, :1], mask
@@ -81,10 +76,8 @@ def work_of(backbone: Any, llm: Any, point: Point, seed: int) -> Work:
                 past, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
         return token
 
-    made = decoded * point.batch
-    flops = per_token * made + attention_flops(
-        llm, point.batch, point.tokens, point.tokens + decoded
-    )
+    made, end = decoded * point.batch, point.tokens + decoded
+    flops = per_token * made + attention_flops(llm, point.batch, point.tokens, end)
     return Work(decode, filled, made, flops, decoded * (weights + cache))
 
 

@@ -82,8 +82,8 @@ def checkout(ref: str, repository: Path) -> Iterator[tuple[Path, str]]:
             raise CannotAssess(f"{repository} is not a git repository, and there is no file {ref}")
         raise CannotAssess(
             f"{ref} is neither a stored result nor a commit of {repository}: name a branch, a "
-            f"tag, a commit (fetched, in CI: "
-            "`git fetch --depth 1 origin REF`), a file or a folder of results"
+            f"tag, a commit (fetched, in CI: `git fetch --depth 1 origin REF`), a file or a folder "
+            f"of results"
         )
     with tempfile.TemporaryDirectory(prefix="conformance-worktree-") as folder:
         place = Path(folder).resolve() / "code"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,22 +47,16 @@ def record(
     return labelled(str(out), documents)
 
 
-class Pairs:
+class Pairs(ExitStack):
     """Runs pairs of processes, one per version, that measure at the same time and take turns.
 
     Each version begins every other pair.
     """
 
     def __init__(self, base: Side, head: Side, *, timeout: float) -> None:
+        super().__init__()
         self._sides = {"base": base, "head": head}
-        self._workers = Workers(timeout)
-
-    def __enter__(self) -> Pairs:
-        self._workers.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._workers.__exit__(*exception)
+        self._workers = self.enter_context(Workers(timeout))
 
     def measure(
         self, base: BenchRequest, head: BenchRequest, number: int, out: Path
@@ -96,8 +91,8 @@ class Pairs:
                 raise
             side = next(name for name in order if tasks[name].out == failure.worker.out)
             raise SideFailed(side, self._sides[side].label, failure) from failure
-        by_side = dict(zip(order, measured, strict=True))
-        return {name: (by_side[name], str(tasks[name].out)) for name in requests}
+        found = zip(order, measured, strict=True)
+        return {name: (document, str(tasks[name].out)) for name, document in found}
 
 
 def record_pairs(

@@ -49,26 +49,25 @@ class Task:
     out: Path
 
 
-class Worker:
-    """A process that measures one task. `turns` are the pipes that carry the turn from and to its
-    partner."""
+class Worker(ExitStack):
+    """A process that measures one task; closing it ends the process and whatever that started.
+    `turns` are the pipes that carry the turn from and to its partner, -1 without one."""
 
-    def __init__(
-        self, home: Path, task: Task, timeout: float, turns: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, home: Path, task: Task, timeout: float, turns: tuple[int, int]) -> None:
+        super().__init__()
         home.mkdir(parents=True)
         self._log = home / "log"
         self.timeout = timeout
         self.out = task.out
         self.answers, writing_end = os.pipe()
-        pipes = [writing_end, *(turns or (-1, -1))]
+        self.callback(os.close, self.answers)
+        pipes = [writing_end, *turns]
         asked = {
             "request": task.request.as_json(),
             "out": str(task.out),
             "patience": _PATIENCE * timeout,
             "places": task.code.places if task.code else [],
         }
-        self._closed = False
         self._process = launch.start(
             "conformance.bench.child.process",
             [json.dumps(asked), *map(str, pipes)],
@@ -76,16 +75,8 @@ class Worker:
             environment=_environment(home),
             pipes=[pipe for pipe in pipes if pipe >= 0],
         )
+        self.callback(launch.end, self._process)
         os.close(writing_end)
-
-    def close(self) -> None:
-        """End the process and whatever it started; once."""
-        if self._closed:
-            return
-        self._closed = True
-        launch.end(self._process)
-        with suppress(OSError):
-            os.close(self.answers)
 
     def manner_of_death(self) -> str:
         """How it ended, after it closed its pipe; waits in case only the pipe is closed."""
@@ -98,23 +89,17 @@ class Worker:
         return "".join(f"\n    {line}" for line in launch.last_lines(self._log))
 
 
-class Workers:
+class Workers(ExitStack):
     """Starts workers; all of them are gone when the `with` block ends, however it ends."""
 
     def __init__(self, timeout: float) -> None:
+        super().__init__()
         self._timeout = timeout
-        self._stack = ExitStack()
         self._count = 0
-
-    def __enter__(self) -> Workers:
         scratch = tempfile.TemporaryDirectory(
             prefix="conformance-bench-", ignore_cleanup_errors=True
         )
-        self._scratch = Path(self._stack.enter_context(scratch))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        self._scratch = Path(self.enter_context(scratch))
 
     def measure(self, task: Task) -> Any:
         """Run one process and return its document.
@@ -122,7 +107,7 @@ class Workers:
         Raises:
             CannotAssess, RunFailed: as `documents`.
         """
-        (document,) = self._measured([self._start(task, None)])
+        (document,) = self._measured(self._start(task, (-1, -1)))
         return document
 
     def measure_in_turns(self, first: Task, second: Task) -> tuple[Any, Any]:
@@ -140,16 +125,15 @@ class Workers:
         finally:
             for pipe in (from_first, to_second, from_second, to_first):
                 os.close(pipe)
-        one, other = self._measured(two)
+        one, other = self._measured(*two)
         return one, other
 
-    def _start(self, task: Task, turns: tuple[int, int] | None) -> Worker:
+    def _start(self, task: Task, turns: tuple[int, int]) -> Worker:
         self._count += 1
-        worker = Worker(self._scratch / str(self._count), task, self._timeout, turns)
-        self._stack.callback(worker.close)
-        return worker
+        home = self._scratch / str(self._count)
+        return self.enter_context(Worker(home, task, self._timeout, turns))
 
-    def _measured(self, workers: Sequence[Worker]) -> list[Any]:
+    def _measured(self, *workers: Worker) -> list[Any]:
         found = documents(workers)
         for worker in workers:
             worker.close()
@@ -187,9 +171,8 @@ def documents(workers: Sequence[Worker]) -> list[Any]:
                 selector.unregister(pipe)
                 del waiting[pipe]
                 if _was_abandoned(json.loads(said[pipe]), worker):
-                    abandoning = abandoning or next(
-                        other for other in workers if other is not worker
-                    )
+                    others = (other for other in workers if other is not worker)
+                    abandoning = abandoning or next(others)
                     deadline = min(deadline, time.monotonic() + _LAST_WORDS)
     if abandoning:
         raise RunFailed("the process measured, but did not pass the turn", abandoning)
@@ -212,10 +195,8 @@ def _was_abandoned(answer: dict[str, Any], worker: Worker) -> bool:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    environment = launch.environment_of_child(HubView(home / "hf"), home.name)
+    inherited = launch.environment_of_child(HubView(home / "hf"), home.name)
     # Pytest settings of the user, or of a pytest around us, could silently drop or disable
     # benchmarks.
-    environment = {
-        name: value for name, value in environment.items() if not name.startswith("PYTEST_")
-    }
-    return {**environment, HOME: str(home), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    kept = {name: value for name, value in inherited.items() if not name.startswith("PYTEST_")}
+    return {**kept, HOME: str(home), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from conformance.bench.points import common_setting
-from conformance.bench.report.rows import (
-    compared_rows,
-    headline,
-    measured_rows,
-    power_rows,
-    shortened,
-)
+from conformance.bench.report.rows import compared_rows, headline, measured_rows, power_rows
 from conformance.bench.results.comparison import Comparison
 from conformance.bench.results.drawing import PowerReport, too_few
 from conformance.bench.results.stored import Recording
@@ -23,13 +17,9 @@ if TYPE_CHECKING:
 
 def write_measured(console: Console, recording: Recording) -> None:
     """A line for each benchmark: time, throughput, share of the device's peak, memory."""
+    columns = ("benchmark", "median", "tokens/s", "of peak", "memory")
     console.print(headline(recording))
-    console.print(
-        table(
-            ("benchmark", "median", "tokens/s", "of peak", "memory"),
-            shortened(measured_rows(recording)),
-        )
-    )
+    console.print(table(columns, measured_rows(recording)))
 
 
 def write_comparison(console: Console, comparison: Comparison) -> None:
@@ -38,41 +28,31 @@ def write_comparison(console: Console, comparison: Comparison) -> None:
     if comparison.refusal:
         console.print(f"  not compared: {comparison.refusal}")
         return
-    rows = compared_rows(comparison)
-    told = common_setting([row[0] for row in rows])
+    told = common_setting([one.name for one in comparison.benchmarks])
     if told:
         console.print(f"  {told}")
-    console.print(table(("benchmark", "finding", "head / base", ""), shortened(rows)))
+    console.print(table(("benchmark", "finding", "head / base", ""), compared_rows(comparison)))
 
 
 def write_power(console: Console, found: PowerReport) -> None:
     """How often each slow-down was found, and what was confirmed end to end."""
-    draws = found.rates[0].draws if found.rates else 0
-    columns = (
-        "benchmark",
-        "slowed by",
-        "measured",
-        "pairs vary by",
-        f"found of {draws:,}",
-        "bounds",
-    )
-    console.print(table(columns, shortened(power_rows(found.rates))))
+    draws = f"found of {found.rates[0].draws if found.rates else 0:,}"
+    columns = ("benchmark", "slowed by", "measured", "pairs vary by", draws, "bounds")
+    console.print(table(columns, power_rows(found.rates)))
     for share, recorded in too_few(found.recorded, found.pairs).items():
         console.print(
             f"  slowed by {100 * share:g} %: {recorded} pairs, too few for a comparison of "
             f"{found.pairs} (interrupted)"
         )
-    if found.memory is not None:
+    if memory := found.memory:
         console.print(
-            f"  {found.memory['injectedBytes']:,} bytes more were found in "
-            f"{found.memory['found']} of "
-            f"{found.memory['of']} benchmarks"
+            f"  {memory['injectedBytes']:,} bytes more were found in {memory['found']} of "
+            f"{memory['of']} benchmarks"
         )
     for one in found.confirmations:
         console.print(
             f"  confirmed, slowed by {100 * one.slowdown:g} %: {one.result}, {len(one.slower)} "
-            f"slower, "
-            f"{one.minutes:g} minutes"
+            f"slower, {one.minutes:g} minutes"
         )
 
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from conformance.bench.report.markdown import summary
+from conformance.bench.report.rows import headline
 from conformance.bench.results.comparison import Comparison
 from conformance.bench.results.stored import VERDICT, Recording
-
-if TYPE_CHECKING:
-    pass
-
-from conformance.bench.report.rows import headline
 
 
 def write_all(

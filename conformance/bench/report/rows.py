@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,30 +16,27 @@ if TYPE_CHECKING:
 
 
 def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
-    """The cells of `write_measured`, from the typical process."""
-    ceilings = recording.ceilings
+    """Time, throughput, share of the device's peak, and memory of each benchmark, from the typical
+    process."""
+    short = labels(recording.names)
     rows: list[tuple[str, ...]] = []
     for name in recording.names:
-        found = recording.typical_benchmark(name)
+        found, peak = recording.typical_benchmark(name), recording.peak_memory(name)
         if found is None:
-            rows.append((name, recording.trouble(name) or "not measured", "", "", ""))
+            rows.append((short[name], recording.trouble(name) or "not measured", "", "", ""))
             continue
-        peak = recording.peak_memory(name)
-        rows.append(
-            (
-                name,
-                seconds(found.seconds),
-                f"{found.facts['tokens_per_second']:,.0f}",
-                _of_peak(found.facts, ceilings),
-                "" if peak is None else size(peak),
-            )
-        )
+        throughput = f"{found.facts['tokens_per_second']:,.0f}"
+        share = _of_peak(found.facts, recording.ceilings)
+        memory = "" if peak is None else size(peak)
+        rows.append((short[name], seconds(found.seconds), throughput, share, memory))
     return rows
 
 
 def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
+    """The finding on each benchmark, head over base, and why; failures first."""
+    short = labels([one.name for one in comparison.benchmarks])
     return [
-        (one.name, str(one.finding), "" if one.ratio is None else f"{one.ratio:.3f}", one.why)
+        (short[one.name], one.finding, "" if one.ratio is None else f"{one.ratio:.3f}", one.why)
         for one in slowest_first(comparison)
     ]
 
@@ -49,62 +45,34 @@ def memory_change(one: Compared) -> str:
     """Head's peak memory, and its change from base."""
     if one.head_bytes is None or one.base_bytes is None:
         return ""
-    more = one.head_bytes - one.base_bytes
-    return (
-        f"{size(one.head_bytes)} ({100 * more / max(one.base_bytes, 1):+.1f} %)"
-        if more
-        else size(one.head_bytes)
-    )
-
-
-def method(comparison: Comparison) -> str:
-    """How the verdict was reached, in a few sentences."""
-    taken = (
-        "of rounds timed in turns"
-        if comparison.paired
-        else "of runs not made in turns, so that changes on the machine between them count too"
-    )
-    stalls = (
-        "; or the same test finds that over 1 % more of head's rounds than of base's take half as "
-        "long again as usual"
-        if comparison.paired
-        else ""
-    )
-    return (
-        f"Slower: a one-sided t test on logarithms {taken}, rejects a slow-down of half a per "
-        f"cent or less, with at most "
-        f"{100 * comparison.level:g} % of false alarms over all benchmarks together "
-        f"(Holm){stalls}. No regression: a slow-down "
-        f"of {100 * math.expm1(comparison.detectable):.3g} % is excluded at 95 %; anything else "
-        f"is inconclusive."
-    )
+    more = 100 * (one.head_bytes - one.base_bytes) / max(one.base_bytes, 1)
+    return size(one.head_bytes) + (f" ({more:+.1f} %)" if more else "")
 
 
 def history_rows(history: History) -> list[tuple[str, ...]]:
     """First and last level of each benchmark, and where it stepped between them."""
     from conformance.bench.results.history import SHORTEST_HISTORY
 
-    return [
-        (
-            name,
-            str(len(rows)),
-            seconds(rows[0]["seconds"]),
-            seconds(rows[-1]["seconds"]),
-            ", ".join(rows[step]["label"] for step in history.steps[name])
-            or (
-                "none" if len(rows) >= SHORTEST_HISTORY else f"too few to tell ({SHORTEST_HISTORY})"
-            ),
-            ", ".join(rows[step]["label"] for step in history.memory_steps[name]) or "none",
+    short = labels(list(history.rows))
+    rows: list[tuple[str, ...]] = []
+    for name, own in history.rows.items():
+        time, memory = (
+            ", ".join(own[step]["label"] for step in steps[name])
+            for steps in (history.steps, history.memory_steps)
         )
-        for name, rows in history.rows.items()
-    ]
+        if not time and len(own) < SHORTEST_HISTORY:
+            time = f"too few to tell ({SHORTEST_HISTORY})"
+        first, last = seconds(own[0]["seconds"]), seconds(own[-1]["seconds"])
+        rows.append((short[name], str(len(own)), first, last, time or "none", memory or "none"))
+    return rows
 
 
 def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
     """How often each slow-down was found; the first row, without one, shows false alarms."""
+    short = labels([rate.benchmark for rate in rates])
     return [
         (
-            rate.benchmark,
+            short[rate.benchmark],
             f"{100 * rate.slowdown:g} %",
             f"{100 * rate.measured:.1f} %",
             f"{100 * rate.deviation:.1f} %",
@@ -115,12 +83,6 @@ def power_rows(rates: Sequence[Rate]) -> list[tuple[str, ...]]:
     ]
 
 
-def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Rows of a table whose first cell is a benchmark, with its short name."""
-    short = labels([row[0] for row in rows])
-    return [(short[row[0]], *row[1:]) for row in rows]
-
-
 def headline(recording: Recording) -> str:
     """The setting that all benchmarks share, the device, and the software that affects speed, in a
     line."""
@@ -129,9 +91,8 @@ def headline(recording: Recording) -> str:
     software = ", ".join(
         f"{name} {packages[name]}" for name in ("torch", "transformers") if name in packages
     )
-    return " on ".join(
-        filter(None, [common_setting(recording.names), f"{device.get('name')}, {software}"])
-    )
+    on = f"{device.get('name')}, {software}"
+    return " on ".join(filter(None, [common_setting(recording.names), on]))
 
 
 def _of_peak(facts: Mapping[str, Any], ceilings: Mapping[str, float]) -> str:

@@ -33,14 +33,12 @@ def why_not_comparable(
     """The difference between two recordings that makes a comparison meaningless; None if there is
     none."""
     runs = [*base.runs, *head.runs]
-    environments = [run.environment for run in runs]
-    changed = _differences(*(environment.get("device", {}) for environment in environments))
-    if changed:
+    devices = [run.environment.get("device", {}) for run in runs]
+    if changed := _differences(*devices):
         return f"they were taken on different devices ({changed})"
-    if any(environment.get("device", {}).get("mig") for environment in environments):
+    if any(device.get("mig") for device in devices):
         return "a MIG slice shares its memory bandwidth with others: time whole devices"
-    changed = _differences(*map(_asked, runs))
-    if changed:
+    if changed := _differences(*map(_asked, runs)):
         return f"their requests differ ({changed}): record them alike"
     changed = environment_change(base, head)
     if changed and not allow_environment_change:
@@ -71,15 +69,10 @@ def _asked(run: Run) -> dict[str, Any]:
 
 def _differences(*tables: Mapping[str, Any]) -> str:
     """What differs between the tables; None stands for unknown."""
-    names = sorted({name for table in tables for name in table})
-    known = {
-        name: list(
-            dict.fromkeys(
-                str(value) for table in tables if (value := table.get(name, "absent")) is not None
-            )
-        )
-        for name in names
-    }
-    return ", ".join(
-        f"{name} {' and '.join(values)}" for name, values in known.items() if len(values) > 1
-    )
+    told = []
+    for name in sorted({name for table in tables for name in table}):
+        values = (table.get(name, "absent") for table in tables)
+        known = dict.fromkeys(str(value) for value in values if value is not None)
+        if len(known) > 1:
+            told.append(f"{name} {' and '.join(known)}")
+    return ", ".join(told)

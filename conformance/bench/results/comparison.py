@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, NamedTuple
@@ -29,6 +29,8 @@ from conformance.bench.results.stored import Benchmark, Recording
 from conformance.bench.units import size
 
 NO_REGRESSION, REGRESSION, INCONCLUSIVE = 0, 1, 2
+_RESULTS = ("NO REGRESSION", "REGRESSION", "INCONCLUSIVE")
+"""In words, by exit status."""
 MEMORY_SLACK = 0.001
 """Memory is counted, not sampled: more than this share above base's counts as more."""
 STALL = 1.5
@@ -90,7 +92,6 @@ class Comparison:
     head: str
     benchmarks: tuple[Compared, ...]
     detectable: float
-    level: float
     refusal: str | None = None
     paired: bool = True
     environment_change: str = ""
@@ -100,20 +101,13 @@ class Comparison:
         found = {compared.finding.exit_status for compared in self.benchmarks}
         if REGRESSION in found:
             return REGRESSION
-        nothing_compared = not any(compared.ratio is not None for compared in self.benchmarks)
-        return (
-            INCONCLUSIVE
-            if self.refusal or INCONCLUSIVE in found or nothing_compared
-            else NO_REGRESSION
-        )
+        nothing_compared = all(compared.ratio is None for compared in self.benchmarks)
+        unknown = self.refusal or INCONCLUSIVE in found or nothing_compared
+        return INCONCLUSIVE if unknown else NO_REGRESSION
 
     @property
     def result(self) -> str:
-        return {
-            NO_REGRESSION: "NO REGRESSION",
-            REGRESSION: "REGRESSION",
-            INCONCLUSIVE: "INCONCLUSIVE",
-        }[self.exit_status]
+        return _RESULTS[self.exit_status]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -121,7 +115,7 @@ class Comparison:
             "base": self.base,
             "head": self.head,
             "detectable": math.expm1(self.detectable),
-            "falseAlarms": self.level,
+            "falseAlarms": FALSE_ALARMS,
             "refusal": self.refusal,
             "inTurns": self.paired,
             "environmentChange": self.environment_change or None,
@@ -135,56 +129,47 @@ def compare(
     *,
     paired: bool,
     detectable: float = DETECTABLE,
-    level: float = FALSE_ALARMS,
     allow_environment_change: bool = False,
 ) -> Comparison:
     """Compare `head` with `base`, run by run if they were made in turns (`paired`).
 
     `detectable` is the logarithm of the ratio that must be excluded before a benchmark counts as
-    unchanged; `level` bounds the probability of a false alarm over all benchmarks together.
+    unchanged; `FALSE_ALARMS` bounds the probability of a false alarm over all benchmarks together.
     Recordings of different devices or requests are refused, and of different software unless that
     is allowed.
     """
     refusal = why_not_comparable(base, head, allow_environment_change=allow_environment_change)
     changed = environment_change(base, head)
+    told = Comparison(base.label, head.label, (), detectable, refusal, paired, changed)
     if refusal:
-        return Comparison(base.label, head.label, (), detectable, level, refusal, paired, changed)
+        return told
     names = list(dict.fromkeys([*base.names, *head.names]))
-    tests = {
-        name: test for name in names if (test := _tested(base, head, name, paired)) is not None
-    }
-    slower = called_slower(tests, level)
-    judged_together = sum(1 if test.stalls is None else 2 for test in tests.values())
-
-    def hint(test: Slowdown) -> str:
-        needed = pairs_needed(test.deviation, judged_together, detectable=detectable, level=level)
-        if paired:
-            return (
-                f"about {needed} pairs would tell (--pairs)"
-                if needed
-                else "use a quieter machine, or a larger --detect"
-            )
-        of_each = f"about {needed}" if needed else "thousands of"
-        return (
-            f"it would take {of_each} runs of each (bench run --runs), or two commits compared "
-            f"in turns"
-        )
+    tests = {name: _tests(base, head, name, paired) for name in names}
+    slower = called_slower(tests)
+    judged_together = sum(map(len, tests.values()))
 
     def judged(name: str) -> Compared:
-        test = tests.get(name)
+        time, hint = tests[name].get("time"), ""
+        if time is not None:
+            hint = _hint(pairs_needed(time.deviation, judged_together, detectable), paired)
         return _unmeasured(name, base, head) or _measured(
-            name,
-            base,
-            head,
-            test,
-            slower=slower.get(name, ""),
-            detectable=detectable,
-            hint=hint(test.time) if test else "",
+            name, base, head, time, slower.get(name, ""), detectable, hint
         )
 
-    return Comparison(
-        base.label, head.label, tuple(map(judged, names)), detectable, level, None, paired, changed
-    )
+    return replace(told, benchmarks=tuple(map(judged, names)))
+
+
+def _hint(needed: int | None, paired: bool) -> str:
+    """What would make an inconclusive finding conclusive."""
+    if not paired:
+        of_each = f"about {needed}" if needed else "thousands of"
+        return (
+            f"it would take {of_each} runs of each (bench run --runs), or two commits compared in "
+            f"turns"
+        )
+    if not needed:
+        return "use a quieter machine, or a larger --detect"
+    return f"about {needed} pairs would tell (--pairs)"
 
 
 class Pair(NamedTuple):
@@ -197,63 +182,49 @@ class Pair(NamedTuple):
     mean: float
 
 
-@dataclass(frozen=True)
-class Tested:
-    """The tests of a benchmark: of the time of its rounds, and of the share of rounds that stall.
+Tests = Mapping[str, Slowdown]
+"""The tests of a benchmark: of the `time` of its rounds, and of the share of rounds that stall.
 
-    `stalls` is None if it cannot be judged: for runs not made in turns, for few pairs, and if head
-    takes less time overall.
-    """
-
-    time: Slowdown
-    stalls: Slowdown | None
+`stalls` is absent if it cannot be judged: for runs not made in turns, for few pairs, and if head
+takes less time overall. Fewer than two runs leave both out.
+"""
 
 
-def tested(pairs: Sequence[Pair]) -> Tested:
-    """Both tests of a benchmark, from at least two pairs."""
+def tests_of(pairs: Sequence[Pair]) -> Tests:
+    """Both tests of a benchmark, from the pairs that measured it."""
+    if len(pairs) < 2:
+        return {}
     time = slowdown([pair.logarithm for pair in pairs])
     # A head that takes less time overall although it stalls has made a good trade.
     if len(pairs) < STALL_PAIRS or statistics.fmean(pair.mean for pair in pairs) <= 0:
-        return Tested(time, None)
-    stalls = slowdown(
-        [pair.stalls for pair in pairs], negligible=FEW_STALLS, least_deviation=FEW_STALLS
-    )
-    return Tested(time, stalls)
+        return {"time": time}
+    stalls = slowdown([pair.stalls for pair in pairs], FEW_STALLS, least_deviation=FEW_STALLS)
+    return {"time": time, "stalls": stalls}
 
 
-def called_slower(tests: Mapping[str, Tested], level: float = FALSE_ALARMS) -> dict[str, str]:
+def called_slower(tests: Mapping[str, Tests]) -> dict[str, str]:
     """The benchmarks that are slower, and by how much in words; all tests together raise a false
-    alarm with probability `level`."""
-    probabilities = {(name, "time"): test.time.probability for name, test in tests.items()}
-    probabilities |= {
-        (name, "stalls"): test.stalls.probability
-        for name, test in tests.items()
-        if test.stalls is not None
-    }
-    refused = holm(probabilities, level)
-
-    def words(name: str, test: Tested) -> str:
-        told = []
-        if (name, "time") in refused:
-            told.append(f"{_percent(test.time.estimate)} slower (p = {test.time.probability:.2g})")
-        if test.stalls is not None and (name, "stalls") in refused:
-            more = f"{100 * test.stalls.estimate:.1f} % more of its rounds stall"
-            told.append(f"{more} (p = {test.stalls.probability:.2g})")
-        return ", and ".join(told)
-
-    return {name: told for name, test in tests.items() if (told := words(name, test))}
+    alarm with probability `FALSE_ALARMS`."""
+    every = {(name, what): test for name, own in tests.items() for what, test in own.items()}
+    refused = holm({key: test.probability for key, test in every.items()})
+    found: dict[str, list[str]] = {}
+    for (name, what), test in every.items():
+        if (name, what) in refused:
+            more = f"{_percent(test.estimate)} slower"
+            if what == "stalls":
+                more = f"{100 * test.estimate:.1f} % more of its rounds stall"
+            found.setdefault(name, []).append(f"{more} (p = {test.probability:.2g})")
+    return {name: ", and ".join(told) for name, told in found.items()}
 
 
-def _tested(base: Recording, head: Recording, name: str, paired: bool) -> Tested | None:
+def _tests(base: Recording, head: Recording, name: str, paired: bool) -> Tests:
     if paired:
-        pairs = pairs_of(base, head, name)
-        return tested(pairs) if len(pairs) > 1 else None
+        return tests_of(pairs_of(base, head, name))
     before, after = (
-        [math.log(value) for value in side.seconds(name) if value] for side in (base, head)
+        [math.log(one.seconds) for one in side.measured(name)] for side in (base, head)
     )
-    return (
-        Tested(unpaired_slowdown(before, after), None) if min(len(before), len(after)) > 1 else None
-    )
+    few = min(len(before), len(after)) < 2
+    return {} if few else {"time": unpaired_slowdown(before, after)}
 
 
 def pairs_of(base: Recording, head: Recording, name: str) -> list[Pair]:
@@ -284,35 +255,32 @@ def _pair(base: Benchmark, head: Benchmark) -> Pair:
 
 def _unmeasured(name: str, base: Recording, head: Recording) -> Compared | None:
     """The finding on a benchmark that one of the two did not measure; None if both did."""
-    had, has = (any(recording.seconds(name)) for recording in (base, head))
+    had, has = (bool(recording.measured(name)) for recording in (base, head))
     if had and has:
         return None
     before, after = (recording.trouble(name) or "" for recording in (base, head))
-    base_alone, head_alone = before.startswith("alone"), after.startswith("alone")
+    gone = name not in head.names
     only_there = f"{base.label} has it, {head.label} does not: renamed or removed"
     only_here = (
         f"nothing to compare it with: in {base.label} {before or 'there is no such benchmark'}"
     )
     # A benchmark that failed in base may have existed there; one without room or attention did not.
     new = Finding.INCONCLUSIVE if before.startswith("failed") else Finding.NEW
-    return _first(
-        name,
-        (
-            (has or head_alone, new, only_here),
-            (name not in head.names and (had or base_alone), Finding.MISSING, only_there),
-            (name not in head.names, Finding.INCONCLUSIVE, f"in {base.label} {before}"),
-            (had or name not in base.names, Finding.BROKEN, f"in {head.label} {after}"),
-            (True, Finding.INCONCLUSIVE, f"in both {after}"),
-        ),
+    table = (
+        (has or after.startswith("alone"), new, only_here),
+        (gone and (had or before.startswith("alone")), Finding.MISSING, only_there),
+        (gone, Finding.INCONCLUSIVE, f"in {base.label} {before}"),
+        (had or name not in base.names, Finding.BROKEN, f"in {head.label} {after}"),
+        (True, Finding.INCONCLUSIVE, f"in both {after}"),
     )
+    return Compared(name, *_first(table))
 
 
 def _measured(
     name: str,
     base: Recording,
     head: Recording,
-    tests: Tested | None,
-    *,
+    test: Slowdown | None,
     slower: str,
     detectable: float,
     hint: str,
@@ -326,15 +294,14 @@ def _measured(
     trouble = base.trouble(name) or head.trouble(name)
     more = _more_memory(before, after)
     recorded_in = [side.label for side, peak in ((base, before), (head, after)) if peak is not None]
-    test = tests.time if tests else None
     at_most, estimate = (math.inf, 0.0) if test is None else (test.at_most, test.estimate)
     table = (
         (trouble, Finding.INCONCLUSIVE, f"disturbed: {trouble}"),
         (slower, Finding.SLOWER, f"{slower}, and {more}" if more else slower),
         (more, Finding.HUNGRIER, more),
-        (len(recorded_in) == 1, Finding.INCONCLUSIVE, f"memory was recorded in "
-            f"{''.join(recorded_in)} alone"),
         (not recorded_in, Finding.INCONCLUSIVE, "memory was recorded in neither"),
+        (len(recorded_in) == 1, Finding.INCONCLUSIVE,
+         f"memory was recorded in {''.join(recorded_in)} alone"),
         (test is None, Finding.INCONCLUSIVE,
          "one run does not show how much runs vary: record several of each (bench run --runs)"),
         (at_most > detectable, Finding.INCONCLUSIVE,
@@ -342,26 +309,21 @@ def _measured(
         (at_most < -NEGLIGIBLE, Finding.FASTER, f"{-100 * math.expm1(estimate):.1f} % less time"),
         (True, Finding.SAME, f"at most {_percent(max(at_most, 0.0))} slower"),
     )  # fmt: skip
-    numbers: dict[str, Any] = {
-        "base_seconds": base.typical(name),
-        "head_seconds": head.typical(name),
-        "base_bytes": before,
-        "head_bytes": after,
-    }
-    if test is not None:
-        numbers |= {
-            "ratio": math.exp(test.estimate),
-            "at_most": math.exp(test.at_most),
-            "deviation": test.deviation,
-            "probability": test.probability,
-            "pairs": test.pairs,
-        }
-    return replace(_first(name, table), **numbers)
+    compared = Compared(
+        name, *_first(table), base_seconds=base.typical(name), head_seconds=head.typical(name),
+        base_bytes=before, head_bytes=after,
+    )  # fmt: skip
+    if test is None:
+        return compared
+    return replace(
+        compared, ratio=math.exp(estimate), at_most=math.exp(at_most), deviation=test.deviation,
+        probability=test.probability, pairs=test.pairs,
+    )  # fmt: skip
 
 
-def _first(name: str, table: Sequence[tuple[object, Finding, str]]) -> Compared:
-    """The first row of (when, finding, why) that holds; one must."""
-    return next(Compared(name, finding, why) for when, finding, why in table if when)
+def _first(table: Sequence[tuple[object, Finding, str]]) -> tuple[Finding, str]:
+    """The finding, and why, of the first row of (when, finding, why) that holds; one must."""
+    return next((finding, why) for when, finding, why in table if when)
 
 
 def _more_memory(before: int | None, after: int | None) -> str:
@@ -381,9 +343,8 @@ def _percent(logarithm: float) -> str:
 
 def head_failed(base: str, head: str, why: str, detectable: float = DETECTABLE) -> Comparison:
     """The verdict if head's process died before it measured anything."""
-    return Comparison(
-        base, head, (Compared("head", Finding.BROKEN, why),), detectable, FALSE_ALARMS
-    )
+    broken = Compared("head", Finding.BROKEN, why)
+    return Comparison(base, head, (broken,), detectable)
 
 
 def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:
@@ -393,15 +354,14 @@ def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:
         f"{missing} pairs lack one run or both: the comparison was interrupted, or one of its "
         f"processes failed"
     )
-    return replace(
-        comparison,
-        benchmarks=(*comparison.benchmarks, Compared("other pairs", Finding.INCONCLUSIVE, why)),
-    )
+    others = Compared("other pairs", Finding.INCONCLUSIVE, why)
+    return replace(comparison, benchmarks=(*comparison.benchmarks, others))
 
 
-def slowest_first(comparison: Comparison) -> Iterator[Compared]:
+def slowest_first(comparison: Comparison) -> list[Compared]:
     """Failures first, then inconclusive findings, then the rest; the slowest of each first."""
-    order = {REGRESSION: 0, INCONCLUSIVE: 1, NO_REGRESSION: 2}
-    yield from sorted(
-        comparison.benchmarks, key=lambda one: (order[one.finding.exit_status], -(one.ratio or 0.0))
+    order = (REGRESSION, INCONCLUSIVE, NO_REGRESSION)
+    return sorted(
+        comparison.benchmarks,
+        key=lambda one: (order.index(one.finding.exit_status), -(one.ratio or 0.0)),
     )

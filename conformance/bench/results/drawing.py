@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from conformance.bench.results.comparison import Pair, called_slower, tested
+from conformance.bench.results.comparison import Pair, called_slower, tests_of
 from conformance.errors import CannotAssess
 from conformance.rates import rate_bounds
 
@@ -60,9 +60,6 @@ class Confirmation:
     slower: tuple[str, ...]
     minutes: float
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class PowerReport:
@@ -81,10 +78,10 @@ class PowerReport:
             "environment": self.environment,
             "pairs": self.pairs,
             "rates": [rate.as_json() for rate in self.rates],
-            "confirmations": [one.as_json() for one in self.confirmations],
+            "confirmations": [asdict(one) for one in self.confirmations],
             "memory": self.memory,
             "tooFewPairs": {
-                str(share): found for share, found in too_few(self.recorded, self.pairs).items()
+                str(share): most for share, most in too_few(self.recorded, self.pairs).items()
             },
             "logarithms": self._of_every_pair("logarithm"),
             "stalls": self._of_every_pair("stalls"),
@@ -94,16 +91,14 @@ class PowerReport:
     def _of_every_pair(self, what: str) -> dict[str, Any]:
         """One number of every pair, by slow-down and benchmark; pairs measured together share a
         list."""
-        return {
-            str(share): [
-                {
-                    name: [round(getattr(pair, what), 6) for pair in own]
-                    for name, own in together.items()
-                }
-                for together in every
-            ]
-            for share, every in self.recorded.items()
-        }
+
+        def numbers(together: Together) -> dict[str, list[float]]:
+            return {
+                name: [round(getattr(pair, what), 6) for pair in own]
+                for name, own in together.items()
+            }
+
+        return {str(share): [*map(numbers, every)] for share, every in self.recorded.items()}
 
 
 def rates(
@@ -140,17 +135,23 @@ def rates(
         values = {
             name: [pair.logarithm for group in groups for pair in group[name]] for name in names
         }
-        found = _drawn(groups, names, pairs, draws, source)
-        everything = [value for own in values.values() for value in own]
-        for name in names if share else [_ANY]:
-            measured = values.get(name, everything)
+        found: Counter[str] = Counter()
+        for _ in range(draws):
+            group = source.choice(groups)
+            chosen = source.choices(range(_pairs_in(group)), k=pairs)
+            drawn = {name: tests_of([group[name][pair] for pair in chosen]) for name in names}
+            slower = called_slower(drawn)
+            found.update([*slower, _ANY] if slower else ())
+        if not share:
+            values = {_ANY: [value for own in values.values() for value in own]}
+        for name, measured in values.items():
             lower, upper = rate_bounds(found[name], draws)
             yield Rate(
                 benchmark=name,
                 slowdown=share,
                 measured=math.expm1(statistics.fmean(measured)),
                 deviation=statistics.stdev(measured),
-                recorded=len(measured) if share else len(measured) // len(values),
+                recorded=len(measured) // (1 if share else len(names)),
                 pairs=pairs,
                 draws=draws,
                 together=len(groups),
@@ -158,22 +159,6 @@ def rates(
                 at_least=lower,
                 at_most=upper,
             )
-
-
-def _drawn(
-    groups: Sequence[Together], names: Sequence[str], pairs: int, draws: int, source: random.Random
-) -> Counter[str]:
-    """The number of drawn comparisons that call each benchmark slower, and that call any slower."""
-    found: Counter[str] = Counter()
-    for _ in range(draws):
-        group = source.choice(groups)
-        chosen = source.choices(range(_pairs_in(group)), k=pairs)
-        slower = called_slower(
-            {name: tested([group[name][pair] for pair in chosen]) for name in names}
-        )
-        found.update(slower.keys())
-        found[_ANY] += bool(slower)
-    return found
 
 
 def too_few(recorded: Mapping[float, Sequence[Together]], pairs: int) -> dict[float, int]:

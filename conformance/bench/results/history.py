@@ -55,8 +55,7 @@ def history(places: Sequence[Path]) -> History:
         if refusal:
             raise InvalidResults(f"{other.label} and {first.label} share no history: {refusal}")
     names = dict.fromkeys(name for recording in recordings for name in recording.names)
-    rows = {name: _rows(recordings, name) for name in names}
-    rows = {name: found for name, found in rows.items() if found}
+    rows = {name: found for name in names if (found := _rows(recordings, name))}
     return History(
         tuple(recordings),
         rows,
@@ -103,9 +102,8 @@ def _clearest(levels: Any) -> tuple[int, int, float]:
     )
     inside, outside = np.maximum(inside, 1), np.maximum(outside, 1)
     # The part of the sum of squares about the mean that the two levels account for.
-    between = np.where(
-        long_enough, (sums[end] - sums[begin]) ** 2 * count / (inside * outside), 0.0
-    )
+    squares = (sums[end] - sums[begin]) ** 2 * count / (inside * outside)
+    between = np.where(long_enough, squares, 0.0)
     where = np.unravel_index(int(between.argmax()), between.shape)
     told = float(between[where])
     # Differences finer than this do not count: recordings that are all the same have no steps.
@@ -134,31 +132,25 @@ def _memory_steps(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 def _labels(places: Sequence[Path]) -> dict[Path, str]:
     """The end of each path, just long enough to tell the places apart."""
     parts = {
-        place: (
-            *place.resolve().parent.parts[1:],
-            place.stem if place.suffix == ".json" else place.name,
-        )
+        place: (*place.resolve().parent.parts[1:], place.name.removesuffix(".json"))
         for place in places
     }
     for length in range(1, max(map(len, parts.values())) + 1):
         labels = {place: "/".join(own[-length:]) for place, own in parts.items()}
         if len({*labels.values()}) == len(labels):
-            return labels
+            break
     return labels
 
 
 def _rows(recordings: Sequence[Recording], name: str) -> list[dict[str, Any]]:
-    rows = []
-    for recording in recordings:
-        seconds = [value for value in recording.seconds(name) if value]
-        if seconds:
-            rows.append(
-                {
-                    "label": recording.label,
-                    "recorded": recording.runs[0].recorded,
-                    "seconds": math.exp(statistics.fmean(math.log(value) for value in seconds)),
-                    "peak_memory_bytes": recording.peak_memory(name),
-                    "runs": len(seconds),
-                }
-            )
-    return rows
+    return [
+        {
+            "label": recording.label,
+            "recorded": recording.runs[0].recorded,
+            "seconds": math.exp(statistics.fmean(math.log(one.seconds) for one in measured)),
+            "peak_memory_bytes": recording.peak_memory(name),
+            "runs": len(measured),
+        }
+        for recording in recordings
+        if (measured := recording.measured(name))
+    ]

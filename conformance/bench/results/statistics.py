@@ -23,18 +23,7 @@ FALSE_ALARMS = 0.001
 together."""
 MISSES = 0.05
 """How often a slow-down of `DETECTABLE` may be missed, for each benchmark."""
-_PAIRS = (
-    *range(4, 30, 2),
-    *range(30, 60, 6),
-    *range(60, 100, 10),
-    100,
-    120,
-    150,
-    200,
-    300,
-    500,
-    1000,
-)
+_PAIRS = (*range(4, 30, 2), *range(30, 60, 6), *range(60, 101, 10), 120, 150, 200, 300, 500, 1000)
 """Numbers of pairs to suggest: even, so that each version begins as often as the other."""
 Name = TypeVar("Name", bound=Hashable)
 
@@ -46,9 +35,8 @@ def student_tail(t: float, degrees: float) -> float:
     # Comes with torch, by way of sympy; heavy, and not needed by every command.
     import mpmath
 
-    half = 0.5 * float(
-        mpmath.betainc(degrees / 2, 0.5, 0, degrees / (degrees + t * t), regularized=True)
-    )
+    inside = degrees / (degrees + t * t)
+    half = 0.5 * float(mpmath.betainc(degrees / 2, 0.5, 0, inside, regularized=True))
     return half if t > 0 else 1 - half
 
 
@@ -60,9 +48,8 @@ def student_quantile(probability: float, degrees: float) -> float:
     low, high = -1e3, 1e3
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (
-            (middle, high) if student_tail(middle, degrees) > 1 - probability else (low, middle)
-        )
+        below = student_tail(middle, degrees) > 1 - probability
+        low, high = (middle, high) if below else (low, middle)
     return (low + high) / 2
 
 
@@ -94,9 +81,8 @@ def centre(values: Sequence[float]) -> float:
     clusters of equal size, and a median falls anywhere in the gap between them. Interrupted rounds
     sway this estimate little up to a quarter of all (it breaks down at 29 %, a median at half).
     """
-    return statistics.median(
-        (one + other) / 2 for one, other in combinations_with_replacement(values, 2)
-    )
+    two = combinations_with_replacement(values, 2)
+    return statistics.median((one + other) / 2 for one, other in two)
 
 
 @dataclass(frozen=True)
@@ -116,10 +102,7 @@ class Slowdown:
 
 
 def slowdown(
-    logarithms: Sequence[float],
-    negligible: float = NEGLIGIBLE,
-    misses: float = MISSES,
-    least_deviation: float = 0.0,
+    logarithms: Sequence[float], negligible: float = NEGLIGIBLE, least_deviation: float = 0.0
 ) -> Slowdown:
     """Student's paired test on the logarithms of head over base, one per pair.
 
@@ -133,45 +116,28 @@ def slowdown(
     if pairs < 2:
         raise ValueError(f"{pairs} pairs of runs have no deviation: at least two are needed")
     deviation = max(statistics.stdev(logarithms), least_deviation)
-    return _tested(statistics.fmean(logarithms), deviation, pairs, pairs - 1, negligible, misses)
+    return _tested(statistics.fmean(logarithms), deviation, pairs, pairs - 1, negligible)
 
 
 def unpaired_slowdown(
-    base: Sequence[float],
-    head: Sequence[float],
-    negligible: float = NEGLIGIBLE,
-    misses: float = MISSES,
+    base: Sequence[float], head: Sequence[float], negligible: float = NEGLIGIBLE
 ) -> Slowdown:
     """Welch's test on logarithms of times, for runs that were not paired (Biometrika 34, 1947).
 
     Raises:
         ValueError: for fewer than two runs of either.
     """
-    if min(len(base), len(head)) < 2:
+    pairs = min(len(base), len(head))
+    if pairs < 2:
         raise ValueError(
             f"{len(base)} and {len(head)} runs cannot be compared: it takes at least two of each "
             f"to see how much runs vary"
         )
-    variances = [statistics.variance(side) / len(side) for side in (base, head)]
-    error = sum(variances)
-    degrees = (
-        error**2
-        / sum(
-            variance**2 / (len(side) - 1)
-            for variance, side in zip(variances, (base, head), strict=True)
-        )
-        if error
-        else 1.0
-    )
-    pairs = min(len(base), len(head))
-    return _tested(
-        statistics.fmean(head) - statistics.fmean(base),
-        math.sqrt(error * pairs),
-        pairs,
-        degrees,
-        negligible,
-        misses,
-    )
+    errors = [(statistics.variance(side) / len(side), len(side) - 1) for side in (base, head)]
+    error = sum(own for own, _ in errors)
+    degrees = error**2 / sum(own**2 / free for own, free in errors) if error else 1.0
+    estimate = statistics.fmean(head) - statistics.fmean(base)
+    return _tested(estimate, math.sqrt(error * pairs), pairs, degrees, negligible)
 
 
 def holm(probabilities: Mapping[Name, float], level: float = FALSE_ALARMS) -> set[Name]:
@@ -189,8 +155,6 @@ def holm(probabilities: Mapping[Name, float], level: float = FALSE_ALARMS) -> se
 def pairs_needed(
     deviation: float,
     benchmarks: int = 1,
-    *,
-    negligible: float = NEGLIGIBLE,
     detectable: float = DETECTABLE,
     level: float = FALSE_ALARMS,
     misses: float = MISSES,
@@ -199,24 +163,18 @@ def pairs_needed(
     None for more than a thousand."""
 
     def enough(pairs: int) -> bool:
-        t = student_quantile(1 - level / benchmarks, pairs - 1) + student_quantile(
-            1 - misses, pairs - 1
-        )
-        return t * deviation / math.sqrt(pairs) <= detectable - negligible
+        t = sum(student_quantile(1 - miss, pairs - 1) for miss in (level / benchmarks, misses))
+        return t * deviation / math.sqrt(pairs) <= detectable - NEGLIGIBLE
 
     return next((pairs for pairs in _PAIRS if enough(pairs)), None)
 
 
 def _tested(
-    estimate: float, deviation: float, pairs: int, degrees: float, negligible: float, misses: float
+    estimate: float, deviation: float, pairs: int, degrees: float, negligible: float
 ) -> Slowdown:
     error = deviation / math.sqrt(pairs)
     if error == 0:
         return Slowdown(pairs, estimate, 0.0, 0.0 if estimate > negligible else 1.0, estimate)
-    return Slowdown(
-        pairs,
-        estimate,
-        deviation,
-        student_tail((estimate - negligible) / error, degrees),
-        estimate + student_quantile(1 - misses, degrees) * error,
-    )
+    probability = student_tail((estimate - negligible) / error, degrees)
+    at_most = estimate + student_quantile(1 - MISSES, degrees) * error
+    return Slowdown(pairs, estimate, deviation, probability, at_most)

@@ -9,29 +9,20 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from conformance.bench.points import is_among
 from conformance.errors import CannotAssess
 
 SCHEMA = 1
 """The version of stored results that this release writes and reads."""
+_AGAIN = "record it again with `conformance bench run`"
 VERDICT = "verdict.json"
 """The file with a comparison's verdict, in the same folder as its runs."""
 
-_FACTS = {
-    "workload",
-    "batch",
-    "tokens",
-    "tokens_per_second",
-    "flops",
-    "bytes_read",
-    "flops_per_second",
-}
+_RATES = ("tokens_per_second", "flops", "bytes_read", "flops_per_second")
+_FACTS = {"workload", "batch", "tokens", *_RATES}
 """What every benchmark records besides its times."""
-
-
-_Told = TypeVar("_Told")
 
 
 class InvalidResults(CannotAssess):
@@ -41,33 +32,21 @@ class InvalidResults(CannotAssess):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One point of one process: the median time of a round, the peak memory, and pytest-benchmark's
-    entry."""
+    """One point of one process: the median time of a round, and the peak memory.
+
+    `rounds` are the seconds of every round that counted, of all rounds if the process took turns;
+    `in_turns` says whether each was timed next to the same round of another process, `left_out` how
+    many passed before the benchmark ran steadily. `facts` is what we recorded besides the times:
+    workload, attention, rates, clocks.
+    """
 
     name: str
     seconds: float
     peak_memory: int | None
-    entry: Mapping[str, Any] = field(repr=False, compare=False)
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What we recorded besides the times: workload, attention, rates, clocks."""
-        return self.entry.get("extra_info", {})
-
-    @property
-    def rounds(self) -> list[float]:
-        """Seconds of every round that counted; of all rounds if the process took turns."""
-        return [float(value) for value in self.entry.get("stats", {}).get("data", [])]
-
-    @property
-    def in_turns(self) -> bool:
-        """Whether each round was timed next to the same round of another process."""
-        return bool(self.facts.get("in_turns"))
-
-    @property
-    def left_out(self) -> int:
-        """How many rounds passed before the benchmark ran steadily."""
-        return int(self.facts.get("rounds_left_out", 0))
+    rounds: Sequence[float] = field(repr=False)
+    in_turns: bool
+    left_out: int
+    facts: Mapping[str, Any] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -90,16 +69,11 @@ class Run:
 
     def only(self, wanted: Callable[[str], bool]) -> Run:
         """The run with only the benchmarks whose names are wanted."""
-
-        def kept(part: Mapping[str, _Told]) -> dict[str, _Told]:
-            return {name: told for name, told in part.items() if wanted(name)}
-
-        return replace(
-            self,
-            benchmarks=kept(self.benchmarks),
-            unmeasured=kept(self.unmeasured),
-            disturbed=kept(self.disturbed),
-        )
+        kept: dict[str, Any] = {
+            part: {name: told for name, told in getattr(self, part).items() if wanted(name)}
+            for part in ("benchmarks", "unmeasured", "disturbed")
+        }
+        return replace(self, **kept)
 
 
 @dataclass(frozen=True)
@@ -112,15 +86,17 @@ class Recording:
     @property
     def names(self) -> list[str]:
         """Every benchmark that any run was to measure."""
-        return list(
-            dict.fromkeys(name for run in self.runs for name in (*run.benchmarks, *run.unmeasured))
-        )
+        names = (name for run in self.runs for name in (*run.benchmarks, *run.unmeasured))
+        return list(dict.fromkeys(names))
+
+    def measured(self, name: str) -> list[Benchmark]:
+        """The benchmark in each run that measured it."""
+        return [run.benchmarks[name] for run in self.runs if name in run.benchmarks]
 
     def seconds(self, name: str) -> list[float | None]:
         """The median of each run, None if it measured nothing."""
-        return [
-            run.benchmarks[name].seconds if name in run.benchmarks else None for run in self.runs
-        ]
+        found = (run.benchmarks.get(name) for run in self.runs)
+        return [one.seconds if one else None for one in found]
 
     @property
     def ceilings(self) -> Mapping[str, float]:
@@ -131,15 +107,12 @@ class Recording:
     def typical_benchmark(self, name: str) -> Benchmark | None:
         """The benchmark in the median process; of an even number, in the slower of the middle
         two."""
-        found = sorted(
-            (run.benchmarks[name] for run in self.runs if name in run.benchmarks),
-            key=lambda one: one.seconds,
-        )
+        found = sorted(self.measured(name), key=lambda one: one.seconds)
         return found[len(found) // 2] if found else None
 
     def typical(self, name: str) -> float | None:
         """The median of the runs' times."""
-        found = [value for value in self.seconds(name) if value]
+        found = [one.seconds for one in self.measured(name)]
         return statistics.median(found) if found else None
 
     def only(self, targets: Sequence[str], workloads: Sequence[str]) -> Recording:
@@ -153,25 +126,19 @@ class Recording:
             return is_among(name, targets, workloads)
 
         if not any(map(wanted, self.names)):
-            held = ", ".join(self.names) or "none"
-            raise CannotAssess(
-                f"{self.label} holds no benchmark of {', '.join((*targets, *workloads))}: it "
-                f"holds {held}"
-            )
+            asked, held = ", ".join((*targets, *workloads)), ", ".join(self.names) or "none"
+            raise CannotAssess(f"{self.label} holds no benchmark of {asked}: it holds {held}")
         return Recording(self.label, tuple(run.only(wanted) for run in self.runs))
 
     def peak_memory(self, name: str) -> int | None:
         """The most that any run recorded."""
-        found = [run.benchmarks[name].peak_memory for run in self.runs if name in run.benchmarks]
+        found = [one.peak_memory for one in self.measured(name)]
         return max((peak for peak in found if peak is not None), default=None)
 
     def trouble(self, name: str) -> str | None:
         """Why the benchmark was not measured, or was disturbed, in some run."""
-        for run in self.runs:
-            why = run.unmeasured.get(name) or run.disturbed.get(name)
-            if why:
-                return why
-        return None
+        found = (run.unmeasured.get(name) or run.disturbed.get(name) for run in self.runs)
+        return next(filter(None, found), None)
 
 
 def read(place: Path, label: str = "") -> Recording:
@@ -181,26 +148,18 @@ def read(place: Path, label: str = "") -> Recording:
     Raises:
         InvalidResults: if a file is not a result of ours; the message says what is wrong with it.
     """
+    files = [place]
     if place.is_dir():
         files = sorted(path for path in place.glob("*.json") if path.name != VERDICT)
-        if not files:
-            sides = [
-                side
-                for side in ("runs/base", "runs/head", "base", "head")
-                if (place / side).is_dir()
-            ]
-            raise InvalidResults(
-                f"{place} holds no results of its own: name "
-                f"{' or '.join(str(place / side) for side in sides)}"
-                if sides
-                else f"{place} holds no results: `conformance bench run --out {place}` writes them"
-            )
-    else:
-        files = [place]
-    runs = sorted(
-        (run_of(read_document(path), str(path)) for path in files), key=lambda run: run.recorded
-    )
-    return Recording(label or str(place), tuple(runs))
+    if not files:
+        sides = [place / side for side in ("runs/base", "runs/head", "base", "head")]
+        if found := " or ".join(str(side) for side in sides if side.is_dir()):
+            raise InvalidResults(f"{place} holds no results of its own: name {found}")
+        raise InvalidResults(
+            f"{place} holds no results: `conformance bench run --out {place}` writes them"
+        )
+    runs = [run_of(read_document(path), str(path)) for path in files]
+    return Recording(label or str(place), tuple(sorted(runs, key=lambda run: run.recorded)))
 
 
 def run_of(document: Any, place: str) -> Run:
@@ -210,36 +169,28 @@ def run_of(document: Any, place: str) -> Run:
         InvalidResults: see `read`.
     """
 
-    def wrong(
-        what: str, right: str = "record it again with `conformance bench run`"
-    ) -> InvalidResults:
+    def wrong(what: str, right: str = _AGAIN) -> InvalidResults:
         return InvalidResults(f"{place} {what}: {right}")
 
     if not isinstance(document, dict) or not isinstance(document.get("benchmarks"), list):
         raise wrong("is not a result of pytest-benchmark")
     if "inTurns" in document:
-        raise wrong(
-            "is the verdict of a comparison", "name the runs beside it, `runs/base` or `runs/head`"
-        )
+        beside = "name the runs beside it, `runs/base` or `runs/head`"
+        raise wrong("is the verdict of a comparison", beside)
     ours = document.get("conformance")
     if not isinstance(ours, dict):
         raise wrong("is pytest-benchmark's own, without the environment that a comparison needs")
     schema = ours.get("schema")
     if schema != SCHEMA:
         newer = isinstance(schema, int) and schema > SCHEMA
-        raise wrong(
-            f"has schema {schema!r}, and this release reads {SCHEMA}",
-            "use a newer release" if newer else "record it again with `conformance bench run`",
-        )
+        mend = "use a newer release" if newer else _AGAIN
+        raise wrong(f"has schema {schema!r}, and this release reads {SCHEMA}", mend)
     asked = ours.get("request", {})
     try:
-        benchmarks = {one.name: one for one in map(_benchmark, document["benchmarks"])}
-        points = [
-            (str(point["name"]), str(point["status"]), str(point["why"]))
-            for point in ours["points"]
-        ]
+        keys = ("name", "status", "why")
+        points = [[str(point[key]) for key in keys] for point in ours["points"]]
         return Run(
-            benchmarks=benchmarks,
+            benchmarks={one.name: one for one in map(_benchmark, document["benchmarks"])},
             unmeasured={
                 name: f"{status}: {why}" for name, status, why in points if status != "measured"
             },
@@ -264,25 +215,24 @@ def read_document(path: Path) -> Any:
     except OSError as error:
         raise InvalidResults(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError):
-        raise InvalidResults(
-            f"{path} is not JSON: record it again with `conformance bench run`"
-        ) from None
+        raise InvalidResults(f"{path} is not JSON: {_AGAIN}") from None
 
 
 def _benchmark(entry: Mapping[str, Any]) -> Benchmark:
-    seconds = _positive(entry["stats"]["median"], "a median", " s")
-    if not entry["stats"]["data"]:
+    stats, facts = entry["stats"], entry["extra_info"]
+    seconds = _positive(stats["median"], "a median", " s")
+    if not stats["data"]:
         raise ValueError(f"{entry['name']} without rounds")
-    for value in entry["stats"]["data"]:
-        _positive(value, "a round", " s")
-    missing = _FACTS - entry["extra_info"].keys()
-    if missing:
+    rounds = [_positive(value, "a round", " s") for value in stats["data"]]
+    if missing := _FACTS - facts.keys():
         raise ValueError(f"{entry['name']} without {', '.join(sorted(missing))}")
-    for rate in ("tokens_per_second", "flops", "bytes_read", "flops_per_second"):
-        _positive(entry["extra_info"][rate], rate)
-    int(entry["extra_info"].get("rounds_left_out", 0))
-    peak = entry["extra_info"].get("peak_memory_bytes")
-    return Benchmark(str(entry["name"]), seconds, None if peak is None else int(peak), entry)
+    for rate in _RATES:
+        _positive(facts[rate], rate)
+    peak = facts.get("peak_memory_bytes")
+    return Benchmark(
+        str(entry["name"]), seconds, None if peak is None else int(peak), rounds,
+        bool(facts.get("in_turns")), int(facts.get("rounds_left_out", 0)), facts,
+    )  # fmt: skip
 
 
 def _positive(value: Any, what: str, unit: str = "") -> float:
