@@ -146,6 +146,8 @@ _AROUND_IMAGES = (
     ("Compare ", " and ", "."),
     ("", "", " Which is which?"),
     ("", "\n", "\n", "\n", ""),
+    ("Look at this", "\nand at this", "\n\nand compare."),
+    ("This\n", "and\n", "\tthat."),
 )
 """What stands before, between and after `<image>` markers."""
 
@@ -212,7 +214,9 @@ def dialogue_with_images(subject: Subject) -> st.SearchStrategy[list[str]]:
     parts = st.lists(ordinary_text(subject), min_size=1, max_size=4).filter(
         lambda parts: is_ordinary(subject, "".join(parts))
     )
-    sent = parts.map(IMAGE_MARKER.join)
+    spaced = st.sampled_from(("", "", "\n", " ", "\n\n"))
+    marker = st.builds("{}{}{}".format, spaced, st.just(IMAGE_MARKER), spaced)
+    sent = st.builds(str.join, marker, parts)
     return st.lists(sent, min_size=2, max_size=4)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import gc
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -178,7 +179,7 @@ def _alike(inputs: Inputs) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 @requirement("FWD-15", MUST, profile="numerics")
 def test_outputs_are_let_go(subject: Subject) -> None:
-    """What a call returned is freed when the caller drops it."""
+    """What a call returned is freed when the caller drops it, and so is the graph behind it."""
     together = compared(subject)
     for build in ("training", "inference"):
         backbone = together.backbone(build)
@@ -191,19 +192,44 @@ def test_outputs_are_let_go(subject: Subject) -> None:
                 given["labels"] = ids
             backbone.train(training)
             with torch.set_grad_enabled(training):
-                logits = backbone(**given).logits
+                output = backbone(**given)
+            logits, loss = output.logits, getattr(output, "loss", None)
             memory: Any = StorageWeakRef(logits.untyped_storage())  # type: ignore[no-untyped-call]
-            del logits
+            kept = {
+                "the logits": memory.expired,
+                "the graph of the logits": _graph_gone(logits),
+                "the graph of the loss": _graph_gone(loss),
+            }
+            del output, logits, loss
             backbone.eval()
-            if not memory.expired():  # objects that refer to each other wait for the collector
-                gc.collect()
+            if not all(gone() for gone in kept.values()):
+                gc.collect()  # objects that refer to each other wait for the collector
+            still = [name for name, gone in kept.items() if not gone()]
             require(
-                memory.expired(),
-                observed="the logits of a call stay in memory after the caller has dropped them"
-                + (", in train() with labels" if training else ""),
+                not still,
+                observed=f"{' and '.join(still)} of a call stay in memory after the caller has "
+                "dropped them" + (", in train() with labels" if training else ""),
                 expected="nothing kept from one call to the next",
-                mend="store no output, hidden state or graph on the backbone",
+                mend="store no output, hidden state or graph on the backbone; detach what is kept "
+                "of a loss",
             )
+
+
+class _Marker:
+    """A hook that does nothing, and lives as long as the node of the graph that it hangs on."""
+
+    def __call__(self, *_: Any) -> None:
+        return None
+
+
+def _graph_gone(tensor: torch.Tensor | None) -> Callable[[], bool]:
+    """Says later whether the graph that ends in `tensor` is gone; there may be none."""
+    if tensor is None or tensor.grad_fn is None:
+        return lambda: True
+    marker = _Marker()
+    tensor.grad_fn.register_hook(marker)
+    left = weakref.ref(marker)
+    return lambda: left() is None
 
 
 @requirement("FWD-15", MUST, profile="numerics")

@@ -656,6 +656,18 @@ class LongHistoryForgottenWhenAsking(MistralLLMBackbone):
 
 
 @planted("PRM-07")
+class MarkerTakesItsLineBreak(MistralLLMBackbone):
+    """`<image>` goes with the line break behind it, as LLaVA's data has it in front: in the middle
+    of a message two lines are joined."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def _render(self, role: str, message: str) -> str:
+            return super()._render(role, message.replace("<image>\n", ""))
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-07")
 class StripsBeforeImageMarkers(MistralLLMBackbone):
     """`<image>`, a line break and a question, as LLaVA's samples begin, keeps the line break, and
     inference asks without."""

@@ -895,6 +895,32 @@ class HiddenStatesOfTheLastPiece(Tampered):
         return output
 
 
+@planted("FWD-14")
+class HiddenStatesOfTheLastPieceWhenServing(HiddenStatesOfTheLastPiece):
+    """Built for inference alone, hidden states of a long prompt are those of its last piece: an
+    action head reads the wrong positions."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        serving = self.inference_mode and not torch.is_grad_enabled()
+        forward = super().forward if serving else MistralLLMBackbone.forward.__get__(self)
+        return forward(*positional, **keywords)
+
+
+@planted("FWD-15")
+class LossAverageIsNotDetached(MistralLLMBackbone):
+    """The running average of the loss holds the graph of every step: memory grows until the job
+    ends."""
+
+    average: Any = None
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        loss = getattr(output, "loss", None)
+        if self.training and loss is not None:
+            self.average = loss if self.average is None else 0.98 * self.average + 0.02 * loss
+        return output
+
+
 @planted("FWD-15")
 class AnglesKeptByTheEndsOfARow(MistralLLMBackbone):
     """Rotary tables are kept by shape and by the ends of the first row of positions: packed and
