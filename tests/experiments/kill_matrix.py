@@ -3,7 +3,7 @@ tells it.
 
 `python -m tests.experiments.kill_matrix [--own] [NAME…]` runs the named defects (all without names)
 by the default profile, or with `--own` by the clauses that they must fail, says where a run differs
-from the record, and after a run of all writes the document anew.
+from the record, and after a run of all writes the document anew, with the state in which each died.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conformance.catalogue import catalogue, expected_clauses
+from conformance.control import DEFAULTS, described
 from conformance.verdict.outcomes import ClauseOutcome
 from tests import ROOT
 from tests.experiments.smallest_effects import RESULTS
@@ -21,6 +22,8 @@ from tests.forks import Case, failed, judge_in_forks
 from tests.mutants import Mutant, all_mutants
 
 DOCUMENT = ROOT / "docs" / "kill-matrix.md"
+DEATHS = ROOT / "tests" / "mutants" / "states_of_death.json"
+"""In words, by defect: the plainest state in which the clause that names it still fails."""
 
 
 def run_mutants(
@@ -73,17 +76,23 @@ def document(mutants: Sequence[Mutant]) -> str:
         "`python -m tests.experiments.kill_matrix`",
         "judges by the default profile.",
         "",
-        "| clause | level | planted defect | known as | also fails |",
-        "|---|---|---|---|---|",
+        "The last column is the plainest state and call in which the clause still fails, where it "
+        "judges in several (on",
+        "transformers 5.23.0).",
+        "",
+        "| clause | level | planted defect | known as | also fails | dies |",
+        "|---|---|---|---|---|---|",
     ]
     order = {clause: place for place, clause in enumerate(catalogue())}
+    deaths = json.loads(DEATHS.read_text(encoding="utf-8"))
     for mutant in sorted(mutants, key=lambda m: (order[m.clause], m.name)):
         also = ", ".join(sorted(mutant.fails - {mutant.clause}, key=lambda clause: order[clause]))
         statement = mutant.statement.replace("|", "\\|")
         known_as = ", ".join(mutant.defects)
         lines.append(
             f"| {mutant.clause} | {catalogue()[mutant.clause].level} "
-            f"| **{mutant.name}**: {statement} | {known_as} | {also} |"
+            f"| **{mutant.name}**: {statement} | {known_as} | {also} "
+            f"| {deaths.get(mutant.name, '')} |"
         )
     lines += [
         "",
@@ -106,12 +115,14 @@ def main(arguments: Sequence[str]) -> int:
     names = [one for one in arguments if one != "--own"]
     own = len(names) < len(arguments)
     chosen = [mutant for mutant in all_mutants() if not names or mutant.name in names]
-    differing = 0
+    differing, deaths = 0, dict[str, str]()
     for mutant, outcomes in run_mutants(chosen, profile="default", own=own):
         found, expected = failed(outcomes), mutant.expected(outcomes)
         # Some fail others of their clauses by what clauses before them did.
         same = mutant.clause in found and found <= expected if own else found == expected
         differing += not same
+        if mutant.clause in found and "state" in (seen := outcomes[mutant.clause].evidence):
+            deaths[mutant.name] = described({**DEFAULTS, **seen["state"]})
         print(
             f"{'ok' if same else 'DIFFERS':8}{mutant.name}: fails {sorted(found)}"
             + ("" if same else f", recorded {sorted(mutant.fails)}"),
@@ -124,6 +135,10 @@ def main(arguments: Sequence[str]) -> int:
                 if outcome.counterexample:
                     print(f"        shown by {str(outcome.counterexample)[:300]}", flush=True)
     if not names and not differing:
+        DEATHS.write_text(
+            json.dumps(deaths, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
+            encoding="utf-8",
+        )
         DOCUMENT.write_text(document(chosen), encoding="utf-8")
         print(f"wrote {DOCUMENT}")
     return 1 if differing else 0
