@@ -129,16 +129,21 @@ def test_a_call_is_not_taken_for_the_last_one(subject: Subject) -> None:
     """A call that differs from the last one in the middle alone, or in one row, is computed
     anew."""
     together = compared(subject)
-    for build in ("training", "inference"):
+    for build, form, training in (
+        ("training", "ids", False),
+        ("training", "embeddings", not together.has_dropout),
+        ("inference", "ids", False),
+        ("inference", "embeddings", False),
+    ):
         backbone, control = together.backbone(build), together.control(build)
         if backbone is None:
             continue
         last, others = _alike(together.inputs)
         for told, call in others.items():
-            with torch.no_grad():
-                wanted = control(**call).logits
-                backbone(**last)
-                found = backbone(**call).logits
+            with _in_mode(training, backbone, control), torch.set_grad_enabled(training):
+                wanted = control(**_in_form(form, call, control)).logits
+                backbone(**_in_form(form, last, backbone))
+                found = backbone(**_in_form(form, call, backbone)).logits
             real = call["attention_mask"].bool()
             columns = together.inputs.columns
             error = relative_rms(found[real][:, columns], wanted[real][:, columns])
@@ -146,13 +151,34 @@ def test_a_call_is_not_taken_for_the_last_one(subject: Subject) -> None:
                 "logits of the next call",
                 error,
                 SEMANTICS,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, after a call that "
-                f"differed in {told} alone the logits differ from the control's by a relative RMS "
-                f"of {error:.2g}",
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, "
+                f"{'in train(), ' if training else ''}with {form}, after a call that differed in "
+                f"{told} alone the logits differ from the control's by a relative RMS of "
+                f"{error:.2g}",
                 expected="logits of this call: nothing computed for the last one fits",
                 mend="keep nothing between calls, or compare everything that it depends on",
                 conditions=conditions(found.dtype, found.device),
             )
+
+
+@contextmanager
+def _in_mode(training: bool, *modules: Any) -> Iterator[None]:
+    """In `train()` or `eval()` while the body runs, then in `eval()`."""
+    for module in modules:
+        module.train(training)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.eval()
+
+
+def _in_form(form: str, call: Mapping[str, Any], backbone: Any) -> dict[str, Any]:
+    """The call with its ids, or with what they are embedded as."""
+    if form == "ids":
+        return dict(call)
+    rest = {name: value for name, value in call.items() if name != "input_ids"}
+    return {"inputs_embeds": backbone.embed_input_ids(call["input_ids"]), **rest}
 
 
 def _alike(inputs: Inputs) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -234,23 +260,36 @@ def _graph_gone(tensor: torch.Tensor | None) -> Callable[[], bool]:
 
 @requirement("FWD-15", MUST, profile="numerics")
 def test_a_backbone_is_let_go(subject: Subject) -> None:
-    """A backbone that nobody holds is freed, with its weights."""
-    backbone, ids = subject.build(), compared(subject).inputs.ids(1, 4)
-    with torch.no_grad():
-        backbone(input_ids=ids, attention_mask=torch.ones_like(ids))
-    backbone.get_tokenizer()
-    backbone.get_fsdp_wrapping_policy()
-    weights: Any = StorageWeakRef(
-        backbone.llm.get_input_embeddings().weight.untyped_storage()  # type: ignore[no-untyped-call]
-    )
-    del backbone
-    gc.collect()
-    require(
-        weights.expired(),
-        observed="a backbone's weights stay in memory after the last reference to it is gone",
-        expected="memory that is free again: whoever builds a second one has room for it",
-        mend="keep no instance on the class, in the module or by `functools.cache` on a method",
-    )
+    """A backbone that nobody holds is freed, with its weights: one that was trained, and one that
+    has generated."""
+    ids = compared(subject).inputs.ids(2, 4)
+    mask = torch.ones_like(ids)
+    for build in ("training", "inference"):
+        if build == "training":
+            backbone = subject.build()
+            backbone.enable_gradient_checkpointing()
+            backbone.train()
+            backbone(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+        else:
+            backbone = subject.build_for_inference()
+            backbone.llm.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=2, do_sample=False,
+                pad_token_id=0,
+            )  # fmt: skip
+        backbone.get_tokenizer()
+        backbone.get_fsdp_wrapping_policy()
+        weights: Any = StorageWeakRef(
+            backbone.llm.get_input_embeddings().weight.untyped_storage()  # type: ignore[no-untyped-call]
+        )
+        del backbone
+        gc.collect()
+        require(
+            weights.expired(),
+            observed=f"built for {build} and used, a backbone's weights stay in memory after the "
+            "last reference to it is gone",
+            expected="memory that is free again: whoever builds a second one has room for it",
+            mend="keep no instance on the class, in the module or by `functools.cache` on a method",
+        )
 
 
 @requirement("FWD-15", MUST, profile="numerics")

@@ -964,3 +964,33 @@ class BackbonesKeptByACache(MistralLLMBackbone):
     @functools.cache  # noqa: B019
     def get_tokenizer(self) -> Any:
         return self.tokenizer
+
+
+@planted("FWD-15")
+class BackbonesKeptOnceTrained(MistralLLMBackbone):
+    """Whoever enables checkpointing is entered in a list on the class: a second backbone finds no
+    room."""
+
+    checkpointed: ClassVar[list[Any]] = []
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.checkpointed.append(self)
+        super().enable_gradient_checkpointing()
+
+
+@planted("FWD-15")
+class MaskKeptByItsCorners(Tampered):
+    """In training the mask of the last call is kept while its corners and the number of its
+    tokens are those of this one: rows padded elsewhere see their neighbours."""
+
+    last: Any = None
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask = keywords.get("attention_mask")
+        if self.training and isinstance(mask, torch.Tensor) and mask.dim() == 2:
+            mine = mask
+            key = (*mine.shape, float(mine[0, 0]), float(mine[0, -1]), float(mine[:, 0].sum()))
+            if self.last is not None and self.last[0] == key:
+                keywords["attention_mask"] = self.last[1]
+            self.last = key, mine
+        return super().forward(*positional, **keywords)
