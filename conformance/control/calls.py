@@ -232,6 +232,9 @@ class _Call:
         total = length + (3 if patches is not None else 0)
         real = _real(row["mask"], batch, total)
         counted = (real.cumsum(1) - 1).clamp(min=0)
+        # Two texts, one behind the other.
+        packed = torch.arange(total).repeat(batch, 1)
+        packed[:, total // 2 :] -= total // 2
         labels = None
         if row["labels"] != "none":
             labels = torch.zeros(batch, total, dtype=torch.long)
@@ -239,11 +242,15 @@ class _Call:
             labels[:, : total - length + 1] = IGNORED_LABEL
             if row["labels"] == "some ignored":
                 labels[:, 1 : total // 2 : 2] = IGNORED_LABEL
+            elif row["labels"] == "a row ignored":
+                labels[-1] = IGNORED_LABEL
             labels = labels.masked_fill(~real, IGNORED_LABEL)
         return cls(
             ids=ids,
             mask=_as_given(row["mask"], real),
-            positions={"none": None, "counted": counted, "shifted": counted + 3}[row["positions"]],
+            positions={
+                "none": None, "counted": counted, "shifted": counted + 3, "packed": packed,
+            }[row["positions"]],
             labels=labels,
             patches=patches,
             form=row["form"],

@@ -19,9 +19,9 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
     "mask": (
         "ones", "none", "right", "ragged left", "holes", "gap", "boolean", "float", "additive",
     ),
-    "positions": ("none", "counted", "shifted"),
+    "positions": ("none", "counted", "shifted", "packed"),
     "cache": ("none", "returned", "handed in", "in chunks", "token by token"),
-    "labels": ("none", "all", "some ignored"),
+    "labels": ("none", "all", "some ignored", "a row ignored"),
     "output": ("plain", "hidden states", "attentions", "tuple"),
     "history": (
         "fresh", "same shape before", "long call before", "after generation", "after backward",
@@ -110,13 +110,17 @@ _WORDS: Mapping[str, Mapping[Any, str]] = {
     },
     "positions": {
         "counted": "with position_ids", "shifted": "with position_ids that begin later",
+        "packed": "with position_ids of two packed texts",
     },
     "cache": {
         "returned": "with use_cache=True", "handed in": "with an empty cache handed in",
         "in chunks": "continued from a cache",
         "token by token": "decoded token by token",
     },
-    "labels": {"all": "with labels", "some ignored": "with labels, some of them -100"},
+    "labels": {
+        "all": "with labels", "some ignored": "with labels, some of them -100",
+        "a row ignored": "with labels, one row of which is all -100",
+    },
     "output": {
         "hidden states": "with output_hidden_states=True",
         "attentions": "with output_attentions=True", "tuple": "with return_dict=False",
@@ -216,11 +220,11 @@ def makes_sense(row: Row) -> bool:
     cached = row.get("cache", "none") != "none"
     chunked = row.get("cache") in ("in chunks", "token by token")
     mask, length = row.get("mask", "ones"), row.get("length", 7)
-    batch = row.get("batch", 1)
+    batch, tokens = row.get("batch", 1), int(_USUAL.get(length) or length)
     return not (
         # With nothing trained gradients are those of patches.
         (row.get("trained") == "nothing" and row.get("form", "patches") != "patches")
-        or (batch > 1 and batch * _USUAL.get(length, length) > _TOKENS and length != 2100)
+        or (batch > 1 and batch * tokens > _TOKENS and length != 2100)
         # With labels more than 4,096 tokens in all: losses are taken in chunks of so many.
         or (
             length == 2100
@@ -238,6 +242,12 @@ def makes_sense(row: Row) -> bool:
         or (chunked and row.get("labels", "none") != "none")
         or (chunked and mask in ("right", "holes", "gap", "additive", "none"))
         or (length == 2 and (chunked or mask in ("ragged left", "holes", "gap", "right")))
+        # A text behind another one is neither padded nor cached.
+        or (row.get("positions") == "packed" and (mask not in ("none", "ones") or cached))
+        or (
+            row.get("labels") == "a row ignored"
+            and (row.get("batch", 2) == 1 or 2 * tokens > _TOKENS)
+        )
         # Only padding at one end has positions that a library counts by itself.
         or (mask in ("holes", "gap") and row.get("positions", "counted") == "none")
     )

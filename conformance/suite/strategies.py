@@ -110,19 +110,30 @@ def messages_of_corpus(subject: Subject) -> list[str]:
 
 def dialogues(subject: Subject) -> list[dict[str, list[str]]]:
     """Edges: every message of the corpus asked and answered, the same one said again, and dialogues
-    of up to twenty exchanges."""
+    of up to seventy exchanges."""
     texts = messages_of_corpus(subject)
     told = [texts[start + shift :][:4] for start in range(0, len(texts), 4) for shift in (0, 1)]
     again = [["Again.", "Again.", "Again."], ["Is it?", "Yes.", "Is it?", "Yes.", "And now?"]]
-    long = [_of_exchanges(5), _of_exchanges(12)[:-1], _of_exchanges(20), [texts[-1], *again[1]]]
+    long = [
+        _of_exchanges(5),
+        _of_exchanges(12)[:-1],
+        _of_exchanges(20),
+        _of_exchanges(70),
+        [texts[-1], *again[1]],
+    ]
     return [{"messages": said} for said in (*again, *told, *long) if said]
 
 
 def next_questions(subject: Subject) -> list[dict[str, Any]]:
     """Edges: every message of the corpus as the next question, and questions late in a dialogue."""
-    first = [{"history": [], "text": text} for text in messages_of_corpus(subject)]
-    late = [{"history": _of_exchanges(count), "text": "And now?"} for count in (1, 5, 12, 20)]
-    return [*first, *late, {"history": ["Is it?", "Yes."], "text": "Is it?"}]
+    first = [(list[str](), text, None) for text in messages_of_corpus(subject)]
+    late = [(_of_exchanges(count), "And now?", None) for count in (1, 5, 12, 20, 70)]
+    asked = [(_of_exchanges(count), "And now?", "You are a robot arm.") for count in (0, 1, 5)]
+    again = (["Is it?", "Yes."], "Is it?", None)
+    return [
+        {"history": history, "text": text, "system_prompt": system_prompt}
+        for history, text, system_prompt in (*first, *late, *asked, again)
+    ]
 
 
 def questions_with_images(subject: Subject) -> list[dict[str, Any]]:
@@ -135,8 +146,10 @@ def questions_with_images(subject: Subject) -> list[dict[str, Any]]:
 
 
 def dialogues_with_images(subject: Subject) -> list[dict[str, list[str]]]:
-    """Edges: `dialogues`, and messages with one marker and with several."""
+    """Edges: `dialogues`, messages with one marker and with several, and one with what only begins
+    like a marker."""
     marked = [IMAGE_MARKER.join(parts) for parts in _AROUND_IMAGES]
+    marked.append('Which <images> show vector<image2d_t>, and which <image src="a.png"/>?')
     return [*({"messages": [said] * 3} for said in marked), *dialogues(subject)]
 
 

@@ -149,6 +149,15 @@ def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
     texts = [texts[0] + (tokenizer.eos_token or "") + texts[0], *texts[1:]]
     batch = tokenizer(texts, padding=True)
     width = max(len(subject.encode(text)) for text in texts)
+    if hasattr(tokenizer, "pad"):  # with which a collator pads what was encoded text by text
+        collated = tokenizer.pad([{"input_ids": subject.encode(text)} for text in texts])
+        require(
+            collated["input_ids"] == batch.input_ids
+            and collated["attention_mask"] == batch.attention_mask,
+            observed=f"`tokenizer.pad` gives {quoted(dict(collated), 300)}",
+            expected=f"{quoted(dict(batch), 300)}, as encoding the batch with padding=True does",
+            mend="leave `pad` to the library",
+        )
     for text, ids, mask in zip(texts, batch.input_ids, batch.attention_mask, strict=True):
         alone = subject.encode(text)
         padding = width - len(alone)

@@ -153,13 +153,19 @@ def test_turns_concatenate_to_the_prompt(subject: Subject, messages: list[str]) 
 
 
 @requirement("PRM-04", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
-@for_all(history=history, text=message, edges=next_questions)
+@for_all(
+    history=history,
+    text=message,
+    system_prompt=lambda s: st.none() | message(s),
+    edges=next_questions,
+)
 def test_the_potential_prompt_is_the_next_prompt(
-    subject: Subject, history: list[str], text: str
+    subject: Subject, history: list[str], text: str, system_prompt: str | None
 ) -> None:
     """*Potential*: at every turn, for messages free of `<image>` and of surrounding space,
-    `get_potential_prompt(m)` equals `get_prompt()` of a twin after `add_turn("human", m)`."""
-    _require_potential(subject, history, text)
+    `get_potential_prompt(m)` equals `get_prompt()` of a twin after `add_turn("human", m)`,
+    whatever the system prompt."""
+    _require_potential(subject, history, text, system_prompt)
 
 
 @requirement("PRM-14", SHOULD, needs=["PRM-04"], uses=["prompt_builder_fn"])
@@ -589,16 +595,19 @@ def _require_unchanged(host: Host, holds: bool) -> None:
     )
 
 
-def _require_potential(subject: Subject, history: list[str], text: str) -> None:
+def _require_potential(
+    subject: Subject, history: list[str], text: str, system_prompt: str | None = None
+) -> None:
     for host in subject.working_hosts:
-        builder, twin = host.builder(), host.builder()
+        builder, twin = host.builder(system_prompt), host.builder(system_prompt)
         turns_of(builder, history)
         turns_of(twin, [*history, text])
         potential, actual = builder.get_potential_prompt(text), twin.get_prompt()
         require(
             potential == actual,
             observed=f"{host} get_potential_prompt({quoted(text, 60)}) after {len(history)} "
-            f"turns is {quoted(potential, 200)}",
+            f"turns{f' and system prompt {quoted(system_prompt, 60)}' if system_prompt else ''} is "
+            f"{quoted(potential, 200)}",
             expected=f"{quoted(actual, 200)}, the prompt once that turn is added",
             mend="build both from one function: bos, system prompt, stripping and all",
         )

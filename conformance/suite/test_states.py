@@ -5,11 +5,13 @@ The other clauses look closely at one plain state; these ask whether all others 
 
 from __future__ import annotations
 
+import copy
 import functools
 import gc
+import inspect
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.life import STEPS, probe, take
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
+from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.product import OF_TRAINING, Compared, compared, failure, findings
 from conformance.suite.properties import for_all
@@ -201,6 +204,123 @@ def _alike(inputs: Inputs) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         "the attention_mask of the second row": {**last, "attention_mask": padded},
         "the attention_mask in the middle": {**last, "attention_mask": gap},
     }
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_caches_may_be_cut_and_of_a_fixed_size(subject: Subject) -> None:
+    """A cache that was cut, as speculative decoding does, is continued from where it then ends, and
+    one of a fixed size from what it holds."""
+    together, judged = compared(subject), 0
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        for told, continued in (("cut", _behind_a_cut_cache), ("a StaticCache", _behind_a_room)):
+            try:
+                wanted = continued(control, together.inputs)
+            except Exception:
+                continue  # what the library cannot do is not asked of the subject
+            judged += 1
+            with refusal() as refused:
+                found = continued(backbone, together.inputs)
+            error = float("inf") if refused else relative_rms(found, wanted)
+            within(
+                "logits behind a cache",
+                error,
+                SEMANTICS,
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, behind a cache that is "
+                f"{told} "
+                + (
+                    f"the call raised {quoted(str(refused[0]))}"
+                    if refused
+                    else f"the logits are off by a relative RMS of {error:.2g}"
+                ),
+                expected="what the library's own model returns behind such a cache",
+                mend="hand caches through, and count positions by what they hold",
+            )
+    if not judged:
+        raise NotApplicable("the installed library neither cuts caches nor takes a StaticCache")
+
+
+def _behind_a_cut_cache(backbone: Any, inputs: Inputs) -> torch.Tensor:
+    """Logits of three tokens behind a cache of ten that was cut to six, (positions, ids)."""
+    ids, more = inputs.ids(1, 10), inputs.ids(1, 3, offset=1)
+    with torch.no_grad():
+        cache = backbone(input_ids=ids, use_cache=True).past_key_values
+        cache.crop(6)
+        logits = backbone(input_ids=more, past_key_values=cache, use_cache=True).logits
+    seen: torch.Tensor = logits[0][:, inputs.columns]
+    return seen
+
+
+def _behind_a_room(backbone: Any, inputs: Inputs) -> torch.Tensor:
+    """Logits of two tokens, one by one, behind nine in a cache that has room for 24, (positions,
+    ids)."""
+    from transformers import StaticCache
+
+    takes = inspect.signature(StaticCache.__init__).parameters
+    options: dict[str, Any] = {
+        "max_batch_size": 1, "batch_size": 1, "device": "cpu", "dtype": torch.float32,
+    }  # fmt: skip
+    cache = StaticCache(
+        config=text_config(backbone.llm),
+        max_cache_len=24,
+        **{name: value for name, value in options.items() if name in takes},
+    )
+    parts = []
+    with torch.no_grad():
+        for ids in (inputs.ids(1, 9), *torch.split(inputs.ids(1, 2, offset=1), 1, dim=1)):
+            output = backbone(input_ids=ids, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            parts.append(output.logits[0][:, inputs.columns])
+    return torch.cat(parts)
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_a_call_in_another_dtype_changes_no_weights(subject: Subject) -> None:
+    """Embeddings in half precision, with or without autocast, leave every parameter its dtype,
+    whether the call is refused or not."""
+    backbone = subject.build_float32()
+    ids = compared(subject).inputs.ids(2, 5)
+    half = subject.training.half_precision_dtype
+    before = {name: p.dtype for name, p in backbone.llm.named_parameters()}
+    for told, context in (("outside", nullcontext()), ("under", torch.autocast("cpu", half))):
+        with torch.no_grad(), context, refusal():
+            backbone(
+                inputs_embeds=backbone.embed_input_ids(ids).to(half),
+                attention_mask=torch.ones_like(ids),
+            )
+        changed = [n for n, p in backbone.llm.named_parameters() if p.dtype != before[n]]
+        require(
+            not changed,
+            observed=f"after a call with `inputs_embeds` in {half}, {told} autocast, "
+            f"{len(changed)} parameters have another dtype, the first is {changed[:1]}",
+            expected="the dtypes of before: master weights that were rounded stay so",
+            mend="cast what is handed in, if anything, and never the model",
+        )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_state_dicts_hold_what_is_frozen(subject: Subject) -> None:
+    """A state dict holds every parameter, frozen or not, in either mode."""
+    for built, backbone in (
+        ("training", subject.build()),
+        ("inference", subject.build_for_inference()),
+    ):
+        for mode in ("train", "eval"):
+            getattr(backbone, mode)()
+            backbone.requires_grad_(True)
+            whole = list(backbone.state_dict())
+            backbone.requires_grad_(False)
+            missing = sorted(set(whole) - set(backbone.state_dict()))
+            require(
+                not missing and bool(whole),
+                observed=f"built for {built}, in {mode}(), with everything frozen {len(missing)} "
+                f"of {len(whole)} tensors are missing in the state dict, the first is "
+                f"{missing[:1]}",
+                expected="all of them: what was frozen is part of the checkpoint too",
+                mend="leave `state_dict` to the module",
+            )
 
 
 @requirement("FWD-15", MUST, profile="numerics")
@@ -429,6 +549,52 @@ def test_generation_in_any_state(subject: Subject) -> None:
                 f"tokens after {batch} prompt(s) of up to {length} looks up {positions} ids",
                 expected=f"{enough}, as with a cache: without one each token costs a whole pass",
                 mend="leave `use_cache` on in the generation config, in inference mode",
+            )
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
+    """Beams, several sequences a prompt, and a generation config that the caller hands over give
+    what the library's own model gives."""
+    from transformers import GenerationConfig
+
+    together = compared(subject)
+    if not hasattr(subject.training.llm, "generate"):
+        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    ids, mask = _prompts(together.inputs, 2, 8)
+    filling = int(together.inputs.ordinary[0])
+    greedy = {"do_sample": False, "pad_token_id": filling}
+    asked: dict[str, dict[str, Any]] = {
+        "num_beams=2 and num_return_sequences=2": {
+            **greedy, "max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2,
+        },
+        # Of one token, as rounding moves what is drawn of several.
+        "do_sample=True, top_k=1 and num_return_sequences=2": {
+            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 1,
+            "num_return_sequences": 2,
+        },
+        "a generation_config for 3 tokens": {
+            "generation_config": GenerationConfig(**greedy, max_new_tokens=3)
+        },
+    }  # fmt: skip
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        for told, options in asked.items():
+            emitted = []
+            for one in (control, backbone):
+                llm: Any = one.llm
+                with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                    out = llm.generate(input_ids=ids, attention_mask=mask, **copy.deepcopy(options))
+                emitted.append(out[:, ids.shape[1] :].tolist())
+            wanted, found = emitted
+            require(
+                found == wanted,
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, generation with {told} "
+                f"emits {found}",
+                expected=f"{wanted}, which the library's own model emits",
+                mend="leave `generate` to the library, with every argument",
             )
 
 

@@ -110,9 +110,17 @@ def test_length_and_truncation(subject: Subject) -> None:
         "number of positions",
         mend="load the tokenizer with `model_max_length=llm_max_length`",
     )
-    for text in _LONG_TEXTS:
+    together = short(list(_LONG_TEXTS), truncation=True).input_ids
+    for text, in_a_batch in zip(_LONG_TEXTS, together, strict=True):
         whole = subject.encode(text, tokenizer=short)
         cut = list(short(text, truncation=True).input_ids)
+        require(
+            list(in_a_batch) == cut,
+            observed=f"in a batch {quoted(text, 60)} was truncated to "
+            f"{quoted(list(in_a_batch), 160)}",
+            expected=f"{quoted(cut, 160)}, as alone",
+            mend="let the tokenizer decide how much text fits, in a batch too",
+        )
         # All but the last: TOK-01 checks what a tokenizer may put at the end.
         kept = whole if len(whole) <= SHORT_LENGTH else whole[: SHORT_LENGTH - 1]
         require(

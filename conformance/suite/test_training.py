@@ -144,10 +144,14 @@ def test_checkpointing_recomputes_every_layer(subject: Subject) -> None:
             backbone.llm.zero_grad(set_to_none=True)
         expected = [len(layers) - 1] if frozen else range(len(layers))
         missed = [index for index in expected if calls[index] < 2]
+        often = [index for index in range(len(layers)) if calls[index] > 2]
+        which = f"layers {missed or often} of {len(layers)} are "
         require(
-            not missed,
-            observed=f"after `enable_gradient_checkpointing()` layers {missed} of {len(layers)} "
-            "are not recomputed in the backward pass" + (", all else frozen" if frozen else ""),
+            not missed and not often,
+            observed="after `enable_gradient_checkpointing()` "
+            + (which + "not recomputed" if missed else which + "recomputed more than once")
+            + " in the backward pass"
+            + (", all else frozen" if frozen else ""),
             expected="every layer recomputed: its activations are what the memory goes to",
             mend="call `llm.gradient_checkpointing_enable(...)`, which reaches every layer",
         )
@@ -244,6 +248,25 @@ def test_gradients_are_those_of_the_library(subject: Subject) -> None:
         GRADIENTS,
         mend="detach nothing, freeze nothing, and scale no gradient; checkpoint whole layers",
     )
+
+
+@requirement("TRN-04", MUST, profile="training")
+def test_freezing_freezes_everything(subject: Subject) -> None:
+    """`requires_grad_(False)` on the backbone freezes every parameter, however it was built."""
+    for built, backbone in (
+        ("training", subject.build()),
+        ("inference", subject.build_for_inference()),
+    ):
+        backbone.requires_grad_(False)
+        left = [name for name, p in backbone.named_parameters() if p.requires_grad]
+        require(
+            not left,
+            observed=f"built for {built}, after `requires_grad_(False)` {len(left)} parameters are "
+            f"still trained, the first is {left[:1]}",
+            expected="none: a host that trains a projector alone freezes the backbone so",
+            mend="leave `requires_grad_` to the module; gradients of inputs come from "
+            "`enable_input_require_grads()`",
+        )
 
 
 @requirement("TRN-04", MUST, profile="training")

@@ -37,10 +37,10 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
         backbone.llm.zero_grad(set_to_none=True)
         backbone.eval()
 
-    def generate() -> None:
+    def generate(*, sampled: bool = False) -> None:
         backbone.llm.generate(
             input_ids=ids[:1], attention_mask=torch.ones_like(ids[:1]), max_new_tokens=2,
-            do_sample=False,
+            do_sample=sampled,
         )  # fmt: skip
 
     def encode() -> None:
@@ -72,6 +72,7 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
         "a forward": forward,
         "a step of training": train,
         "generation": generate,
+        "sampling": lambda: generate(sampled=True),
         "embedding ids": lambda: backbone.embed_input_ids(ids),
         "encoding and decoding text": encode,
         "building prompts": prompt,

@@ -34,8 +34,15 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
         *(
             ("cache", cache, "labels", labels)
             for cache in ("in chunks", "token by token")
-            for labels in ("all", "some ignored")
+            for labels in ("all", "some ignored", "a row ignored")
         ),
+        *(
+            ("mask", mask, "positions", "packed")
+            for mask in set(FACTORS["mask"]) - {"ones", "none"}
+        ),
+        *(("positions", "packed", "cache", cache) for cache in FACTORS["cache"][1:]),
+        ("labels", "a row ignored", "batch", 1),
+        *(("labels", "a row ignored", "length", length) for length in (65, 131)),
         *(("cache", cache, "length", 2) for cache in ("in chunks", "token by token")),
         *(("mask", mask, "length", 2) for mask in ("right", "ragged left", "holes", "gap")),
         *(("batch", batch, "length", length) for batch in (2, 3, 8) for length in (65, 131)),
@@ -68,6 +75,7 @@ def test_every_pair_that_has_gradients_occurs() -> None:
         ("build", "checkpointed", "history", "after copying"),
         ("build", "checkpointed", "history", "after assigning"),
         ("mask", "holes", "positions", "none"),
+        *(("mask", mask, "positions", "packed") for mask in ("right", "ragged left", "holes")),
         *(("mask", mask, "length", 2) for mask in ("right", "ragged left", "holes")),
         ("batch", 3, "length", 65),
     }
@@ -76,7 +84,7 @@ def test_every_pair_that_has_gradients_occurs() -> None:
 
 def test_the_rows_are_few_and_always_the_same() -> None:
     assert list(covering_rows()) == list(covering_rows())
-    assert len(list(covering_rows())) + len(list(covering_rows(with_gradients()))) < 150
+    assert len(list(covering_rows())) + len(list(covering_rows(with_gradients()))) < 165
 
 
 def test_a_row_is_told_by_what_is_not_plain() -> None:
