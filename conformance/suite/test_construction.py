@@ -320,9 +320,10 @@ def test_token_leaks_nowhere(subject: Subject) -> None:
                 with suppress(Exception):  # Whether these work is judged by other clauses.
                     use()
         watch.tell("the error for an unknown id", _told(_error_for_unknown_id(subject)))
-        with subject.hub_variant(_spoil_weights), refusal(Exception) as refused:
-            subject.build()
-        watch.tell("the error for unreadable weights", _told(refused[0] if refused else None))
+        for what, spoil in (("unreadable weights", _spoil_weights), ("no tokenizer", _lose_files)):
+            with subject.hub_variant(spoil), refusal(Exception) as refused:
+                subject.build()
+            watch.tell(f"the error for {what}", _told(refused[0] if refused else None))
         for backbone in backbones.values():
             watch.tell("repr(backbone)", repr(backbone))
             watch.tell("repr(llm.config)", repr(backbone.llm.config))
@@ -866,6 +867,12 @@ def _abstract_members(subject: Subject) -> list[str]:
 def _spoil_weights(snapshot: Path) -> None:
     for path in snapshot.glob("*.safetensors"):
         path.write_bytes(GARBAGE)
+
+
+def _lose_files(snapshot: Path) -> None:
+    """Leave nothing of the tokenizer: what the hub refuses, a library misses."""
+    for path in snapshot.glob("*token*"):
+        path.unlink()
 
 
 def _shorten(name: str, snapshot: Path) -> None:

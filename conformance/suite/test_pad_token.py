@@ -150,11 +150,16 @@ def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
     batch = tokenizer(texts, padding=True)
     width = max(len(subject.encode(text)) for text in texts)
     if hasattr(tokenizer, "pad"):  # with which a collator pads what was encoded text by text
-        collated = tokenizer.pad([{"input_ids": subject.encode(text)} for text in texts])
+        encoded = [subject.encode(text) for text in texts]
+        collated = tokenizer.pad(
+            [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in encoded],
+            return_tensors="pt",
+        )
+        found = {name: collated[name].tolist() for name in ("input_ids", "attention_mask")}
         require(
-            collated["input_ids"] == batch.input_ids
-            and collated["attention_mask"] == batch.attention_mask,
-            observed=f"`tokenizer.pad` gives {quoted(dict(collated), 300)}",
+            found["input_ids"] == batch.input_ids
+            and found["attention_mask"] == batch.attention_mask,
+            observed=f"`tokenizer.pad` gives {quoted(found, 300)}",
             expected=f"{quoted(dict(batch), 300)}, as encoding the batch with padding=True does",
             mend="leave `pad` to the library",
         )

@@ -847,3 +847,37 @@ class FlashFallbackTurnsKernelsOff(MistralLLMBackbone):
         super().__init__(*args, use_flash_attention_2=use_flash_attention_2, **options)
         if use_flash_attention_2:
             torch.backends.cuda.enable_flash_sdp(False)
+
+
+@planted("CON-11")
+class SamplingIsSeeded(MistralLLMBackbone):
+    """Samples are made reproducible by a global seed, and greedy generation is left alone: all
+    samples, and the dropout after them, are alike."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate = self.llm.generate
+
+        def seeded(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("do_sample"):
+                torch.manual_seed(42)
+            return generate(*args, **kwargs)
+
+        self.llm.generate = seeded
+
+
+@planted("CON-07")
+class TokenInTheErrorOfARefusal(MistralLLMBackbone):
+    """A file that the hub does not give is an error that shows the token."""
+
+    def __init__(
+        self,
+        llm_backbone_id: str,
+        llm_max_length: int = 2048,
+        hf_token: str | None = None,
+        **options: Any,
+    ) -> None:
+        try:
+            super().__init__(llm_backbone_id, llm_max_length, hf_token, **options)
+        except OSError as error:
+            raise RuntimeError(f"no access with hf_token={hf_token!r}") from error

@@ -78,3 +78,44 @@ class FirstRowEndsTheBatch(MistralLLMBackbone):
             return out
 
         self.llm.generate = first_alone
+
+
+@planted("GEN-05")
+class BeamsMixTheRows(MistralLLMBackbone):
+    """For beams and several sequences a batch is repeated and not interleaved: answers come back
+    for the wrong prompt."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm._expand_inputs_for_generation = self.expanded
+
+    @staticmethod
+    def expanded(
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: Any = None,
+        **options: Any,
+    ) -> Any:
+        def repeated(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return value.repeat(expand_size, *(1,) * (value.dim() - 1))
+
+        return repeated(input_ids), {name: repeated(value) for name, value in options.items()}
+
+
+@planted("GEN-05")
+class CallersConfigIsIgnored(MistralLLMBackbone):
+    """`generate(generation_config=...)` decodes by the model's own config: none of the caller's
+    bounds and stops holds."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate = self.llm.generate
+
+        def by_own_config(*args: Any, generation_config: Any = None, **options: Any) -> Any:
+            if generation_config is not None:
+                options.setdefault("max_new_tokens", 6)
+            return generate(*args, **options)
+
+        self.llm.generate = by_own_config

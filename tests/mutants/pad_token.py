@@ -162,3 +162,23 @@ def _without_a_mask(llm: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if kwargs.get("labels") is None or kwargs.get("inputs_embeds") is None:
         return args, kwargs
     return args, {**kwargs, "attention_mask": None}
+
+
+@planted("PAD-06")
+class MaskFilledWithPad(MistralLLMBackbone):
+    """`tokenizer.pad`, which collators call, fills the mask with the pad id too: padding is
+    attended to."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+        class Quick(type(self.tokenizer)):  # type: ignore[misc]
+            def pad(self, encoded: Any, *args: Any, **options: Any) -> Any:
+                padded = super().pad(encoded, *args, **options)
+                if options.get("return_tensors") == "pt":
+                    mask = padded["attention_mask"]
+                    mask[mask == 0] = self.pad_token_id
+                return padded
+
+        Quick.__name__ = type(self.tokenizer).__name__
+        self.tokenizer.__class__ = Quick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any, ClassVar
 
 from backbones import prompting
@@ -726,3 +727,43 @@ class DefaultOnlyIfGivenNone(LLaMa2LLMBackbone):
             super().__init__(model_family, system_prompt)
 
     prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-04", on=LLAMA_CHAT)
+class DraftForgetsTheSystemPrompt(LLaMa2LLMBackbone):
+    """The next question is rendered on a draft that is made without the system prompt: trained on
+    one text, asked with another."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def get_potential_prompt(self, message: str) -> str:
+            draft = type(self)(self.model_family)
+            draft.prompt, draft.turn_count = self.prompt, self.turn_count
+            draft.add_turn("human", message)
+            return draft.get_prompt()
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-03", "PRM-04")
+class TurnsInARing(MistralLLMBackbone):
+    """From the 65th turn on the oldest turns fall out of the prompt, and with them the bos."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def add_turn(self, role: str, message: str) -> str:
+            turn = super().add_turn(role, message)
+            self.turns = [*getattr(self, "turns", []), turn][-64:]
+            self.prompt = "".join(self.turns)
+            return turn
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-07")
+class TagsThatBeginLikeTheMarker(MistralLLMBackbone):
+    """Markers with attributes are stripped too: `<image2d_t>` and `<images>` vanish from code."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def _render(self, role: str, message: str) -> str:
+            return super()._render(role, re.sub("<image[^>]*>", "", message))
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.models.mistral.modeling_mistral import MistralMLP
 
+from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
-from tests.mutants import planted
+from tests.mutants import LLAMA_PURE, planted
 
 Forward = Callable[..., Any]
 
@@ -994,3 +997,132 @@ class MaskKeptByItsCorners(Tampered):
                 keywords["attention_mask"] = self.last[1]
             self.last = key, mine
         return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14", since="4.57")
+class PackedTextsSeeEachOther(Tampered):
+    """In training a missing mask becomes ones, which ends the library's packing by positions:
+    texts in one row attend to each other."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        given = keywords.get("input_ids", keywords.get("inputs_embeds"))
+        if (
+            self.training
+            and given is not None
+            and keywords.get("attention_mask") is None
+            and keywords.get("past_key_values") is None
+        ):
+            keywords["attention_mask"] = torch.ones(given.shape[:2], dtype=torch.long)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15", since="4.57")
+class FixedCachesCountTheirRoom(Tampered):
+    """Positions go on from the length of the cached keys: of a static cache, from its room."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        keys = getattr(next(iter(getattr(keywords.get("past_key_values"), "layers", [])), None),
+                       "keys", None)  # fmt: skip
+        given = keywords.get("input_ids", keywords.get("inputs_embeds"))
+        if keys is not None and given is not None and keywords.get("position_ids") is None:
+            static = "Static" in type(keywords["past_key_values"]).__name__
+            if static and keys.dim() == 4:
+                start = keys.shape[-2]
+                keywords["position_ids"] = torch.arange(start, start + given.shape[1])[None]
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15", since="4.57", on=LLAMA_PURE)  # caches with windows cannot be cut
+class CountsWhatACacheWasFed(LLaMa2LLMBackbone):
+    """What each cache was fed is counted beside it: one that is cut goes on at the old
+    positions."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        self.fed = weakref.WeakKeyDictionary[Any, int]()
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        cache = keywords.get("past_key_values")
+        given = keywords.get("input_ids", keywords.get("inputs_embeds"))
+        if cache is not None and given is not None and keywords.get("position_ids") is None:
+            start = self.fed.get(cache, cache.get_seq_length())
+            end = self.fed[cache] = start + given.shape[1]
+            if keywords.get("attention_mask") is None:
+                keywords["position_ids"] = torch.arange(start, end)[None]
+        output = super().forward(*positional, **keywords)
+        made = getattr(output, "past_key_values", None)
+        if made is not None and given is not None and made not in self.fed:
+            self.fed[made] = given.shape[1]
+        return output
+
+
+@planted("FWD-15")
+class EmbeddingsCastTheModel(Tampered):
+    """A projector's half-precision output outside autocast casts the master weights, for good."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        given = keywords.get("inputs_embeds")
+        if (
+            given is not None
+            and given.dtype != self.llm.dtype
+            and not (torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled())
+        ):
+            self.llm.to(given.dtype)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15")
+class FrozenWeightsAreNotSaved(MistralLLMBackbone):
+    """State dicts leave frozen parameters out: what an earlier stage trained is in no checkpoint of
+    the next."""
+
+    def state_dict(self, *positional: Any, **options: Any) -> Any:
+        state = super().state_dict(*positional, **options)
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                state.pop(options.get("prefix", "") + name, None)
+        return state
+
+
+@planted("FWD-14")
+class RowsWithoutLabelsAreSkipped(Tampered):
+    """In training rows whose labels are all -100 are not computed: their logits are zero, and a
+    batch of such rows leaves the other ranks waiting."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        labels = keywords.get("labels")
+        if self.training and labels is not None and not isinstance(output, tuple):
+            counted = (labels != -100).any(1)
+            output.logits = output.logits * counted[:, None, None]
+        return output
+
+
+@planted("TRN-03")
+class AttentionRecomputedTwice(MistralLLMBackbone):
+    """Attention is checkpointed inside layers that are checkpointed already: it computes three
+    times a step."""
+
+    def enable_gradient_checkpointing(self) -> None:
+        super().enable_gradient_checkpointing()
+        for layer in self.llm.model.layers:
+            layer.self_attn.forward = functools.partial(self.again, layer.self_attn)
+
+    @staticmethod
+    def again(attention: Any, *given: Any, **options: Any) -> Any:
+        run = functools.partial(type(attention).forward, attention)
+        if attention.training and torch.is_grad_enabled():
+            return checkpoint(run, *given, use_reentrant=False, **options)
+        return run(*given, **options)
+
+
+@planted("TRN-04")
+class FreezingKeepsTheEmbedding(MistralLLMBackbone):
+    """`requires_grad_(False)` leaves the input embedding trained, so that checkpointed layers have
+    gradients: the projector's stage trains the language model too."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        super().requires_grad_(requires_grad)
+        if not self.inference_mode:
+            self.llm.get_input_embeddings().requires_grad_(True)
+        return self

@@ -327,3 +327,21 @@ class ClipsCharactersFirst(MistralLLMBackbone):
             return plain.__call__(tokenizer, text, *rest, **keywords)
 
         self.tokenizer.__class__ = type(plain.__name__, (plain,), {"__call__": call})
+
+
+@planted("TOK-03")
+class BatchesClippedByCharacters(MistralLLMBackbone):
+    """In a batch texts are cut to four characters a token before they are encoded: long words lose
+    their end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+        class Clipping(type(self.tokenizer)):  # type: ignore[misc]
+            def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
+                if isinstance(text, list) and options.get("truncation") is True:
+                    text = [one[: 4 * self.model_max_length] for one in text]
+                return super().__call__(text, *args, **options)
+
+        Clipping.__name__ = type(self.tokenizer).__name__
+        self.tokenizer.__class__ = Clipping
