@@ -311,6 +311,7 @@ def test_state_dicts_hold_what_is_frozen(subject: Subject) -> None:
         ("training", subject.build()),
         ("inference", subject.build_for_inference()),
     ):
+        _ = backbone.llm  # some build it when it is first asked for
         for mode in ("train", "eval"):
             getattr(backbone, mode)()
             backbone.requires_grad_(True)

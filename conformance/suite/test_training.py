@@ -257,6 +257,7 @@ def test_freezing_freezes_everything(subject: Subject) -> None:
         ("training", subject.build()),
         ("inference", subject.build_for_inference()),
     ):
+        _ = backbone.llm  # some build it when it is first asked for
         backbone.requires_grad_(False)
         left = [name for name, p in backbone.named_parameters() if p.requires_grad]
         require(
