@@ -34,6 +34,15 @@ def probe_ids(subject: Subject, batch: int = 2, length: int = 8) -> torch.Tensor
     return torch.tensor([[next(ordinary) for _ in range(length)] for _ in range(batch)])
 
 
+def built_both_ways(subject: Subject) -> Iterator[tuple[str, Any]]:
+    """A fresh backbone for training and one for inference, with what each was built for. Its `llm`
+    has been asked for: some build it only then."""
+    for built, build in (("training", subject.build), ("inference", subject.build_for_inference)):
+        backbone = build()
+        _ = backbone.llm
+        yield built, backbone
+
+
 def positions_of(llm: Any) -> int:
     """The published number of positions; 2,048 if the config does not say."""
     return int(getattr(text_config(llm), "max_position_embeddings", None) or 2048)

@@ -16,6 +16,7 @@ from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
+    built_both_ways,
     decoder_layers,
     next_multiple,
     probe_ids,
@@ -235,8 +236,7 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
 def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
     """Rows that a host adds, for action tokens say, are looked up like any other, and `forward`
     takes their ids, however the backbone was built and in either mode."""
-    for built, build in (("training", subject.build), ("inference", subject.build_for_inference)):
-        backbone = build()
+    for built, backbone in built_both_ways(subject):
         rows = _rows(backbone)
         with warnings.catch_warnings(), refusal() as refused:
             warnings.simplefilter("ignore")

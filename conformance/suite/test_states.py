@@ -34,6 +34,7 @@ from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
+from conformance.suite.models import built_both_ways
 from conformance.suite.product import OF_TRAINING, Compared, compared, failure, findings
 from conformance.suite.properties import for_all
 
@@ -307,11 +308,7 @@ def test_a_call_in_another_dtype_changes_no_weights(subject: Subject) -> None:
 @requirement("FWD-15", MUST, profile="numerics")
 def test_state_dicts_hold_what_is_frozen(subject: Subject) -> None:
     """A state dict holds every parameter, frozen or not, in either mode."""
-    for built, backbone in (
-        ("training", subject.build()),
-        ("inference", subject.build_for_inference()),
-    ):
-        _ = backbone.llm  # some build it when it is first asked for
+    for built, backbone in built_both_ways(subject):
         for mode in ("train", "eval"):
             getattr(backbone, mode)()
             backbone.requires_grad_(True)

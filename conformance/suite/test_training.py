@@ -16,7 +16,12 @@ from conformance.control.calls import cross_entropy, without_dropout
 from conformance.parity.equality import GRADIENT_RELATIVE_RMS, gradients_of, worst_gradient
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.subject.subject import Subject
-from conformance.suite.models import IGNORED_LABEL, decoder_layers, logits_of
+from conformance.suite.models import (
+    IGNORED_LABEL,
+    built_both_ways,
+    decoder_layers,
+    logits_of,
+)
 from conformance.suite.product import GRADIENTS, LOSS, compared, failure, findings
 
 _OVERFITTING = (12, 1e-2, 0.5)
@@ -253,11 +258,7 @@ def test_gradients_are_those_of_the_library(subject: Subject) -> None:
 @requirement("TRN-04", MUST, profile="training")
 def test_freezing_freezes_everything(subject: Subject) -> None:
     """`requires_grad_(False)` on the backbone freezes every parameter, however it was built."""
-    for built, backbone in (
-        ("training", subject.build()),
-        ("inference", subject.build_for_inference()),
-    ):
-        _ = backbone.llm  # some build it when it is first asked for
+    for built, backbone in built_both_ways(subject):
         backbone.requires_grad_(False)
         left = [name for name, p in backbone.named_parameters() if p.requires_grad]
         require(

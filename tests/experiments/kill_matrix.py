@@ -78,7 +78,7 @@ def document(mutants: Sequence[Mutant]) -> str:
         "",
         "The last column is the plainest state and call in which the clause still fails, where it "
         "judges in several (on",
-        "transformers 5.23.0).",
+        "transformers 5.23.0); it is empty until a run of all defects has written it.",
         "",
         "| clause | level | planted defect | known as | also fails | dies |",
         "|---|---|---|---|---|---|",

@@ -171,14 +171,13 @@ class MaskFilledWithPad(MistralLLMBackbone):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        plain = type(self.tokenizer)
 
-        class Quick(type(self.tokenizer)):  # type: ignore[misc]
-            def pad(self, encoded: Any, *args: Any, **options: Any) -> Any:
-                padded = super().pad(encoded, *args, **options)
-                if options.get("return_tensors") == "pt":
-                    mask = padded["attention_mask"]
-                    mask[mask == 0] = self.pad_token_id
-                return padded
+        def pad(tokenizer: Any, encoded: Any, *args: Any, **options: Any) -> Any:
+            padded = plain.pad(tokenizer, encoded, *args, **options)
+            if options.get("return_tensors") == "pt":
+                mask = padded["attention_mask"]
+                mask[mask == 0] = tokenizer.pad_token_id
+            return padded
 
-        Quick.__name__ = type(self.tokenizer).__name__
-        self.tokenizer.__class__ = Quick
+        same_class_but(self.tokenizer, pad=pad)

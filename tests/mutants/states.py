@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, StaticCache
 from transformers.models.mistral.modeling_mistral import MistralMLP
 
 from backbones.llama2 import LLaMa2LLMBackbone
@@ -983,19 +983,18 @@ class BackbonesKeptOnceTrained(MistralLLMBackbone):
 
 @planted("FWD-15")
 class MaskKeptByItsCorners(Tampered):
-    """In training the mask of the last call is kept while its corners and the number of its
-    tokens are those of this one: rows padded elsewhere see their neighbours."""
+    """In training the mask of the last call is kept while its shape, the ends of its first row and
+    its first column are those of this one: a gap in the middle is not seen."""
 
     last: Any = None
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:
         mask = keywords.get("attention_mask")
         if self.training and isinstance(mask, torch.Tensor) and mask.dim() == 2:
-            mine = mask
-            key = (*mine.shape, float(mine[0, 0]), float(mine[0, -1]), float(mine[:, 0].sum()))
+            key = (*mask.shape, float(mask[0, 0]), float(mask[0, -1]), float(mask[:, 0].sum()))
             if self.last is not None and self.last[0] == key:
                 keywords["attention_mask"] = self.last[1]
-            self.last = key, mine
+            self.last = key, mask
         return super().forward(*positional, **keywords)
 
 
@@ -1021,12 +1020,15 @@ class FixedCachesCountTheirRoom(Tampered):
     """Positions go on from the length of the cached keys: of a static cache, from its room."""
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:
-        keys = getattr(next(iter(getattr(keywords.get("past_key_values"), "layers", [])), None),
-                       "keys", None)  # fmt: skip
+        cache = keywords.get("past_key_values")
         given = keywords.get("input_ids", keywords.get("inputs_embeds"))
-        if keys is not None and given is not None and keywords.get("position_ids") is None:
-            static = "Static" in type(keywords["past_key_values"]).__name__
-            if static and keys.dim() == 4:
+        if (
+            isinstance(cache, StaticCache)
+            and given is not None
+            and keywords.get("position_ids") is None
+        ):
+            keys = getattr(cache.layers[0], "keys", None)
+            if keys is not None:  # they are made by the first call
                 start = keys.shape[-2]
                 keywords["position_ids"] = torch.arange(start, start + given.shape[1])[None]
         return super().forward(*positional, **keywords)

@@ -326,7 +326,7 @@ class ClipsCharactersFirst(MistralLLMBackbone):
                 text = text[: 5 * (keywords.get("max_length") or tokenizer.model_max_length)]
             return plain.__call__(tokenizer, text, *rest, **keywords)
 
-        self.tokenizer.__class__ = type(plain.__name__, (plain,), {"__call__": call})
+        same_class_but(self.tokenizer, __call__=call)
 
 
 @planted("TOK-03")
@@ -336,12 +336,11 @@ class BatchesClippedByCharacters(MistralLLMBackbone):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        plain = type(self.tokenizer)
 
-        class Clipping(type(self.tokenizer)):  # type: ignore[misc]
-            def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
-                if isinstance(text, list) and options.get("truncation") is True:
-                    text = [one[: 4 * self.model_max_length] for one in text]
-                return super().__call__(text, *args, **options)
+        def call(tokenizer: Any, text: Any = None, *args: Any, **options: Any) -> Any:
+            if isinstance(text, list) and options.get("truncation") is True:
+                text = [one[: 4 * tokenizer.model_max_length] for one in text]
+            return plain.__call__(tokenizer, text, *args, **options)
 
-        Clipping.__name__ = type(self.tokenizer).__name__
-        self.tokenizer.__class__ = Clipping
+        same_class_but(self.tokenizer, __call__=call)
