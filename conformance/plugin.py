@@ -79,6 +79,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="recipe file or directory",
     )
+    group.addoption(
+        "--backbone-model",
+        metavar="ORG/NAME=DIR",
+        action="append",
+        default=[],
+        help="folder with the published config and tokenizer of a model that has no recipe",
+    )
+    group.addoption(
+        "--backbone-trust-remote-code",
+        action="store_true",
+        help="take a model whose config asks for code of its own",
+    )
 
 
 @pytest.hookimpl(trylast=True)
@@ -171,6 +183,8 @@ def _request(config: pytest.Config) -> RunRequest:
             timeout=option.backbone_timeout,
             hub=Path(option.backbone_hub) if option.backbone_hub else None,
             recipes=tuple(map(Path, option.backbone_recipes)),
+            models=tuple(option.backbone_model),
+            trust_remote_code=option.backbone_trust_remote_code,
             config=Path(option.backbone_config) if option.backbone_config else None,
         )
     except InvalidRequest as refusal:
@@ -183,6 +197,7 @@ def _option_of(field: str) -> str:
         "target": "--backbone",
         "backbone_id": "--backbone-id",
         "profiles": "--backbone-profile",
+        "models": "--backbone-model",
     }
     return names.get(field, f"--backbone-{field.replace('_', '-')}")
 

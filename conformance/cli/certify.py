@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -15,8 +14,10 @@ from conformance.cli.options import (
     Config,
     HubRoot,
     Json,
+    Models,
     Profile,
     Recipes,
+    TrustRemoteCode,
     names_in,
     positive,
 )
@@ -68,6 +69,8 @@ def certify(
     config: Config = None,
     hub: HubRoot = None,
     recipes: Recipes = None,
+    models: Models = None,
+    trust_remote_code: TrustRemoteCode = False,
     only: Annotated[
         Optional[str],
         typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies."),
@@ -120,6 +123,8 @@ def certify(
         timeout=timeout,
         hub=hub,
         recipes=tuple(recipes or ()),
+        models=tuple(models or ()),
+        trust_remote_code=trust_remote_code,
         config=config,
         memory_limit=None
         if max_memory is None
@@ -142,7 +147,7 @@ def certify(
         console(stderr=as_json),
         verdict,
         deep=verbose,
-        options=_options_to_repeat(config, hub, recipes),
+        options=_options_to_repeat(request),
     )
     if as_json:
         say(serialise(verdict.as_certificate()).rstrip())
@@ -207,12 +212,12 @@ def _within(clauses: tuple[str, ...], names: tuple[str, ...], option: str) -> tu
     return clauses
 
 
-def _options_to_repeat(
-    config: Path | None, hub: Path | None, recipes: Iterable[Path] | None
-) -> list[str]:
+def _options_to_repeat(request: RunRequest) -> list[str]:
     options = [
-        ("--config", config),
-        ("--hub", hub),
-        *(("--recipes", recipe) for recipe in recipes or ()),
+        ("--config", request.config),
+        ("--hub", request.hub),
+        *(("--recipes", recipe) for recipe in request.recipes),
+        *(("--model", model) for model in request.models),
     ]
-    return [word for option, path in options if path is not None for word in (option, str(path))]
+    repeated = [word for option, value in options if value for word in (option, str(value))]
+    return [*repeated, "--trust-remote-code"] if request.trust_remote_code else repeated

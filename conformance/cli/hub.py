@@ -3,7 +3,10 @@ checkpoints."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import sys
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -12,8 +15,10 @@ from conformance.cli.options import (
     HubRoot,
     Json,
     Recipes,
+    TrustRemoteCode,
 )
 from conformance.cli.rows import show
+from conformance.errors import CannotAssess
 from conformance.report.terminal import say
 
 
@@ -71,6 +76,58 @@ def build(
         )
         built.append({"hub": recipe.hub_id, "digest": recipe.digest(), "path": str(path)})
     show(built, as_json)
+
+
+def add(
+    hub_id: Annotated[str, typer.Argument(metavar="ORG/MODEL", help="As the constructor asks.")],
+    folder: Annotated[
+        Optional[Path],
+        typer.Option("--from", metavar="DIR", help="Folder with the published files."),
+    ] = None,
+    from_cache: Annotated[
+        bool, typer.Option("--from-cache", help="Take them from your Hugging Face cache.")
+    ] = False,
+    recipes: Annotated[
+        Path, typer.Option("--recipes", metavar="DIR", help="Where the recipe is written.")
+    ] = Path("recipes"),
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Write over a recipe that is there.")
+    ] = False,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> None:
+    """Write a recipe from a model's published config and tokenizer; weights are not read.
+
+    Each declaration that is inferred is shown with its reason. Correct the file where one is wrong,
+    and certify with `--recipes DIR`.
+    """
+    from conformance.hub import Sources, users_cache
+
+    if (folder is None) != from_cache:
+        raise CannotAssess("name the published files: give --from DIR or --from-cache")
+    if folder is None:
+        cache = users_cache()
+        folder = Sources(cache=cache).folder_of(hub_id)
+        if folder is None:
+            near = difflib.get_close_matches(hub_id, Sources(cache=cache).hub_ids(), n=3)
+            raise CannotAssess(
+                f"{hub_id} is not in the Hugging Face cache {f'`{cache}`' if cache else '(none)'}"
+                + (f"; did you mean {', '.join(near)}?" if near else "")
+            )
+    from conformance.hub.derive import derive
+    from conformance.hub.recipe_writer import write_recipe
+
+    say(f"reading the published files in `{folder}`", sys.stderr)
+    derived = derive(folder, hub_id, trust_remote_code=trust_remote_code)
+    path = write_recipe(derived, recipes, replace=replace)
+    rows = [{"key": i.key, "value": i.value, "reason": i.reason} for i in derived.inferences]
+    if as_json:
+        recipe = derived.recipe
+        document = {"recipe": str(path), "digest": recipe.digest(), "probe": dict(recipe.probe)}
+        say(json.dumps({**document, "inferred": rows}, indent=2))
+        return
+    show(rows, False)
+    say(f"wrote `{path}`; certify with `--recipes {recipes}`")
 
 
 def list_built(hub: HubRoot = None, as_json: Json = False) -> None:

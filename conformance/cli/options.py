@@ -28,12 +28,31 @@ Recipes = Annotated[
     typer.Option("--recipes", help="Recipe file or directory; may be repeated."),
 ]
 
+Models = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "--model",
+        metavar="ORG/NAME=DIR",
+        help="Folder with the published config and tokenizer of a model that has no recipe; may "
+        "be repeated. Weights are not read.",
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Take a model whose config asks for code of its own."),
+]
+
 Profile = Annotated[
     Optional[str], typer.Option("--profile", help="Names, joined by commas [default: default].")
 ]
 
 
-_OPTIONS = {"backbone_id": "--id", "profiles": "--profile", "memory_limit": "--max-memory"}
+_OPTIONS = {
+    "backbone_id": "--id",
+    "profiles": "--profile",
+    "memory_limit": "--max-memory",
+    "models": "--model",
+}
 """Options of `conformance certify` whose names differ from the fields of a `RunRequest`."""
 
 

@@ -5,6 +5,7 @@ Importing this package imports neither torch, transformers, tokenizers nor huggi
 
 from __future__ import annotations
 
+from conformance.hub.published import UnusableFiles
 from conformance.hub.recipe import (
     AcceptedDifference,
     InvalidRecipe,
@@ -13,6 +14,7 @@ from conformance.hub.recipe import (
     UnknownRecipe,
 )
 from conformance.hub.recipes import known_recipes, recipe_for
+from conformance.hub.sources import InvalidModel, Sources, users_cache
 from conformance.hub.store import CannotBuild, Hub, HubEntry
 from conformance.hub.tap import HubCall, HubTap
 from conformance.hub.view import HubView
@@ -25,10 +27,14 @@ __all__ = [
     "HubEntry",
     "HubTap",
     "HubView",
+    "InvalidModel",
     "InvalidRecipe",
     "Recipe",
+    "Sources",
     "TokenizerRecipe",
     "UnknownRecipe",
+    "UnusableFiles",
     "known_recipes",
     "recipe_for",
+    "users_cache",
 ]

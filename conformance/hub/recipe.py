@@ -26,7 +26,10 @@ TOKENIZER_KINDS = ("real", "stand-in")
 TEMPLATE_ORACLES = ("jinja", "mistral-common-v1", "seed")
 
 
-TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe")
+PUBLISHED_LAYOUT = "published"
+
+
+TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe", PUBLISHED_LAYOUT)
 
 
 class InvalidRecipe(CannotAssess):
@@ -44,6 +47,9 @@ class TokenizerRecipe:
     `source` is a file of `mistral_common/data` with the digest `sha256`; for a ranked vocabulary
     the first `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a
     `▁` before the text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's).
+    With the layout `published` nothing is made: `files` are the published ones, `source` is the
+    folder they lie in, and `sha256` covers their names and contents.
+
     `golden` names the file of `fixtures/golden` with the ids that an independent encoder gives, if
     there is one.
     """
@@ -58,6 +64,7 @@ class TokenizerRecipe:
     ranks: int | None = None
     ships_chat_template: bool = False
     golden: str | None = None
+    files: tuple[Path, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class Recipe:
     sources: Mapping[str, str]
     parameters: int | None
     path: Path = field(compare=False)
+    derived: bool = False
+    """Whether it was derived from published files as it was asked for, rather than written down."""
 
     def probe_config(self) -> dict[str, Any]:
         """The published config with the tiny overrides applied: the probe checkpoint's

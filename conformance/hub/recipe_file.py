@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from conformance.hub.published import chat_template_in, files_in, tokenizer_config_in
 from conformance.hub.recipe import (
     DTYPES,
+    PUBLISHED_LAYOUT,
     TEMPLATE_ORACLES,
     TOKENIZER_KINDS,
     TOKENIZER_LAYOUTS,
@@ -73,7 +75,7 @@ def read_recipe(path: Path) -> Recipe:
             if "generation_config" in published.values
             else None
         ),
-        chat_template=None if template is None else _read_template(table, template),
+        chat_template=_template_of(table, tokenizer, template),
         template_oracle=(
             table.one_of("template_oracle", TEMPLATE_ORACLES)
             if "template_oracle" in document
@@ -129,6 +131,9 @@ TOKENIZER_KEYS = (
 )
 
 
+PUBLISHED_TOKENIZER_KEYS = ("kind", "source", "sha256", "layout")
+
+
 def _check_file_name(table: _Table, hub_id: str) -> None:
     if (
         hub_id.count("/") > 1
@@ -169,6 +174,8 @@ def _check_heads(probe: _Table, config: Mapping[str, Any]) -> None:
 
 def _read_tokenizer(table: _Table) -> TokenizerRecipe:
     layout = table.one_of("layout", TOKENIZER_LAYOUTS)
+    if layout == PUBLISHED_LAYOUT:
+        return _read_published_tokenizer(table)
     ranks = (
         table.value("ranks", int, "a number of vocabulary entries")
         if layout == "byte-level-bpe"
@@ -201,6 +208,36 @@ def _read_tokenizer(table: _Table) -> TokenizerRecipe:
         ),
         golden=table.optional_text("golden"),
     )
+
+
+def _read_published_tokenizer(table: _Table) -> TokenizerRecipe:
+    table.only_keys(PUBLISHED_TOKENIZER_KEYS, "one of " + ", ".join(PUBLISHED_TOKENIZER_KEYS))
+    source = table.text("source")
+    directory = table.path.parent / source
+    files = files_in(directory)
+    if not files:
+        table.wrong(
+            "source", f"is {source!r}, which holds no tokenizer", "a folder beside the file"
+        )
+    config = tokenizer_config_in(directory)
+    return TokenizerRecipe(
+        kind=table.one_of("kind", TOKENIZER_KINDS),
+        source=source,
+        sha256=table.text("sha256"),
+        layout=PUBLISHED_LAYOUT,
+        tokenizer_class=str(config.get("tokenizer_class", "")),
+        config=config,
+        special_tokens_map={},
+        files=files,
+    )
+
+
+def _template_of(table: _Table, tokenizer: TokenizerRecipe, name: str | None) -> str | None:
+    if name is not None:
+        return _read_template(table, name)
+    if tokenizer.layout != PUBLISHED_LAYOUT:
+        return None
+    return chat_template_in(tokenizer.files[0].parent, tokenizer.config)
 
 
 def _read_template(table: _Table, name: str) -> str:

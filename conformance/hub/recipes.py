@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from conformance.hub.recipe import (
@@ -45,15 +46,22 @@ def recipe_for(hub_id: str, extra: Sequence[Path] = ()) -> Recipe:
     recipes = known_recipes(extra)
     if hub_id in recipes:
         return recipes[hub_id]
-    known = "\n".join(f"  {known_id}" for known_id in sorted(recipes)) or "  (none)"
-    name = hub_id.replace("/", "--") + ".toml"
-    raise UnknownRecipe(
-        f"no recipe for hub id {hub_id!r}, so the offline hub cannot serve it. Known hub "
-        f"ids:\n{known}\n"
-        f"To add it, write a recipe: copy the closest one in {fixtures_directory() / 'hub'} to a "
-        f"directory "
-        f"of yours as {name}, then name that directory with `--recipes DIR` or {RECIPES_VARIABLE} "
-        f"(in a checkout of this project: fixtures/hub/{name})."
+    raise unknown_recipe(hub_id, recipes)
+
+
+def unknown_recipe(hub_id: str, known: Iterable[str]) -> UnknownRecipe:
+    """The error for a hub id that is not among the `known` ones: the nearest, or all, and what to
+    do."""
+    names = sorted(known)
+    near = difflib.get_close_matches(hub_id, names, n=3, cutoff=0.75)
+    listed = "\n".join(f"  {name}" for name in near or names) or "  (none)"
+    return UnknownRecipe(
+        f"no recipe for hub id {hub_id!r}, so the offline hub cannot serve it. "
+        f"{'Did you mean' if near else 'Known hub ids'}:\n{listed}\n"
+        f"Any other model needs its published config.json and tokenizer files, no weights: name "
+        f"their folder with `--model {hub_id}=FOLDER`; if they are in your Hugging Face cache they "
+        f"are found there. `conformance hub add {hub_id} --from FOLDER` writes a recipe from them "
+        f"that you can correct."
     )
 
 

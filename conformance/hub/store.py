@@ -174,7 +174,8 @@ def _build_entry(recipe: Recipe, entry: Path, weights: str, on_progress: Progres
 
 def _write_tokenizer(recipe: Recipe, entry: Path, snapshot: Path, on_progress: Progress) -> None:
     """The tokenizer's files: the entry's own if all are intact, else made anew."""
-    from conformance.hub.vocabulary import TOKENIZER_FILES, write_tokenizer
+    from conformance.hub.published import TOKENIZER_FILES
+    from conformance.hub.vocabulary import write_tokenizer
 
     manifest = _read_manifest(entry) or {"digest": None, "files": {}}
     there = {name: facts for name, facts in manifest["files"].items() if name in TOKENIZER_FILES}

@@ -17,7 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.recipe import Recipe, TokenizerRecipe
+from conformance.hub.published import copy_tokenizer, digest_of
+from conformance.hub.recipe import PUBLISHED_LAYOUT, Recipe, TokenizerRecipe
 
 Merge = tuple[str, str]
 
@@ -26,17 +27,6 @@ _HOW_TO_GO_ON = (
     "name it with "
     "`--hub DIR`"
 )
-
-
-TOKENIZER_FILES = {
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-}
-"""Every name under which a tokenizer's file can be written."""
 
 
 class VocabularyUnavailable(RuntimeError):
@@ -51,8 +41,12 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
     Raises:
         VocabularyUnavailable: mistral-common (or sentencepiece, where needed) is not installed, or
             it has another file than the recipe was written for.
+        OSError: a published file cannot be read.
     """
     tokenizer = recipe.tokenizer
+    if tokenizer.layout == PUBLISHED_LAYOUT:
+        _copy_published(tokenizer, directory)
+        return
     source = vocabulary_source(tokenizer)
     if tokenizer.layout == "byte-level-bpe":
         vocabulary, merges = byte_level_pieces(ranked_tokens(source, tokenizer.ranks or 0))
@@ -76,6 +70,17 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
         config["chat_template"] = recipe.chat_template
     _write_json(directory / "tokenizer_config.json", config)
     _write_json(directory / "special_tokens_map.json", tokenizer.special_tokens_map)
+
+
+def _copy_published(tokenizer: TokenizerRecipe, directory: Path) -> None:
+    found = digest_of(tokenizer.files)
+    if found != tokenizer.sha256:
+        raise VocabularyUnavailable(
+            f"the tokenizer's files in {tokenizer.source} have the SHA-256 {found}, but the recipe "
+            f"was written for {tokenizer.sha256}; put the published files back, or write the "
+            f"recipe anew with `conformance hub add`"
+        )
+    copy_tokenizer(tokenizer.files, directory)
 
 
 def vocabulary_source(tokenizer: TokenizerRecipe) -> Path:

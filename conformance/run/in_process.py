@@ -32,14 +32,18 @@ def check_backbone(
     seed: int = 0,
     hub: Path | None = None,
     recipes: Sequence[Path] = (),
+    models: Mapping[str, Path] | None = None,
+    trust_remote_code: bool = False,
 ) -> Verdict:
     """Judge a backbone without starting a process; a failing clause neither raises nor ends the
     run.
 
     `factory` is a class or factory called with the seed's arguments, or a target string.
     `declarations` is what a `[subject]` table would hold, `weights` what profile `scale` streams
-    (as `--weights`). A subject that crashes, hangs or exits takes this process with it:
-    `conformance certify` is the entry point that does not trust its subject.
+    (as `--weights`). `models` are folders with the published config and tokenizer of hub ids that
+    have no recipe; without it they are looked for in the Hugging Face cache. A subject that
+    crashes, hangs or exits takes this process with it: `conformance certify` is the entry point
+    that does not trust its subject.
 
     Raises:
         CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or an argument
@@ -68,6 +72,8 @@ def check_backbone(
         seed=seed,
         hub=hub,
         recipes=tuple(recipes),
+        models=tuple(f"{hub_id}={os.fspath(folder)}" for hub_id, folder in (models or {}).items()),
+        trust_remote_code=trust_remote_code,
     )
     with in_process_session(resolved, request, declarations) as session:
         session.construct()

@@ -12,6 +12,7 @@ from typing import Any
 
 from conformance.catalogue import catalogue, expected_clauses, profiles
 from conformance.errors import CannotAssess
+from conformance.hub import InvalidModel, Sources, users_cache
 
 BUDGETS = ("quick", "standard", "thorough")
 DEVICES = ("auto", "cpu", "cuda")
@@ -56,6 +57,9 @@ class RunRequest:
     chooses `full` or `probe`. `device` is `cuda` with profile `gpu` and else `cpu`, which `auto`
     chooses. `timeout` is in seconds and bounds each step (resolution, construction, one clause);
     `memory_limit` is in bytes of resident memory, None for three quarters of what is available.
+    `models` are `ORG/NAME=FOLDER`, published files of hub ids without a recipe, and `cache` the
+    `hub` folder of the Hugging Face cache in which others are looked for, the user's own by
+    default; configs that ask for code of their own are taken with `trust_remote_code` alone.
 
     Raises:
         InvalidRequest: for a value that a field does not take, or that another field rules out.
@@ -75,6 +79,9 @@ class RunRequest:
     recipes: tuple[Path, ...] = ()
     config: Path | None = None
     memory_limit: int | None = None
+    models: tuple[str, ...] = ()
+    cache: Path | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
         check_profiles(self.profiles)
@@ -86,6 +93,10 @@ class RunRequest:
         if self.memory_limit is not None:
             _positive("memory_limit", self.memory_limit, "bytes")
         _one_of("device", self.device, DEVICES)
+        _check_models(self.models)
+        if self.cache is None:
+            # Now, as runs give their processes a cache of their own.
+            object.__setattr__(self, "cache", users_cache())
         object.__setattr__(self, "weights", _weights_for(self.weights, self.profiles))
         object.__setattr__(self, "device", _device_for(self.device, self.profiles))
 
@@ -107,11 +118,12 @@ class RunRequest:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunRequest:
-        paths = {name: data[name] and Path(data[name]) for name in ("hub", "config")}
+        paths = {name: data[name] and Path(data[name]) for name in ("hub", "config", "cache")}
         sequences = {
             "profiles": tuple(data["profiles"]),
             "only": None if data["only"] is None else tuple(data["only"]),
             "recipes": tuple(Path(item) for item in data["recipes"]),
+            "models": tuple(data["models"]),
         }
         return cls(**{**data, **paths, **sequences})
 
@@ -141,6 +153,13 @@ def _check_clauses(only: Sequence[str] | None) -> None:
                 f"{{only}} names `{clause}`, which is not a clause; `conformance requirements` "
                 f"lists them"
             )
+
+
+def _check_models(models: Sequence[str]) -> None:
+    try:
+        Sources.of(tuple(models))
+    except InvalidModel as error:
+        raise InvalidRequest(f"{{models}}: {_escaped(str(error))}") from None
 
 
 def _one_of(field: str, value: Any, choices: Sequence[str]) -> None:

@@ -11,15 +11,15 @@ from typing import Any
 
 from conformance.errors import CannotAssess
 from conformance.hub import (
-    CannotBuild,
     Hub,
     HubTap,
     HubView,
     Recipe,
-    UnknownRecipe,
+    Sources,
+    UnusableFiles,
     known_recipes,
-    recipe_for,
 )
+from conformance.hub.recipes import unknown_recipe
 from conformance.parity.half_products import half_products_in_float32
 from conformance.run.environment import environment
 from conformance.run.events import Facts
@@ -44,13 +44,14 @@ class Session:
     ) -> None:
         self._hub = Hub(request.hub)
         self._view = HubView(home)
-        self._extra_recipes = request.recipes
         self._recipes = known_recipes(request.recipes)
+        self._sources = Sources.of(request.models, request.cache)
+        self._trusted = request.trust_remote_code
         self._announce = announce
         self._served: list[str] = []
         # Why a hub id could not be served; constructors may swallow the exception, so it is kept
         # here.
-        self._unserved: UnknownRecipe | CannotBuild | None = None
+        self._unserved: CannotAssess | None = None
         self.tap = HubTap(self._view, on_missing=self._build)
         overrides, source = (
             (declarations, "declarations")
@@ -105,17 +106,43 @@ class Session:
     def _build(self, hub_id: str) -> None:
         self._announce("building hub", hub_id)
         try:
-            recipe = self._recipes.get(hub_id) or recipe_for(hub_id, self._extra_recipes)
-            snapshot = self._hub.build(recipe)
-        except (UnknownRecipe, CannotBuild) as error:
+            if hub_id not in self._recipes:
+                # Shared with the subject, which reads declarations from it.
+                self._recipes[hub_id] = self._derived(hub_id)
+            snapshot = self._hub.build(self._recipes[hub_id])
+        except CannotAssess as error:
             self._unserved = error
             raise
         self._view.mount(hub_id, snapshot)
         self._served.append(hub_id)
         self._announce("constructing", self.subject.backbone_id)
 
+    def _derived(self, hub_id: str) -> Recipe:
+        """A recipe from the published files of a model that has none, where they are at hand."""
+        folder = self._sources.folder_of(hub_id)
+        if folder is None:
+            raise unknown_recipe(hub_id, [*self._recipes, *self._sources.hub_ids()])
+        from conformance.hub.derive import derive
+
+        self._announce("deriving recipe", f"{hub_id} from {folder}")
+        try:
+            return derive(folder, hub_id, trust_remote_code=self._trusted).recipe
+        except CannotAssess:
+            raise
+        except Exception as error:
+            # Otherwise it would reach the constructor, and be blamed on it.
+            raise UnusableFiles(
+                f"no recipe of {hub_id} follows from `{folder}`: {type(error).__name__}: {error}"
+            ) from error
+
     def _hub_facts(self, recipe: Recipe) -> dict[str, Any]:
-        return {"digest": recipe.digest(), "tokenizer": recipe.tokenizer.kind, "weights": "probe"}
+        return {
+            "digest": recipe.digest(),
+            "tokenizer": recipe.tokenizer.kind,
+            "weights": "probe",
+            **({"recipe": "derived"} if recipe.derived else {}),
+            **({"remoteCode": True} if recipe.derived and "auto_map" in recipe.config else {}),
+        }
 
 
 @contextmanager

@@ -27,7 +27,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "positions": ("rotary", "absolute", "alibi"),
     "patch_position": ("after-bos", "start", "end"),
     "action_scheme": ("tail", "id", "none"),
-    "normalisation": ("identity", "metaspace"),
+    "normalisation": ("identity", "metaspace", "nfc", "nfkc"),
     "master_dtype": _DTYPES,
     "training_dtype": _DTYPES,
 }
@@ -73,7 +73,8 @@ class Declarations:
     prompt_rule: tuple[PromptRule, ...] = SEED_PROMPT_RULES
     system_prompt: bool = False
     normalisation: str = "identity"
-    """`metaspace`: SentencePiece's `▁` and a space are the same to this tokenizer."""
+    """What becomes of a text before it is encoded. `metaspace`: SentencePiece's `▁` and a space are
+    the same to this tokenizer; `nfc`, `nfkc`: Unicode's normal forms of these names."""
     master_dtype: str = "float32"
     training_dtype: str = "bfloat16"
     embedding_scale: float = 1.0

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from conformance.assertions import NotApplicable
+from conformance.hub.chat import TemplateRefuses, render
 from conformance.subject.declarations import Declarations
 from conformance.subject.subject import Host, Subject
 
@@ -183,8 +184,6 @@ def _mistral_common_v1(messages: Sequence[str]) -> Ids:
 
 
 def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> str:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     roles = ("user", "assistant")
     said = [{"role": roles[turn % 2], "content": text} for turn, text in enumerate(messages)]
     if system_prompt is not None:
@@ -193,20 +192,16 @@ def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | No
     if subject.recipe.template_oracle == "seed":
         # A base model has no bos and terminator but those that its backbone declares.
         bos, eos = bos if declared_bos(subject, 1) else "", subject.terminator
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    rendered: str = environment.from_string(
-        subject.recipe.chat_template or "", globals={"raise_exception": _refuse}
-    ).render(
-        messages=said,
-        bos_token=bos,
-        eos_token=eos,
-        add_generation_prompt=len(messages) % 2 == 1,
-    )
-    return rendered
-
-
-def _refuse(reason: str) -> None:
-    raise NotApplicable(f"the official template refuses the dialogue: {reason}")
+    try:
+        return render(
+            subject.recipe.chat_template or "",
+            said,
+            bos=bos,
+            eos=eos,
+            generation=len(messages) % 2 == 1,
+        )
+    except TemplateRefuses as reason:
+        raise NotApplicable(f"the official template refuses the dialogue: {reason}") from None
 
 
 def _system_prompt_in_force(host: Host) -> str | None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from conformance.assertions import Blocked, NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.subject.declarations import Declarations
 from conformance.subject.subject import Host, Subject
 from conformance.suite.dialogues import (
     ROLES,
@@ -87,7 +88,7 @@ def _require_hosts(holds: bool, failing: dict[Host, str], works: set[str]) -> No
 def test_the_rule_names_the_builder(subject: Subject) -> None:
     """Every registered id maps to the prompt builder class that its family's declared rule names
     (suffixes `-pure`, `-instruct`, `-chat` for the seed's families; Vicuna's by prefix)."""
-    declared = subject.declared
+    declared = _declaring_a_rule(subject)
     registered = () if _mapping_is_frozen(subject) else declared.backbone_ids
     names = {subject.backbone_id: _name_of(subject.training.prompt_builder_fn)}
     for backbone_id in registered:
@@ -106,10 +107,22 @@ def test_the_rule_names_the_builder(subject: Subject) -> None:
         )
 
 
+def _declaring_a_rule(subject: Subject) -> Declarations:
+    """What is declared.
+
+    Raises:
+        NotApplicable: no rule is: no published file says which class builds the prompts.
+    """
+    if not subject.declared.prompt_rule:
+        raise NotApplicable("no `prompt_rule` is declared, and no file names the builder's class")
+    return subject.declared
+
+
 @requirement("PRM-02", MUST, needs=["PRM-01"], uses=["prompt_builder_fn"])
 @for_all(identifier=undeclared_identifiers)
 def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -> None:
     """An identifier that the rule does not cover raises ValueError naming the identifier."""
+    _declaring_a_rule(subject)
     if _mapping_is_frozen(subject):
         raise NotApplicable(
             "the builder is chosen at construction, where CON-04 has unknown ids refused"

@@ -113,11 +113,17 @@ def test_an_unknown_id_is_refused_with_the_known_ones_and_the_way_to_add_it() ->
     for expected in (
         "someone/else-7b",
         *HUB_IDS,
-        "someone--else-7b.toml",
-        "--recipes DIR",
-        RECIPES_VARIABLE,
+        "--model someone/else-7b=FOLDER",
+        "conformance hub add someone/else-7b --from FOLDER",
     ):
         assert expected in message
+
+
+def test_the_nearest_known_hub_ids_are_suggested() -> None:
+    with pytest.raises(UnknownRecipe) as refusal:
+        recipe_for("mistralai/Mistral-7b-v0.1")
+    assert "Did you mean:\n  mistralai/Mistral-7B-v0.1" in str(refusal.value)
+    assert "vicuna" not in str(refusal.value)
 
 
 def test_recipes_of_a_project_are_found_and_replace_built_in_ones(

@@ -1,0 +1,327 @@
+"""A recipe from published files alone: what a person would write down, each with its reason.
+
+Conventions are seen where they can be seen: the tokenizer is loaded and asked, the template is
+rendered, a tiny model is built and measured. What no file says (which class builds the prompts,
+which ids a backbone knows the model by) is left undeclared.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from conformance.hub.chat import InvalidTemplate, TemplateRefuses, render
+from conformance.hub.probe_sizes import NoSizes, probe_sizes
+from conformance.hub.published import (
+    CONFIG,
+    Published,
+    UnusableFiles,
+    copy_tokenizer,
+    digest_of,
+    read_published,
+    text_part,
+)
+from conformance.hub.recipe import DTYPES, PUBLISHED_LAYOUT, Recipe, TokenizerRecipe
+
+if TYPE_CHECKING:
+    import torch
+
+_ANSWER, _QUESTION, _SYSTEM = "A mug it is", "What is on the table", "Be a robot"
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A declaration that was inferred: its key in the `[subject]` table, its value, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A recipe, and how its declarations came about."""
+
+    recipe: Recipe
+    inferences: tuple[Inference, ...]
+
+
+def derive(directory: Path, hub_id: str, *, trust_remote_code: bool = False) -> Derived:
+    """The recipe of `hub_id` from the published files in `directory`. Imports transformers.
+
+    Raises:
+        UnusableFiles: no recipe can be made from them; the message says why, and what to try.
+    """
+    published = read_published(directory, hub_id, trust_remote_code=trust_remote_code)
+    try:
+        sizes = probe_sizes(published.config)
+    except NoSizes as error:
+        raise UnusableFiles(
+            f"no probe sizes follow from `{directory / 'config.json'}`: {error}. Write a recipe "
+            f"with a [probe] table by hand"
+        ) from None
+    tokenizer = _tokenizer(published)
+    inferences = (
+        *_of_bos(published, tokenizer),
+        *_of_dialogue(published, tokenizer),
+        _of_normalisation(tokenizer),
+        _of_dtype(published.config),
+        *_of_model(published, sizes),
+    )
+    text = text_part(published.config)
+    recipe = Recipe(
+        hub_id=hub_id,
+        family=str(text.get("model_type", published.config["model_type"])),
+        architecture=published.architecture,
+        config=published.config,
+        probe=sizes,
+        dtype=_stored_dtype(published.config) or "float32",
+        tokenizer=TokenizerRecipe(
+            kind="real",
+            source=directory.name,
+            sha256=digest_of(published.tokenizer_files),
+            layout=PUBLISHED_LAYOUT,
+            tokenizer_class=type(tokenizer).__name__,
+            config=published.tokenizer_config,
+            special_tokens_map={},
+            files=published.tokenizer_files,
+        ),
+        generation_config=published.generation_config,
+        chat_template=published.chat_template,
+        template_oracle="jinja",
+        accepted_template_differences=(),
+        subject={one.key: one.value for one in inferences} | {"prompt_rule": []},
+        sources={"config": f"config.json of {hub_id}", "tokenizer": f"files of {hub_id}"},
+        parameters=None,
+        path=directory,
+        derived=True,
+    )
+    return Derived(recipe, inferences)
+
+
+def _tokenizer(published: Published) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with TemporaryDirectory(prefix="conformance-") as readable:
+            copy_tokenizer(published.tokenizer_files, Path(readable))
+            # Its class may depend on the model's.
+            (Path(readable) / CONFIG).write_text(json.dumps(published.config), encoding="utf-8")
+            return AutoTokenizer.from_pretrained(readable, trust_remote_code=False)
+    except Exception as error:
+        import transformers
+
+        raise UnusableFiles(
+            f"transformers {transformers.__version__} cannot load the tokenizer in "
+            f"`{published.directory}`: {type(error).__name__}: {error}. If the files are whole, "
+            f"they ask for another release"
+        ) from error
+
+
+def _rendered(
+    published: Published, said: Sequence[tuple[str, str]], *, generation: bool = False
+) -> str | None:
+    """The official template of a dialogue of (role, text); None without one, or if it refuses."""
+    if published.chat_template is None:
+        return None
+    try:
+        return render(
+            published.chat_template,
+            [{"role": role, "content": text} for role, text in said],
+            bos=published.token("bos_token"),
+            eos=published.token("eos_token"),
+            generation=generation,
+        )
+    except TemplateRefuses:
+        return None
+    except InvalidTemplate as error:
+        raise UnusableFiles(
+            f"the chat template of {published.hub_id} in `{published.directory}` cannot be "
+            f"rendered: {error}"
+        ) from None
+
+
+def _of_bos(published: Published, tokenizer: Any) -> tuple[Inference, ...]:
+    bos, token = tokenizer.bos_token_id, tokenizer.bos_token
+    if bos is None:
+        return _without_bos("the tokenizer has no bos token")
+    ids = list(tokenizer(_QUESTION).input_ids)
+    dialogue = [("user", _QUESTION), ("assistant", _ANSWER)] * 2
+    text = _rendered(published, dialogue)
+    shown = text.count(token) if text is not None else None
+    per_turn = (
+        (Inference("bos_per_prompt", "per-turn", f"the template has {token!r} before each turn"),)
+        if shown is not None and shown > 1
+        else (Inference("bos_per_prompt", "one", "one begins a dialogue"),)
+    )
+    if ids[:1] == [bos]:
+        return Inference("bos", "auto", f"the tokenizer puts {token!r} first"), *per_turn
+    if shown:
+        why = f"the tokenizer adds no {token!r}, and the template writes it"
+        return Inference("bos", "prompt", why), *per_turn
+    return _without_bos(f"neither the tokenizer nor the template puts {token!r} first")
+
+
+def _without_bos(why: str) -> tuple[Inference, ...]:
+    return (
+        Inference("bos", "none", why),
+        Inference("bos_per_prompt", "none", why),
+        Inference("patch_position", "start", "there is no bos for patches to stand behind"),
+    )
+
+
+def _of_dialogue(published: Published, tokenizer: Any) -> tuple[Inference, ...]:
+    if published.chat_template is None:
+        why = "there is no chat template: the tokenizer's own eos ends a turn"
+        return (
+            Inference("terminator", tokenizer.eos_token or "", why),
+            Inference("system_prompt", False, "there is no chat template"),
+        )
+    with_system = _rendered(published, [("system", _SYSTEM), ("user", _QUESTION)])
+    takes = with_system is not None and _SYSTEM in with_system
+    system = Inference(
+        "system_prompt",
+        takes,
+        "the template writes a system message" if takes else "the template takes no system message",
+    )
+    dialogue = [("user", _QUESTION), ("assistant", _ANSWER)]
+    text = _rendered(published, dialogue)
+    after = text.partition(_ANSWER)[2].lstrip() if text else ""
+    # Longest first: one may begin another.
+    specials = sorted(
+        {t.content for t in tokenizer.added_tokens_decoder.values()} | {tokenizer.eos_token or ""},
+        key=len,
+        reverse=True,
+    )
+    ends = next((token for token in specials if token and after.startswith(token)), None)
+    if ends is None:
+        why = "the template ends an answer in no special token: the tokenizer's own eos does"
+        return Inference("terminator", tokenizer.eos_token or "", why), system
+    return Inference("terminator", ends, "the template ends an answer in it"), system
+
+
+def _of_normalisation(tokenizer: Any) -> Inference:
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+    if ids("a\u2581b") == ids("a b"):
+        return Inference(
+            "normalisation", "metaspace", "`\u2581` and a space are the same to the tokenizer"
+        )
+    if ids("cafe\u0301") == ids("caf\u00e9"):
+        form = "nfkc" if ids("\ufb01") == ids("fi") else "nfc"
+        return Inference(
+            "normalisation", form, "an accent of its own and its letter with it are the same to it"
+        )
+    return Inference("normalisation", "identity", "`\u2581` and a space are two characters to it")
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> str | None:
+    for part in (config, text_part(config)):
+        for key in ("dtype", "torch_dtype"):
+            if part.get(key) in DTYPES:
+                return str(part[key])
+    return None
+
+
+def _of_dtype(config: Mapping[str, Any]) -> Inference:
+    stored = _stored_dtype(config)
+    if stored in ("bfloat16", "float16"):
+        return Inference("training_dtype", stored, "the dtype that the config names")
+    return Inference(
+        "training_dtype", "bfloat16", f"the config names {stored or 'no dtype'}, no half precision"
+    )
+
+
+def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference, ...]:
+    """What the library's model of this config does to embeddings, seen on a tiny one."""
+    import torch
+    import transformers
+
+    model_class = getattr(transformers, published.architecture, None)
+    if model_class is None:
+        raise UnusableFiles(
+            f"transformers {transformers.__version__} has no {published.architecture}, the "
+            f"architecture of {published.hub_id}; install a release that has it (the files were "
+            f"written by {published.config.get('transformers_version', 'an unnamed release')})"
+        )
+    config = {**published.config, **sizes}
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            made = transformers.AutoConfig.for_model(config["model_type"], **fields)
+            model = model_class(made).float().eval()
+    except Exception as error:
+        raise UnusableFiles(
+            f"transformers {transformers.__version__} cannot build {published.architecture} from "
+            f"the config of {published.hub_id} at probe sizes: {type(error).__name__}: {error}"
+        ) from error
+    inside, fed = _scales(model)
+    return (
+        Inference("embedding_scale", inside, f"measured on the input embedding: {inside:g}"),
+        Inference("patch_scale", fed, f"measured before the first layer: {fed:g}"),
+        *_of_positions(model),
+    )
+
+
+def _scales(model: Any) -> tuple[float, float]:
+    """By how much the input embedding scales its rows, and the model what it is fed."""
+    import torch
+
+    embedding = model.get_input_embeddings()
+    ids = torch.tensor([[5, 9, 6]])
+    rows = torch.nn.functional.embedding(ids, embedding.weight)
+    seen: list[torch.Tensor] = []
+    layers = max(
+        (m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len, default=None
+    )
+    if layers is None or not len(layers):
+        return 1.0, 1.0
+
+    def first(module: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        seen.append((inputs[0] if inputs else options["hidden_states"]).detach())
+
+    handle = layers[0].register_forward_pre_hook(first, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            embedded = embedding(ids)
+            with suppress(Exception):
+                model(inputs_embeds=rows, use_cache=False)
+    finally:
+        handle.remove()
+    return _factor(embedded, rows), _factor(seen[0], rows) if seen else 1.0
+
+
+def _factor(scaled: torch.Tensor, plain: torch.Tensor) -> float:
+    """The number by which one is the other, 1 if there is none."""
+    if scaled.shape != plain.shape:
+        return 1.0
+    scaled, plain = scaled.detach(), plain.detach()
+    factor = float((scaled * plain).sum() / (plain * plain).sum())
+    off = float((scaled - factor * plain).norm() / scaled.norm())
+    if not math.isfinite(factor) or off > 1e-3:
+        return 1.0
+    return 1.0 if abs(factor - 1) < 1e-6 else factor
+
+
+def _of_positions(model: Any) -> tuple[Inference, ...]:
+    import torch
+
+    tables = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and module is not model.get_input_embeddings()
+    ]
+    if tables:
+        return (Inference("positions", "absolute", f"`{tables[0]}` is a table of positions"),)
+    if any("rotary" in name or "rope" in name for name, _ in model.named_modules()):
+        return (Inference("positions", "rotary", "the model has a rotary embedding"),)
+    if getattr(model.config, "alibi", False) or model.config.model_type in ("bloom", "mpt"):
+        return (Inference("positions", "alibi", "the config says so"),)
+    return ()

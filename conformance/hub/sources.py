@@ -1,0 +1,99 @@
+"""Where the published files of a model without a recipe may lie: a folder that the user names, or
+the user's own Hugging Face cache. Nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from conformance.errors import CannotAssess
+from conformance.hub.published import CONFIG
+
+
+class InvalidModel(CannotAssess):
+    """A named model is not `ORG/NAME=FOLDER`. The message says what it lacks."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Folders by hub id, and the `hub` folder of a Hugging Face cache (None: look in none)."""
+
+    models: Mapping[str, Path] = field(default_factory=dict)
+    cache: Path | None = None
+
+    @classmethod
+    def of(cls, named: tuple[str, ...] = (), cache: Path | None = None) -> Sources:
+        """From models as they are named on a command line, each `ORG/NAME=FOLDER`.
+
+        Raises:
+            InvalidModel: one has another form, or its folder does not exist.
+        """
+        return cls(dict(map(_named, named)), cache)
+
+    def folder_of(self, hub_id: str) -> Path | None:
+        """The folder with the published files of `hub_id`, None if there is none here."""
+        if hub_id in self.models:
+            return self.models[hub_id]
+        return None if self.cache is None else _snapshot(self.cache, hub_id)
+
+    def hub_ids(self) -> list[str]:
+        """Every hub id whose config lies here, sorted."""
+        cached = (
+            {
+                folder.name.removeprefix("models--").replace("--", "/")
+                for folder in self.cache.glob("models--*")
+            }
+            if self.cache is not None
+            else set()
+        )
+        return sorted({*self.models, *(one for one in cached if self.folder_of(one))})
+
+
+def users_cache(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The `hub` folder of the Hugging Face cache that this environment names, None if there is no
+    such folder (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables).
+    """
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environment.get(name):
+            return _existing(Path(environment[name]).expanduser())
+    home = environment.get("HF_HOME")
+    if not home:
+        cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
+        home = os.path.join(cache, "huggingface")
+    return _existing(Path(home).expanduser() / "hub")
+
+
+def _existing(path: Path) -> Path | None:
+    return path.absolute() if path.is_dir() else None
+
+
+def _named(text: str) -> tuple[str, Path]:
+    hub_id, _, folder = text.partition("=")
+    if not hub_id.strip() or not folder:
+        raise InvalidModel(
+            f"`{text}` should be ORG/NAME=FOLDER: the hub id that the constructor asks for, and "
+            f"the folder that holds its published config.json and tokenizer files"
+        )
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise InvalidModel(f"`{folder}`, named for {hub_id}, is not a folder")
+    return hub_id.strip(), path.absolute()
+
+
+def _snapshot(cache: Path, hub_id: str) -> Path | None:
+    """The snapshot of a repository's main revision, or the newest that has a config."""
+    repository = cache / ("models--" + hub_id.replace("/", "--"))
+    snapshots = repository / "snapshots"
+    try:
+        main = snapshots / (repository / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:
+        main = None
+    if main is not None and (main / CONFIG).is_file():
+        return main
+    try:
+        there = [path for path in snapshots.iterdir() if (path / CONFIG).is_file()]
+    except OSError:
+        return None
+    return max(there, key=lambda path: path.stat().st_mtime, default=None)

@@ -1,0 +1,154 @@
+"""Recipes that are derived from published files: against those that a person wrote, and by
+convention."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conformance.hub import Hub, UnusableFiles, known_recipes, recipe_for
+from conformance.hub.derive import Derived, derive
+from conformance.hub.recipe_writer import RecipeExists, write_recipe
+from conformance.subject.declarations import Declarations
+from tests.hub.conftest import SnapshotOf
+from tests.published import RANKS, write_published
+
+HUB_ID = "Qwen/Qwen2.5-0.5B-Instruct"
+PER_TURN = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+    "{% elif m.role == 'user' %}{{ bos_token + 'Q: ' + m.content + ' A:' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def _declared(derived: Derived) -> Declarations:
+    return Declarations().updated(derived.recipe.subject, "derived")
+
+
+@pytest.mark.parametrize(
+    "hub_id",
+    ["mistralai/Mistral-7B-Instruct-v0.1", "meta-llama/Llama-2-7b-chat-hf", "microsoft/phi-2"],
+)
+def test_what_is_inferred_is_what_a_person_declared(hub_id: str, snapshot_of: SnapshotOf) -> None:
+    written = known_recipes()[hub_id]
+    derived = derive(snapshot_of(hub_id), hub_id)
+    ours, theirs = _declared(derived), Declarations().updated(written.subject, "written")
+    for key in ("bos", "terminator", "normalisation", "positions", "patch_scale"):
+        if (hub_id, key) == ("microsoft/phi-2", "bos"):
+            # Its builder writes a bos that no published file knows of.
+            assert (ours.bos, theirs.bos) == ("none", "prompt")
+            continue
+        assert getattr(ours, key) == getattr(theirs, key), key
+    assert derived.recipe.architecture == written.architecture
+    assert derived.recipe.derived
+    assert not written.derived
+
+
+def test_chatml_without_bos(tmp_path: Path) -> None:
+    declared = _declared(derive(write_published(tmp_path / "model"), HUB_ID))
+    assert (declared.bos, declared.bos_per_prompt, declared.patch_position) == (
+        "none", "none", "start",
+    )  # fmt: skip
+    assert (declared.terminator, declared.system_prompt) == ("<|im_end|>", True)
+    assert (declared.normalisation, declared.training_dtype) == ("nfc", "bfloat16")
+    assert declared.prompt_rule == ()
+
+
+def test_a_base_model_ends_in_its_own_eos(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model", "gpt_neox", template=None)
+    derived = derive(folder, "EleutherAI/pythia-70m")
+    assert _declared(derived).terminator == "<|endoftext|>"
+    assert derived.recipe.chat_template is None
+
+
+def test_a_template_with_a_bos_for_each_turn(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model", template=PER_TURN)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "bos_token": "<|endoftext|>"}), encoding="utf-8")
+    declared = _declared(derive(folder, HUB_ID))
+    assert (declared.bos, declared.bos_per_prompt) == ("prompt", "per-turn")
+    assert not declared.system_prompt
+
+
+@pytest.mark.parametrize(("family", "architecture"), [("gemma", "GemmaForCausalLM")])
+def test_what_a_model_does_to_embeddings_is_measured(
+    family: str, architecture: str, tmp_path: Path
+) -> None:
+    config: dict[str, Any] = {
+        "architectures": [architecture], "model_type": family, "hidden_size": 2048, "head_dim": 256,
+        "intermediate_size": 16384, "num_attention_heads": 8, "num_key_value_heads": 1,
+        "hidden_activation": "gelu_pytorch_tanh", "num_hidden_layers": 18,
+        "pad_token_id": RANKS, "bos_token_id": RANKS,
+    }  # fmt: skip
+    derived = derive(write_published(tmp_path / "model", **config), "google/gemma-2b-it")
+    declared, hidden = _declared(derived), derived.recipe.probe["hidden_size"]
+    # Releases differ in where: inside the embedding, or behind it.
+    assert declared.embedding_scale * declared.patch_scale == pytest.approx(
+        math.sqrt(hidden), rel=5e-3
+    )
+
+
+def test_a_tokenizer_that_the_library_cannot_read_is_named(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model")
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["model"]["type"] = "OfTheFuture"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(UnusableFiles, match="cannot load the tokenizer"):
+        derive(folder, HUB_ID)
+
+
+def test_an_architecture_of_another_release_is_named(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model", architectures=["Qwen9ForCausalLM"])
+    with pytest.raises(UnusableFiles, match=r"has no Qwen9ForCausalLM.*written by 4\.43\.1"):
+        derive(folder, HUB_ID)
+
+
+def test_a_template_that_cannot_be_rendered_is_named(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model", template="{% for m in messages %}")
+    with pytest.raises(UnusableFiles, match=r"chat template .* cannot be rendered: Templ"):
+        derive(folder, HUB_ID)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_a_derived_recipe_is_built_from_the_published_files(
+    pairs: bool, tmp_path: Path, hub: Hub
+) -> None:
+    folder = write_published(tmp_path / "model", pairs=pairs)
+    recipe = derive(folder, HUB_ID).recipe
+    snapshot = hub.build(recipe)
+    same = ["tokenizer_config.json"] if pairs else ["tokenizer_config.json", "tokenizer.json"]
+    for name in same:
+        assert json.loads((snapshot / name).read_text()) == json.loads((folder / name).read_text())
+    merges = json.loads((snapshot / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    # The form that tokenizers 0.19 reads too.
+    assert all(isinstance(merge, str) for merge in merges["merges"])
+
+
+def test_a_written_recipe_is_the_derived_one(tmp_path: Path, hub: Hub) -> None:
+    derived = derive(write_published(tmp_path / "model"), HUB_ID)
+    path = write_recipe(derived, tmp_path / "recipes")
+    written = recipe_for(HUB_ID, [tmp_path / "recipes"])
+    assert written.digest() == derived.recipe.digest()
+    assert written.chat_template == derived.recipe.chat_template
+    read = Declarations().updated(written.subject, str(path))
+    assert read == _declared(derived)
+    assert hub.build(written).is_dir()
+    with pytest.raises(RecipeExists, match="--replace"):
+        write_recipe(derived, tmp_path / "recipes")
+    write_recipe(derived, tmp_path / "recipes", replace=True)
+    assert sorted(p.name for p in (tmp_path / "recipes").iterdir()) == [path.stem, path.name]
+
+
+def test_files_that_changed_since_are_refused(tmp_path: Path) -> None:
+    derived = derive(write_published(tmp_path / "model"), HUB_ID)
+    write_recipe(derived, tmp_path / "recipes")
+    changed = tmp_path / "recipes" / HUB_ID.replace("/", "--") / "tokenizer_config.json"
+    changed.write_text("{}", encoding="utf-8")
+    with pytest.raises(Exception, match="was written for"):
+        Hub(tmp_path / "hub").build(recipe_for(HUB_ID, [tmp_path / "recipes"]))
