@@ -39,6 +39,7 @@ class Case:
     seed: int = 0
     budget: str = "standard"
     recipes: tuple[Path, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 def judge_in_forks(
@@ -118,6 +119,7 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
         seed=case.seed,
         hub=hub,
         recipes=case.recipes,
+        models=case.models,
     )
     target = Target(case.name, case.factory, case.backbone_id)
     with open_session(

@@ -11,6 +11,7 @@ import logging
 import random
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
@@ -622,15 +623,14 @@ def test_members_have_their_types(subject: Subject) -> None:
 def test_token_reaches_every_hub_call(subject: Subject) -> None:
     """`hf_token` reaches every hub call (config, weights, tokenizer, generation config): gated
     models load. Without one the same backbone is built, from public files."""
-    asked_before = len(subject.tap.calls)
-    subject.build()
-    subject.build_for_inference()
-    calls = subject.tap.calls[asked_before:]
-    without = {
-        _address(call)
-        for call in calls
-        if call.token != CANARY_TOKEN and call.found and not call.cache_only
-    }
+    calls = _calls_of_both_modes(subject)
+    without = _requests_without_token(calls)
+    if without:
+        # Some releases lose the token on their way to a config, as the control shows.
+        librarys = _calls_of_both_modes(subject.canonical())
+        times = max(1, _tokenizers_in(calls) / max(1, _tokenizers_in(librarys)))
+        lost = _requests_without_token(librarys)
+        without = Counter({one: n for one, n in without.items() if n > times * lost[one]})
     # The repository's revision is requested with every file, so it does not show which call it was.
     bare = sorted({address for address in without if not address.endswith(_REVISION)} or without)
     require(
@@ -643,6 +643,26 @@ def test_token_reaches_every_hub_call(subject: Subject) -> None:
         "config's too",
         files=bare,
     )
+
+
+def _calls_of_both_modes(subject: Subject) -> Sequence[HubCall]:
+    asked_before = len(subject.tap.calls)
+    subject.build()
+    subject.build_for_inference()
+    return subject.tap.calls[asked_before:]
+
+
+def _requests_without_token(calls: Sequence[HubCall]) -> Counter[str]:
+    """How often each file was requested without the token."""
+    return Counter(
+        _address(call)
+        for call in calls
+        if call.token != CANARY_TOKEN and call.found and not call.cache_only
+    )
+
+
+def _tokenizers_in(calls: Sequence[HubCall]) -> int:
+    return sum(call.filename == "tokenizer_config.json" for call in calls)
 
 
 @requirement("CON-14", MUST, needs=["CON-01"])
