@@ -33,7 +33,7 @@ TOKENIZER_FILES = (
 )
 """Every file that a tokenizer of the library may read, by the name it is published under."""
 _HOLDS_ADAPTERS = "adapter_config.json"
-_FEWEST_TOKENS = 0.85
+FEWEST_TOKENS = 0.85
 """The least share of a model's rows that have tokens: Phi-2 has 50,295 for 51,200, and no published
 model that is known here has fewer than 0.94."""
 
@@ -255,7 +255,7 @@ def _check_tokenizer(directory: Path, hub_id: str, config: Mapping[str, Any]) ->
             f"`{path}` has {len(vocabulary)} tokens, and `{directory / CONFIG}` says that the "
             f"model has {rows} rows: they are of different models"
         )
-    if tokens < _FEWEST_TOKENS * rows:
+    if tokens < FEWEST_TOKENS * rows:
         raise UnusableFiles(
             f"`{path}` has {tokens} tokens for the {rows} rows that `{directory / CONFIG}` says: "
             f"they are of different models, or the file is cut"

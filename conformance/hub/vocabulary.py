@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from conformance.hub.consistency import check_tokenizer
 from conformance.hub.published import copy_tokenizer, digest_of
 from conformance.hub.recipe import PUBLISHED_LAYOUT, Recipe, TokenizerRecipe
 
@@ -41,6 +42,7 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
     Raises:
         VocabularyUnavailable: mistral-common (or sentencepiece, where needed) is not installed, or
             it has another file than the recipe was written for.
+        ContradictsRecipe: what would be written has other ids, rows or another bos than the recipe.
         OSError: a published file cannot be read.
     """
     tokenizer = recipe.tokenizer
@@ -54,6 +56,7 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
         merges_text = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
         (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
         added_tokens = _added_tokens(tokenizer, vocabulary)
+        check_tokenizer(recipe, vocabulary, added_tokens)
         # The published file lists its special token in the vocabulary too.
         vocabulary.update(
             {token["content"]: token["id"] for token in added_tokens if token["special"]}
@@ -62,7 +65,9 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
     else:
         vocabulary, merges = sentencepiece_pieces(source)
         shutil.copyfile(source, directory / "tokenizer.model")
-        document = _sentencepiece_document(vocabulary, merges, _added_tokens(tokenizer, vocabulary))
+        added_tokens = _added_tokens(tokenizer, vocabulary)
+        check_tokenizer(recipe, vocabulary, added_tokens)
+        document = _sentencepiece_document(vocabulary, merges, added_tokens)
     _write_json(directory / "tokenizer.json", document, indent=None)
 
     config = dict(tokenizer.config)
