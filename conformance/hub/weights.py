@@ -33,7 +33,8 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
     state dict.
 
     They come from the architecture itself, instantiated on the meta device: a new family needs no
-    code here. A tied head and rotary buffers are left out, as published checkpoints leave them out.
+    code here. A tied head and rotary buffers are left out, as published checkpoints leave them out,
+    and what a release renames as it loads has its published name.
 
     Raises:
         ValueError: the installed transformers does not know the architecture or the model type, or
@@ -57,8 +58,8 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
             f"transformers {transformers.__version__} cannot build {architecture} from the config "
             f"with the recipe's [probe] sizes: {error}"
         ) from error
-    shapes = {
-        name: tuple(tensor.shape)
+    tensors = {
+        name: tensor
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point() and not name.endswith("inv_freq")
     }
@@ -66,8 +67,20 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
         head = model.get_output_embeddings()
         for prefix, module in model.named_modules():
             if module is head:
-                del shapes[f"{prefix}.weight"]
-    return shapes
+                del tensors[f"{prefix}.weight"]
+    return {name: tuple(tensor.shape) for name, tensor in _as_published(model, tensors).items()}
+
+
+def _as_published(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names that `save_pretrained` writes: those of transformers 4, which
+    published checkpoints have, where 5 has others."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before 5
+        return tensors
+    reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
+    # In the model's own order: it decides which file a tensor is in.
+    return reverted if set(reverted) != set(tensors) else tensors
 
 
 def probe_tensors(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -130,3 +130,17 @@ def cast_parameters(module: torch.nn.Module, dtype: torch.dtype) -> None:
     cast buffers too."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def published_name(model: Any, name: str) -> str:
+    """The name under which checkpoints have the tensor that this model's state dict has as `name`:
+    transformers 5 renames some as it loads."""
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before 5
+        return name
+    # A model of somebody's own has no such table.
+    with suppress(Exception):
+        (published,) = revert_weight_conversion(model, {name: model.state_dict()[name]})
+        return str(published)
+    return name

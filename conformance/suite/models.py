@@ -15,7 +15,7 @@ from conformance.assertions import Blocked, ClauseFailure, NotApplicable
 from conformance.control.calls import IGNORED_LABEL as IGNORED_LABEL
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
-from conformance.parity.library import in_dtype, text_config, text_parameters
+from conformance.parity.library import in_dtype, published_name, text_config, text_parameters
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject
@@ -171,9 +171,9 @@ def vocabulary_tensors(subject: Subject) -> dict[str, str]:
     """State-dict name of each parameter with one row per token, and the name of its tensor in the
     checkpoint.
 
-    Releases rename modules as they load (a nested language model's, say), but not the last two
-    parts of a name. A head that is tied to the embedding has no tensor of its own in a checkpoint,
-    and is left out.
+    Releases rename modules as they load (a nested language model's, say): mostly not the last two
+    parts of a name, and where they do (GPT-NeoX's head) the library knows both. A head that is tied
+    to the embedding has no tensor of its own in a checkpoint, and is left out.
     """
     names: dict[str, str] = {}
     for name in sorted(vocabulary_parameters(subject.training.llm)):
@@ -182,6 +182,8 @@ def vocabulary_tensors(subject: Subject) -> dict[str, str]:
         ]
         if name in namesakes or len(namesakes) == 1:
             names[name] = name if name in namesakes else namesakes[0]
+        elif (published := published_name(subject.training.llm, name)) in subject.checkpoint:
+            names[name] = published
     return names
 
 

@@ -50,6 +50,9 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 vocabulary."""
 
 
+_CLASSES = {"qwen2": "Qwen2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}
+
+
 def write_published(
     folder: Path,
     family: str = "qwen2",
@@ -82,8 +85,9 @@ def write_published(
             "bos_token": None, "clean_up_tokenization_spaces": False,
             "eos_token": ADDED[2] if template else ADDED[0], "errors": "replace",
             "model_max_length": 32768, "pad_token": ADDED[0], "split_special_tokens": False,
-            "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": None,
-        } | ({"chat_template": template} if template else {}),
+            "tokenizer_class": _CLASSES[family], "unk_token": None,
+        }
+        | ({"chat_template": template} if template else {}),
     )  # fmt: skip
     return folder
 

@@ -116,13 +116,14 @@ class AnyBackbone(torch.nn.Module):
         self.llm.generation_config = GenerationConfig.from_pretrained(hub_id, token=hf_token)
         self.llm.generation_config.do_sample = False
         self.llm.config.use_cache = inference_mode
-        if not inference_mode:
-            self.llm.enable_input_require_grads()
         self.tokenizer = AutoTokenizer.from_pretrained(
             hub_id, token=hf_token, model_max_length=llm_max_length, padding_side="right",
             truncation_side="right",
         )  # fmt: skip
         self.add_pad_token()
+        if not inference_mode:
+            # After the rows, as new ones come in a new module.
+            self.llm.enable_input_require_grads()
 
     def add_pad_token(self) -> None:
         self.tokenizer.add_special_tokens({"pad_token": "<PAD>"})
