@@ -21,7 +21,7 @@ from conformance.oracle import (
     architecture_of,
 )
 from conformance.parity.library import library_config
-from conformance.parity.reference import prefix_of
+from conformance.parity.reference import names_in, prefix_of
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -187,12 +187,14 @@ def seeded_model(
     """A whole model of `shapes`, seeded in `dtype` on the device `on`, in `eval()`. The weights are
     made there, one tensor at a time: the device needs no more than the model."""
     llm = on_meta(model_class, config, attention)
+    names = architecture_of(config).names
     prefix = prefix_of(llm, architecture_of(config))
+    own = {f"{names.head}.weight": f"{names_in(llm, prefix, names).head}.weight"}
     weights = _seeded(config, shapes, seed, on)
     for name, shape in shapes.items():
         tensor = torch.empty(shape, dtype=dtype, device=on)
         weights.write(name, tensor)
-        path, _, parameter = (prefix + name).rpartition(".")
+        path, _, parameter = (prefix + own.get(name, name)).rpartition(".")
         llm.get_submodule(path).register_parameter(
             parameter, torch.nn.Parameter(tensor, requires_grad=False)
         )
