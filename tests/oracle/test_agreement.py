@@ -15,14 +15,15 @@ import pytest
 import torch
 import transformers
 
-from conformance.oracle import BFLOAT16, Place
+from conformance.hub.weights import norm_centre
+from conformance.oracle import BFLOAT16, Place, architecture_of
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.equality import relative_rms
 from conformance.parity.full_size import full_size_parity
 from conformance.parity.gates import MODULE_RATIO, ROUNDING_RATIO, SEMANTICS, rounding_ratio
 from conformance.parity.library import cast_parameters
 from conformance.parity.modules import error_growth, first_outside, module_errors
-from conformance.parity.probes import drawn_ids, untrained
+from conformance.parity.probes import drawn_ids, in_shape, untrained
 from conformance.parity.receptive_field import library_windows
 from conformance.parity.reference import Reference
 from conformance.parity.streaming import OneLayer, SeededWeights
@@ -224,6 +225,38 @@ def test_windows_are_counted_alike(name: str) -> None:
     assert library_windows(llm, CONFIGS[name]) == reference.architecture.windows
 
 
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "hidden_size": 2560, "num_attention_heads": 8, "sliding_window": 1024, "head_dim": 256,
+    },
+    "phi3-longrope-long": {
+        "hidden_size": 3072, "num_attention_heads": 32, "num_key_value_heads": 32,
+        "sliding_window": 2047,
+        "rope_scaling": {**LONG_ROPE, "short_factor": [1.0] * 48, "long_factor": [2.0] * 48},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_windows_are_counted_alike_at_the_published_width(name: str) -> None:
+    llm, _ = model(name)
+    config = {**CONFIGS[name], **PUBLISHED[name]}
+    assert library_windows(llm, config) == architecture_of(config).windows
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_other_shapes_of_a_config_agree(name: str) -> None:
+    llm, _ = model(name)
+    shared = 3 if "num_key_value_heads" in CONFIGS[name] else 6
+    config = in_shape(CONFIGS[name], heads=6, key_value_heads=shared, layers=3)
+    llm = untrained(type(llm), config, "eager", seed=7)
+    decoder = Reference.of(llm, config).decoder()
+    ids = drawn_ids(128, LENGTH, seed=8)
+    expected = decoder.logits(decoder.embed(ids), Place.of(torch.ones_like(ids)))
+    with torch.no_grad():
+        assert relative_rms(llm(input_ids=ids).logits, expected) < SEMANTICS
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_modules_agree_and_round_alike(name: str) -> None:
     llm, reference = model(name)
@@ -258,7 +291,11 @@ def test_a_streamed_model_agrees(name: str) -> None:
     llm, reference = model(name)
     shapes = parameter_shapes(config)
     seeded = SeededWeights(
-        shapes, seed=0, vocabulary=config["vocab_size"], tied=reference.architecture.tied
+        shapes,
+        seed=0,
+        vocabulary=config["vocab_size"],
+        tied=reference.architecture.tied,
+        centre=norm_centre(config),
     )
     weights = OneLayer(shapes, seeded.write, torch.bfloat16)
     # Within every window: releases differ at its edge, which is looked at elsewhere.
