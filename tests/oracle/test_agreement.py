@@ -8,6 +8,7 @@ are skipped.
 
 from __future__ import annotations
 
+import json
 from copy import deepcopy
 from typing import Any
 
@@ -21,7 +22,7 @@ from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.equality import relative_rms
 from conformance.parity.full_size import full_size_parity
 from conformance.parity.gates import MODULE_RATIO, ROUNDING_RATIO, SEMANTICS, rounding_ratio
-from conformance.parity.library import cast_parameters
+from conformance.parity.library import cast_parameters, library_config
 from conformance.parity.modules import error_growth, first_outside, module_errors
 from conformance.parity.probes import drawn_ids, in_shape, untrained
 from conformance.parity.receptive_field import library_windows
@@ -217,6 +218,15 @@ def test_the_shapes_are_those_of_the_model(name: str) -> None:
         )
         for path, parameter in llm.named_parameters()
     }
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_that_the_library_saves_means_the_same(name: str) -> None:
+    """Releases move fields: rotary settings into tables, windows into lists of layers' types."""
+    model(name)
+    config = CONFIGS[name]
+    saved = json.loads(library_config(config).to_json_string())
+    assert architecture_of(saved) == architecture_of(config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
