@@ -190,7 +190,7 @@ def _write_tokenizer(recipe: Recipe, entry: Path, snapshot: Path, on_progress: P
 def _write_weights(recipe: Recipe, snapshot: Path) -> None:
     from safetensors.torch import save_file
 
-    from conformance.hub.weights import checkpoint_shapes, probe_tensors
+    from conformance.hub.weights import checkpoint_shapes, norm_centre, probe_tensors
 
     config = recipe.probe_config()
     text_config = config.get("text_config", config)
@@ -201,6 +201,7 @@ def _write_weights(recipe: Recipe, snapshot: Path) -> None:
             vocabulary=text_config["vocab_size"],
             tied=bool(text_config.get("tie_word_embeddings", False)),
             dtype=recipe.dtype,
+            centre=norm_centre(text_config),
         )
     )
     total = sum(tensor.nbytes for tensor in tensors.values())

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+NORMS_ABOUT_ZERO = frozenset({"gemma", "gemma2", "gemma3", "gemma3_text"})
+"""Model types whose norms store how far their weight is from one: about one they would double
+every activation, and scores under which float32 is off by 1e-4."""
 QUERY_KEY_GAIN = 2.0
 NORM_SPREAD = 0.3
 BIAS_STD = 0.1
@@ -83,28 +86,40 @@ def _as_published(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, tor
     return reverted if set(reverted) != set(tensors) else tensors
 
 
+def norm_centre(config: Mapping[str, Any]) -> float:
+    """What the weights of norms are drawn around under this config."""
+    return 0.0 if config.get("model_type") in NORMS_ABOUT_ZERO else 1.0
+
+
 def probe_tensors(
-    shapes: Mapping[str, tuple[int, ...]], *, seed: str, vocabulary: int, tied: bool, dtype: str
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    seed: str,
+    vocabulary: int,
+    tied: bool,
+    dtype: str,
+    centre: float = 1.0,
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a probe checkpoint, each seeded by `seed` and its own name: order does not
     matter.
 
     Every value is exact in bfloat16 and in float16, whatever `dtype` the checkpoint is written in:
     one checkpoint serves every dtype without rounding. `tied` says that the embedding is also the
-    head, whose scale it then has.
+    head, whose scale it then has; `centre` is what norms are drawn around (`norm_centre`).
     """
     import torch
 
     for name, shape in shapes.items():
         generator = torch.Generator().manual_seed(seed_of(seed, name))
-        values = _values(name, shape, generator, vocabulary=vocabulary, tied=tied)
+        values = _values(name, shape, generator, vocabulary=vocabulary, tied=tied, centre=centre)
         yield name, values.to(torch.bfloat16).to(torch.float16).to(getattr(torch, dtype))
 
 
 @dataclass(frozen=True)
 class Distribution:
     """The distribution of a tensor's values: `normal` with this standard deviation; `rows`, the
-    same with a part that all rows share; or `norm`, uniform around one."""
+    same with a part that all rows share; or `norm`, uniform around one, or what else it is stored
+    from."""
 
     kind: str
     scale: float = 1.0
@@ -116,7 +131,8 @@ def distribution(name: str, shape: tuple[int, ...], *, vocabulary: int, tied: bo
         return Distribution("normal", BIAS_STD) if name.endswith(".bias") else Distribution("norm")
     fan_in = shape[-1]
     if len(shape) == 2 and shape[0] == vocabulary:
-        is_input = "embed" in name or "wte" in name
+        # GPT-NeoX calls its head `embed_out`.
+        is_input = ("embed" in name or "wte" in name) and "embed_out" not in name
         return Distribution("rows", 1.0 if is_input and not tied else fan_in**-0.5)
     gain = QUERY_KEY_GAIN if _QUERY_OR_KEY.search(name) else 1.0
     return Distribution("normal", gain * fan_in**-0.5)
@@ -128,13 +144,20 @@ def seed_of(seed: str, name: str) -> int:
 
 
 def _values(
-    name: str, shape: tuple[int, ...], generator: torch.Generator, *, vocabulary: int, tied: bool
+    name: str,
+    shape: tuple[int, ...],
+    generator: torch.Generator,
+    *,
+    vocabulary: int,
+    tied: bool,
+    centre: float,
 ) -> torch.Tensor:
     import torch
 
     drawn = distribution(name, shape, vocabulary=vocabulary, tied=tied)
     if drawn.kind == "norm":
-        return torch.rand(shape, generator=generator).mul_(2 * NORM_SPREAD).add_(1 - NORM_SPREAD)
+        drawn_share = torch.rand(shape, generator=generator)
+        return drawn_share.mul_(2 * NORM_SPREAD).add_(centre - NORM_SPREAD)
     if drawn.kind == "rows":
         shared = SHARED_ROW_SHARE**0.5 * torch.randn(shape[-1], generator=generator)
         own = (1 - SHARED_ROW_SHARE) ** 0.5 * torch.randn(shape, generator=generator)

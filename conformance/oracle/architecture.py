@@ -19,7 +19,9 @@ class Llama3Scaling:
     high_frequency_factor: float
     original_positions: int
 
-    def scaled(self, frequencies: torch.Tensor) -> torch.Tensor:
+    amplitude = 1.0
+
+    def scaled(self, frequencies: torch.Tensor, length: int = 0) -> torch.Tensor:
         """Long waves are slowed `factor` times, short ones kept, those between interpolated."""
         turns = self.original_positions * frequencies / (2 * math.pi)
         kept = (turns - self.low_frequency_factor) / (
@@ -34,9 +36,31 @@ class LinearScaling:
     """Positions divided by `factor` (position interpolation, https://arxiv.org/abs/2306.15595)."""
 
     factor: float
+    amplitude = 1.0
 
-    def scaled(self, frequencies: torch.Tensor) -> torch.Tensor:
+    def scaled(self, frequencies: torch.Tensor, length: int = 0) -> torch.Tensor:
         return frequencies / self.factor
+
+
+@dataclass(frozen=True)
+class LongRope:
+    """Each frequency divided by a factor of its own (LongRoPE, https://arxiv.org/abs/2402.13753),
+    as Phi-3 publishes them: `short` up to `original_positions`, `long` for a sequence that reaches
+    farther. Factors have the shape (dimensions / 2,).
+
+    Cosines and sines are multiplied by `amplitude` at either length.
+    """
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_positions: int
+    amplitude: float
+
+    def scaled(self, frequencies: torch.Tensor, length: int = 0) -> torch.Tensor:
+        """All positions of a sequence of this `length` turn by the same set of factors, the near
+        ones too."""
+        factors = self.long if length > self.original_positions else self.short
+        return frequencies / torch.tensor(factors, dtype=frequencies.dtype)
 
 
 @dataclass(frozen=True)
@@ -47,13 +71,19 @@ class Rotary:
 
     theta: float
     dimensions: int
-    scaling: Llama3Scaling | LinearScaling | None = None
+    scaling: Llama3Scaling | LinearScaling | LongRope | None = None
 
-    def frequencies(self) -> torch.Tensor:
-        """Radians per position, float64, of shape (`dimensions` / 2,)."""
+    def frequencies(self, length: int = 0) -> torch.Tensor:
+        """Radians per position, float64, of shape (`dimensions` / 2,), for a sequence whose
+        farthest position is the `length`-th."""
         exponents = torch.arange(0, self.dimensions, 2, dtype=torch.float64) / self.dimensions
         frequencies = self.theta**-exponents
-        return self.scaling.scaled(frequencies) if self.scaling else frequencies
+        return self.scaling.scaled(frequencies, length) if self.scaling else frequencies
+
+    @property
+    def amplitude(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return self.scaling.amplitude if self.scaling else 1.0
 
 
 @dataclass(frozen=True)
@@ -61,20 +91,24 @@ class Norm:
     """`rms` (https://arxiv.org/abs/1910.07467) or `layer` (https://arxiv.org/abs/1607.06450)
     normalisation.
 
-    `weight_offset` is added to the stored weight: Gemma stores how far it is from one.
+    `weight_offset` is added to the stored weight: Gemma stores how far it is from one. With
+    `wide_weight` the weight of an `rms` norm is applied before the result is rounded to the working
+    dtype, as in Gemma and OLMo 2, without it after, as in Llama.
     """
 
     kind: str
     eps: float
     weight_offset: float = 0.0
+    wide_weight: bool = False
 
 
 @dataclass(frozen=True)
 class Names:
     """Where the modules stand in the checkpoint: `model.layers.3.self_attn.o_proj` and the like.
 
-    An empty name is a module that the family does not have: without `mlp_norm` one norm feeds
-    attention and MLP side by side (Phi's parallel residual), without `gate` the MLP is a plain one.
+    An empty name is a module that the family does not have: without `gate` the MLP is a plain one.
+    Parts under one name share a matrix: `Architecture.query_key_value` says how queries, keys and
+    values lie in it; a gate lies above what it gates.
     """
 
     embedding: str = "model.embed_tokens"
@@ -103,6 +137,15 @@ class Architecture:
     """One decoder. Sizes are counts; `windows` has one entry per layer, None for full attention.
 
     Under a window a query sees its own key and the `window - 1` before it.
+
+    `layer_rotaries` has one entry per layer where layers differ; it is empty where all use
+    `rotary`. `parallel` says that attention and MLP both read the layer's input, normed once
+    (without a name for `mlp_norm`) or each by a norm of its own.
+
+    `query_key_value` is the order of rows in a shared matrix: `stacked`, all queries, all keys, all
+    values (Phi-3), or `by head`, each head's query, key and value in turn (GPT-NeoX). Where queries
+    and keys are normed, `query_key_norm` says over what: each `head` by itself, or the `width` of
+    all heads together.
     """
 
     hidden: int
@@ -120,4 +163,27 @@ class Architecture:
     embedding_scale: float = 1.0
     attention_softcap: float | None = None
     logits_softcap: float | None = None
+    layer_rotaries: tuple[Rotary, ...] = ()
+    parallel: bool = False
+    query_key_value: str = "apart"
+    query_key_norm: str = "head"
     names: Names = field(default_factory=Names)
+
+    def rotary_of(self, layer: int) -> Rotary:
+        """The rotary embedding of one layer."""
+        return self.layer_rotaries[layer] if self.layer_rotaries else self.rotary
+
+    def rows_of(self, part: str) -> slice | torch.Tensor | None:
+        """The rows that hold `part`, one of `query`, `key` and `value`, in the matrix that the
+        three share; None where each has its own."""
+        queries, shared = (
+            count * self.head_dimension for count in (self.heads, self.key_value_heads)
+        )
+        if self.query_key_value == "stacked":
+            first = {"query": 0, "key": queries, "value": queries + shared}[part]
+            return slice(first, first + (queries if part == "query" else shared))
+        if self.query_key_value == "by head":
+            place = ("query", "key", "value").index(part)
+            rows = torch.arange(3 * queries).view(self.heads, 3, self.head_dimension)
+            return rows[:, place].flatten()
+        return None

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from conformance.oracle.architecture import Architecture
+from conformance.oracle.architecture import Architecture, Rotary
 from conformance.oracle.products import float32_accumulation
 
 Trace = Callable[[str, torch.Tensor, torch.Tensor], object]
@@ -43,6 +43,9 @@ class Precision:
 FLOAT64 = Precision(torch.float64, torch.float64)
 BFLOAT16 = Precision(torch.bfloat16, torch.float32)
 
+
+Rows = torch.Tensor | slice
+"""Which rows of a matrix to use, by index or as one block."""
 
 _QUERIES_AT_ONCE = 128
 """Queries whose attention is computed together: bounds the memory that scores take."""
@@ -133,9 +136,13 @@ class Decoder:
         return hidden
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """Rows of the embedding for ids (B, S), times the family's scale."""
+        """Rows of the embedding for ids (B, S), times the family's scale.
+
+        The scale is rounded to the working dtype first, as Gemma's was in training
+        (https://github.com/huggingface/transformers/pull/29402).
+        """
         rows = self._tensor(f"{self.architecture.names.embedding}.weight", ids)
-        return rows * self.architecture.embedding_scale
+        return rows * torch.tensor(self.architecture.embedding_scale, dtype=rows.dtype)
 
     def layer(
         self, index: int, hidden: torch.Tensor, place: Place, trace: Trace | None = None
@@ -169,11 +176,12 @@ class Decoder:
 
         def parallel() -> torch.Tensor:
             """Both from one norm (GPT-J, https://github.com/kingoflolz/mesh-transformer-jax;
-            Phi)."""
+            Phi), or each from its own (GPT-NeoX, https://arxiv.org/abs/2204.06745, section 2.1)."""
             normed = norm(names.attention_norm, hidden)
-            return attention(normed) + mlp(normed) + hidden
+            fed = norm(names.mlp_norm, hidden) if names.mlp_norm else normed
+            return attention(normed) + mlp(fed) + hidden
 
-        out = sequential() if names.mlp_norm else parallel()
+        out = parallel() if self.architecture.parallel else sequential()
         told(path, hidden, out)
         return out
 
@@ -186,17 +194,20 @@ class Decoder:
         key_value_heads).
         """
         a, names = self.architecture, self.architecture.names
-        path = f"{names.layers}.{index}.{names.attention}"
+        path, rotary = f"{names.layers}.{index}.{names.attention}", a.rotary_of(index)
 
-        def heads(name: str, count: int, norm: str = "") -> torch.Tensor:
-            projected = self.linear(f"{path}.{name}", hidden).view(
-                *hidden.shape[:2], count, a.head_dimension
-            )
-            return (self.norm(f"{path}.{norm}", projected) if norm else projected).transpose(1, 2)
+        def heads(part: str, name: str, norm: str = "") -> torch.Tensor:
+            projected = self.linear(f"{path}.{name}", hidden, rows=a.rows_of(part))
+            if norm and a.query_key_norm == "width":
+                projected = self.norm(f"{path}.{norm}", projected)
+            apart = projected.view(*hidden.shape[:2], -1, a.head_dimension)
+            if norm and a.query_key_norm == "head":
+                apart = self.norm(f"{path}.{norm}", apart)
+            return apart.transpose(1, 2)
 
-        query = self.rotated(heads(names.query, a.heads, names.query_norm), place.positions)
-        key = self.rotated(heads(names.key, a.key_value_heads, names.key_norm), place.positions)
-        value = heads(names.value, a.key_value_heads)
+        query = self.rotated(heads("query", names.query, names.query_norm), place.positions, rotary)
+        key = self.rotated(heads("key", names.key, names.key_norm), place.positions, rotary)
+        value = heads("value", names.value)
         group = a.heads // a.key_value_heads
         key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
         visible = place.visible(a.windows[index])[:, None]
@@ -222,13 +233,19 @@ class Decoder:
         joined = torch.cat(mixed, dim=2).transpose(1, 2).flatten(2)
         return self.linear(f"{path}.{names.output}", joined)
 
-    def rotated(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """(B, H, S, d), turned by position."""
-        rotary = self.architecture.rotary
+    def rotated(
+        self, heads: torch.Tensor, positions: torch.Tensor, rotary: Rotary | None = None
+    ) -> torch.Tensor:
+        """(B, H, S, d), turned by position; by the architecture's `rotary` unless another is
+        given."""
+        rotary = rotary or self.architecture.rotary
         half = rotary.dimensions // 2
-        frequencies = rotary.frequencies().to(heads.device, self.precision.wide)
+        length = int(positions.max()) + 1
+        frequencies = rotary.frequencies(length).to(heads.device, self.precision.wide)
         angles = positions[:, None, :, None].to(self.precision.wide) * frequencies
-        cos, sin = angles.cos().to(heads.dtype), angles.sin().to(heads.dtype)
+        cos, sin = (
+            (turn * rotary.amplitude).to(heads.dtype) for turn in (angles.cos(), angles.sin())
+        )
         first, second, rest = heads[..., :half], heads[..., half : 2 * half], heads[..., 2 * half :]
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
 
@@ -237,13 +254,17 @@ class Decoder:
         names = self.architecture.names
         path = f"{names.layers}.{index}.{names.mlp}"
         activation = _ACTIVATIONS[self.architecture.activation]
-        up = self.linear(f"{path}.{names.up}", hidden)
-        inner = (
-            activation(self.linear(f"{path}.{names.gate}", hidden)) * up
+        gate_rows, up_rows = None, None
+        if names.gate == names.up:
+            inner = self._weights[f"{path}.{names.up}.weight"].shape[0] // 2
+            gate_rows, up_rows = slice(inner), slice(inner, None)
+        up = self.linear(f"{path}.{names.up}", hidden, up_rows)
+        gated = (
+            activation(self.linear(f"{path}.{names.gate}", hidden, gate_rows)) * up
             if names.gate
             else activation(up)
         )
-        return self.linear(f"{path}.{names.down}", inner)
+        return self.linear(f"{path}.{names.down}", gated)
 
     def norm(self, path: str, hidden: torch.Tensor) -> torch.Tensor:
         """Normalised over the last dimension in the wide dtype, rounded, then scaled by the
@@ -257,9 +278,9 @@ class Decoder:
             normed = centred * torch.rsqrt(centred.pow(2).mean(-1, keepdim=True) + norm.eps)
             return (normed * weight.to(wide.dtype) + bias.to(wide.dtype)).to(hidden.dtype)
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.eps)
-        if norm.weight_offset:
+        if norm.wide_weight:
             return (normed * (weight.to(wide.dtype) + norm.weight_offset)).to(hidden.dtype)
-        return normed.to(hidden.dtype) * weight
+        return normed.to(hidden.dtype) * (weight + norm.weight_offset)
 
     def head(
         self,
@@ -311,15 +332,14 @@ class Decoder:
         }
 
     @float32_accumulation()
-    def linear(
-        self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """A matrix product in the working dtype, with the bias if the checkpoint has one."""
+    def linear(self, path: str, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
+        """A matrix product in the working dtype, with the bias if the checkpoint has one; of `rows`
+        of the matrix alone, if they are given."""
         weight = self._tensor(f"{path}.weight", rows)
         bias = self._tensor(f"{path}.bias", rows) if f"{path}.bias" in self._weights else None
         return functional.linear(hidden, weight, bias)
 
-    def _tensor(self, name: str, rows: torch.Tensor | None = None) -> torch.Tensor:
+    def _tensor(self, name: str, rows: Rows | None = None) -> torch.Tensor:
         tensor = self._weights[name]
         return (tensor if rows is None else tensor[rows]).to(self.precision.working)
 

@@ -25,11 +25,12 @@ from conformance.oracle import (
     architecture_of,
 )
 from conformance.oracle.architecture import Names
+from conformance.oracle.decoder import Rows
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import rounding_ratio
 from conformance.parity.library import cast_parameters
 from conformance.parity.modules import forced, hidden_in
-from conformance.parity.reference import prefix_of
+from conformance.parity.reference import names_in, prefix_of
 from conformance.parity.streaming import Config, OneLayer, on_meta
 
 _WIDENED_AT_ONCE = 1 << 23
@@ -159,20 +160,21 @@ class _ForcedDecoder(Decoder):
         of_layer = path.count(".") == self.architecture.names.layers.count(".") + 2
         return super().norm(path, self._force(path, hidden) if of_layer else hidden)
 
-    def linear(
-        self, path: str, hidden: torch.Tensor, rows: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def linear(self, path: str, hidden: torch.Tensor, rows: Rows | None = None) -> torch.Tensor:
         weight = self._weights[f"{path}.weight"]
-        if rows is not None or weight.dtype == self.precision.working:
+        if weight.dtype == self.precision.working:
             return super().linear(path, hidden, rows)
+        weight = weight if rows is None else weight[rows]
         at_once = max(1, _WIDENED_AT_ONCE // weight.shape[1])
         parts = [
             functional.linear(hidden, self._wide.copy(block))
             for block in torch.split(weight, at_once)
         ]
         product = torch.cat(parts, dim=-1)
-        bias = f"{path}.bias"
-        return product + self._weights[bias].to(product.dtype) if bias in self._weights else product
+        if f"{path}.bias" not in self._weights:
+            return product
+        bias = self._weights[f"{path}.bias"]
+        return product + (bias if rows is None else bias[rows]).to(product.dtype)
 
 
 class _Streamed:
@@ -191,8 +193,9 @@ class _Streamed:
 
         self.llm = on_meta(model_class, config, attention)
         self.prefix = prefix_of(self.llm, architecture)
+        self.names = names_in(self.llm, self.prefix, architecture.names)
         self.layers = list(self.llm.get_submodule(self.prefix + architecture.names.layers))
-        self._weights = _ForModel(weights, self.prefix, architecture)
+        self._weights = _ForModel(weights, self.prefix, architecture, self.names.head)
         attach_align_device_hook(
             self.llm, execution_device=torch.device("cpu"), offload=True, weights_map=self._weights
         )
@@ -257,8 +260,10 @@ class _StreamedIn:
         return trace
 
     def _own(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The part of `given` for modules that this model has, in its dtype."""
-        return {path: tensor.to(self._dtype) for path, tensor in given.items() if self._has(path)}
+        """The part of `given` for modules that this model has, by its own names, in its dtype."""
+        own = {self._names.head: self._model.names.head}
+        renamed = {own.get(path, path): tensor for path, tensor in given.items()}
+        return {path: tensor.to(self._dtype) for path, tensor in renamed.items() if self._has(path)}
 
     def _has(self, path: str) -> bool:
         try:
@@ -269,22 +274,24 @@ class _StreamedIn:
 
 
 class _ForModel(Mapping[str, torch.Tensor]):
-    """Weights under the names of a model, in `dtype`. Matrices share scratch memory: a module has
-    each kind once."""
+    """Weights under the names of a model, which calls its head `head`, in `dtype`. Matrices share
+    scratch memory: a module has each kind once."""
 
-    def __init__(self, weights: OneLayer, prefix: str, architecture: Architecture) -> None:
+    def __init__(
+        self, weights: OneLayer, prefix: str, architecture: Architecture, head: str
+    ) -> None:
         self.dtype = torch.float32
         self._weights = weights
         self._prefix = prefix
         names = architecture.names
-        self._tied = (
-            {f"{names.head}.weight": f"{names.embedding}.weight"} if architecture.tied else {}
-        )
+        self._head = {
+            f"{head}.weight": f"{names.embedding if architecture.tied else names.head}.weight"
+        }
         self._scratch: dict[tuple[str, torch.dtype], _Scratch] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         name = name.removeprefix(self._prefix)
-        tensor = self._weights[self._tied.get(name, name)]
+        tensor = self._weights[self._head.get(name, name)]
         if tensor.dtype == self.dtype or tensor.dim() < 2:
             return tensor.to(self.dtype)
         kind = (name.rpartition(".")[2], self.dtype)

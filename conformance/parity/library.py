@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,7 +16,9 @@ def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
     import transformers
 
     no_tokens = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    return transformers.AutoConfig.for_model(**{**config, **no_tokens, **changes})
+    # transformers 5 writes thetas into the tables for rotary scaling that it is given.
+    own = deepcopy({**config, **no_tokens, **changes})
+    return transformers.AutoConfig.for_model(**own)
 
 
 def text_config(llm: Any) -> Any:

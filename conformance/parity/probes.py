@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from conformance.hub.weights import probe_tensors
+from conformance.hub.weights import norm_centre, probe_tensors
+from conformance.oracle import architecture_of
 from conformance.parity.library import library_config
 
 
@@ -19,6 +20,39 @@ def drawn_ids(vocabulary: int, length: int, seed: int) -> torch.Tensor:
 def held_bytes(model: torch.nn.Module) -> int:
     """The bytes of all parameters and buffers."""
     return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+
+
+def in_shape(
+    config: Mapping[str, Any], *, heads: int, key_value_heads: int, layers: int
+) -> dict[str, Any]:
+    """The config in another, small shape, in which everything that goes by layer or by head fits:
+    the list of layers' types goes round, and LongRoPE's factors are spread over the frequencies
+    that there are.
+
+    Raises:
+        NoReference, InvalidConfig: as `conformance.oracle.architecture_of`.
+    """
+    published = architecture_of(config)
+    share = published.rotary.dimensions / published.head_dimension
+    # The part of each head that is rotated must be even.
+    width = 20 if int(20 * share) % 2 == 0 else 40
+    changed = {
+        **config,
+        "num_attention_heads": heads, "num_key_value_heads": key_value_heads,
+        "num_hidden_layers": layers, "hidden_size": width * heads, "intermediate_size": 48,
+    }  # fmt: skip
+    if types := config.get("layer_types"):
+        changed["layer_types"] = [types[layer % len(types)] for layer in range(layers)]
+    frequencies = int(int(config.get("head_dim") or width) * share) // 2
+    for table in ("rope_scaling", "rope_parameters"):
+        by_frequency = {
+            name: [value[place * len(value) // frequencies] for place in range(frequencies)]
+            for name, value in (config.get(table) or {}).items()
+            if name in ("short_factor", "long_factor")
+        }
+        if by_frequency:
+            changed[table] = {**config[table], **by_frequency}
+    return changed
 
 
 def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
@@ -37,6 +71,7 @@ def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed
         vocabulary=config["vocab_size"],
         tied=bool(config.get("tie_word_embeddings")),
         dtype="float32",
+        centre=norm_centre(config),
     )
     with torch.no_grad():
         for name, tensor in drawn:

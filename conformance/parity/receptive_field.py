@@ -64,10 +64,12 @@ def library_windows(llm: Any, config: Mapping[str, Any]) -> tuple[int | None, ..
     config = config.get("text_config", config)
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     attention = getattr(llm.config, "_attn_implementation", None) or "eager"
-    # Widths do not matter here, and a published one takes gigabytes.
+    # Widths do not matter here, and a published one takes gigabytes. Nor does rotation, whose
+    # settings may go by width.
     if config.get("hidden_size", 0) > _WIDEST:
         heads = int(config["num_attention_heads"])
         config = {**config, "hidden_size": 20 * heads, "head_dim": 20, "intermediate_size": 32}
+        config |= {"rope_scaling": None, "rope_parameters": None, "partial_rotary_factor": 1.0}
     seen = _keys_seen_in_library(
         json.dumps({**config, **({"sliding_window": _WINDOW} if window else {})}), attention
     )

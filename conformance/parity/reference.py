@@ -4,7 +4,7 @@ the model's weights."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,8 @@ from conformance.oracle import (
     Precision,
     architecture_of,
 )
+from conformance.oracle.architecture import Names
+from conformance.oracle.shapes import attention_shapes
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Reference:
         """
         architecture = architecture_of(config)
         prefix = prefix_of(llm, architecture)
+        architecture = replace(architecture, names=names_in(llm, prefix, architecture.names))
         reference = cls(architecture, _Prefixed(llm.state_dict(), prefix), prefix)
         reference._check_shapes()
         return reference
@@ -67,12 +70,8 @@ class Reference:
         }
         for index in range(a.layers):
             path = f"{names.layers}.{index}.{names.attention}"
-            width, shared = a.heads * a.head_dimension, a.key_value_heads * a.head_dimension
             expected |= {
-                f"{path}.{names.query}.weight": (width, a.hidden),
-                f"{path}.{names.key}.weight": (shared, a.hidden),
-                f"{path}.{names.value}.weight": (shared, a.hidden),
-                f"{path}.{names.output}.weight": (a.hidden, width),
+                f"{path}.{kind}.weight": shape for kind, shape in attention_shapes(a).items()
             }
         for name, shape in expected.items():
             found = tuple(self.weights[name].shape) if name in self.weights else None
@@ -101,6 +100,20 @@ def prefix_of(llm: Any, architecture: Architecture) -> str:
             f"{len(found)} parameters of the model are named like `{embedding}`, but should be one"
         )
     return found[0]
+
+
+def names_in(llm: Any, prefix: str, names: Names) -> Names:
+    """The checkpoint's names, but for a head that the installed library calls otherwise.
+
+    transformers 5 renames GPT-NeoX's `embed_out` to `lm_head` as it loads.
+    """
+    modules = dict(llm.named_modules())
+    if prefix + names.head in modules or prefix + _HEAD not in modules:
+        return names
+    return replace(names, head=_HEAD)
+
+
+_HEAD = "lm_head"
 
 
 class _Prefixed(Mapping[str, torch.Tensor]):

@@ -16,12 +16,16 @@ from typing import Any
 
 import torch
 
-from conformance.hub.weights import NORM_SPREAD, SHARED_ROW_SHARE, distribution, seed_of
-from conformance.oracle import (
-    architecture_of,
+from conformance.hub.weights import (
+    NORM_SPREAD,
+    SHARED_ROW_SHARE,
+    distribution,
+    norm_centre,
+    seed_of,
 )
+from conformance.oracle import architecture_of
 from conformance.parity.library import library_config
-from conformance.parity.reference import prefix_of
+from conformance.parity.reference import names_in, prefix_of
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -49,12 +53,14 @@ class SeededWeights:
         seed: int,
         vocabulary: int,
         tied: bool,
+        centre: float = 1.0,
         on: torch.device | str = "cpu",
     ) -> None:
         self._shapes = shapes
         self._seed = str(seed)
         self._vocabulary = vocabulary
         self._tied = tied
+        self._centre = centre
         self._on = on
         self._scaled: dict[tuple[float, torch.dtype], torch.Tensor] = {}
 
@@ -65,9 +71,8 @@ class SeededWeights:
         drawn = distribution(name, shape, vocabulary=self._vocabulary, tied=self._tied)
         generator = torch.Generator().manual_seed(seed_of(self._seed, name))
         if drawn.kind == "norm":
-            out.copy_(
-                torch.rand(shape, generator=generator).mul_(2 * NORM_SPREAD).add_(1 - NORM_SPREAD)
-            )
+            share = torch.rand(shape, generator=generator)
+            out.copy_(share.mul_(2 * NORM_SPREAD).add_(self._centre - NORM_SPREAD))
             return
         start = int(torch.randint(_BLOCK, (), generator=generator))
         own = (1 - SHARED_ROW_SHARE) ** 0.5 if drawn.kind == "rows" else 1.0
@@ -187,12 +192,14 @@ def seeded_model(
     """A whole model of `shapes`, seeded in `dtype` on the device `on`, in `eval()`. The weights are
     made there, one tensor at a time: the device needs no more than the model."""
     llm = on_meta(model_class, config, attention)
+    names = architecture_of(config).names
     prefix = prefix_of(llm, architecture_of(config))
+    own = {f"{names.head}.weight": f"{names_in(llm, prefix, names).head}.weight"}
     weights = _seeded(config, shapes, seed, on)
     for name, shape in shapes.items():
         tensor = torch.empty(shape, dtype=dtype, device=on)
         weights.write(name, tensor)
-        path, _, parameter = (prefix + name).rpartition(".")
+        path, _, parameter = (prefix + own.get(name, name)).rpartition(".")
         llm.get_submodule(path).register_parameter(
             parameter, torch.nn.Parameter(tensor, requires_grad=False)
         )
@@ -213,7 +220,14 @@ def write_seeded(llm: Any, prefix: str, config: Config, *, seed: int) -> None:
 
 def _seeded(config: Config, shapes: Shapes, seed: int, on: torch.device) -> SeededWeights:
     tied = bool(config.get("tie_word_embeddings"))
-    return SeededWeights(shapes, seed=seed, vocabulary=int(config["vocab_size"]), tied=tied, on=on)
+    return SeededWeights(
+        shapes,
+        seed=seed,
+        vocabulary=int(config["vocab_size"]),
+        tied=tied,
+        centre=norm_centre(config),
+        on=on,
+    )
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from conformance.parity.equality import relative_rms
 from conformance.parity.gates import EXACT_POSITIONS, SEMANTICS, conditions, semantics_bound
 from conformance.parity.library import attention_of, attentions_of
 from conformance.parity.modules import first_outside, hidden_in, module_errors
-from conformance.parity.probes import drawn_ids, untrained
+from conformance.parity.probes import drawn_ids, in_shape, untrained
 from conformance.parity.receptive_field import keys_seen, library_windows
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject
@@ -717,6 +717,8 @@ def test_other_published_configs_are_followed(
     reference_of(subject, subject.float32.llm)  # not applicable without a reference
     changes = {
         "rope_theta": theta,
+        "rope_local_base_freq": theta / 10,
+        "rotary_emb_base": theta,
         "rms_norm_eps": eps,
         "layer_norm_eps": eps,
         "sliding_window": window,
@@ -761,12 +763,8 @@ def test_other_shapes_are_followed(
         subject.published_config["num_attention_heads"],
     ):
         shared_heads = query_heads
-    shape = {
-        "num_attention_heads": query_heads, "num_key_value_heads": shared_heads,
-        "num_hidden_layers": layers,
-        "hidden_size": 20 * query_heads, "intermediate_size": 48, "vocab_size": 96,
-    }  # fmt: skip
-    config = {**subject.published_config, **shape}
+    shape = {"heads": query_heads, "key_value_heads": shared_heads, "layers": layers}
+    config = {**in_shape(subject.published_config, **shape), "vocab_size": 96}
     llm = untrained(type(own), config, own.config._attn_implementation, seed)
     reference = reference_of(subject, llm, config)
     _agrees(llm, reference, drawn_ids(96, LONG, seed), told=f" with {shape}")

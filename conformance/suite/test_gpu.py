@@ -285,8 +285,8 @@ def activation_bytes(
     in an MLP, or in the head."""
     architecture, names = reference.architecture, reference.architecture.names
     residual = length * architecture.hidden * element_bytes
-    up = f"{names.layers}.0.{names.mlp}.{names.up}.weight"
-    inner = length * int(reference.weights[up].shape[0]) * element_bytes
+    down = f"{names.layers}.0.{names.mlp}.{names.down}.weight"
+    inner = length * int(reference.weights[down].shape[1]) * element_bytes
     # The layer's input, the residual, its norm, and what the caller still holds.
     in_mlp = 4 * residual + (3 if names.gate else 2) * inner
     logits = length * reference.vocabulary

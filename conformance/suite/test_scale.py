@@ -9,11 +9,12 @@ import torch
 
 from conformance.assertions import require, within
 from conformance.catalogue import MUST, requirement
+from conformance.hub.weights import norm_centre
 from conformance.oracle import architecture_of
 from conformance.parity.full_size import Measured, all_cores, full_size_parity
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS, conditions
 from conformance.parity.probes import drawn_ids
-from conformance.parity.reference import prefix_of
+from conformance.parity.reference import names_in, prefix_of
 from conformance.parity.streaming import OneLayer, SeededWeights, on_meta, read_from
 from conformance.subject.subject import Subject
 from conformance.suite.models import configurable_class, judging_config, published_shapes
@@ -31,10 +32,12 @@ def test_the_published_size_is_the_family_s(subject: Subject) -> None:
     expected = published_shapes(config)
     llm = on_meta(configurable_class(subject), config, _attention(subject))
     with judging_config(expected="the names of the checkpoint", mend=_MEND):
-        prefix = prefix_of(llm, architecture_of(config))
-    found = {
-        name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in llm.named_parameters()
-    }
+        architecture = architecture_of(config)
+        prefix = prefix_of(llm, architecture)
+    head = names_in(llm, prefix, architecture.names).head
+    published_names = {f"{head}.weight": f"{architecture.names.head}.weight"}
+    named = {name.removeprefix(prefix): tensor for name, tensor in llm.named_parameters()}
+    found = {published_names.get(name, name): tuple(tensor.shape) for name, tensor in named.items()}
     wrong = [name for name in {**expected, **found} if found.get(name) != expected.get(name)]
     first = wrong[0] if wrong else ""
     require(
@@ -65,7 +68,9 @@ def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
     config = subject.recipe.config if checkpoint is None else checkpoint.config
     shapes = published_shapes(config)
     vocabulary, tied = int(config["vocab_size"]), bool(config.get("tie_word_embeddings"))
-    seeded = SeededWeights(shapes, seed=subject.seed, vocabulary=vocabulary, tied=tied)
+    seeded = SeededWeights(
+        shapes, seed=subject.seed, vocabulary=vocabulary, tied=tied, centre=norm_centre(config)
+    )
     weights = OneLayer(
         shapes,
         seeded.write if checkpoint is None else read_from(checkpoint),

@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from conformance.hub import recipe_for
-from conformance.hub.weights import checkpoint_shapes, probe_tensors
+from conformance.hub.weights import (
+    checkpoint_shapes,
+    distribution,
+    norm_centre,
+    probe_tensors,
+)
 
 from .conftest import HUB_IDS, MISTRAL, SnapshotOf
 
@@ -54,6 +59,20 @@ def test_queries_and_keys_have_twice_the_fan_in_scale(snapshot_of: SnapshotOf) -
     for name, gain in (("q_proj", 2.0), ("k_proj", 2.0), ("v_proj", 1.0), ("o_proj", 1.0)):
         weight = tensors[f"model.layers.0.self_attn.{name}.weight"].float()
         assert weight.std() * weight.shape[1] ** 0.5 == pytest.approx(gain, rel=0.1)
+
+
+def test_norms_that_store_an_offset_spread_around_zero() -> None:
+    options: dict[str, Any] = {"seed": "s", "vocabulary": 7, "tied": True, "dtype": "float32"}
+    for model_type, least, most in (("gemma2", -0.3, 0.3), ("llama", 0.7, 1.3)):
+        centre = norm_centre({"model_type": model_type})
+        ((_, drawn),) = probe_tensors({"norm.weight": (256,)}, centre=centre, **options)
+        assert least - 0.01 < float(drawn.min()) < least + 0.05
+        assert most - 0.05 < float(drawn.max()) < most + 0.01
+
+
+def test_a_head_called_embed_out_has_the_scale_of_a_head() -> None:
+    for name, scale in (("gpt_neox.embed_in.weight", 1.0), ("embed_out.weight", 64**-0.5)):
+        assert distribution(name, (100, 64), vocabulary=100, tied=False).scale == scale
 
 
 def test_a_tensor_depends_on_its_name_and_not_on_the_order() -> None:
