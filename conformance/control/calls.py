@@ -100,7 +100,10 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
         state.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         if row["attention"] != "as built" and hasattr(backbone.llm, "set_attn_implementation"):
-            state.enter_context(attention_of(backbone.llm, row["attention"]))
+            try:
+                state.enter_context(attention_of(backbone.llm, row["attention"]))
+            except ValueError as error:  # of a family that has no such attention
+                raise CallRefused from error
         if row["precision"] == "half":
             state.enter_context(_parameters_in(backbone, dtype))
         if row["precision"] == "autocast":

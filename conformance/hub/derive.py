@@ -305,9 +305,11 @@ def _factor(scaled: torch.Tensor, plain: torch.Tensor) -> float:
     scaled, plain = scaled.detach(), plain.detach()
     factor = float((scaled * plain).sum() / (plain * plain).sum())
     off = float((scaled - factor * plain).norm() / scaled.norm())
-    if not math.isfinite(factor) or off > 1e-3:
+    if not math.isfinite(factor) or off > 1e-3 or factor < 0.5:
         return 1.0
-    return 1.0 if abs(factor - 1) < 1e-6 else factor
+    # Families scale by the square root of the width; as measured it is off by rounding.
+    root = math.sqrt(round(factor**2))
+    return root if abs(factor / root - 1) < 1e-4 else factor
 
 
 def _of_positions(model: Any) -> tuple[Inference, ...]:

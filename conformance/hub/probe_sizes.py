@@ -7,6 +7,8 @@ The rule keeps what decides how a model is wired and shrinks the rest:
 - the width of a head: the smallest even one, from eight on, of which the rotated share is an even
   number of at least four;
 - the hidden width and that of the MLP: in the published ratio to the heads, in multiples of eight;
+  where that leaves less than 48, there are twice as many heads, or wider ones: a narrower model
+  learns too slowly for the laws of training;
 - layers: two, or as many as it takes to see each kind of layer;
 - windows: 16 tokens, which a test sequence outgrows;
 - the vocabulary: as published.
@@ -25,6 +27,7 @@ WINDOW = 16
 _LAYERS, _HEADS, _GROUP = 2, 4, 8
 _HEAD_WIDTHS = range(8, 129, 2)
 _MULTIPLE = 8
+_NARROWEST = 48
 _EXPERTS = 4
 
 _NAMES = {
@@ -62,18 +65,17 @@ def probe_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     given_width = text.get("head_dim")
     head_width = int(given_width) if given_width else published["hidden"] // heads
 
-    width = _head_width(text)
-    if groups == heads:
-        new_heads = new_groups = _HEADS
-    else:
-        new_groups = min(2, groups)
-        new_heads = new_groups * min(_GROUP, heads // groups)
-    attention = new_heads * width
-    hidden = (
-        attention
-        if published["hidden"] == heads * head_width
-        else _rounded(attention * published["hidden"] / (heads * head_width))
-    )
+    width = least = _head_width(text)
+    new_groups = _HEADS if groups == heads else min(2, groups)
+    shared = min(_GROUP, heads // groups)
+    ratio = published["hidden"] / (heads * head_width)
+    while new_groups * shared * width * ratio < _NARROWEST:
+        if 2 * new_groups <= groups:
+            new_groups *= 2
+        else:
+            width += least
+    new_heads = new_groups * shared
+    hidden = new_heads * width if ratio == 1 else _rounded(new_heads * width * ratio)
     layers = _layers(text, published["layers"])
     sizes = {
         "hidden": hidden,

@@ -25,7 +25,7 @@ def test_grouping_and_ratios_stay() -> None:
 @pytest.mark.parametrize(
     ("heads", "groups", "expected"),
     [(14, 2, (14, 2)), (8, 1, (8, 1)), (71, 1, (8, 1)), (64, 8, (16, 2)), (9, 3, (6, 2)),
-     (32, 32, (4, 4))],
+     (32, 32, (8, 8))],
 )  # fmt: skip
 def test_heads_are_grouped_as_published(heads: int, groups: int, expected: tuple[int, int]) -> None:
     sizes = probe_sizes(
@@ -43,7 +43,7 @@ def test_heads_wider_than_the_hidden_size_stay_so() -> None:
     }  # fmt: skip
     sizes = probe_sizes(gemma)
     assert sizes["head_dim"] == sizes["query_pre_attn_scalar"] == 8
-    assert sizes["hidden_size"] == 24 < 8 * sizes["num_attention_heads"] == 32
+    assert sizes["hidden_size"] == 48 < 8 * sizes["num_attention_heads"] == 64
 
 
 @pytest.mark.parametrize(("share", "width"), [(0.25, 16), (0.4, 10), (0.5, 8), (1.0, 8)])

@@ -45,12 +45,91 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "eos_token_id": RANKS, "torch_dtype": "float16", "transformers_version": "4.24.0",
         "use_cache": True, "vocab_size": RANKS + 64,
     },
+    "qwen3": {
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu",
+        "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16,
+        "num_hidden_layers": 28, "num_key_value_heads": 8, "head_dim": 128,
+        "attention_bias": False, "max_position_embeddings": 40960, "max_window_layers": 28,
+        "sliding_window": None, "use_sliding_window": False, "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000, "rope_scaling": None, "tie_word_embeddings": True,
+        "bos_token_id": RANKS, "eos_token_id": RANKS + 2, "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.0", "vocab_size": RANKS + 32,
+    },
+    "llama3": {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu",
+        "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
+        "num_hidden_layers": 16, "num_key_value_heads": 8, "head_dim": 64,
+        "attention_bias": False, "mlp_bias": False, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "tie_word_embeddings": True,
+        "rope_scaling": {
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3",
+        },
+        "bos_token_id": RANKS, "eos_token_id": RANKS + 2, "torch_dtype": "bfloat16",
+        "transformers_version": "4.45.0.dev0", "vocab_size": RANKS + 32,
+    },
+    "gemma": {
+        "architectures": ["GemmaForCausalLM"], "model_type": "gemma", "hidden_act": "gelu",
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2048, "head_dim": 256,
+        "intermediate_size": 16384, "num_attention_heads": 8, "num_hidden_layers": 18,
+        "num_key_value_heads": 1, "max_position_embeddings": 8192, "rms_norm_eps": 1e-06,
+        "rope_theta": 10000.0, "pad_token_id": RANKS, "bos_token_id": RANKS,
+        "eos_token_id": RANKS + 2, "torch_dtype": "bfloat16", "vocab_size": RANKS + 32,
+    },
+    "gemma2": {
+        "architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "hidden_act":
+        "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 2304,
+        "head_dim": 256, "intermediate_size": 9216, "num_attention_heads": 8,
+        "num_hidden_layers": 26, "num_key_value_heads": 4, "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256, "sliding_window": 4096,
+        "cache_implementation": "hybrid", "max_position_embeddings": 8192, "rms_norm_eps": 1e-06,
+        "rope_theta": 10000.0, "pad_token_id": RANKS, "bos_token_id": RANKS,
+        "eos_token_id": RANKS + 2, "torch_dtype": "bfloat16", "vocab_size": RANKS + 32,
+    },
+    "gemma3": {
+        "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
+        "hidden_activation": "gelu_pytorch_tanh", "hidden_size": 1152, "head_dim": 256,
+        "intermediate_size": 6912, "num_attention_heads": 4, "num_hidden_layers": 26,
+        "num_key_value_heads": 1, "query_pre_attn_scalar": 256, "sliding_window": 512,
+        "sliding_window_pattern": 6, "rope_local_base_freq": 10000, "rope_theta": 1000000,
+        "rope_scaling": None, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+        "cache_implementation": "hybrid", "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-06, "pad_token_id": RANKS, "bos_token_id": RANKS,
+        "eos_token_id": [RANKS + 2, RANKS], "torch_dtype": "bfloat16", "vocab_size": RANKS + 32,
+    },
+    "phi3": {
+        "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_act": "silu",
+        "hidden_size": 3072, "intermediate_size": 8192, "num_attention_heads": 32,
+        "num_hidden_layers": 32, "num_key_value_heads": 32, "sliding_window": 2047,
+        "attention_bias": False, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attention_dropout": 0.0,
+        "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "rope_scaling": None,
+        "tie_word_embeddings": False, "bos_token_id": RANKS, "eos_token_id": RANKS,
+        "pad_token_id": RANKS, "torch_dtype": "bfloat16", "vocab_size": RANKS + 64,
+    },
+    "olmo2": {
+        "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_act": "silu",
+        "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 16,
+        "num_hidden_layers": 16, "num_key_value_heads": 16, "attention_bias": False,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-06, "rope_theta": 500000,
+        "rope_scaling": None, "tie_word_embeddings": False, "eos_token_id": RANKS,
+        "pad_token_id": RANKS + 1, "torch_dtype": "float32", "vocab_size": RANKS + 64,
+    },
+    "stablelm": {
+        "architectures": ["StableLmForCausalLM"], "model_type": "stablelm", "hidden_act": "silu",
+        "hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 32,
+        "num_hidden_layers": 24, "num_key_value_heads": 32, "partial_rotary_factor": 0.25,
+        "use_qkv_bias": True, "layer_norm_eps": 1e-05, "max_position_embeddings": 4096,
+        "rope_theta": 10000, "tie_word_embeddings": False, "bos_token_id": RANKS,
+        "eos_token_id": RANKS, "torch_dtype": "bfloat16", "vocab_size": RANKS + 64,
+    },
 }  # fmt: skip
-"""Published configs (Qwen2.5-0.5B-Instruct, Pythia-70m) with the ids and rows of the small
-vocabulary."""
+"""Published configs (Qwen2.5-0.5B-Instruct, Pythia-70m, Qwen3-0.6B, Llama-3.2-1B-Instruct,
+gemma-2b-it, gemma-2-2b-it, gemma-3-1b-it, Phi-3-mini-4k-instruct, OLMo-2-1B, stablelm-2-1_6b) with
+the ids and rows of the small vocabulary."""
 
 
-_CLASSES = {"qwen2": "Qwen2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}
+_CLASSES = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}
 
 
 def write_published(
@@ -85,7 +164,8 @@ def write_published(
             "bos_token": None, "clean_up_tokenization_spaces": False,
             "eos_token": ADDED[2] if template else ADDED[0], "errors": "replace",
             "model_max_length": 32768, "pad_token": ADDED[0], "split_special_tokens": False,
-            "tokenizer_class": _CLASSES[family], "unk_token": None,
+            "tokenizer_class": _CLASSES.get(family, "PreTrainedTokenizerFast"),
+            "model_input_names": ["input_ids", "attention_mask"], "unk_token": None,
         }
         | ({"chat_template": template} if template else {}),
     )  # fmt: skip

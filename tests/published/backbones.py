@@ -6,7 +6,7 @@ It imports nothing of this project. The defects below are planted in it.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import transformers
@@ -16,6 +16,14 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 MODELS = {
     "qwen25-0_5b-instruct": ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2ForCausalLM"),
     "pythia-70m": ("EleutherAI/pythia-70m", "GPTNeoXForCausalLM"),
+    "qwen3-0_6b-instruct": ("Qwen/Qwen3-0.6B", "Qwen3ForCausalLM"),
+    "llama3_2-1b-instruct": ("meta-llama/Llama-3.2-1B-Instruct", "LlamaForCausalLM"),
+    "gemma-2b-instruct": ("google/gemma-2b-it", "GemmaForCausalLM"),
+    "gemma2-2b-instruct": ("google/gemma-2-2b-it", "Gemma2ForCausalLM"),
+    "gemma3-1b-instruct": ("google/gemma-3-1b-it", "Gemma3ForCausalLM"),
+    "phi3-mini": ("microsoft/Phi-3-mini-4k-instruct", "Phi3ForCausalLM"),
+    "olmo2-1b": ("allenai/OLMo-2-0425-1B", "Olmo2ForCausalLM"),
+    "stablelm2-1_6b": ("stabilityai/stablelm-2-1_6b", "StableLmForCausalLM"),
 }
 """Hub id and class of the model, by backbone id."""
 
@@ -83,11 +91,6 @@ class Plain:
 
 class AnyBackbone(torch.nn.Module):
     """A decoder of the library, by backbone id."""
-
-    layer_class_of: ClassVar[dict[str, str]] = {
-        "Qwen2ForCausalLM": "transformers.models.qwen2.modeling_qwen2:Qwen2DecoderLayer",
-        "GPTNeoXForCausalLM": "transformers.models.gpt_neox.modeling_gpt_neox:GPTNeoXLayer",
-    }
 
     def __init__(
         self,
@@ -175,19 +178,20 @@ class AnyBackbone(torch.nn.Module):
 
     @property
     def transformer_layer_cls(self) -> type[torch.nn.Module]:
-        module, _, name = self.layer_class_of[type(self.llm).__name__].partition(":")
-        layer: type[torch.nn.Module] = getattr(__import__(module, fromlist=[name]), name)
-        return layer
+        return type(self._layers[0])
+
+    @property
+    def _layers(self) -> torch.nn.ModuleList:
+        return next(m for m in self.llm.modules() if isinstance(m, torch.nn.ModuleList))
 
     @property
     def half_precision_dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.llm_family == "qwen2" else torch.float16
+        return torch.float16 if self.llm_family == "gptneox" else torch.bfloat16
 
     @property
     def last_layer_finetune_modules(self) -> tuple[torch.nn.Module, ...]:
-        layers = next(m for m in self.llm.modules() if isinstance(m, torch.nn.ModuleList))
         return (
-            self.llm.get_input_embeddings(), layers[-1], self.llm.get_output_embeddings(),
+            self.llm.get_input_embeddings(), self._layers[-1], self.llm.get_output_embeddings(),
         )  # fmt: skip
 
     @property
@@ -208,13 +212,13 @@ class PadIsEndOfText(AnyBackbone):
         self.llm.config.pad_token_id = self.tokenizer.pad_token_id
 
 
-class WrapsAttentionAlone(AnyBackbone):
-    """Defect: the layer class is that of the attention inside it."""
+class WrapsTheMlpAlone(AnyBackbone):
+    """Defect: the layer class is that of the MLP inside it."""
 
-    layer_class_of: ClassVar[dict[str, str]] = {
-        "Qwen2ForCausalLM": "transformers.models.qwen2.modeling_qwen2:Qwen2MLP",
-        "GPTNeoXForCausalLM": "transformers.models.gpt_neox.modeling_gpt_neox:GPTNeoXMLP",
-    }
+    @property
+    def transformer_layer_cls(self) -> type[torch.nn.Module]:
+        inside: torch.nn.Module = self._layers[0].get_submodule("mlp")
+        return type(inside)
 
 
 class EndsInTheWrongToken(AnyBackbone):

@@ -55,7 +55,7 @@ def test_a_sound_class_is_certified(backbone_id: str, tmp_path: Path) -> None:
     ("defect", "clause"),
     [
         (backbones.PadIsEndOfText, "PAD-03"),
-        (backbones.WrapsAttentionAlone, "FSDP-02"),
+        (backbones.WrapsTheMlpAlone, "FSDP-02"),
         (backbones.EndsInTheWrongToken, "TOK-02"),
     ],
 )
