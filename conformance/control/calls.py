@@ -21,6 +21,9 @@ _GROWN = 1.05
 """What the weights of a copy, or those after a step, are of what they were."""
 _PIECE = 64
 """Positions whose cross-entropy is computed at once."""
+LEAST_LOSS = 1e-3
+"""Added to losses before they are compared, in nats: of logits that are sure of a text the loss is
+what their rounding leaves, down to nothing."""
 _LOSS_PARTS = 500
 LOSS_IN_HALF = f"{_LOSS_PARTS}ths of the cross-entropy of its own logits that the loss is"
 """Logits in half precision move a mean over them by some 1e-4, and a loss that is itself computed
@@ -176,7 +179,8 @@ def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
             if made.labels is not None and loss is not None:
                 # A subject may leave rows out that no token has: its loss is that of its own
                 # logits.
-                share = loss.detach() / cross_entropy(facts["logits"], made.labels)
+                own = cross_entropy(facts["logits"], made.labels)
+                share = (loss.detach().double() + LEAST_LOSS) / (own + LEAST_LOSS)
                 if row["precision"] == "float32":
                     facts["loss over the cross-entropy of its own logits"] = share
                 else:

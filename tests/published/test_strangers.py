@@ -11,17 +11,41 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from conformance.catalogue import catalogue
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.forks import Case, judge_in_forks
 from tests.published import backbones, write_published
+from tests.published.defects import PLANTED, Planted
 
 pytestmark = pytest.mark.slow
 
 QWEN, PYTHIA = "qwen25-0_5b-instruct", "pythia-70m"
 FILE = Path(backbones.__file__)
-FAMILY = {QWEN: "qwen2", PYTHIA: "gpt_neox"}
+FAMILY = {
+    QWEN: "qwen2", PYTHIA: "gpt_neox", "qwen3-0_6b-instruct": "qwen3",
+    "llama3_2-1b-instruct": "llama3", "gemma-2b-instruct": "gemma", "gemma2-2b-instruct": "gemma2",
+    "gemma3-1b-instruct": "gemma3", "phi3-mini": "phi3", "olmo2-1b": "olmo2",
+    "stablelm2-1_6b": "stablelm",
+}  # fmt: skip
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All families and their own defects under `--mutants full`; otherwise one of each."""
+    full = metafunc.config.getoption("--mutants") == "full"
+    if "backbone_id" in metafunc.fixturenames:
+        metafunc.parametrize("backbone_id", list(FAMILY) if full else [QWEN])
+    if "planted" in metafunc.fixturenames:
+        metafunc.parametrize("planted", PLANTED if full else PLANTED[-1:], ids=_named)
+
+
+def _named(planted: Planted) -> str:
+    return f"{planted.factory.__name__}-{planted.backbone_id}"
+
+
+def _is_there(backbone_id: str) -> bool:
+    return hasattr(transformers, backbones.MODELS[backbone_id][1])
 
 
 def _folder(backbone_id: str, home: Path) -> str:
@@ -38,8 +62,9 @@ def _judged(factory: Any, backbone_id: str, home: Path, **options: Any) -> dict[
     return outcomes
 
 
-@pytest.mark.parametrize("backbone_id", [QWEN, PYTHIA])
 def test_a_sound_class_is_certified(backbone_id: str, tmp_path: Path) -> None:
+    if not _is_there(backbone_id):
+        pytest.skip(f"transformers {transformers.__version__} has no {FAMILY[backbone_id]}")
     outcomes = _judged(backbones.AnyBackbone, backbone_id, tmp_path, budget="quick")
     unmet = {
         clause: found.summary
@@ -63,6 +88,17 @@ def test_a_planted_defect_is_refused_by_name(defect: Any, clause: str, tmp_path:
     outcomes = _judged(defect, QWEN, tmp_path, profile="core", budget="quick")
     failed = [one for one, found in outcomes.items() if found.outcome is Outcome.FAILED]
     assert clause in failed
+
+
+def test_a_defect_of_a_familys_own_kind_is_refused(planted: Planted, tmp_path: Path) -> None:
+    if not _is_there(planted.backbone_id):
+        pytest.skip(f"transformers {transformers.__version__} has no such family")
+    outcomes = _judged(
+        planted.factory, planted.backbone_id, tmp_path, profile=None, budget="quick",
+        also=frozenset({"CON-01", planted.clause}),
+    )  # fmt: skip
+    assert outcomes["CON-01"].outcome is Outcome.PASSED
+    assert outcomes[planted.clause].outcome is Outcome.FAILED
 
 
 def _certify(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
