@@ -89,10 +89,8 @@ def gate_and_up_exchanged(backbone: Any) -> None:
         )
 
 
-def _normalised_first(
-    inner: Any, norm: Any, hidden_states: Any, *others: Any, **options: Any
-) -> Any:
-    return inner(type(norm).forward(norm, hidden_states), *others, **named)
+def _normalised_first(inner: Any, norm: Any, hidden: Any, *others: Any, **named: Any) -> Any:
+    return inner(type(norm).forward(norm, hidden), *others, **named)
 
 
 def norm_before_attention(backbone: Any) -> None:
