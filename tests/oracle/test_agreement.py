@@ -86,6 +86,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "qwen3", **GROUPED, "hidden_act": "silu", "head_dim": 24,
         "attention_bias": True, "tie_word_embeddings": True,
     },
+    "qwen3-yarn": {
+        "model_type": "qwen3", **GROUPED, "hidden_act": "silu", "head_dim": 24,
+        "max_position_embeddings": 512,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128,
+        },
+    },
     "gemma": {
         "model_type": "gemma", **GROUPED, "head_dim": 24, "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
