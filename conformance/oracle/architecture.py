@@ -43,6 +43,40 @@ class LinearScaling:
 
 
 @dataclass(frozen=True)
+class YarnScaling:
+    """Frequencies stretched by how many turns they make over the positions of the first training
+    (YaRN, https://arxiv.org/abs/2309.00071), as in its authors' code
+    (https://github.com/jquesnelle/yarn), which ramps over the number of the frequency, in whole
+    numbers, where the paper ramps over turns.
+
+    Cosines and sines are multiplied by `amplitude`.
+    """
+
+    factor: float
+    original_positions: int
+    most_turns: float
+    least_turns: float
+    amplitude: float
+
+    def scaled(self, frequencies: torch.Tensor, length: int = 0) -> torch.Tensor:
+        """Waves of `most_turns` and more are kept, those of `least_turns` and fewer are slowed
+        `factor` times."""
+
+        def number(turns: float) -> float:
+            """Which frequency makes so many turns: they fall by the same ratio, from one."""
+            return math.log(turns * 2 * math.pi / self.original_positions) / math.log(
+                float(frequencies[1])
+            )
+
+        first = max(math.floor(number(self.most_turns)), 0)
+        last = min(math.ceil(number(self.least_turns)), 2 * len(frequencies) - 1)
+        numbers = torch.arange(len(frequencies), dtype=frequencies.dtype)
+        # Where the two fall together, the authors' code makes a step of the ramp.
+        slowed = ((numbers - first) / max(last - first, 0.001)).clamp(0, 1)
+        return frequencies * (1 - slowed + slowed / self.factor)
+
+
+@dataclass(frozen=True)
 class LongRope:
     """Each frequency divided by a factor of its own (LongRoPE, https://arxiv.org/abs/2402.13753),
     as Phi-3 publishes them: `short` up to `original_positions`, `long` for a sequence that reaches
@@ -71,7 +105,7 @@ class Rotary:
 
     theta: float
     dimensions: int
-    scaling: Llama3Scaling | LinearScaling | LongRope | None = None
+    scaling: Llama3Scaling | LinearScaling | YarnScaling | LongRope | None = None
 
     def frequencies(self, length: int = 0) -> torch.Tensor:
         """Radians per position, float64, of shape (`dimensions` / 2,), for a sequence whose

@@ -15,6 +15,7 @@ from conformance.oracle.architecture import (
     Names,
     Norm,
     Rotary,
+    YarnScaling,
 )
 from conformance.oracle.decoder import inverse_square_root
 
@@ -458,10 +459,32 @@ def _rotary(config: Config, dimensions: int) -> Rotary:
             int(settings["original_max_position_embeddings"]),
         )
         return Rotary(theta, dimensions, scaling)
+    if kind == "yarn":
+        return Rotary(theta, dimensions, _yarn(config, settings))
     if kind in ("longrope", "su"):
         return Rotary(theta, dimensions, _long_rope(config, settings, dimensions // 2))
     raise NoReference(
-        f"the rope type is {kind!r}; the reference computes default, linear, llama3 and longrope"
+        f"the rope type is {kind!r}; the reference computes default, linear, llama3, yarn and "
+        f"longrope"
+    )
+
+
+def _yarn(config: Config, settings: Mapping[str, Any]) -> YarnScaling:
+    """As https://arxiv.org/abs/2309.00071 recommends (32 turns and one; section 3.4 for the
+    temperature, 0.1 ln s + 1 in cosines and sines), unless the config says otherwise."""
+    unknown = sorted({"mscale", "mscale_all_dim", "truncate"} & settings.keys())
+    if unknown:
+        raise NoReference(
+            f"the rope type is 'yarn' with `{unknown[0]}`, which the reference does not compute"
+        )
+    factor = float(settings["factor"])
+    trained = settings.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    return YarnScaling(
+        factor,
+        int(trained),
+        float(settings.get("beta_fast") or 32),
+        float(settings.get("beta_slow") or 1),
+        float(settings.get("attention_factor") or 0.1 * math.log(max(factor, 1.0)) + 1),
     )
 
 

@@ -58,9 +58,12 @@ def in_shape(
 def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
     """A float32 model of a parsed `config.json` with probe weights of this seed, in `eval()`, with
     the named attention."""
+    # In the dtype of the config some buffers would be rounded: rotary tables in older releases,
+    # the scale of Gemma's embeddings in newer ones.
+    fields = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
     with torch.random.fork_rng(devices=[]):
         llm = model_class._from_config(  # type: ignore[attr-defined]
-            library_config(config), attn_implementation=attention
+            library_config(fields, torch_dtype="float32"), attn_implementation=attention
         )
     llm = llm.to(torch.float32).eval()
     parameters = dict(llm.named_parameters())

@@ -86,6 +86,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "qwen3", **GROUPED, "hidden_act": "silu", "head_dim": 24,
         "attention_bias": True, "tie_word_embeddings": True,
     },
+    "qwen3-yarn": {
+        "model_type": "qwen3", **GROUPED, "hidden_act": "silu", "head_dim": 24,
+        "max_position_embeddings": 512,
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128,
+        },
+    },
     "gemma": {
         "model_type": "gemma", **GROUPED, "head_dim": 24, "hidden_act": "gelu_pytorch_tanh",
         "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True,
@@ -259,6 +266,7 @@ def test_other_shapes_of_a_config_agree(name: str) -> None:
     llm, _ = model(name)
     shared = 3 if "num_key_value_heads" in CONFIGS[name] else 6
     config = in_shape(CONFIGS[name], heads=6, key_value_heads=shared, layers=3)
+    config["torch_dtype"] = "bfloat16"  # as published: nothing may be rounded to it
     llm = untrained(type(llm), config, "eager", seed=7)
     decoder = Reference.of(llm, config).decoder()
     ids = drawn_ids(128, LENGTH, seed=8)

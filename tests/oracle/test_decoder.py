@@ -17,6 +17,7 @@ from conformance.oracle.architecture import (
     Names,
     Norm,
     Rotary,
+    YarnScaling,
 )
 
 IDENTITY = torch.eye(2, dtype=torch.float64)
@@ -116,6 +117,13 @@ class TestRotary:
         # turns: from four turns on a wave is kept, below one it is slowed eight times.
         scaled = Rotary(10.0**8, 8, Llama3Scaling(8.0, 1.0, 4.0, 8192)).frequencies()
         torch.testing.assert_close(scaled, float64(1, 1e-2, 1e-4 / 8, 1e-6 / 8))
+
+    def test_yarn_keeps_short_waves_slows_long_ones_and_ramps_between(self) -> None:
+        # Frequencies 10^-n over 4012 positions make 638.5 · 10^-n turns: 32 of them at n = 1.30,
+        # one at n = 2.81. So the ramp goes from the whole number before, one, to the one after,
+        # three; half way, at two, a wave is the mean of kept and slowed: 5/8 for a factor of four.
+        scaled = Rotary(1e4, 8, YarnScaling(4.0, 4012, 32.0, 1.0, 1.0)).frequencies()
+        torch.testing.assert_close(scaled, float64(1, 0.1, 0.01 * 5 / 8, 0.001 / 4))
 
     def test_longrope_divides_each_frequency_by_a_factor_of_its_own(self) -> None:
         # Frequencies 1 and 1/10; a sequence that ends after position 8 takes the long factors.

@@ -11,7 +11,7 @@ import transformers
 
 from conformance.hub import known_recipes
 from conformance.oracle import Decoder, InvalidConfig, NoReference, Place, architecture_of
-from conformance.oracle.architecture import LinearScaling, LongRope, Rotary
+from conformance.oracle.architecture import LinearScaling, LongRope, Rotary, YarnScaling
 from conformance.oracle.families import _FAMILIES
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS
@@ -83,8 +83,12 @@ def test_theta_is_read_where_it_stands(settings: dict[str, Any]) -> None:
         ({**PHI, "qk_layernorm": True}, "`qk_layernorm` is true"),
         ({"hidden_act": "relu6"}, "`hidden_act` is 'relu6'; the reference computes"),
         (
-            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
-            "the rope type is 'yarn'; the reference computes default",
+            {"rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "the rope type is 'dynamic'; the reference computes default",
+        ),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "mscale_all_dim": 1.0}},
+            "the rope type is 'yarn' with `mscale_all_dim`",
         ),
         (
             {"model_type": "stablelm", "qk_layernorm": True},
@@ -258,6 +262,21 @@ class TestFamilies:
             architecture = architecture_of({**config, "rope_scaling": {**table, **more}})
             # 512 positions are eight times 64, and ln 8 is half of ln 64.
             assert architecture.rotary.amplitude == pytest.approx(amplitude)
+
+    def test_qwen3_over_131072_positions_by_its_card(self) -> None:
+        """https://huggingface.co/Qwen/Qwen3-8B#processing-long-texts, and the rule for the
+        temperature in section 3.4 of https://arxiv.org/abs/2309.00071: 0.1 ln 4 + 1."""
+        architecture = architecture_of({
+            "model_type": "qwen3", **TINY, "num_key_value_heads": 2, "rope_theta": 1e6,
+            "rope_scaling": {
+                "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768,
+            },
+        })  # fmt: skip
+        scaling = architecture.rotary.scaling
+        assert isinstance(scaling, YarnScaling)
+        assert (scaling.factor, scaling.original_positions) == (4.0, 32_768)
+        assert (scaling.most_turns, scaling.least_turns) == (32.0, 1.0)
+        assert scaling.amplitude == pytest.approx(1.1386294)
 
     @pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
     def test_qwens_window_must_be_asked_for(self, model_type: str) -> None:
