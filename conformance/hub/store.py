@@ -120,6 +120,17 @@ class Hub:
                 )
         return entries
 
+    def damaged(self) -> list[Path]:
+        """The directories of entries whose files are not those of their manifest, or that have no
+        manifest. Every file is read; a build makes the entry anew."""
+        return [
+            path
+            for path in sorted(self.root.glob("*--*/*"))
+            if not path.name.startswith(".")
+            and any((path / part).exists() for part in ("manifest.json", "snapshot"))
+            and not _is_whole(path, "later")
+        ]
+
 
 def _default_root() -> Path:
     named = os.environ.get(HUB_VARIABLE)
