@@ -22,6 +22,7 @@ INTERRUPTED = 130
 _KEPT = {
     "bench": "results measured so far are in the --out folder",
     "calibrate": "what was measured is in the --out file",
+    "doctor": "nothing was changed",
 }
 """What is left of a command that was interrupted."""
 
