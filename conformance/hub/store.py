@@ -29,6 +29,7 @@ from typing import Any
 
 from conformance.errors import CannotAssess
 from conformance.hub.recipe import Recipe
+from conformance.places import user_cache
 
 HUB_VARIABLE = "CONFORMANCE_HUB"
 SHARDS = 2
@@ -136,16 +137,7 @@ def _default_root() -> Path:
     named = os.environ.get(HUB_VARIABLE)
     if named:
         return Path(named)
-    try:
-        from platformdirs import user_cache_dir
-    except ModuleNotFoundError:
-        cache = (
-            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            / "backbone-conformance"
-        )
-    else:
-        cache = Path(user_cache_dir("backbone-conformance"))
-    return cache / "hub"
+    return user_cache() / "hub"
 
 
 def _build_entry(recipe: Recipe, entry: Path, weights: str, on_progress: Progress) -> None:
