@@ -103,6 +103,7 @@ def test_recorded_power_is_described(path: Path) -> None:
         ("bench-verdict", {"result": "PASSED"}),
         ("bench-power", {}),
         ("doctor", {"assessable": True}),
+        ("drift", {"changed": False}),
     ],
 )
 def test_a_schema_refuses_something(schema: str, wrong: dict[str, Any]) -> None:
