@@ -72,8 +72,8 @@ def cuda(places: Mapping[str, Any]) -> dict[str, Any]:
             device["freeBytes"] = torch.cuda.mem_get_info(number)[0]
             if found != 512:
                 device["trouble"] = f"a product of ones sums to {found:g}, but should be 512"
-        except RuntimeError as error:
-            device["trouble"] = str(error).splitlines()[0]
+        except Exception as error:
+            device["trouble"] = (str(error) or type(error).__name__).splitlines()[0]
         facts["devices"].append(device)
     return facts
 

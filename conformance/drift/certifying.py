@@ -77,7 +77,11 @@ def certified(
         refusal = _refusal(answer.read())
     if status not in (0, 1) or refusal or not (out / CERTIFICATE).is_file():
         told = refusal or "\n    ".join(
-            [f"`conformance certify` {launch.manner_of_death(status)}", *said[-6:]]
+            [
+                f"`conformance certify` {launch.manner_of_death(status)}; `conformance doctor`, "
+                f"run with {side.python}, says what may be missing there",
+                *said[-3:],
+            ]
         )
         raise SideFailed(f"{side.label}: {told}")
     return read_certificate(out / CERTIFICATE)

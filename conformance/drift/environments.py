@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, distributions, requires
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 
 from conformance.errors import CannotAssess
@@ -83,7 +83,7 @@ def made_for(
     wanted = sorted({re.sub(r"\s+", "", one) for one in requirements})
     named = {_name(one) for one in wanted}
     beside = [one for one in (own_requirements() if base is None else base) if one]
-    held = [] if base is not None else _held(named)
+    held = _held(named, beside)
     asked = {
         "format": _FORMAT,
         "requirements": wanted,
@@ -96,7 +96,7 @@ def made_for(
     place = root / digest
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{digest}.lock"):
+        with _locked(root / f"{digest}.lock", announce):
             if not _is_made(place, asked):
                 announce(f"making an environment for {', '.join(wanted)} in {place}")
                 _make(place, [*beside, *wanted], held, announce)
@@ -116,27 +116,43 @@ def own_requirements() -> list[str]:
     except OSError:
         pass
     try:
-        return [one for one in requires(DISTRIBUTION) or [] if "extra ==" not in one]
+        return _without_extras(requires(DISTRIBUTION))
     except PackageNotFoundError:
         raise CannotInstall(
             f"what {DISTRIBUTION} needs is written nowhere: it is neither installed nor a checkout"
         ) from None
 
 
-def _held(named: set[str]) -> list[str]:
-    """Constraints: the releases installed here. A local part (`+cpu`) is known to the index that it
-    came from alone, and is left out."""
-    free = {*named, *_FREE, DISTRIBUTION}
-    installed = {
-        _name(found.metadata["Name"]): found.version
-        for found in distributions()
-        if found.metadata["Name"]
-    }
+def _held(named: set[str], beside: Sequence[str]) -> list[str]:
+    """Constraints: the releases installed here of what `beside` needs. A local part (`+cpu`) is
+    known to the index that it came from alone, and is left out."""
+    free = {*named, *_FREE}
     return sorted(
         f"{name}=={release.split('+')[0]}"
-        for name, release in installed.items()
+        for name, release in _installed_for(beside).items()
         if name not in free
     )
+
+
+def _installed_for(requirements: Sequence[str]) -> dict[str, str]:
+    """What is installed here of these requirements, and of what they need in turn, by name."""
+    found: dict[str, str] = {}
+    left = [_name(one) for one in requirements]
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError:  # needed on another system
+            continue
+        found[name] = installed.version
+        left += map(_name, _without_extras(installed.requires))
+    return found
+
+
+def _without_extras(requirements: Sequence[str] | None) -> list[str]:
+    return [one for one in requirements or () if "extra ==" not in one]
 
 
 def _name(requirement: str) -> str:
@@ -206,10 +222,14 @@ def _run(command: Sequence[str], announce: Announce) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, announce: Announce) -> Iterator[None]:
     """Hold a lock that the kernel lets go of when the process ends."""
     import fcntl
 
     with open(path, "w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            announce("waiting for another process, which makes the same environment")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

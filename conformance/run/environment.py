@@ -16,6 +16,12 @@ _RECORDED_PACKAGES = (
     "accelerate", "numpy", "sentencepiece", "mistral-common", "flash-attn",
 )  # fmt: skip
 """Packages whose versions can change a verdict."""
+_MEMINFO = Path("/proc/meminfo")
+_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container's limit of memory is written, by version 2 and version 1 of cgroups."""
 
 
 def environment() -> dict[str, Any]:
@@ -39,12 +45,24 @@ def cpus() -> int | None:
 
 
 def memory(field: str) -> int | None:
-    """Bytes of a field of `/proc/meminfo`, `MemTotal` or `MemAvailable`, say; None where there is
-    none."""
+    """Bytes of a field of `/proc/meminfo` (`MemTotal` or `MemAvailable`), or a container's limit
+    where that is less; None where neither is told."""
+    found = [_meminfo(field), *map(_limit, _LIMITS)]
+    return min((count for count in found if count is not None), default=None)
+
+
+def _meminfo(field: str) -> int | None:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = _MEMINFO.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
     except (OSError, StopIteration):
+        return None
+
+
+def _limit(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # `max`, without a limit
         return None
 
 

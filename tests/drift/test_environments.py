@@ -84,11 +84,11 @@ def test_an_interrupt_leaves_nothing(
     assert not [path for path in root.iterdir() if path.is_dir()]
 
 
-def test_what_is_held_is_what_is_installed_here() -> None:
-    held = environments._held({"numpy"})
+def test_what_is_held_is_what_this_project_needs_as_installed_here() -> None:
+    held = environments._held({"numpy"}, own_requirements())
     names = [one.split("==")[0] for one in held]
-    assert "rich" in names
-    assert not {"numpy", "transformers", "tokenizers", "backbone-conformance"} & set(names)
+    assert {"rich", "torch", "markupsafe"} <= set(names), "what they need in turn, too"
+    assert not {"numpy", "transformers", "tokenizers", "ruff", "backbone-conformance"} & set(names)
     assert not any("+" in one for one in held)
 
 

@@ -152,6 +152,16 @@ def test_a_side_that_cannot_be_assessed_is_named(pair: dict[str, Path], tmp_path
     assert not (tmp_path / "out" / "drift.json").exists()
 
 
+def test_an_environment_that_lacks_packages_is_named(pair: dict[str, Path], tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    done = drift(INSTRUCT, *QUICK[2:], *between(bare, pair["after"]), cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert f"{bare}: `conformance certify` exited with status 1" in done.stderr
+    assert "No module named" in done.stderr
+    assert "`conformance doctor`" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
