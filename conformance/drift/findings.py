@@ -30,6 +30,9 @@ _MEASURED = "measured"
 _CHANGEABLE = ("environment ", "conformance", "result")
 """Conditions that differ because the releases do, or because clauses do."""
 _NUMBER = re.compile(r"-?\d+(\.\d+)?(e[+-]?\d+)?")
+_FOLDERS = re.compile(r"(?:/[^\s/:()'\"`]+)+/(?=\w)")
+"""The folders of an absolute path: two environments lie in two places."""
+_SUMMARY_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
@@ -132,8 +135,14 @@ def _clause_change(
     change: Change, old: Mapping[str, ClauseOutcome], new: Mapping[str, ClauseOutcome]
 ) -> ClauseChange:
     sides = [side[change.what] for side in (new, old) if change.what in side]
-    why = next((headline(one) for one in sides if one.outcome is not Outcome.PASSED), "")
+    why = next(
+        (_placeless(headline(one)) for one in sides if one.outcome is not Outcome.PASSED), ""
+    )
     return ClauseChange(change.what, change.before, change.after, change.worse, why)
+
+
+def _placeless(text: str) -> str:
+    return _FOLDERS.sub("", one_line(text))
 
 
 def _facts(old: ClauseOutcome, new: ClauseOutcome) -> Iterator[Fact]:
@@ -142,9 +151,9 @@ def _facts(old: ClauseOutcome, new: ClauseOutcome) -> Iterator[Fact]:
     if old.outcome is not new.outcome:
         return
     if old.outcome is not Outcome.PASSED:
-        told = [_NUMBER.sub("#", one.summary) for one in (old, new)]
-        if told[0] != told[1]:
-            yield Fact(old.id, "summary", one_line(old.summary), one_line(new.summary))
+        told = [_placeless(one.summary) for one in (old, new)]
+        if _NUMBER.sub("#", told[0]) != _NUMBER.sub("#", told[1]):
+            yield Fact(old.id, "summary", *(text[:_SUMMARY_CHARACTERS] for text in told))
         return
     before, after = (dict(_leaves("", one.evidence)) for one in (old, new))
     for name in dict.fromkeys([*before, *after]):

@@ -117,10 +117,15 @@ def test_readings_count_if_they_moved(
 def test_a_clause_that_fails_for_another_reason_counts() -> None:
     sides = [
         verdict(outcome("PAD-03", "failed", summary=said))
-        for said in ("3 ids differ", "4 ids differ", "there is no pad token")
+        for said in (
+            "3 ids differ (/envs/a/lib/pad.py:160 in encode)",
+            "4 ids differ (/other/b/lib/pad.py:161 in encode)",
+            "there is no pad token (/other/b/lib/pad.py:161 in encode)",
+        )
     ]
     assert not compared(sides[0], sides[1]).changed
-    assert compared(sides[0], sides[2]).facts[0].what == "summary"
+    (fact,) = compared(sides[0], sides[2]).facts
+    assert (fact.what, fact.before) == ("summary", "3 ids differ (pad.py:160 in encode)")
 
 
 def test_a_run_that_was_cut_short_is_a_change_and_two_are_refused() -> None:
