@@ -19,6 +19,16 @@ def fixtures_directory() -> Path:
     return packaged if packaged.is_dir() else HOME / "fixtures"
 
 
+def user_cache() -> Path:
+    """The folder of the user's cache that is ours."""
+    try:
+        from platformdirs import user_cache_dir
+    except ModuleNotFoundError:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return cache / "backbone-conformance"
+    return Path(user_cache_dir("backbone-conformance"))
+
+
 def is_installed() -> bool:
     """Whether this copy is found without its folder on the path: it lies among the environment's
     packages."""

@@ -18,6 +18,8 @@ WRITTEN = {
     "certificate": re.compile(r"certificate\.json"),
     "bench-verdict": re.compile(r"verdict\.json"),
     "bench-power": re.compile(r"power\.json"),
+    "drift": re.compile(r"drift\.json"),
+    "doctor": re.compile(r"doctor\.json"),
     "bench-run": re.compile(r"(run-\d{3}|(base|head)/\d{3})\.json"),
 }
 

@@ -102,6 +102,8 @@ def test_recorded_power_is_described(path: Path) -> None:
         ("bench-run", {"benchmarks": []}),
         ("bench-verdict", {"result": "PASSED"}),
         ("bench-power", {}),
+        ("doctor", {"assessable": True}),
+        ("drift", {"changed": False}),
     ],
 )
 def test_a_schema_refuses_something(schema: str, wrong: dict[str, Any]) -> None:

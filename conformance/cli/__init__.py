@@ -22,6 +22,8 @@ INTERRUPTED = 130
 _KEPT = {
     "bench": "results measured so far are in the --out folder",
     "calibrate": "what was measured is in the --out file",
+    "doctor": "nothing was changed",
+    "drift": "nothing was compared, and environments that were made are kept",
 }
 """What is left of a command that was interrupted."""
 

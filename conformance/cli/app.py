@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from conformance.cli import bench, calibrate, certificates, certify, clauses, hub
+from conformance.cli import bench, calibrate, certificates, certify, clauses, doctor, drift, hub
 from conformance.cli.options import SETTINGS
 
 
@@ -28,6 +28,8 @@ app.command("requirements")(clauses.requirements)
 app.command("report")(certificates.report)
 app.command("diff")(certificates.diff)
 app.command("calibrate")(calibrate.calibrate)
+app.command("doctor")(doctor.doctor)
+app.command("drift")(drift.drift)
 
 hub_app = _app("Build or list the offline checkpoints, and add recipes of them.")
 hub_app.command("add")(hub.add)

@@ -29,6 +29,7 @@ from typing import Any
 
 from conformance.errors import CannotAssess
 from conformance.hub.recipe import Recipe
+from conformance.places import user_cache
 
 HUB_VARIABLE = "CONFORMANCE_HUB"
 SHARDS = 2
@@ -120,21 +121,23 @@ class Hub:
                 )
         return entries
 
+    def damaged(self) -> list[Path]:
+        """The directories of entries whose files are not those of their manifest, or that have no
+        manifest. Every file is read; a build makes the entry anew."""
+        return [
+            path
+            for path in sorted(self.root.glob("*--*/*"))
+            if not path.name.startswith(".")
+            and any((path / part).exists() for part in ("manifest.json", "snapshot"))
+            and not _is_whole(path, "later")
+        ]
+
 
 def _default_root() -> Path:
     named = os.environ.get(HUB_VARIABLE)
     if named:
         return Path(named)
-    try:
-        from platformdirs import user_cache_dir
-    except ModuleNotFoundError:
-        cache = (
-            Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-            / "backbone-conformance"
-        )
-    else:
-        cache = Path(user_cache_dir("backbone-conformance"))
-    return cache / "hub"
+    return user_cache() / "hub"
 
 
 def _build_entry(recipe: Recipe, entry: Path, weights: str, on_progress: Progress) -> None:

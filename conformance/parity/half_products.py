@@ -14,6 +14,17 @@ _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 """The operations that `linear`, `matmul` and `einsum` end in, forward and backward."""
 
 
+def has_half_products() -> bool:
+    """Whether the processor has instructions for products in bfloat16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def can_be_widened() -> bool:
+    """Whether torch (2.10 and later) can say which kernel it would have run, so that
+    `half_products_in_float32` can put another in its place."""
+    return hasattr(torch.library, "get_kernel")
+
+
 @contextmanager
 def half_products_in_float32() -> Iterator[None]:
     """Multiply half-precision matrices on the CPU in float32, and round once, while the body runs.
@@ -23,7 +34,7 @@ def half_products_in_float32() -> Iterator[None]:
     a loop of its own, at 0.6 GFLOP/s (docs/performance.md). That loop too sums in float32 and
     rounds the sum once: what differs is the order of the additions, as between any two processors.
     """
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported() or not hasattr(torch.library, "get_kernel"):
+    if has_half_products() or not can_be_widened():
         yield
         return
     with torch.library._scoped_library("aten", "IMPL") as library:

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 _RECORDED_PACKAGES = (
@@ -15,6 +16,12 @@ _RECORDED_PACKAGES = (
     "accelerate", "numpy", "sentencepiece", "mistral-common", "flash-attn",
 )  # fmt: skip
 """Packages whose versions can change a verdict."""
+_MEMINFO = Path("/proc/meminfo")
+_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container's limit of memory is written, by version 2 and version 1 of cgroups."""
 
 
 def environment() -> dict[str, Any]:
@@ -24,12 +31,39 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "cpus": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cpus": cpus(),
         "packages": packages,
         "cuda": _cuda(),
     }
+
+
+def cpus() -> int | None:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
+def memory(field: str) -> int | None:
+    """Bytes of a field of `/proc/meminfo` (`MemTotal` or `MemAvailable`), or a container's limit
+    where that is less; None where neither is told."""
+    found = [_meminfo(field), *map(_limit, _LIMITS)]
+    return min((count for count in found if count is not None), default=None)
+
+
+def _meminfo(field: str) -> int | None:
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def _limit(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):  # `max`, without a limit
+        return None
 
 
 def _version(name: str) -> str | None:

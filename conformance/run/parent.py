@@ -18,6 +18,7 @@ from conformance.catalogue import Requirement, catalogue
 from conformance.errors import CannotAssess
 from conformance.hub import HubView
 from conformance.run import events, launch
+from conformance.run.environment import memory
 from conformance.run.events import OnEvent
 from conformance.run.request import RunRequest
 from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outcome
@@ -258,15 +259,7 @@ def _not_run(requirement: Requirement, why: str, log: str = "") -> ClauseOutcome
 
 
 def _three_quarters_of_memory() -> int:
-    available = 8 << 30
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(
-            int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")
-        )
-    except (OSError, StopIteration):
-        pass
-    return available * 3 // 4
+    return (memory("MemAvailable") or 8 << 30) * 3 // 4
 
 
 def _resident_bytes(pid: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from conformance.assertions import NotApplicable, quoted, refusal, require
+from conformance.assertions import NotApplicable, quoted, refusal, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
@@ -73,6 +73,7 @@ def test_every_vocabulary_size_is_one(subject: Subject) -> None:
             "logits": logits.shape[-1],
             "config.vocab_size": text_config(backbone.llm).vocab_size,
         }
+        tell("vocabulary", {"rows": sizes["input rows"], "tokens": len(subject.tokenizer)})
         require(
             len(set(sizes.values())) == 1,
             observed=f"in {mode} mode: "

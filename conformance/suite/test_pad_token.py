@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from conformance.assertions import quoted, require
+from conformance.assertions import quoted, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
@@ -24,6 +24,9 @@ def test_a_pad_token_exists(subject: Subject) -> None:
     """A pad token exists; its string encodes to exactly one id, its id decodes to that string, and
     it is special (skipped by `skip_special_tokens`)."""
     tokenizer = subject.tokenizer
+    # Told for those who compare certificates (`conformance drift`).
+    ids_of = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "unk")}
+    tell("special ids", {**ids_of, "generation eos": sorted(subject.generation_eos_ids, key=str)})
     require(
         tokenizer.pad_token is not None and tokenizer.pad_token_id is not None,
         observed=f"the tokenizer's pad token is {tokenizer.pad_token!r} with id "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 import unicodedata
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from conformance.assertions import NotApplicable, quoted, refusal, require
+from conformance.assertions import NotApplicable, quoted, refusal, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.library import text_config
 from conformance.places import fixtures_directory
@@ -66,8 +67,11 @@ def test_an_assistant_turn_ends_in_the_terminator(subject: Subject) -> None:
         mend="end turns with the tokenizer's own eos token, or declare `terminator` in the "
         "[subject] table",
     )
+    digests: dict[str, str] = {}
     for told in conversations(subject, ["What should the robot do?", "Pick up the cup."]):
         ids = subject.encode(told.prompt)
+        digests[str(told.host)] = _digest(ids)
+        tell("ids of a dialogue", dict(digests))
         last = next((token for token in reversed(ids) if subject.decode([token]).strip()), None)
         require(
             last == subject.terminator_id,
@@ -322,6 +326,14 @@ def test_the_tokenizer_keeps_no_state(subject: Subject) -> None:
 def test_the_published_facts_are_kept(subject: Subject) -> None:
     """`vocab_size`, from which hosts count their action tokens down, and the chat template, if
     there is one, are the published ones."""
+    tell(
+        "tokenizer",
+        {
+            "vocab_size": subject.tokenizer.vocab_size,
+            "chat template": _digest(getattr(subject.tokenizer, "chat_template", None)),
+            "ids of fixed texts": _digest([subject.encode(text) for text in _FIXED_TEXTS]),
+        },
+    )
     published = subject.published_vocabulary
     for mode, tokenizer in _tokenizers(subject).items():
         for name in ("vocab_size", "chat_template"):
@@ -369,6 +381,19 @@ _CALLS: dict[str, dict[str, Any]] = {
     "tensors": {"padding": "longest", "return_tensors": "pt", "add_special_tokens": False},
 }
 """Calls that change how a tokenizer pads and truncates, for that call."""
+
+
+_FIXED_TEXTS = (
+    "What should the robot do?", " Two  spaces,\na line\tand a tab. ", "naïve “ü” 日本語 🙂",
+    "def f(x): return x ** 2", "USER: Hi. ASSISTANT: Hello.</s>", "<s>[INST] 1234567.89 [/INST]",
+)  # fmt: skip
+"""Texts whose ids are told for those who compare certificates: of every kind that releases of
+tokenizers have treated differently."""
+
+
+def _digest(value: Any) -> str:
+    """The first digits of a digest: enough to see that something changed."""
+    return hashlib.sha256(json.dumps(value, default=repr).encode()).hexdigest()[:12]
 
 
 def _require_unchanged(before: Mapping[str, Any], after: Mapping[str, Any], change: str) -> None:

@@ -298,7 +298,16 @@ def test_an_unknown_hub_id_names_the_known_ones(call: Call, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["list"], ["requirements"], ["certify", "--help"], ["hub", "list"]]
+    "arguments",
+    [
+        ["--help"],
+        ["list"],
+        ["requirements"],
+        ["certify", "--help"],
+        ["hub", "list"],
+        ["doctor", "--help"],
+        ["drift", "--help"],
+    ],
 )
 def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     source = (

@@ -105,9 +105,11 @@ def test_a_damaged_entry_is_found_and_rebuilt(hub: Hub, tmp_path: Path, damage: 
         manifest.write_text('{"files": {"config.json": 3}}')
     else:
         manifest.unlink()
+    assert own.damaged() == [snapshot.parent]
     steps: list[str] = []
     assert own.build(RECIPE, on_progress=steps.append) == snapshot
     assert steps
+    assert own.damaged() == []
     assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == {
         path.name: path.read_bytes() for path in whole.iterdir()
     }
@@ -122,7 +124,7 @@ def test_entries_lists_what_is_built_and_passes_over_the_rest(hub: Hub, tmp_path
     (tmp_path / "org--name" / "digest").mkdir(parents=True)
     (tmp_path / "org--name" / "digest" / "manifest.json").write_text("not JSON")
     assert Hub(tmp_path).entries() == []
-    assert Hub(tmp_path / "absent").entries() == []
+    assert Hub(tmp_path / "absent").entries() == Hub(tmp_path / "absent").damaged() == []
 
 
 def test_weights_that_were_left_out_are_made_without_tokenizer_packages(
