@@ -21,6 +21,8 @@ _LEADING_EVIDENCE = {"expected": "should be", "mend": "to mend"}
 
 _DEEP_EVIDENCE = ("traceback", "log", "measured")
 """Evidence that is long and useful only for debugging: shown on request."""
+_IN_HEADLINE = ("exception", "where")
+"""Evidence that is left out where the headline holds it."""
 _DRAWN_EVIDENCE = ("error growth",)
 """Evidence that is drawn as a chart, in media that have charts."""
 
@@ -45,7 +47,11 @@ def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple
 
     `deep` includes tracebacks and logs, and cuts nothing off.
     """
-    told_elsewhere = ("observed", *_DRAWN_EVIDENCE)
+    told_elsewhere = ["observed", *_DRAWN_EVIDENCE]
+    # Of an exception, the headline says most.
+    told_elsewhere += [
+        name for name in _IN_HEADLINE if str(outcome.evidence.get(name)) in headline(outcome)
+    ]
     evidence = {
         name: value for name, value in outcome.evidence.items() if name not in told_elsewhere
     }

@@ -19,6 +19,9 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 class FakeSubject:
     """Has every member but one."""
 
+    @staticmethod
+    def factory(backbone_id: str) -> None: ...
+
     def lacks(self, member: str) -> bool:
         return member == "absent_member"
 

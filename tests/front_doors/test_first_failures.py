@@ -1,0 +1,96 @@
+"""What goes wrong first for whoever brings a class of their own: a real file, a real process, and
+the line to mend in its words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+pytestmark = pytest.mark.slow
+
+INSTRUCT = "mistral-v0.1-7b-instruct"
+MINE = """
+from backbones.mistral import MistralLLMBackbone
+from transformers import MistralForCausalLM
+
+class Raises(MistralLLMBackbone):
+    def __init__(self, *args, **kwargs):
+        [1, 2][99]  # line 7
+
+class Dropped(MistralLLMBackbone):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        MistralForCausalLM.from_pretrained(  # line 12
+            "mistralai/Mistral-7B-Instruct-v0.1", use_flash_attention_2=False)
+
+class TakesTooLittle(MistralLLMBackbone):
+    def __init__(self, llm_backbone_id, hf_token=None):  # line 16
+        super().__init__(llm_backbone_id)
+
+class Misspelt(MistralLLMBackbone):
+    def get_tokenizer(self):
+        return self.tokeniser  # line 21
+"""
+
+
+def conformance(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "conformance", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "clause", "place", "mend"),
+    [
+        ("Raises", "CON-01", "mine.py:7 in __init__", "see mine.py:7 in __init__"),
+        ("TakesTooLittle", "CON-01", "mine.py:16 in __init__", "take the documented arguments"),
+        ("Misspelt", "PAD-01", "mine.py:21 in get_tokenizer", ""),
+    ],
+)
+def test_the_line_of_the_users_own_file_is_named(
+    tmp_path: Path, name: str, clause: str, place: str, mend: str
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    done = conformance(
+        "certify", f"mine.py:{name}", "--id", INSTRUCT, "--only", clause, "--verbose",
+        "--out", "out", cwd=tmp_path,
+    )  # fmt: skip
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 1, done.stderr
+    assert said.startswith(f"{clause} failed")
+    assert place in said
+    assert mend in said
+    assert ("take the documented" in said) == (name == "TakesTooLittle")
+    # Shown by --verbose, and kept.
+    assert "Traceback" in said
+    predicate = json.loads((tmp_path / "out" / "certificate.json").read_text())["predicate"]
+    evidence = next(one for one in predicate["requirements"] if one["id"] == clause)["evidence"]
+    assert evidence["where"].startswith(place)
+    assert evidence["traceback"].startswith("Traceback")
+
+
+def test_a_keyword_that_the_library_dropped_is_named(tmp_path: Path) -> None:
+    import transformers
+
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        pytest.skip("this release still takes it")
+    (tmp_path / "mine.py").write_text(MINE)
+    done = conformance(
+        "certify", "mine.py:Dropped", "--id", INSTRUCT, "--only", "CON-01", cwd=tmp_path
+    )
+    said = " ".join(done.stdout.split())
+    assert "mine.py:12 in __init__, from transformers/modeling_utils.py:" in said
+    assert 'takes no `use_flash_attention_2` here: pass `attn_implementation="flash_' in said
+    assert "Traceback" not in said
