@@ -65,7 +65,8 @@ def traceback_from(error: BaseException, factory: Callable[..., Any]) -> str:
     lead to the subject's own files."""
     whole = traceback.TracebackException.from_exception(error)
     if hasattr(error, "counterexample"):
-        whole.__notes__ = None  # Hypothesis' own, which repeat every strategy
+        # Those of Hypothesis repeat every strategy.
+        whole.__notes__ = None  # type: ignore[attr-defined]
     files = _Files.of(factory)
     for part in _chain(whole):
         frames = list(part.stack)
@@ -127,10 +128,17 @@ class _Files:
         for folder in place.parents:
             if folder.name in _PACKAGE_FOLDERS or folder in _standard_library():
                 return os.fspath(place.relative_to(folder))
-        for base in (_working_directory(), self.base):
+        for base in (_working_directory(), self.base, _above_its_packages(place)):
             if base is not None and place.is_relative_to(base):
                 return os.fspath(place.relative_to(base))
         return place.name
+
+
+def _above_its_packages(file: Path) -> Path:
+    folder = file.parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
 
 
 def _module_of(factory: Callable[..., Any]) -> tuple[str, Path | None]:

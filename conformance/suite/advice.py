@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from conformance.parity.library import SUCCESSORS, version
+from conformance.subject.ids import ids_of
 from conformance.subject.raised import refuses_its_call, where
 
 SIGNATURE = (
@@ -18,8 +19,8 @@ _UNKNOWN_KEYWORD = re.compile(
 )
 
 
-def to_mend(error: BaseException, factory: Callable[..., Any]) -> str:
-    """The advice that fits the exception; what it raises at is told beside it."""
+def to_mend(error: BaseException, factory: Callable[..., Any], backbone_id: str) -> str:
+    """The advice that fits what the constructor raised for `backbone_id`."""
     if isinstance(error, SystemExit):
         return "raise an exception that says what is wrong: ending the process ends the host too"
     if refuses_its_call(error):
@@ -34,4 +35,7 @@ def to_mend(error: BaseException, factory: Callable[..., Any]) -> str:
         return f"leave `{refused['name']}` out, or ask for what {refused['what']} calls it now"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"install `{error.name}` in the environment that conformance runs in"
+    known = ids_of(factory)
+    if known and backbone_id not in known and backbone_id in str(error):
+        return f"ask for an id of its table with --id: {', '.join(known)}"
     return f"see {where(error, factory)}; --verbose shows the whole traceback"

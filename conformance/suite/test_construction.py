@@ -821,7 +821,7 @@ def _constructed(subject: Subject) -> Any:
         raise ClauseFailure(
             observed=f"construction ended in {told} at {where(error, subject.factory)}",
             expected=f"a backbone from {SIGNATURE}",
-            mend=to_mend(error, subject.factory),
+            mend=to_mend(error, subject.factory, subject.backbone_id),
         ) from error
 
 

@@ -94,3 +94,65 @@ def test_a_keyword_that_the_library_dropped_is_named(tmp_path: Path) -> None:
     assert "mine.py:12 in __init__, from transformers/modeling_utils.py:" in said
     assert 'takes no `use_flash_attention_2` here: pass `attn_implementation="flash_' in said
     assert "Traceback" not in said
+
+
+IDS = """
+from backbones.mistral import MistralLLMBackbone
+
+class Mine(MistralLLMBackbone):
+    pass
+
+class Another:
+    def __init__(self, backbone_id, **arguments):
+        raise ValueError(f"what is {backbone_id}?")
+
+class Faulty:
+    MODELS = {"mine-7b": {"hf_hub_path": "mistralai/Mistral-7B-v0.1"}}
+
+    def __init__(self, backbone_id, **arguments):
+        raise ValueError(f"{backbone_id} is out of order")
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (
+            ("ids.py:Mine", "--id", "mistral-v0.1-7b-instrct"),
+            f"did you mean `{INSTRUCT}`?",
+        ),
+        (("ids.py:Mine", "--id", "nothing-like-it"), "it knows mistral-v0.1-7b-pure, mistral-"),
+        (("ids.py:Another", "--id", "mistral-v0.1-7b-instrct"), f"did you mean `{INSTRUCT}`?"),
+        (("ids.py:Faulty", "--id", "mine-8b"), "did you mean `mine-7b`?"),
+        (("ids.py:Mine",), "choose one with --id (mistral-v0.1-7b-pure, mistral-v0.1-7b-instruct)"),
+        (("ids.py",), "one of ids.py:Mine, ids.py:Another, ids.py:Faulty"),
+        (("ids",), "one of ids:Mine, ids:Another, ids:Faulty"),
+        (("absent.py",), "there is no file `absent.py`"),
+    ],
+)
+def test_what_is_misspelt_is_no_verdict(
+    tmp_path: Path, target: tuple[str, ...], words: str
+) -> None:
+    (tmp_path / "ids.py").write_text(IDS)
+    done = conformance("certify", *target, "--out", "out", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert "llama" not in done.stderr, "of another class"
+    assert not (tmp_path / "out" / "certificate.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "backbone_id"),
+    [
+        ("ids.py:Faulty", "mine-7b"),  # in its table
+        ("ids.py:Another", "my-own-7b-instruct"),  # like none that is known
+        ("ids.py:Another", INSTRUCT),
+    ],
+)
+def test_a_constructor_that_is_at_fault_is_one(
+    tmp_path: Path, target: str, backbone_id: str
+) -> None:
+    (tmp_path / "ids.py").write_text(IDS)
+    done = conformance("certify", target, "--id", backbone_id, "--only", "CON-01", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "CON-01 failed" in done.stdout
