@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from conformance.cli import bench, calibrate, certificates, certify, clauses, hub
+from conformance.cli import bench, calibrate, certificates, certify, clauses, hub, replay
 from conformance.cli.options import SETTINGS
 
 
@@ -26,6 +26,7 @@ app.command("certify")(certify.certify)
 app.command("list")(hub.list_backbones)
 app.command("requirements")(clauses.requirements)
 app.command("report")(certificates.report)
+app.command("replay")(replay.replay)
 app.command("diff")(certificates.diff)
 app.command("calibrate")(calibrate.calibrate)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -27,6 +26,7 @@ from conformance.run.request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, RunRequest
 
 if TYPE_CHECKING:
     from conformance.report.progress import Progress
+    from conformance.verdict.verdict import Verdict
 
 
 def certify(
@@ -92,20 +92,9 @@ def certify(
 ) -> None:
     """Judge a backbone and certify it.
 
-    Exit status: 0 certified, 1 not certified, 2 could not be assessed, 130 interrupted.
+    Exit status: 0 certified (of chosen clauses: all are met), 1 not, 2 could not be assessed, 130
+    interrupted.
     """
-    from conformance.hub import known_recipes
-    from conformance.report.console import write_report
-    from conformance.report.files import clear, write_all
-    from conformance.report.progress import progress
-    from conformance.run.parent import run
-    from conformance.subject.declarations import declarations_in
-    from conformance.verdict.certificate import serialise
-    from conformance.verdict.reaching import reach_verdict
-    from conformance.verdict.resources import digest_of_file
-    from conformance.verdict.upstream import known_defects
-    from conformance.verdict.waivers import read_waivers
-
     names, clauses = _scope(profile, only, failed_from)
     request = RunRequest(
         target=target,
@@ -125,32 +114,64 @@ def certify(
         if max_memory is None
         else int(positive("--max-memory", max_memory, "GiB") * 2**30),
     )
+    verdict = judge(request, waivers=waivers, out=out, as_json=as_json, verbose=verbose)
+    if out is None and not as_json:
+        say("  files: add --out DIR for certificate.json, report.html, summary.md and junit.xml")
+    raise typer.Exit(verdict.exit_status)
+
+
+def judge(
+    request: RunRequest,
+    *,
+    waivers: Path | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+    verbose: bool = False,
+) -> Verdict:
+    """Run a request, showing its progress, and report its verdict: on the terminal, in the folder
+    `out`, as JSON.
+
+    Raises:
+        CannotAssess: for what the run or one of the files refuses.
+    """
+    from conformance.hub import known_recipes
+    from conformance.report.console import write_report
+    from conformance.report.files import clear, write_all
+    from conformance.report.progress import progress
+    from conformance.run.parent import run
+    from conformance.subject.declarations import declarations_in
+    from conformance.verdict.certificate import serialise
+    from conformance.verdict.reaching import reach_verdict
+    from conformance.verdict.resources import digest_of_file
+    from conformance.verdict.upstream import known_defects
+    from conformance.verdict.waivers import read_waivers
+
     waived = read_waivers(waivers) if waivers else ()
     defects = known_defects()
-    known_recipes(recipes or ())
-    configuration = declarations_in(config)[1]
+    known_recipes(request.recipes)
+    configuration = declarations_in(request.config)[1]
     files = {str(path): digest_of_file(path) for path in (waivers, configuration) if path}
     if out is not None:
         clear(out)
 
     with progress(console(stderr=True)) as shown:
         assessment = run(request, _shown_on(shown))
-    verdict = reach_verdict(assessment, waivers=waived, defects=defects, only=clauses, files=files)
+    verdict = reach_verdict(
+        assessment, waivers=waived, defects=defects, only=request.only, files=files
+    )
     if out is not None:
         write_all(verdict, out)
     write_report(
         console(stderr=as_json),
         verdict,
         deep=verbose,
-        options=_options_to_repeat(config, hub, recipes),
+        options=_options_to_repeat(request),
     )
     if as_json:
         say(serialise(verdict.as_certificate()).rstrip())
     elif out is not None:
         say(f"  files: {out / 'certificate.json'}, report.html, summary.md, junit.xml beside it")
-    else:
-        say("  files: add --out DIR for certificate.json, report.html, summary.md and junit.xml")
-    raise typer.Exit(verdict.exit_status)
+    return verdict
 
 
 def _shown_on(shown: Progress) -> OnEvent:
@@ -207,12 +228,10 @@ def _within(clauses: tuple[str, ...], names: tuple[str, ...], option: str) -> tu
     return clauses
 
 
-def _options_to_repeat(
-    config: Path | None, hub: Path | None, recipes: Iterable[Path] | None
-) -> list[str]:
+def _options_to_repeat(request: RunRequest) -> list[str]:
     options = [
-        ("--config", config),
-        ("--hub", hub),
-        *(("--recipes", recipe) for recipe in recipes or ()),
+        ("--config", request.config),
+        ("--hub", request.hub),
+        *(("--recipes", recipe) for recipe in request.recipes),
     ]
     return [word for option, path in options if path is not None for word in (option, str(path))]

@@ -11,9 +11,9 @@ from conformance.report.junit import junit
 from conformance.report.markdown import markdown
 from conformance.report.writing import write_whole, writing_to
 from conformance.verdict.certificate import serialise
+from conformance.verdict.load import CERTIFICATE
 from conformance.verdict.verdict import Verdict
 
-CERTIFICATE = "certificate.json"
 REPORTS = {"report.html": html, "summary.md": markdown, "junit.xml": junit}
 COUNTEREXAMPLES = "counterexamples"
 

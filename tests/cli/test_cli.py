@@ -196,12 +196,45 @@ def test_bad_options_are_refused_before_anything_runs(
     assert runner.requests == []
 
 
-def test_a_run_of_chosen_clauses_exits_with_1(runner: Runner, call: Call) -> None:
+@pytest.mark.parametrize(("clause", "found", "status"), [
+    ("PAD-03", "passed", 0), ("PAD-03", "not-applicable", 0), ("PAD-03", "failed", 1),
+    ("PAD-04", "failed", 1), ("PAD-03", "blocked", 1), ("PAD-03", "not-run", 1),
+])  # fmt: skip
+def test_a_run_of_chosen_clauses_exits_with_0_if_they_are_met(
+    runner: Runner, call: Call, clause: str, found: str, status: int
+) -> None:
+    runner.result = assessment(outcomes=(outcome(clause, found),))
+    result = call("certify", "an-id", "--only", clause.lower(), "--json")
+    predicate = json.loads(result.out)["predicate"]
+    assert result.status == status
+    assert "PARTIAL RUN" in result.err
+    assert "never certifies" in " ".join(result.err.split())
+    assert runner.requests[0].only == (clause,)
+    assert predicate["result"] == ("FAILED" if status else "WARNED"), "never PASSED"
+    assert predicate["failedTests"] == ([clause] if status else [])
+    assert predicate["warnedTests"] == []
+    others = {one["outcome"] for one in predicate["requirements"] if one["id"] != clause}
+    assert others == {"not-run"}
+
+
+def test_a_clause_of_a_certificate_is_judged_again_as_it_was(runner: Runner, call: Call) -> None:
+    Path("out").mkdir()
+    failed = verdict(outcome("PAD-03", "failed"), seed=7, budget="quick")
+    Path("out/certificate.json").write_text(serialise(failed.as_certificate()))
     runner.result = assessment(outcomes=(outcome("PAD-03"),))
-    result = call("certify", "an-id", "--only", "pad-03")
-    assert result.status == 1
-    assert result.out.startswith("PARTIAL RUN")
-    assert runner.requests[0].only == ("PAD-03",)
+    for place in ("out", "out/certificate.json"):
+        result = call("replay", place, "pad-03", "--hub", "h")
+        assert result.status == 0
+        assert result.out.endswith(f"PAD-03: failed in {place}, passed now\n")
+    was = failed.assessment
+    assert runner.requests[0] == RunRequest(
+        target=was.target, backbone_id=was.backbone_id, profiles=was.profiles, only=("PAD-03",),
+        seed=7, budget="quick", hub=Path("h"),
+    )  # fmt: skip
+    runner.result = assessment(outcomes=(outcome("PAD-03", "failed"),))
+    assert call("replay", "out", "PAD-03").status == 1
+    assert "similar: PAD-03" in call("replay", "out", "PAD-33").err
+    assert call("replay", "absent", "PAD-03").status == 2
 
 
 def test_failed_from_chooses_what_was_not_met_and_the_profiles(runner: Runner, call: Call) -> None:
