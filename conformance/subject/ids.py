@@ -3,13 +3,12 @@ name."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from conformance.errors import CannotAssess
+from conformance.errors import CannotAssess, did_you_mean
 from conformance.subject.raised import where
 
 _CLOSE = 0.75
@@ -52,12 +51,6 @@ def check_id(
         f"there is no id `{backbone_id}`{suggested}: the constructor raised "
         f"{type(error).__name__} at {where(error, factory)}{listed}; choose with --id"
     )
-
-
-def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """A phrase to put behind an unknown name; empty if none of `known` is like it."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def _places_of(factory: Callable[..., Any]) -> Iterator[Mapping[str, Any]]:

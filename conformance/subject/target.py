@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from conformance.errors import CannotAssess
-from conformance.subject.ids import did_you_mean, ids_of
+from conformance.errors import CannotAssess, did_you_mean
+from conformance.subject.ids import ids_of
 
 ENTRY_POINT_GROUP = "conformance.backbones"
 

@@ -156,3 +156,37 @@ def test_a_constructor_that_is_at_fault_is_one(
     done = conformance("certify", target, "--id", backbone_id, "--only", "CON-01", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "CON-01 failed" in done.stdout
+
+
+LACKING = """
+from backbones.mistral import MistralLLMBackbone
+
+class Lacking:
+    def __init__(self, *args, **kwargs):
+        self.inner = MistralLLMBackbone(*args, **kwargs)
+
+    def __getattr__(self, name):
+        if name == "embed_input_ids":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+"""
+
+
+@pytest.mark.parametrize("place", ["--config", "--recipes", ""])
+def test_a_member_is_absent_by_declaration_wherever_it_is_declared(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "mine.py").write_text(LACKING)
+    declaration = '[subject]\noptional_absent = ["embed_input_ids"]\n'
+    recipe = "mistralai--Mistral-7B-Instruct-v0.1.toml"
+    (tmp_path / "config.toml").write_text(declaration)
+    published = (ROOT / "fixtures" / "hub" / recipe).read_text()
+    (tmp_path / recipe).write_text(published.replace("[subject]\n", declaration))
+    options = {"--config": ["--config", "config.toml"], "--recipes": ["--recipes", recipe], "": []}
+    done = conformance(
+        "certify", "mine.py:Lacking", "--id", INSTRUCT, "--only", "CON-03", *options[place],
+        cwd=tmp_path,
+    )  # fmt: skip
+    said = " ".join(done.stdout.split())
+    assert done.returncode == (0 if place else 1), said
+    assert ("missing member(s): embed_input_ids" in said) != bool(place)
