@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -81,8 +84,8 @@ def certify(
     out: Annotated[
         Optional[Path],
         typer.Option(
-            help="Folder for the certificate and reports; those of an earlier run are removed "
-            "first."
+            help="Folder for the certificate and reports; those of an earlier run are replaced at "
+            "the end."
         ),
     ] = None,
     as_json: Json = False,
@@ -136,7 +139,7 @@ def judge(
     """
     from conformance.hub import known_recipes
     from conformance.report.console import write_report
-    from conformance.report.files import clear, write_all
+    from conformance.report.files import check_writable, write_all
     from conformance.report.progress import progress
     from conformance.run.parent import run
     from conformance.subject.declarations import declarations_in
@@ -152,9 +155,9 @@ def judge(
     configuration = declarations_in(request.config)[1]
     files = {str(path): digest_of_file(path) for path in (waivers, configuration) if path}
     if out is not None:
-        clear(out)
+        check_writable(out)
 
-    with progress(console(stderr=True)) as shown:
+    with _earlier_report_told(out), progress(console(stderr=True)) as shown:
         assessment = run(request, _shown_on(shown))
     verdict = reach_verdict(
         assessment, waivers=waived, defects=defects, only=request.only, files=files
@@ -172,6 +175,19 @@ def judge(
     elif out is not None:
         say(f"  files: {out / 'certificate.json'}, report.html, summary.md, junit.xml beside it")
     return verdict
+
+
+@contextmanager
+def _earlier_report_told(out: Path | None) -> Iterator[None]:
+    """Say whose report is in `out` if the body ends without one of its own."""
+    from conformance.verdict.load import CERTIFICATE
+
+    try:
+        yield
+    except (CannotAssess, KeyboardInterrupt):
+        if out is not None and (out / CERTIFICATE).exists():
+            say(f"`{out}` still holds the report of an earlier run", sys.stderr)
+        raise
 
 
 def _shown_on(shown: Progress) -> OnEvent:

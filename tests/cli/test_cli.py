@@ -18,6 +18,7 @@ from conformance.run import parent
 from conformance.run.events import OnEvent, Phase
 from conformance.run.request import RunRequest
 from conformance.verdict.certificate import serialise
+from conformance.verdict.load import read_certificate
 from conformance.verdict.outcomes import Assessment
 from tests.verdict.samples import assessment, one_cause_that_blocks, outcome, verdict
 
@@ -90,23 +91,45 @@ def test_a_backbone_that_is_not_certified_exits_with_1_and_gets_a_certificate(
     assert Path("out/counterexamples/PAD-03.py").exists()
 
 
-def test_what_cannot_be_assessed_exits_with_2_and_leaves_no_certificate(
+def test_what_cannot_be_assessed_exits_with_2_and_writes_no_certificate(
     runner: Runner, call: Call
 ) -> None:
-    assert call("certify", "an-id", *ALL, "--out", "out").status == 0
     runner.result = CannotAssess("no backbone is registered under the id `mistrel`")
     result = call("certify", "mistrel", *ALL, "--out", "out")
     assert (result.status, result.out) == (2, "")
     assert result.err.endswith("conformance: no backbone is registered under the id `mistrel`\n")
-    assert list(Path("out").rglob("*.*")) == []
+    assert list(Path("out").rglob("*")) == []
 
 
-def test_ctrl_c_exits_with_130_and_leaves_no_certificate(runner: Runner, call: Call) -> None:
+def test_ctrl_c_exits_with_130_and_writes_no_certificate(runner: Runner, call: Call) -> None:
     runner.result = KeyboardInterrupt()
     result = call("certify", "an-id", "--out", "out", "--json")
     assert (result.status, result.out) == (130, "")
     assert result.err.endswith("interrupted; no certificate was written\n")
-    assert list(Path("out").rglob("*.*")) == []
+    assert list(Path("out").rglob("*")) == []
+
+
+@pytest.mark.parametrize("ending", [CannotAssess("no such target"), KeyboardInterrupt()])
+def test_the_last_report_stays_until_there_is_another(
+    runner: Runner, call: Call, ending: BaseException
+) -> None:
+    Path("out/counterexamples").mkdir(parents=True)
+    Path("out/counterexamples/mine.py").write_text("# not one of ours")
+    runner.result = assessment(outcome("PAD-03", "failed"))
+    assert call("certify", "an-id", *ALL, "--out", "out").status == 1
+    before = {path: path.read_bytes() for path in Path("out").rglob("*.*")}
+    assert len(before) == 6
+    runner.result = ending
+    result = call("certify", "mistrel", *ALL, "--out", "out")
+    assert "`out` still holds the report of an earlier run" in result.err
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.*")} == before
+    # Another takes its place whole: what it does not have is gone.
+    runner.result = assessment()
+    assert call("certify", "an-id", *ALL, "--out", "out").status == 0
+    assert sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*")) == [
+        "certificate.json", "counterexamples/mine.py", "junit.xml", "report.html", "summary.md",
+    ]  # fmt: skip
+    assert read_certificate(Path("out")).certified
 
 
 def test_a_defect_of_our_own_is_not_taken_for_a_verdict(runner: Runner, call: Call) -> None:

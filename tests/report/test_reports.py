@@ -12,7 +12,7 @@ from rich.console import Console
 
 from conformance.report.console import write_report
 from conformance.report.counterexamples import counterexamples
-from conformance.report.files import clear, write_all
+from conformance.report.files import check_writable, write_all
 from conformance.report.html import html
 from conformance.report.junit import junit
 from conformance.report.markdown import markdown
@@ -227,21 +227,22 @@ def test_out_gets_everything(tmp_path: Path) -> None:
     ]
 
 
-def test_what_an_earlier_run_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+def test_what_an_earlier_run_left_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     write_all(one_cause_that_blocks(), tmp_path)
     (tmp_path / "counterexamples" / "mine.py").write_text("print('mine')")
     (tmp_path / "notes.txt").write_text("mine")
-    clear(tmp_path)
+    check_writable(tmp_path)
+    assert (tmp_path / "counterexamples" / "PAD-01.py").exists()
+    write_all(verdict(), tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
-        "mine.py",
-        "notes.txt",
-    ]
+        "certificate.json", "junit.xml", "mine.py", "notes.txt", "report.html", "summary.md",
+    ]  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UnwritableFolder, match="name another folder with --out"):
-        clear(tmp_path / "file")
+        check_writable(tmp_path / "file")
     with pytest.raises(UnwritableFolder, match="name another folder with --out"):
         write_all(verdict(), tmp_path / "file")
 
