@@ -19,6 +19,9 @@ from conformance.cli.options import (
     Json,
     Profile,
     Recipes,
+    backbone_ids,
+    clause_ids,
+    completing,
     names_in,
     positive,
 )
@@ -36,7 +39,9 @@ def certify(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`."
+            metavar="TARGET",
+            help="An id, `package.module:Class` or `path/to/file.py:Class`.",
+            autocompletion=completing(backbone_ids),
         ),
     ],
     backbone_id: BackboneId = None,
@@ -73,7 +78,10 @@ def certify(
     recipes: Recipes = None,
     only: Annotated[
         Optional[str],
-        typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies."),
+        typer.Option(
+            help="Judge these clauses alone, IDs joined by commas; never certifies.",
+            autocompletion=completing(clause_ids),
+        ),
     ] = None,
     failed_from: Annotated[
         Optional[Path],

@@ -9,7 +9,7 @@ import typer
 
 from conformance.cli.certify import judge
 from conformance.cli.clauses import known_clause
-from conformance.cli.options import Config, HubRoot, Json, Recipes
+from conformance.cli.options import Config, HubRoot, Json, Recipes, clause_ids, completing
 from conformance.errors import CannotAssess
 from conformance.report.terminal import say
 from conformance.run.request import DEFAULT_TIMEOUT_SECONDS, RunRequest
@@ -19,7 +19,12 @@ def replay(
     certificate: Annotated[
         Path, typer.Argument(metavar="CERT", help="A certificate.json, or the folder of one.")
     ],
-    clause: Annotated[str, typer.Argument(metavar="ID", help="The clause to judge again.")],
+    clause: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="The clause to judge again.", autocompletion=completing(clause_ids)
+        ),
+    ],
     timeout: Annotated[
         float, typer.Option(help="Seconds for each step.")
     ] = DEFAULT_TIMEOUT_SECONDS,

@@ -164,6 +164,8 @@ class _Page:
             initial_indent=first_indent,
             subsequent_indent=further_indent,
             break_on_hyphens=False,
+            # A path or a command has to survive being copied: the terminal wraps it.
+            break_long_words=False,
         )
 
 

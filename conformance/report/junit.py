@@ -53,7 +53,7 @@ def junit(verdict: Verdict) -> str:
 def _clause(outcome: ClauseOutcome, verdict: Verdict) -> ElementTree.Element:
     area = outcome.id.rpartition("-")[0]
     case = _case(
-        f"{outcome.id} {narrative.statement_of(outcome)}".strip(),
+        f"{outcome.id} {narrative.title_of(outcome)}".strip(),
         f"conformance.{area}",
         outcome.seconds,
     )
@@ -63,7 +63,10 @@ def _clause(outcome: ClauseOutcome, verdict: Verdict) -> ElementTree.Element:
     kind = denying if outcome in verdict.denying else "skipped"
     message = f"{outcome.level} {outcome.outcome}: {narrative.headline(outcome)}"
     detail = ElementTree.SubElement(case, kind, {"type": outcome.outcome.value, "message": message})
-    lines = [f"observed: {narrative.headline(outcome)}"]
+    lines = [
+        f"{outcome.level}: {narrative.statement_of(outcome)}",
+        f"observed: {narrative.headline(outcome)}",
+    ]
     lines += [f"{label}: {text}" for label, text in narrative.evidence_of(outcome, deep=True)]
     if outcome.counterexample:
         lines.append(f"shown by: {narrative.counterexample_of(outcome, deep=True)}")

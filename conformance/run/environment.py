@@ -9,6 +9,8 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from conformance.version import __version__
+
 _RECORDED_PACKAGES = (
     "backbone-conformance", "torch", "transformers", "tokenizers", "safetensors",
     "huggingface-hub", "hypothesis",
@@ -30,6 +32,14 @@ def environment() -> dict[str, Any]:
         "packages": packages,
         "cuda": _cuda(),
     }
+
+
+def versions() -> str:
+    """`conformance 0.1.0 (Python 3.11.7, torch 2.13.0, transformers 5.23.0)`. Imports neither."""
+    found = {"Python": platform.python_version()}
+    found.update((name, _version(name) or "missing") for name in ("torch", "transformers"))
+    told = ", ".join(f"{name} {number}" for name, number in found.items())
+    return f"conformance {__version__} ({told})"
 
 
 def _version(name: str) -> str | None:

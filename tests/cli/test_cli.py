@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -315,6 +317,78 @@ def test_certificates_are_compared(runner: Runner, call: Call) -> None:
     ]
     Path("b.json").write_text("{")
     assert call("diff", "a.json", "b.json").status == 2
+
+
+def test_certificates_are_found_in_the_folders_that_out_makes(runner: Runner, call: Call) -> None:
+    for name, found in (("a", "passed"), ("b", "failed")):
+        runner.result = assessment(outcome("PAD-03", found))
+        call("certify", "an-id", *ALL, "--out", name)
+    assert call("report", "b").out.startswith("PAD-03 failed")
+    assert call("diff", "a", "b").out.startswith("PAD-03: passed -> failed (worse)")
+    Path("empty").mkdir()
+    assert "empty/certificate.json" in call("report", "empty").err
+
+
+def test_versions_are_shown(call: Call) -> None:
+    result = call("--version")
+    assert result.status == 0
+    assert result.out.startswith("conformance 0.")
+    assert "transformers" in result.out
+
+
+@pytest.mark.parametrize("arguments", [(), ("hub",), ("bench",)])
+def test_without_a_command_there_is_help(call: Call, arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert (result.status, result.err) == (2, "")
+    assert result.out.startswith(" ".join(["Usage: conformance", *arguments, "[OPTIONS] COMMAND"]))
+
+
+def test_a_wrong_profile_gets_a_suggestion(call: Call) -> None:
+    assert "(did you mean `training`?)" in call("certify", "an-id", "--profile", "trainig").err
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("certify --profile co", ["core"]),
+        ("certify --profile core,tr", ["core,training"]),
+        ("certify --only PAD-01,PAD-02", ["PAD-01,PAD-02"]),
+        ("certify an-id --id phi", ["phi-2-3b"]),
+        ("requirements CON-01", ["CON-01"]),
+    ],
+)
+def test_shells_complete_names(words: str, found: list[str]) -> None:
+    finished = _python(
+        "-m", "conformance",
+        environment={
+            "_CONFORMANCE_COMPLETE": "complete_bash",
+            "COMP_WORDS": f"conformance {words}",
+            "COMP_CWORD": str(len(words.split())),
+        },
+    )  # fmt: skip
+    assert finished.stdout.decode().split() == found
+
+
+def test_on_a_terminal_nothing_wraps_inside_a_word() -> None:
+    for arguments in (["--help"], ["requirements"], ["requirements", "CON-01"], ["certify", "nope"],
+                      ["certify", "--help"], ["list"]):  # fmt: skip
+        reading, writing = pty.openpty()
+        finished = subprocess.Popen(
+            [sys.executable, "-m", "conformance", *arguments],
+            stdout=writing, stderr=writing, stdin=writing,
+            env={**os.environ, "PYTHONPATH": str(HOME), "COLUMNS": "80", "TERM": "dumb"},
+        )  # fmt: skip
+        os.close(writing)
+        said = b""
+        with contextlib.suppress(OSError):  # the end of a terminal whose process is gone
+            while data := os.read(reading, 1 << 16):
+                said += data
+        os.close(reading)
+        finished.wait()
+        lines = said.decode().splitlines()
+        assert lines
+        long = [line for line in lines if len(line) >= 80 and " " in line.strip()]
+        assert not long, (arguments, long)
 
 
 def test_requirements_are_listed(call: Call) -> None:

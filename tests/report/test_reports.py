@@ -16,7 +16,7 @@ from conformance.report.files import check_writable, write_all
 from conformance.report.html import html
 from conformance.report.junit import junit
 from conformance.report.markdown import markdown
-from conformance.report.narrative import listed, rerun_command, visible
+from conformance.report.narrative import evidence_of, listed, rerun_command, visible
 from conformance.report.progress import progress
 from conformance.report.writing import UnwritableFolder
 from conformance.verdict.reaching import reach_verdict
@@ -144,6 +144,25 @@ def test_junit_without_a_certificate_is_never_green() -> None:
     root = ElementTree.fromstring(junit(partial))
     assert root.get("errors") == "0"
     assert [child.tag for case in root.iter("testcase") for child in case] == ["skipped"]
+
+
+def test_a_test_keeps_its_name_in_junit_when_the_statement_is_worded_anew() -> None:
+    root = ElementTree.fromstring(junit(verdict(outcome("PAD-03", "failed"))))
+    names = [case.get("name", "") for case in root.iter("testcase")]
+    assert "PAD-03 y" in names, "the ID and the words of test_y"
+    assert not any("statement" in name for name in names)
+    assert "The statement of PAD-03." in "".join(root.itertext())
+
+
+def test_numbers_have_four_digits() -> None:
+    evidence = {"ratio": 0.123456789, "seconds": 12345.678, "pair": [1.5, 2 / 3], "count": 100000}
+    told = dict(evidence_of(outcome("PAD-03", "failed", evidence=evidence)))
+    assert told == {
+        "ratio": "0.1235",
+        "seconds": "12346",
+        "pair": "[1.5, 0.6667]",
+        "count": "100000",
+    }
 
 
 def test_junit_of_a_certified_backbone_is_green() -> None:
@@ -285,7 +304,7 @@ def test_what_was_measured_stands_in_the_page() -> None:
         "error growth": GROWTH,
     }
     page = html(verdict(outcome("PAD-03", "passed", evidence=evidence)))
-    assert "0.912 of 1.15 allowed, the worst of 2" in page
+    assert "0.9123 of 1.15 allowed, the worst of 2" in page
     assert "<svg" in page
     # The subject's last point is the highest: it touches the top of a chart that is 12 from the
     # edge.
