@@ -16,8 +16,8 @@ from conformance.catalogue import catalogue
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.verdict import RootCause, Verdict
 
-_LEADING_EVIDENCE = {"expected": "should be", "mend": "to mend"}
-"""Evidence that every failure has besides what was observed, in the order shown, with its label."""
+_LEADING_EVIDENCE = {"where": "where", "expected": "should be", "mend": "to mend"}
+"""Evidence that comes right behind what was observed, in the order shown, with its label."""
 
 _DEEP_EVIDENCE = ("traceback", "log", "measured")
 """Evidence that is long and useful only for debugging: shown on request."""

@@ -37,6 +37,10 @@ class TakesTooLittle(MistralLLMBackbone):
 class Misspelt(MistralLLMBackbone):
     def get_tokenizer(self):
         return self.tokeniser  # line 21
+
+class Forward(MistralLLMBackbone):
+    def forward(self, *args, **kwargs):
+        return [][0]  # line 25
 """
 
 
@@ -57,6 +61,7 @@ def conformance(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("Raises", "CON-01", "mine.py:7 in __init__", "see mine.py:7 in __init__"),
         ("TakesTooLittle", "CON-01", "mine.py:16 in __init__", "take the documented arguments"),
         ("Misspelt", "PAD-01", "mine.py:21 in get_tokenizer", ""),
+        ("Forward", "CON-08", "mine.py:25 in forward", ""),
     ],
 )
 def test_the_line_of_the_users_own_file_is_named(
