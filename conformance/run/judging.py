@@ -69,7 +69,11 @@ def _judge_clause(
         with listening() as told, restored():
             found = _run_tests(subject, clause)
     except Blocked as block:
-        return _blocked(clause, block.cause, earlier)
+        blocked = _blocked(clause, block.cause, earlier)
+        if block.__cause__ is None:
+            return blocked
+        # A run of chosen clauses may not judge the cause, which would tell it.
+        return replace(blocked, evidence=raised_as_evidence(block.__cause__, subject.factory))
     return _outcome(
         clause,
         found.outcome,
