@@ -48,9 +48,9 @@ def check_backbone(
     `conformance certify` is the entry point that does not trust its subject.
 
     Raises:
-        CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or an argument
-            has a value that it does not take (`InvalidRequest`; for a profile that is not
-            implemented, also a `KeyError`).
+        CannotAssess: if a target string cannot be resolved, an id is misspelt (`UnknownId`), a hub
+            id has no recipe, or an argument has a value that it does not take (`InvalidRequest`;
+            for a profile that is not implemented, also a `KeyError`).
     """
     with left_as_it_was(), nullcontext(_aloud) if output else silence() as aloud:
 

@@ -22,7 +22,7 @@ class UnknownId(CannotAssess):
 
 def ids_of(factory: Callable[..., Any]) -> tuple[str, ...]:
     """The ids in the class's own table `{id: {"hf_hub_path", …}}`, the seed's convention: one that
-    it holds, or else one of the module that defines it or a base of it. None without a table."""
+    it or its module holds, or else a base of it. None without a table."""
     return next(filter(None, map(_ids_in, _places_of(factory))), ())
 
 
@@ -54,13 +54,14 @@ def check_id(
 
 
 def _places_of(factory: Callable[..., Any]) -> Iterator[Mapping[str, Any]]:
-    classes = inspect.getmro(factory) if inspect.isclass(factory) else ()
-    for cls in classes:
-        yield vars(cls)
-    names = dict.fromkeys(getattr(item, "__module__", "") for item in (factory, *classes))
-    for name in names:
-        module = sys.modules.get(name)
-        yield {} if module is None else {k: v for k, v in vars(module).items() if k.isupper()}
+    """Where a table may be, the nearest first: each class's own members, then its module's
+    constants."""
+    for item in inspect.getmro(factory) if inspect.isclass(factory) else (factory,):
+        if inspect.isclass(item):
+            yield vars(item)
+        module = sys.modules.get(getattr(item, "__module__", ""))
+        if module is not None:
+            yield {name: value for name, value in vars(module).items() if name.isupper()}
 
 
 def _ids_in(members: Mapping[str, Any]) -> tuple[str, ...]:

@@ -220,6 +220,13 @@ def test_check_backbone_refuses_an_unknown_target() -> None:
         check_backbone("no-such-id")
 
 
+def test_check_backbone_refuses_a_misspelt_id() -> None:
+    from backbones.mistral import MistralLLMBackbone
+
+    with pytest.raises(CannotAssess, match=f"did you mean `{INSTRUCT}`"):
+        check_backbone(MistralLLMBackbone, "mistral-v0.1-7b-instrct")
+
+
 def test_a_counterexample_shows_its_failure_again(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PAD_IS_EOS)
     out = tmp_path / "out"
