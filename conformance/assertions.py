@@ -12,19 +12,28 @@ from typing import Any
 _told: ContextVar[dict[str, Any] | None] = ContextVar("told", default=None)
 """The evidence recorded so far by the clause being judged; None outside clauses."""
 
+_refused: ContextVar[list[Exception] | None] = ContextVar("refused", default=None)
+"""The last exception that the clause being judged collected with `refusal`; None outside
+clauses."""
 
+
+_TELLING_CHARACTERS = 40
+"""As many of an exception's message tell it from others."""
 BLOCKS_USERS_OF = "blocks users of"
 """Key of evidence: a failure that leaves this member of the contract unusable, so that clauses that
 use it cannot be judged."""
 
 
 class ClauseFailure(AssertionError):
-    """The subject breaks the clause. `evidence` is what the certificate records (JSON values
-    only)."""
+    """The subject breaks the clause. `evidence` is what the certificate records (JSON values only).
+    If `observed` names an exception that was collected just before, that is the failure's cause."""
 
     def __init__(self, observed: str, expected: str, mend: str, **measured: Any) -> None:
         super().__init__(f"{observed}, but should be {expected}. To mend it: {mend}.")
         self.evidence = {"observed": observed, "expected": expected, "mend": mend, **measured}
+        self.__cause__ = next(
+            (error for error in _refused.get() or () if _names(observed, error)), None
+        )
 
 
 class NotApplicable(Exception):
@@ -103,10 +112,11 @@ def tell(name: str, value: Any) -> None:
 def listening() -> Iterator[dict[str, Any]]:
     """Collect what `within` and `tell` record in the body."""
     heard: dict[str, Any] = {}
-    token = _told.set(heard)
+    token, collected = _told.set(heard), _refused.set([])
     try:
         yield heard
     finally:
+        _refused.reset(collected)
         _told.reset(token)
 
 
@@ -121,6 +131,14 @@ def refusal(*types: type[Exception]) -> Iterator[list[Exception]]:
         if types and not isinstance(error, types):
             raise
         caught.append(error)
+        # The last alone: an exception keeps alive what its frames hold, models among it.
+        if (collected := _refused.get()) is not None:
+            collected[:] = [error]
+
+
+def _names(text: str, error: Exception) -> bool:
+    told = str(error)[:_TELLING_CHARACTERS]
+    return type(error).__name__ in text or (bool(told) and told in text)
 
 
 def quoted(value: Any, limit: int = 120) -> str:

@@ -18,6 +18,15 @@ A fault of the subject is never among them: a constructor that raises, exits or 
 clause.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class CannotAssess(Exception):
     """The subject could not be assessed at all: exit status 2, and no certificate is written."""
+
+
+def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """A phrase to put behind an unknown name; empty if none of `known` is like it."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f" (did you mean `{close[0]}`?)" if close else ""

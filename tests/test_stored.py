@@ -12,7 +12,7 @@ from conformance.bench.results.history import history
 from conformance.bench.results.stored import read
 from conformance.verdict.certificate import serialise
 from conformance.verdict.difference import changed_clauses
-from conformance.verdict.load import read_certificate
+from conformance.verdict.load import InvalidCertificate, read_certificate
 from tests import ROOT, schemas
 
 STORED = ROOT / "tests" / "stored"
@@ -66,3 +66,27 @@ def test_the_schemas_describe_them(path: Path) -> None:
     names = {"certified.json": "certificate", "refused.json": "certificate"}
     names["verdict.json"] = "bench-verdict"
     schemas.check(names.get(path.name, "bench-run"), json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_a_partial_run_as_it_once_was_written_is_read(tmp_path: Path) -> None:
+    certificate = json.loads((STORED / "refused.json").read_text(encoding="utf-8"))
+    predicate = certificate["predicate"]
+    chosen = predicate["rootCauses"][0]["id"]
+    predicate["only"] = [chosen]
+    for one in predicate["requirements"]:
+        if one["id"] != chosen:
+            one.update(outcome="not-run", summary="not requested", evidence={}, counterexample=None)
+    predicate["passedTests"] = []
+    predicate["rootCauses"] = [{"id": chosen, "blocked": []}]
+    # The clauses that were not requested counted too.
+    of_level = {"MUST": predicate["failedTests"], "SHOULD": predicate["warnedTests"]}
+    for level, listed in of_level.items():
+        listed[:] = [one["id"] for one in predicate["requirements"] if one["level"] == level]
+    path = tmp_path / "certificate.json"
+    path.write_text(serialise(certificate), encoding="utf-8")
+    verdict = read_certificate(tmp_path)
+    assert [outcome.id for outcome in verdict.denying] == [chosen]
+    predicate["result"] = "PASSED"
+    path.write_text(serialise(certificate), encoding="utf-8")
+    with pytest.raises(InvalidCertificate, match="contradicts itself"):
+        read_certificate(path)

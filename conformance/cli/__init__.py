@@ -14,7 +14,7 @@ import typer
 
 from conformance.cli.options import option_of
 from conformance.errors import CannotAssess
-from conformance.report.terminal import prepare_streams, say
+from conformance.report.terminal import prepare_streams, say, wrapped
 from conformance.run.request import InvalidRequest
 
 CANNOT_ASSESS = 2
@@ -79,7 +79,7 @@ def _refuse(message: str, arguments: Sequence[str], *, traced: bool = True) -> i
         traceback.print_exc()
     if "--json" in arguments:
         say(json.dumps({"error": message}, indent=2))
-    say(f"conformance: {message}", sys.stderr)
+    say(wrapped(f"conformance: {message}", sys.stderr, indent=2), sys.stderr)
     return CANNOT_ASSESS
 
 

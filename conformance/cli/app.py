@@ -2,30 +2,80 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
-from conformance.cli import bench, calibrate, certificates, certify, clauses, doctor, drift, hub
+from conformance.cli import (
+    bench,
+    calibrate,
+    certificates,
+    certify,
+    clauses,
+    doctor,
+    drift,
+    hub,
+    replay,
+)
 from conformance.cli.options import SETTINGS
+from conformance.report.terminal import say
 
 
-def _app(help_text: str) -> typer.Typer:
+def _app(help_text: str, *, completed: bool = False) -> typer.Typer:
     return typer.Typer(
         help=help_text,
         context_settings=SETTINGS,
-        add_completion=False,
+        add_completion=completed,
+        invoke_without_command=True,
+        callback=_without_a_command,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
 
 
+def _without_a_command(context: typer.Context) -> None:
+    """Show the help, where a command is missing."""
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+        raise typer.Exit(2)
+
+
+def _versions(wanted: bool) -> None:
+    if wanted:
+        from conformance.run.environment import versions
+
+        say(versions())
+        raise typer.Exit
+
+
 app = _app(
     "Is this backbone wired right? "
-    "Certifies language-model backbones for vision-language and robot-action models."
+    "Judges and certifies the backbones of vision-language and robot-action models.",
+    completed=True,
 )
+
+
+@app.callback(invoke_without_command=True)
+def _conformance(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_versions,
+            is_eager=True,
+            help="Show the versions of conformance and of what it judges with.",
+        ),
+    ] = False,
+) -> None:
+    _without_a_command(context)
+
+
 app.command("certify")(certify.certify)
 app.command("list")(hub.list_backbones)
 app.command("requirements")(clauses.requirements)
 app.command("report")(certificates.report)
+app.command("replay")(replay.replay)
 app.command("diff")(certificates.diff)
 app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)

@@ -11,7 +11,9 @@ from conformance.report.terminal import console, say
 
 
 def report(
-    certificate: Annotated[Path, typer.Argument(metavar="FILE", help="A certificate.json.")],
+    certificate: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A certificate.json, or the folder of one.")
+    ],
     out: Annotated[
         Optional[Path],
         typer.Option(help="Folder for report.html, summary.md, junit.xml and counterexamples."),
@@ -36,7 +38,9 @@ def report(
 
 
 def diff(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A certificate.json.")],
+    before: Annotated[
+        Path, typer.Argument(metavar="A", help="A certificate.json, or the folder of one.")
+    ],
     after: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
 ) -> None:
     """Compare two certificates.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -18,6 +21,9 @@ from conformance.cli.options import (
     Profile,
     Recipes,
     TrustRemoteCode,
+    backbone_ids,
+    clause_ids,
+    completing,
     names_in,
     positive,
 )
@@ -28,13 +34,16 @@ from conformance.run.request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, RunRequest
 
 if TYPE_CHECKING:
     from conformance.report.progress import Progress
+    from conformance.verdict.verdict import Verdict
 
 
 def certify(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="TARGET", help="An id, `package.module:Class` or `path/to/file.py:Class`."
+            metavar="TARGET",
+            help="An id, `package.module:Class` or `path/to/file.py:Class`.",
+            autocompletion=completing(backbone_ids),
         ),
     ],
     backbone_id: BackboneId = None,
@@ -73,7 +82,10 @@ def certify(
     trust_remote_code: TrustRemoteCode = False,
     only: Annotated[
         Optional[str],
-        typer.Option(help="Judge these clauses alone, IDs joined by commas; never certifies."),
+        typer.Option(
+            help="Judge these clauses alone, IDs joined by commas; never certifies.",
+            autocompletion=completing(clause_ids),
+        ),
     ] = None,
     failed_from: Annotated[
         Optional[Path],
@@ -84,8 +96,8 @@ def certify(
     out: Annotated[
         Optional[Path],
         typer.Option(
-            help="Folder for the certificate and reports; those of an earlier run are removed "
-            "first."
+            help="Folder for the certificate and reports; those of an earlier run are replaced at "
+            "the end."
         ),
     ] = None,
     as_json: Json = False,
@@ -95,20 +107,9 @@ def certify(
 ) -> None:
     """Judge a backbone and certify it.
 
-    Exit status: 0 certified, 1 not certified, 2 could not be assessed, 130 interrupted.
+    Exit status: 0 certified (of chosen clauses: all are met), 1 not, 2 could not be assessed, 130
+    interrupted.
     """
-    from conformance.hub import known_recipes
-    from conformance.report.console import write_report
-    from conformance.report.files import clear, write_all
-    from conformance.report.progress import progress
-    from conformance.run.parent import run
-    from conformance.subject.declarations import declarations_in
-    from conformance.verdict.certificate import serialise
-    from conformance.verdict.reaching import reach_verdict
-    from conformance.verdict.resources import digest_of_file
-    from conformance.verdict.upstream import known_defects
-    from conformance.verdict.waivers import read_waivers
-
     names, clauses = _scope(profile, only, failed_from)
     request = RunRequest(
         target=target,
@@ -130,17 +131,51 @@ def certify(
         if max_memory is None
         else int(positive("--max-memory", max_memory, "GiB") * 2**30),
     )
+    verdict = judge(request, waivers=waivers, out=out, as_json=as_json, verbose=verbose)
+    if out is None and not as_json:
+        say("  files: add --out DIR for certificate.json, report.html, summary.md and junit.xml")
+    raise typer.Exit(verdict.exit_status)
+
+
+def judge(
+    request: RunRequest,
+    *,
+    waivers: Path | None = None,
+    out: Path | None = None,
+    as_json: bool = False,
+    verbose: bool = False,
+) -> Verdict:
+    """Run a request, showing its progress, and report its verdict: on the terminal, in the folder
+    `out`, as JSON.
+
+    Raises:
+        CannotAssess: for what the run or one of the files refuses.
+    """
+    from conformance.hub import known_recipes
+    from conformance.report.console import write_report
+    from conformance.report.files import check_writable, write_all
+    from conformance.report.progress import progress
+    from conformance.run.parent import run
+    from conformance.subject.declarations import declarations_in
+    from conformance.verdict.certificate import serialise
+    from conformance.verdict.reaching import reach_verdict
+    from conformance.verdict.resources import digest_of_file
+    from conformance.verdict.upstream import known_defects
+    from conformance.verdict.waivers import read_waivers
+
     waived = read_waivers(waivers) if waivers else ()
     defects = known_defects()
-    known_recipes(recipes or ())
-    configuration = declarations_in(config)[1]
+    known_recipes(request.recipes)
+    configuration = declarations_in(request.config)[1]
     files = {str(path): digest_of_file(path) for path in (waivers, configuration) if path}
     if out is not None:
-        clear(out)
+        check_writable(out)
 
-    with progress(console(stderr=True)) as shown:
+    with _earlier_report_told(out), progress(console(stderr=True)) as shown:
         assessment = run(request, _shown_on(shown))
-    verdict = reach_verdict(assessment, waivers=waived, defects=defects, only=clauses, files=files)
+    verdict = reach_verdict(
+        assessment, waivers=waived, defects=defects, only=request.only, files=files
+    )
     if out is not None:
         write_all(verdict, out)
     write_report(
@@ -153,9 +188,20 @@ def certify(
         say(serialise(verdict.as_certificate()).rstrip())
     elif out is not None:
         say(f"  files: {out / 'certificate.json'}, report.html, summary.md, junit.xml beside it")
-    else:
-        say("  files: add --out DIR for certificate.json, report.html, summary.md and junit.xml")
-    raise typer.Exit(verdict.exit_status)
+    return verdict
+
+
+@contextmanager
+def _earlier_report_told(out: Path | None) -> Iterator[None]:
+    """Say whose report is in `out` if the body ends without one of its own."""
+    from conformance.verdict.load import CERTIFICATE
+
+    try:
+        yield
+    except (CannotAssess, KeyboardInterrupt):
+        if out is not None and (out / CERTIFICATE).exists():
+            say(f"`{out}` still holds the report of an earlier run", sys.stderr)
+        raise
 
 
 def _shown_on(shown: Progress) -> OnEvent:

@@ -12,17 +12,22 @@ from conformance.catalogue import Requirement, catalogue, expected_clauses
 from conformance.cli.options import (
     Json,
     Profile,
+    clause_ids,
+    completing,
     names_in,
 )
 from conformance.cli.rows import cell, show
 from conformance.errors import CannotAssess
-from conformance.report.terminal import say
+from conformance.report.terminal import say, wrapped
 from conformance.run.request import check_profiles
 
 
 def requirements(
     clause: Annotated[
-        Optional[str], typer.Argument(metavar="[ID]", help="A clause, to show in full.")
+        Optional[str],
+        typer.Argument(
+            metavar="[ID]", help="A clause, to show in full.", autocompletion=completing(clause_ids)
+        ),
     ] = None,
     profile: Profile = None,
     as_json: Json = False,
@@ -33,7 +38,7 @@ def requirements(
         say(
             json.dumps(known, indent=2)
             if as_json
-            else "\n".join(f"{name:<10} {cell(known[name])}" for name in known)
+            else "\n".join(wrapped(f"{name:<10} {cell(known[name])}", indent=11) for name in known)
         )
         return
     wanted = expected_clauses(profile_names(profile)) if profile else tuple(catalogue())

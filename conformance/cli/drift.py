@@ -168,13 +168,12 @@ def _announce(line: str) -> None:
 def _folder(out: Path | None) -> Iterator[Path]:
     """The folder for both certificates, without what an earlier run left there."""
     if out is not None:
-        from conformance.report.files import clear
         from conformance.report.writing import writing_to
+        from conformance.verdict.load import CERTIFICATE
 
         with writing_to(out):
-            (out / DOCUMENT).unlink(missing_ok=True)
-        for name in SIDES:
-            clear(out / name)
+            for stale in (out / DOCUMENT, *(out / name / CERTIFICATE for name in SIDES)):
+                stale.unlink(missing_ok=True)
         yield out
         return
     with tempfile.TemporaryDirectory(prefix="conformance-drift-") as scratch:

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from conformance.catalogue import catalogue, profiles
 from conformance.errors import CannotAssess
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
-BackboneId = Annotated[Optional[str], typer.Option("--id", help="The id to ask the class for.")]
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Completes a name, or the last of those joined by commas, in the shell."""
+
+    def complete(incomplete: str) -> list[str]:
+        before = incomplete[: incomplete.rfind(",") + 1]
+        return [
+            before + name
+            for name in names()
+            if name.lower().startswith(incomplete[len(before) :].lower())
+        ]
+
+    return complete
+
+
+def clause_ids() -> Iterable[str]:
+    return catalogue()
+
+
+def backbone_ids() -> Iterable[str]:
+    from conformance.subject.target import registered_targets
+
+    return registered_targets()
+
+
+BackboneId = Annotated[
+    Optional[str],
+    typer.Option(
+        "--id", help="The id to ask the class for.", autocompletion=completing(backbone_ids)
+    ),
+]
 Config = Annotated[
     Optional[Path],
     typer.Option(help="TOML file with a [subject] table [default: conformance.toml]."),
@@ -43,7 +74,12 @@ TrustRemoteCode = Annotated[
 ]
 
 Profile = Annotated[
-    Optional[str], typer.Option("--profile", help="Names, joined by commas [default: default].")
+    Optional[str],
+    typer.Option(
+        "--profile",
+        help="Names, joined by commas [default: default].",
+        autocompletion=completing(profiles),
+    ),
 ]
 
 

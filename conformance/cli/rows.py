@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from conformance.report.terminal import say
+from conformance.report.terminal import say, wrapped
 
 
 def show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
@@ -16,8 +16,11 @@ def show(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         return
     cells = [[cell(value) for value in row.values()] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    # What is too long for the terminal goes on under the last column.
+    indent = sum(widths[:-1]) + 2 * len(widths[:-1])
     for row in cells:
-        say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        say(wrapped(line.rstrip(), indent=indent))
 
 
 def cell(value: Any) -> str:

@@ -15,9 +15,8 @@ from pathlib import Path
 from conformance.drift.environments import Announce
 from conformance.errors import CannotAssess
 from conformance.places import HOME, PACKAGE, is_installed
-from conformance.report.files import CERTIFICATE
 from conformance.run import launch
-from conformance.verdict.load import read_certificate
+from conformance.verdict.load import CERTIFICATE, read_certificate
 from conformance.verdict.verdict import Verdict
 
 _PATIENCE_SECONDS = 10.0

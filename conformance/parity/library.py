@@ -9,6 +9,26 @@ from typing import Any
 
 import torch
 
+SUCCESSORS = {
+    "use_flash_attention_2": '`attn_implementation="flash_attention_2"`',
+    "use_auth_token": "`token=…`",
+    "load_in_8bit": "`quantization_config=BitsAndBytesConfig(load_in_8bit=True)`",
+    "load_in_4bit": "`quantization_config=BitsAndBytesConfig(load_in_4bit=True)`",
+    # 4.56 renamed it; before, the newer name is unknown.
+    "torch_dtype": "`dtype=…`",
+    "dtype": "`torch_dtype=…`",
+    "past_key_value": "`past_key_values=…`",
+}
+"""Keywords that some releases of transformers take and others do not, and what takes their place
+there."""
+
+
+def version() -> str:
+    """The installed release of transformers."""
+    import transformers
+
+    return str(transformers.__version__)
+
 
 def library_config(config: Mapping[str, Any], **changes: Any) -> Any:
     """The transformers config object of a parsed `config.json`, without token ids, which a smaller

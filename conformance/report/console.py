@@ -113,11 +113,11 @@ class _Page:
         style = (
             "bold green"
             if verdict.result == "PASSED"
-            else "bold yellow"
-            if verdict.certified
             else "bold red"
+            if verdict.result == "FAILED"
+            else "bold yellow"
         )
-        warned = " (with warnings)" if verdict.result == "WARNED" else ""
+        warned = " (with warnings)" if verdict.certified and verdict.result == "WARNED" else ""
         title = f"{narrative.one_line(verdict.title)}{warned}"
         yield from self._headed(
             title, style, "; ".join(map(narrative.one_line, verdict.reasons_for_denial))
@@ -164,6 +164,8 @@ class _Page:
             initial_indent=first_indent,
             subsequent_indent=further_indent,
             break_on_hyphens=False,
+            # A path or a command has to survive being copied: the terminal wraps it.
+            break_long_words=False,
         )
 
 

@@ -2,8 +2,8 @@
 
 JUnit has no warnings: an unmet clause that does not deny the certificate is *skipped*, and its
 message says what it is. A clause that denies the certificate is a failure or an error, never a
-skip, and a last test case stands for the certificate itself, so a file with no failures means
-exactly that there is a certificate.
+skip, and a last test case stands for the certificate itself, so a file with neither failures nor a
+certificate that was skipped (after a run of chosen clauses) means exactly that there is one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 
 from conformance.report import narrative
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
-from conformance.verdict.verdict import Verdict, denies
+from conformance.verdict.verdict import Verdict
 
 
 def junit(verdict: Verdict) -> str:
     """The XML text, valid against the schema of Jenkins' xUnit plugin (junit-10.xsd)."""
-    cases = [_clause(outcome) for outcome in verdict.asked]
+    cases = [_clause(outcome, verdict) for outcome in verdict.asked]
     cases.append(_certificate(verdict))
     assessment = verdict.assessment
     counts = {
@@ -50,20 +50,23 @@ def junit(verdict: Verdict) -> str:
     )
 
 
-def _clause(outcome: ClauseOutcome) -> ElementTree.Element:
+def _clause(outcome: ClauseOutcome, verdict: Verdict) -> ElementTree.Element:
     area = outcome.id.rpartition("-")[0]
     case = _case(
-        f"{outcome.id} {narrative.statement_of(outcome)}".strip(),
+        f"{outcome.id} {narrative.title_of(outcome)}".strip(),
         f"conformance.{area}",
         outcome.seconds,
     )
     if outcome.outcome is Outcome.PASSED:
         return case
     denying = "failure" if outcome.outcome is Outcome.FAILED else "error"
-    kind = denying if denies(outcome) else "skipped"
+    kind = denying if outcome in verdict.denying else "skipped"
     message = f"{outcome.level} {outcome.outcome}: {narrative.headline(outcome)}"
     detail = ElementTree.SubElement(case, kind, {"type": outcome.outcome.value, "message": message})
-    lines = [f"observed: {narrative.headline(outcome)}"]
+    lines = [
+        f"{outcome.level}: {narrative.statement_of(outcome)}",
+        f"observed: {narrative.headline(outcome)}",
+    ]
     lines += [f"{label}: {text}" for label, text in narrative.evidence_of(outcome, deep=True)]
     if outcome.counterexample:
         lines.append(f"shown by: {narrative.counterexample_of(outcome, deep=True)}")
@@ -75,8 +78,9 @@ def _certificate(verdict: Verdict) -> ElementTree.Element:
     case = _case("certificate", "conformance", 0.0)
     if not verdict.certified:
         message = "; ".join(map(narrative.one_line, verdict.reasons_for_denial))
-        error = ElementTree.SubElement(case, "error", {"type": "not-certified", "message": message})
-        error.text = narrative.visible(str(verdict))
+        kind = "error" if verdict.result == "FAILED" else "skipped"
+        told = ElementTree.SubElement(case, kind, {"type": "not-certified", "message": message})
+        told.text = narrative.visible(str(verdict))
     return case
 
 

@@ -16,11 +16,13 @@ from conformance.catalogue import catalogue
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.verdict import RootCause, Verdict
 
-_LEADING_EVIDENCE = {"expected": "should be", "mend": "to mend"}
-"""Evidence that every failure has besides what was observed, in the order shown, with its label."""
+_LEADING_EVIDENCE = {"where": "where", "expected": "should be", "mend": "to mend"}
+"""Evidence that comes right behind what was observed, in the order shown, with its label."""
 
 _DEEP_EVIDENCE = ("traceback", "log", "measured")
 """Evidence that is long and useful only for debugging: shown on request."""
+_IN_HEADLINE = ("exception", "where")
+"""Evidence that is left out where the headline holds it."""
 _DRAWN_EVIDENCE = ("error growth",)
 """Evidence that is drawn as a chart, in media that have charts."""
 
@@ -40,12 +42,24 @@ def statement_of(outcome: ClauseOutcome) -> str:
     return known.statement if known else ""
 
 
+def title_of(outcome: ClauseOutcome) -> str:
+    """The clause in a few words, those that name its test: they stay when its statement is worded
+    anew, so that tools which know a test by its name know it still."""
+    known = catalogue().get(outcome.id)
+    name = known.test.rpartition(":")[2] if known else ""
+    return name.removeprefix("test_").replace("_", " ")
+
+
 def evidence_of(outcome: ClauseOutcome, *, deep: bool = False) -> Iterator[tuple[str, str]]:
     """Label and text of each piece of evidence besides the `headline`, what to do about it first.
 
     `deep` includes tracebacks and logs, and cuts nothing off.
     """
-    told_elsewhere = ("observed", *_DRAWN_EVIDENCE)
+    told_elsewhere = ["observed", *_DRAWN_EVIDENCE]
+    # Of an exception, the headline says most.
+    told_elsewhere += [
+        name for name in _IN_HEADLINE if str(outcome.evidence.get(name)) in headline(outcome)
+    ]
     evidence = {
         name: value for name, value in outcome.evidence.items() if name not in told_elsewhere
     }
@@ -199,12 +213,23 @@ def rerun_command(verdict: Verdict, clauses: Sequence[str], options: Sequence[st
 
 
 def as_text(value: Any) -> str:
-    """A piece of evidence as text: strings as they are, everything else as JSON."""
+    """A piece of evidence as text: strings as they are, numbers to four digits, everything else as
+    JSON."""
     if isinstance(value, str):
         return visible(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{visible(str(key))}: {as_text(item)}" for key, item in value.items())
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, (list, tuple)) and any(isinstance(item, float) for item in value):
+        return f"[{', '.join(map(as_text, value))}]"
     return visible(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def number(value: float) -> str:
+    """A measured number to four digits; the certificate holds all of them."""
+    # Without an exponent where there are no more digits than a person reads at a glance.
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def one_line(text: str) -> str:
@@ -226,11 +251,11 @@ def visible(text: str) -> str:
     )
 
 
-def _short(number: str) -> str:
+def _short(text: str) -> str:
     try:
-        return f"{float(number):.3g}"
+        return number(float(text))
     except ValueError:
-        return number
+        return text
 
 
 def excerpt(text: str, *, whole: bool) -> str:

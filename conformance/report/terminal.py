@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
+import textwrap
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_NARROWEST_COLUMNS = 20
 
 
 def prepare_streams() -> None:
@@ -30,6 +34,30 @@ def say(text: str, stream: TextIO | None = None) -> None:
         stream.flush()
     except BrokenPipeError:
         _let_go(stream)
+
+
+def wrapped(text: str, stream: TextIO | None = None, *, indent: int = 0) -> str:
+    """`text`, its lines broken between words where `stream` (standard output by default) is a
+    terminal, and indented from the second on; a file or a program gets them as they are."""
+    stream = stream or sys.stdout
+    # One column is kept free: some terminals wrap a line that fills the last one.
+    width = shutil.get_terminal_size().columns - 1
+    if not stream.isatty() or width < _NARROWEST_COLUMNS:
+        return text
+    if width - indent < _NARROWEST_COLUMNS:
+        indent = 2
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+            drop_whitespace=True,
+        )
+        for line in text.splitlines()
+    )
 
 
 def console(*, stderr: bool, width: int | None = None) -> Console:

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from conformance.version import __version__
+
 _RECORDED_PACKAGES = (
     "backbone-conformance", "torch", "transformers", "tokenizers", "safetensors",
     "huggingface-hub", "hypothesis",
@@ -64,6 +66,14 @@ def _limit(file: Path) -> int | None:
         return int(file.read_text())
     except (OSError, ValueError):  # `max`, without a limit
         return None
+
+
+def versions() -> str:
+    """`conformance 0.1.0 (Python 3.11.7, torch 2.13.0, transformers 5.23.0)`. Imports neither."""
+    found = {"Python": platform.python_version()}
+    found.update((name, _version(name) or "missing") for name in ("torch", "transformers"))
+    told = ", ".join(f"{name} {number}" for name, number in found.items())
+    return f"conformance {__version__} ({told})"
 
 
 def _version(name: str) -> str | None:

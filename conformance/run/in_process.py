@@ -6,11 +6,13 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conformance.hub import HubView
+from conformance.run.host import aloud as _aloud
+from conformance.run.host import left_as_it_was, silence
 from conformance.run.request import RunRequest
 from conformance.subject.target import Target, only_id_of, resolve
 from conformance.verdict.outcomes import Assessment, ClauseOutcome
@@ -34,6 +36,8 @@ def check_backbone(
     recipes: Sequence[Path] = (),
     models: Mapping[str, Path] | None = None,
     trust_remote_code: bool = False,
+    on_progress: Callable[[str], None] | None = None,
+    output: bool = False,
 ) -> Verdict:
     """Judge a backbone without starting a process; a failing clause neither raises nor ends the
     run.
@@ -41,17 +45,50 @@ def check_backbone(
     `factory` is a class or factory called with the seed's arguments, or a target string.
     `declarations` is what a `[subject]` table would hold, `weights` what profile `scale` streams
     (as `--weights`). `models` are folders with the published config and tokenizer of hub ids that
-    have no recipe; without it they are looked for in the Hugging Face cache. A subject that
-    crashes, hangs or exits takes this process with it: `conformance certify` is the entry point
+    have no recipe; without it they are looked for in the Hugging Face cache. `on_progress`
+    (`print`, say) gets a line for each step and each clause; nothing else is shown unless `output`
+    lets through what the backbone and its libraries write. The process is left as it was. A subject
+    that crashes, hangs or exits takes it along, though: `conformance certify` is the entry point
     that does not trust its subject.
 
     Raises:
-        CannotAssess: if a target string cannot be resolved, a hub id has no recipe, or an argument
-            has a value that it does not take (`InvalidRequest`; for a profile that is not
-            implemented, also a `KeyError`).
+        CannotAssess: if a target string cannot be resolved, an id is misspelt (`UnknownId`), a hub
+            id has no recipe, or an argument has a value that it does not take (`InvalidRequest`;
+            for a profile that is not implemented, also a `KeyError`).
     """
+    with left_as_it_was(), nullcontext(_aloud) if output else silence() as aloud:
+
+        def tell(line: str) -> None:
+            if on_progress is not None:
+                with aloud():
+                    on_progress(line)
+
+        return _checked(
+            factory,
+            backbone_id,
+            declarations,
+            tell,
+            profiles=tuple(profiles),
+            only=None if only is None else tuple(only),
+            weights=weights or "auto",
+            budget=budget,
+            seed=seed,
+            hub=hub,
+            recipes=tuple(recipes),
+            models=tuple(f"{one}={os.fspath(folder)}" for one, folder in (models or {}).items()),
+            trust_remote_code=trust_remote_code,
+        )
+
+
+def _checked(
+    factory: Callable[..., Any] | str,
+    backbone_id: str | None,
+    declarations: Mapping[str, Any] | None,
+    tell: Callable[[str], None],
+    **asked: Any,
+) -> Verdict:
     from conformance.run.judging import judge
-    from conformance.verdict.reaching import reach_verdict as reach_verdict
+    from conformance.verdict.reaching import reach_verdict
     from conformance.verdict.upstream import known_defects
 
     started = time.monotonic()
@@ -62,34 +99,28 @@ def check_backbone(
             _name_of(factory), factory, backbone_id or only_id_of(factory, _name_of(factory))
         )
     )
-    request = RunRequest(
-        target=resolved.text,
-        backbone_id=resolved.backbone_id,
-        profiles=tuple(profiles),
-        only=None if only is None else tuple(only),
-        weights=weights or "auto",
-        budget=budget,
-        seed=seed,
-        hub=hub,
-        recipes=tuple(recipes),
-        models=tuple(f"{hub_id}={os.fspath(folder)}" for hub_id, folder in (models or {}).items()),
-        trust_remote_code=trust_remote_code,
-    )
-    with in_process_session(resolved, request, declarations) as session:
+    request = RunRequest(target=resolved.text, backbone_id=resolved.backbone_id, **asked)
+    outcomes = []
+    with in_process_session(
+        resolved, request, declarations, lambda phase, detail: tell(f"{phase} {detail}")
+    ) as session:
+        tell(f"constructing {resolved.backbone_id}")
         session.construct()
         facts = session.facts()
-        outcomes = tuple(
-            item
-            for item in judge(session.subject, request.clauses)
-            if isinstance(item, ClauseOutcome)
-        )
+        for item in judge(session.subject, request.clauses):
+            if isinstance(item, ClauseOutcome):
+                outcomes.append(item)
+                tell(f"{item.id} {item.outcome}")
     assessment = Assessment.of(request, facts, outcomes, seconds=time.monotonic() - started)
     return reach_verdict(assessment, defects=known_defects(), only=request.only)
 
 
 @contextmanager
 def in_process_session(
-    resolved: Target, request: RunRequest, declarations: Mapping[str, Any] | None = None
+    resolved: Target,
+    request: RunRequest,
+    declarations: Mapping[str, Any] | None = None,
+    announce: Callable[[str, str], None] = lambda phase, detail: None,
 ) -> Iterator[Session]:
     """A session in this process, its Hugging Face cache in a temporary folder; the environment is
     put back after."""
@@ -104,9 +135,7 @@ def in_process_session(
 
             with (
                 _one_thread(),
-                open_session(
-                    resolved, request, Path(home), lambda phase, detail: None, declarations
-                ) as session,
+                open_session(resolved, request, Path(home), announce, declarations) as session,
             ):
                 yield session
         finally:

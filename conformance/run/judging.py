@@ -21,6 +21,7 @@ from conformance.places import is_ours
 from conformance.run.blame import seen_on_control
 from conformance.subject.contract import OPTIONAL_MEMBERS
 from conformance.subject.process_state import restored
+from conformance.subject.raised import raised_as_evidence
 from conformance.subject.subject import Subject
 from conformance.suite import collection
 from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
@@ -68,7 +69,11 @@ def _judge_clause(
         with listening() as told, restored():
             found = _run_tests(subject, clause)
     except Blocked as block:
-        return _blocked(clause, block.cause, earlier)
+        blocked = _blocked(clause, block.cause, earlier)
+        if block.__cause__ is None:
+            return blocked
+        # A run of chosen clauses may not judge the cause, which would tell it.
+        return replace(blocked, evidence=raised_as_evidence(block.__cause__, subject.factory))
     return _outcome(
         clause,
         found.outcome,
@@ -121,7 +126,7 @@ def _run_tests(subject: Subject, clause: Requirement) -> _Found:
         except (KeyboardInterrupt, Blocked):
             raise
         except BaseException as error:
-            found = _judged_exception(error)
+            found = _judged_exception(error, subject)
             if found.outcome is Outcome.FAILED:
                 same = seen_on_control(subject, clause, test, error)
                 if same is not None:
@@ -133,35 +138,33 @@ def _run_tests(subject: Subject, clause: Requirement) -> _Found:
     return _Found(Outcome.PASSED)
 
 
-def _judged_exception(error: BaseException) -> _Found:
+def _judged_exception(error: BaseException, subject: Subject) -> _Found:
     counterexample = getattr(error, "counterexample", None)
     if type(error).__name__ == "OutOfMemoryError":
         # Of the device: what fits depends on the machine, and is no property of the subject.
         return _Found(Outcome.NOT_RUN, f"the device's memory does not suffice: {error}")
     if isinstance(error, ClauseFailure):
-        return _Found(Outcome.FAILED, str(error), error.evidence, counterexample)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = (
-        f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else "unknown"
-    )
-    evidence = {
-        "exception": type(error).__name__,
-        "where": where,
-        "traceback": traceback.format_exc(limit=-8),
-    }
-    if isinstance(error, SystemExit):
-        return _Found(
-            Outcome.FAILED,
-            f"the backbone called sys.exit({error.code!r})",
-            evidence,
-            counterexample,
-        )
+        evidence = dict(error.evidence)
+        if error.__cause__ is not None and not isinstance(error.__cause__, ClauseFailure):
+            evidence.update(raised_as_evidence(error.__cause__, subject.factory))
+        return _Found(Outcome.FAILED, str(error), evidence, counterexample)
     told = f"{type(error).__name__}: {error}"
-    if _is_ours(error, frames):
+    frames = traceback.extract_tb(error.__traceback__)
+    if _is_ours(error, frames) and not isinstance(error, SystemExit):
+        place = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
+        broken = {
+            "exception": type(error).__name__,
+            "where": place,
+            "traceback": traceback.format_exc(limit=-8),
+        }
         return _Found(
-            Outcome.ERROR, f"the check itself broke, {told} at {where}", evidence, counterexample
+            Outcome.ERROR, f"the check itself broke, {told} at {place}", broken, counterexample
         )
-    return _Found(Outcome.FAILED, f"the backbone raised {told} ({where})", evidence, counterexample)
+    evidence = raised_as_evidence(error, subject.factory)
+    did = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {told}"
+    return _Found(
+        Outcome.FAILED, f"the backbone {did} ({evidence['where']})", evidence, counterexample
+    )
 
 
 def _is_ours(error: BaseException, frames: traceback.StackSummary) -> bool:

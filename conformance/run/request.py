@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import catalogue, expected_clauses, profiles
-from conformance.errors import CannotAssess
+from conformance.errors import CannotAssess, did_you_mean
 from conformance.hub import InvalidModel, Sources, users_cache
 
 BUDGETS = ("quick", "standard", "thorough")
@@ -139,8 +139,8 @@ def check_profiles(names: Sequence[str]) -> None:
     for name in names:
         if name not in profiles():
             raise UnknownProfile(
-                f"profile `{name}` is not implemented in this version; implemented: "
-                f"{', '.join(profiles())}"
+                f"profile `{name}` is not implemented in this version"
+                f"{did_you_mean(name, profiles())}; implemented: {', '.join(profiles())}"
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from conformance.run.request import RunRequest
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
 from conformance.subject.declarations import declarations_in
+from conformance.subject.ids import check_id
 from conformance.subject.subject import Subject
 from conformance.subject.target import Target
 
@@ -80,11 +81,18 @@ class Session:
         Raises:
             CannotAssess: if the constructor asks for a hub id that has no recipe or cannot be built
                 here, or the user's checkpoint is of another model.
+            UnknownId: if the id is misspelt.
         """
-        with suppress(Exception, SystemExit):
+        refused: BaseException | None = None
+        try:
             _ = self.subject.training
+        except (Exception, SystemExit) as error:
+            refused = error
         if self._unserved is not None:
             raise self._unserved
+        if refused is not None and not self.tap.calls:
+            subject = self.subject
+            check_id(refused, subject.factory, subject.backbone_id, subject.recipes_by_id)
         if self.subject.real_checkpoint is not None and "training" in self.subject.__dict__:
             _check_is_of(self.subject.recipe, self.subject.real_checkpoint)
 

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from conformance.errors import CannotAssess
+from conformance.errors import CannotAssess, did_you_mean
 from conformance.toml import TOMLDecodeError, load_toml
 
 CONFIG_FILE = "conformance.toml"
@@ -120,19 +120,27 @@ def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
     its path.
 
     Raises:
-        CannotAssess: if `config` was named and cannot be read, or is not TOML.
+        CannotAssess: if `config` was named and cannot be read, or is not TOML; for a table beside
+            `[subject]`, and what `Declarations.updated` refuses.
     """
     path = config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None)
     if path is None:
         return {}, None
     try:
-        table = load_toml(path).get("subject", {})
+        document = load_toml(path)
     except OSError as error:
         raise CannotAssess(
             f"the configuration `{path}` cannot be read: {error.strerror or error}"
         ) from error
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise CannotAssess(f"the configuration `{path}` is not TOML: {error}") from error
+    for name in document:
+        if name != "subject":
+            meant = did_you_mean(name, ["subject"])
+            raise CannotAssess(
+                f"`{name}` in `{path}` is not known{meant}: the file holds one table, `[subject]`"
+            )
+    table = document.get("subject", {})
     if not isinstance(table, dict):
         raise CannotAssess(
             f"`subject` in `{path}` is {table!r}, but should be a table: write `[subject]`"
@@ -146,7 +154,8 @@ def _value(key: str, value: Any, source: str) -> Any:
     if key not in types:
         known = ", ".join(sorted(types))
         raise CannotAssess(
-            f"`[subject]` in {source} has an unknown key `{key}`; known keys: {known}"
+            f"`[subject]` in {source} has an unknown key `{key}`{did_you_mean(key, types)}; "
+            f"known keys: {known}"
         )
     if key in _CHOICES and value not in _CHOICES[key]:
         raise CannotAssess(

@@ -341,8 +341,15 @@ class Subject:
 
     @property
     def optional_absent(self) -> tuple[str, ...]:
-        """Optional members that the user declares absent; known before anything is built."""
-        return Declarations().updated(*self._overrides).optional_absent
+        """Members that are declared absent; known before anything is built, as far as the id tells
+        the recipe."""
+        if "training" in self.__dict__ and self.hub_ids:
+            return self.declared.optional_absent
+        recipe = self.recipes_by_id.get(self.backbone_id)
+        declared = Declarations()
+        if recipe is not None:
+            declared = declared.updated(recipe.subject, str(recipe.path))
+        return declared.updated(*self._overrides).optional_absent
 
     def published_generation_config(self) -> Any:
         """The checkpoint's own generation config, None if it has none."""

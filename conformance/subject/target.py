@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -14,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from conformance.errors import CannotAssess
+from conformance.errors import CannotAssess, did_you_mean
+from conformance.subject.ids import ids_of
 
 ENTRY_POINT_GROUP = "conformance.backbones"
 
@@ -57,7 +57,7 @@ def resolve(text: str, backbone_id: str | None = None) -> Target:
     registered = registered_targets()
     if ":" not in text:
         if text not in registered:
-            raise CannotAssess(_unknown_id(text, registered))
+            raise CannotAssess(_without_a_class(text) or _unknown_id(text, registered))
         return Target(text, _attribute_of(registered[text]), backbone_id or text)
     # Modules in the working directory count too, which a console script does not have on its path.
     if str(Path.cwd()) not in sys.path:
@@ -78,7 +78,7 @@ def _attribute_of(location: str) -> Callable[..., Any]:
     for name in attribute.split("."):
         if not hasattr(value, name):
             raise CannotAssess(
-                f"`{place}` has no attribute `{name}`{_did_you_mean(name, _public_names(value))}"
+                f"`{place}` has no attribute `{name}`{did_you_mean(name, _public_names(value))}"
             )
         value = getattr(value, name)
     if not callable(value):
@@ -148,56 +148,68 @@ def _importing(name: str, load: Callable[[], Any]) -> Any:
 
 
 def only_id_of(factory: Callable[..., Any], text: str) -> str:
-    """The id to use without `--id`: the class's default, or the only id in its module's table."""
+    """The id to use without `--id`: the class's default, or the only id in its table.
+
+    Raises:
+        CannotAssess: for none, or several; the message names those that the class knows.
+    """
     try:
         parameters = list(inspect.signature(factory).parameters.values())
     except (TypeError, ValueError):
         parameters = []
     if parameters and isinstance(parameters[0].default, str):
         return parameters[0].default
-    ids = _ids_in_tables_of(sys.modules.get(getattr(factory, "__module__", ""), None))
+    ids = ids_of(factory)
     if len(ids) == 1:
         return ids[0]
     if ids:
         raise CannotAssess(f"`{text}` knows several ids: choose one with --id ({', '.join(ids)})")
     raise CannotAssess(
-        f"`{text}` needs an id to be called with: add --id, for example --id "
-        f"{next(iter(BUILT_IN_TARGETS))}"
+        f"`{text}` needs an id to be called with: add --id with one that its constructor takes "
+        f"(`conformance list` shows those that have a checkpoint)"
     )
 
 
-def _ids_in_tables_of(module: ModuleType | None) -> list[str]:
-    """Keys of module-level tables `{id: {"llm_family", "llm_cls", "hf_hub_path"}}`, the seed's
-    convention."""
-    tables = (
-        [
-            value
-            for name, value in vars(module).items()
-            if name.isupper() and isinstance(value, Mapping)
-        ]
-        if module
-        else []
+def _without_a_class(text: str) -> str | None:
+    """What to say of a file or a module without `:Class`; None for what is neither."""
+    if text.endswith(".py"):
+        module = _import_file(Path(text))
+    elif all(map(str.isidentifier, text.split("."))) and _is_module(text):
+        module = _import_module(text)
+    else:
+        return None
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if getattr(value, "__module__", None) == module.__name__ and not name.startswith("_")
+    }
+    classes = [name for name, value in own.items() if inspect.isclass(value)]
+    functions = [name for name, value in own.items() if inspect.isfunction(value)]
+    named = [f"{text}:{name}" for name in classes or functions]
+    if not named:
+        return f"`{text}` defines no class: name another file, as `path/to/file.py:Class`"
+    return (
+        f"`{text}` is a {'file' if text.endswith('.py') else 'module'}: name the class in it, "
+        + (named[0] if len(named) == 1 else f"one of {', '.join(named)}")
     )
-    return [
-        key
-        for table in tables
-        for key, row in table.items()
-        if isinstance(key, str) and isinstance(row, Mapping) and "hf_hub_path" in row
-    ]
+
+
+def _is_module(name: str) -> bool:
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # of its package; a module that is half imported
+        return False
 
 
 def _unknown_id(text: str, registered: Mapping[str, str]) -> str:
     return (
-        f"no backbone is registered under the id `{text}`{_did_you_mean(text, list(registered))}; "
+        f"no backbone is registered under the id `{text}`{did_you_mean(text, registered)}; "
         f"known ids: "
         f"{', '.join(sorted(registered))}. "
         "For a class of your own write `package.module:Class` or `path/to/file.py:Class`"
     )
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def _public_names(value: Any) -> list[str]:

@@ -41,8 +41,10 @@ from conformance.subject.contract import (
     lacks_member,
 )
 from conformance.subject.process_state import is_mild
+from conformance.subject.raised import where
 from conformance.subject.secrets import places_in, watching
 from conformance.subject.subject import Subject
+from conformance.suite.advice import SIGNATURE, to_mend
 from conformance.suite.models import probe_ids, same_tensor, vocabulary_tensors
 from conformance.suite.properties import for_all
 from conformance.suite.uses import uses_of
@@ -837,10 +839,9 @@ def _constructed(subject: Subject) -> Any:
             else f"{type(error).__name__}: {quoted(str(error), 400)}"
         )
         raise ClauseFailure(
-            observed=f"construction ended in {told}",
-            expected="a backbone from attr(id, llm_max_length=…, hf_token=…, inference_mode=False, "
-            "use_flash_attention_2=False)",
-            mend="take the documented arguments; run with --verbose for the traceback",
+            observed=f"construction ended in {told} at {where(error, subject.factory)}",
+            expected=f"a backbone from {SIGNATURE}",
+            mend=to_mend(error, subject.factory, subject.backbone_id),
         ) from error
 
 

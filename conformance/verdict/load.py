@@ -14,7 +14,7 @@ from typing import Any
 from conformance.errors import CannotAssess
 from conformance.verdict.certificate import ASSESSMENT, PREDICATE, PREDICATE_TYPE, STATEMENT_TYPE
 from conformance.verdict.outcomes import Assessment, ClauseOutcome, Outcome
-from conformance.verdict.verdict import Verdict
+from conformance.verdict.verdict import FAILED, Verdict, denies, warns
 from conformance.verdict.waivers import WaiverUse
 
 _NUMBER = (int, float)
@@ -44,16 +44,23 @@ _JSON_NAMES = {
 }
 
 
+CERTIFICATE = "certificate.json"
+"""The name of a certificate in the folder that `--out` names."""
+
+
 class InvalidCertificate(CannotAssess):
     """A file is not a certificate of ours, or not a whole one."""
 
 
 def read_certificate(path: Path) -> Verdict:
-    """The verdict that the certificate in `path` records.
+    """The verdict that the certificate in `path` records; a folder stands for the certificate that
+    `--out` has written there.
 
     Raises:
         InvalidCertificate: saying what is wrong with the file.
     """
+    if path.is_dir():
+        path = path / CERTIFICATE
     document = _parsed(path)
     if not isinstance(document, dict) or document.get("_type") != STATEMENT_TYPE:
         raise InvalidCertificate(
@@ -68,7 +75,10 @@ def read_certificate(path: Path) -> Verdict:
     verdict = _verdict(predicate, path)
     restated = verdict.as_certificate()
     for field in PREDICATE:
-        if field.derived and restated["predicate"][field.name] != predicate[field.name]:
+        if field.derived and predicate[field.name] not in (
+            restated["predicate"][field.name],
+            _once_derived(verdict, field.name),
+        ):
             raise InvalidCertificate(
                 f"`{path}` contradicts itself: its `{field.name}` does not follow from its "
                 "`requirements`; it was edited"
@@ -78,6 +88,19 @@ def read_certificate(path: Path) -> Verdict:
             f"`{path}` contradicts itself: its `subject` does not follow from its `sources`"
         )
     return verdict
+
+
+def _once_derived(verdict: Verdict, name: str) -> Any:
+    """What earlier versions wrote in this field of a partial run: clauses that were not requested
+    counted too. None where they wrote what is written now."""
+    if verdict.only is None:
+        return None
+    told = {
+        "result": FAILED,
+        "failedTests": [outcome.id for outcome in verdict.outcomes if denies(outcome)],
+        "warnedTests": [outcome.id for outcome in verdict.outcomes if warns(outcome)],
+    }
+    return told.get(name)
 
 
 def _parsed(path: Path) -> Any:

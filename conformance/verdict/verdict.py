@@ -61,19 +61,24 @@ class Verdict:
     @cached_property
     def result(self) -> str:
         """`PASSED`, `WARNED` (certified, with waivers, library defects or unmet SHOULDs) or
-        `FAILED`."""
+        `FAILED`. A partial run that meets what was asked is `WARNED` too: nobody who reads this
+        field alone may take it for a whole one."""
+        if self.only is not None:
+            fails = self.denying or self.assessment.breakdown is not None
+            return FAILED if fails else WARNED
         if self.reasons_for_denial:
             return FAILED
         return WARNED if self.warned else PASSED
 
     @property
     def certified(self) -> bool:
-        return self.result != FAILED
+        return self.only is None and self.result != FAILED
 
     @property
     def exit_status(self) -> int:
-        """The exit status of `conformance certify`: 0 when certified, 1 when not."""
-        return 0 if self.certified else 1
+        """The exit status of `conformance certify`: 0 when certified, or when a partial run meets
+        every clause it was about, 1 when not."""
+        return 1 if self.result == FAILED else 0
 
     @cached_property
     def reasons_for_denial(self) -> tuple[str, ...]:
@@ -82,6 +87,8 @@ class Verdict:
         if self.assessment.breakdown is not None:
             reasons.append("the run was cut short")
         if self.only is not None:
+            if self.denying:
+                reasons.append(f"{_clauses(len(self.denying))} not met")
             reasons.append("a run of chosen clauses never certifies")
         elif self.denying:
             reasons.append(f"{_clauses(len(self.denying), 'MUST')} not met")
@@ -93,7 +100,10 @@ class Verdict:
 
     @cached_property
     def denying(self) -> tuple[ClauseOutcome, ...]:
-        """The MUSTs that failed, were blocked, did not run, or whose check broke."""
+        """The MUSTs that failed, were blocked, did not run, or whose check broke; of a partial run,
+        the clauses of either level that it was about."""
+        if self.only is not None:
+            return tuple(outcome for outcome in self.asked if outcome.outcome in UNMET)
         return tuple(outcome for outcome in self.outcomes if denies(outcome))
 
     @property
@@ -103,7 +113,8 @@ class Verdict:
     @cached_property
     def warned(self) -> tuple[ClauseOutcome, ...]:
         """Waived clauses, known library defects, and SHOULDs that are not met."""
-        return tuple(outcome for outcome in self.outcomes if _warns(outcome))
+        denying = {outcome.id for outcome in self.denying}
+        return tuple(o for o in self.asked if warns(o) and o.id not in denying)
 
     @cached_property
     def asked(self) -> tuple[ClauseOutcome, ...]:
@@ -187,12 +198,12 @@ class Verdict:
         }
 
     def raise_if_failed(self) -> None:
-        """Do nothing for a certified backbone.
+        """Do nothing for a certified backbone, or one that meets all that a partial run asked.
 
         Raises:
             NotCertified: naming every root cause and what it blocks.
         """
-        if not self.certified:
+        if self.result == FAILED:
             raise NotCertified(str(self))
 
     def __str__(self) -> str:
@@ -234,7 +245,8 @@ def denies(outcome: ClauseOutcome) -> bool:
     return outcome.level == MUST and outcome.outcome in UNMET
 
 
-def _warns(outcome: ClauseOutcome) -> bool:
+def warns(outcome: ClauseOutcome) -> bool:
+    """Whether this outcome alone makes a certificate one with warnings."""
     excused = outcome.outcome in (Outcome.WAIVED, Outcome.UPSTREAM)
     return excused or (outcome.level != MUST and outcome.outcome in UNMET)
 

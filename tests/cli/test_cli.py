@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from conformance.run import parent
 from conformance.run.events import OnEvent, Phase
 from conformance.run.request import RunRequest
 from conformance.verdict.certificate import serialise
+from conformance.verdict.load import read_certificate
 from conformance.verdict.outcomes import Assessment
 from tests.verdict.samples import assessment, one_cause_that_blocks, outcome, verdict
 
@@ -90,23 +93,45 @@ def test_a_backbone_that_is_not_certified_exits_with_1_and_gets_a_certificate(
     assert Path("out/counterexamples/PAD-03.py").exists()
 
 
-def test_what_cannot_be_assessed_exits_with_2_and_leaves_no_certificate(
+def test_what_cannot_be_assessed_exits_with_2_and_writes_no_certificate(
     runner: Runner, call: Call
 ) -> None:
-    assert call("certify", "an-id", *ALL, "--out", "out").status == 0
     runner.result = CannotAssess("no backbone is registered under the id `mistrel`")
     result = call("certify", "mistrel", *ALL, "--out", "out")
     assert (result.status, result.out) == (2, "")
     assert result.err.endswith("conformance: no backbone is registered under the id `mistrel`\n")
-    assert list(Path("out").rglob("*.*")) == []
+    assert list(Path("out").rglob("*")) == []
 
 
-def test_ctrl_c_exits_with_130_and_leaves_no_certificate(runner: Runner, call: Call) -> None:
+def test_ctrl_c_exits_with_130_and_writes_no_certificate(runner: Runner, call: Call) -> None:
     runner.result = KeyboardInterrupt()
     result = call("certify", "an-id", "--out", "out", "--json")
     assert (result.status, result.out) == (130, "")
     assert result.err.endswith("interrupted; no certificate was written\n")
-    assert list(Path("out").rglob("*.*")) == []
+    assert list(Path("out").rglob("*")) == []
+
+
+@pytest.mark.parametrize("ending", [CannotAssess("no such target"), KeyboardInterrupt()])
+def test_the_last_report_stays_until_there_is_another(
+    runner: Runner, call: Call, ending: BaseException
+) -> None:
+    Path("out/counterexamples").mkdir(parents=True)
+    Path("out/counterexamples/mine.py").write_text("# not one of ours")
+    runner.result = assessment(outcome("PAD-03", "failed"))
+    assert call("certify", "an-id", *ALL, "--out", "out").status == 1
+    before = {path: path.read_bytes() for path in Path("out").rglob("*.*")}
+    assert len(before) == 6
+    runner.result = ending
+    result = call("certify", "mistrel", *ALL, "--out", "out")
+    assert "`out` still holds the report of an earlier run" in result.err
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.*")} == before
+    # Another takes its place whole: what it does not have is gone.
+    runner.result = assessment()
+    assert call("certify", "an-id", *ALL, "--out", "out").status == 0
+    assert sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*")) == [
+        "certificate.json", "counterexamples/mine.py", "junit.xml", "report.html", "summary.md",
+    ]  # fmt: skip
+    assert read_certificate(Path("out")).certified
 
 
 def test_a_defect_of_our_own_is_not_taken_for_a_verdict(runner: Runner, call: Call) -> None:
@@ -196,12 +221,45 @@ def test_bad_options_are_refused_before_anything_runs(
     assert runner.requests == []
 
 
-def test_a_run_of_chosen_clauses_exits_with_1(runner: Runner, call: Call) -> None:
+@pytest.mark.parametrize(("clause", "found", "status"), [
+    ("PAD-03", "passed", 0), ("PAD-03", "not-applicable", 0), ("PAD-03", "failed", 1),
+    ("PAD-04", "failed", 1), ("PAD-03", "blocked", 1), ("PAD-03", "not-run", 1),
+])  # fmt: skip
+def test_a_run_of_chosen_clauses_exits_with_0_if_they_are_met(
+    runner: Runner, call: Call, clause: str, found: str, status: int
+) -> None:
+    runner.result = assessment(outcomes=(outcome(clause, found),))
+    result = call("certify", "an-id", "--only", clause.lower(), "--json")
+    predicate = json.loads(result.out)["predicate"]
+    assert result.status == status
+    assert "PARTIAL RUN" in result.err
+    assert "never certifies" in " ".join(result.err.split())
+    assert runner.requests[0].only == (clause,)
+    assert predicate["result"] == ("FAILED" if status else "WARNED"), "never PASSED"
+    assert predicate["failedTests"] == ([clause] if status else [])
+    assert predicate["warnedTests"] == []
+    others = {one["outcome"] for one in predicate["requirements"] if one["id"] != clause}
+    assert others == {"not-run"}
+
+
+def test_a_clause_of_a_certificate_is_judged_again_as_it_was(runner: Runner, call: Call) -> None:
+    Path("out").mkdir()
+    failed = verdict(outcome("PAD-03", "failed"), seed=7, budget="quick")
+    Path("out/certificate.json").write_text(serialise(failed.as_certificate()))
     runner.result = assessment(outcomes=(outcome("PAD-03"),))
-    result = call("certify", "an-id", "--only", "pad-03")
-    assert result.status == 1
-    assert result.out.startswith("PARTIAL RUN")
-    assert runner.requests[0].only == ("PAD-03",)
+    for place in ("out", "out/certificate.json"):
+        result = call("replay", place, "pad-03", "--hub", "h")
+        assert result.status == 0
+        assert result.out.endswith(f"PAD-03: failed in {place}, passed now\n")
+    was = failed.assessment
+    assert runner.requests[0] == RunRequest(
+        target=was.target, backbone_id=was.backbone_id, profiles=was.profiles, only=("PAD-03",),
+        seed=7, budget="quick", hub=Path("h"),
+    )  # fmt: skip
+    runner.result = assessment(outcomes=(outcome("PAD-03", "failed"),))
+    assert call("replay", "out", "PAD-03").status == 1
+    assert "similar: PAD-03" in call("replay", "out", "PAD-33").err
+    assert call("replay", "absent", "PAD-03").status == 2
 
 
 def test_failed_from_chooses_what_was_not_met_and_the_profiles(runner: Runner, call: Call) -> None:
@@ -259,6 +317,78 @@ def test_certificates_are_compared(runner: Runner, call: Call) -> None:
     ]
     Path("b.json").write_text("{")
     assert call("diff", "a.json", "b.json").status == 2
+
+
+def test_certificates_are_found_in_the_folders_that_out_makes(runner: Runner, call: Call) -> None:
+    for name, found in (("a", "passed"), ("b", "failed")):
+        runner.result = assessment(outcome("PAD-03", found))
+        call("certify", "an-id", *ALL, "--out", name)
+    assert call("report", "b").out.startswith("PAD-03 failed")
+    assert call("diff", "a", "b").out.startswith("PAD-03: passed -> failed (worse)")
+    Path("empty").mkdir()
+    assert "empty/certificate.json" in call("report", "empty").err
+
+
+def test_versions_are_shown(call: Call) -> None:
+    result = call("--version")
+    assert result.status == 0
+    assert result.out.startswith("conformance 0.")
+    assert "transformers" in result.out
+
+
+@pytest.mark.parametrize("arguments", [(), ("hub",), ("bench",)])
+def test_without_a_command_there_is_help(call: Call, arguments: tuple[str, ...]) -> None:
+    result = call(*arguments)
+    assert (result.status, result.err) == (2, "")
+    assert result.out.startswith(" ".join(["Usage: conformance", *arguments, "[OPTIONS] COMMAND"]))
+
+
+def test_a_wrong_profile_gets_a_suggestion(call: Call) -> None:
+    assert "(did you mean `training`?)" in call("certify", "an-id", "--profile", "trainig").err
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("certify --profile co", ["core"]),
+        ("certify --profile core,tr", ["core,training"]),
+        ("certify --only PAD-01,PAD-02", ["PAD-01,PAD-02"]),
+        ("certify an-id --id phi", ["phi-2-3b"]),
+        ("requirements CON-01", ["CON-01"]),
+    ],
+)
+def test_shells_complete_names(words: str, found: list[str]) -> None:
+    finished = _python(
+        "-m", "conformance",
+        environment={
+            "_CONFORMANCE_COMPLETE": "complete_bash",
+            "COMP_WORDS": f"conformance {words}",
+            "COMP_CWORD": str(len(words.split())),
+        },
+    )  # fmt: skip
+    assert finished.stdout.decode().split() == found
+
+
+def test_on_a_terminal_nothing_wraps_inside_a_word() -> None:
+    for arguments in (["--help"], ["requirements"], ["requirements", "CON-01"], ["certify", "nope"],
+                      ["certify", "--help"], ["list"]):  # fmt: skip
+        reading, writing = pty.openpty()
+        finished = subprocess.Popen(
+            [sys.executable, "-m", "conformance", *arguments],
+            stdout=writing, stderr=writing, stdin=writing,
+            env={**os.environ, "PYTHONPATH": str(HOME), "COLUMNS": "80", "TERM": "dumb"},
+        )  # fmt: skip
+        os.close(writing)
+        said = b""
+        with contextlib.suppress(OSError):  # the end of a terminal whose process is gone
+            while data := os.read(reading, 1 << 16):
+                said += data
+        os.close(reading)
+        finished.wait()
+        lines = said.decode().splitlines()
+        assert lines
+        long = [line for line in lines if len(line) >= 80 and " " in line.strip()]
+        assert not long, (arguments, long)
 
 
 def test_requirements_are_listed(call: Call) -> None:

@@ -100,6 +100,7 @@ def test_what_does_not_construct_is_not_certified(
 
 def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
     hostile = shutil.copy(HOSTILE, tmp_path)
+    (tmp_path / "summary.md").write_text("of an earlier run")
     running = subprocess.Popen(
         [sys.executable, "-m", "conformance", "certify", f"{hostile}:hangs", "--id", INSTRUCT,
         "--out", str(tmp_path)],
@@ -120,6 +121,7 @@ def test_an_interrupt_ends_everything(tmp_path: Path) -> None:
     assert "Traceback" not in output
     assert not _running(hostile)
     assert not (tmp_path / "certificate.json").exists()
+    assert (tmp_path / "summary.md").read_text() == "of an earlier run"
 
 
 def _running(hostile: Path | str, patience: int = 20) -> list[str]:

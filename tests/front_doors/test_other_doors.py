@@ -114,6 +114,59 @@ def test_the_plugin_costs_other_runs_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+HOST = """
+import os, random, sys, threading, warnings
+from conformance import check_backbone
+
+def state():
+    return {
+        "hooks": (sys.excepthook, threading.excepthook, sys.breakpointhook),
+        "streams": (sys.stdout, sys.stderr),
+        "threads": {thread.name for thread in threading.enumerate()},
+        "filters": (list(warnings.filters), warnings.showwarning),
+        "environment": dict(os.environ),
+        "path": list(sys.path),
+        "random": random.getstate(),
+    }
+
+before, lines = state(), []
+verdict = check_backbone(
+    "mine.py:PadIsEos", "mistral-v0.1-7b-instruct", budget="quick", on_progress=lines.append,
+    only=["CON-05", "PAD-03", "HALF-01", "FSDP-08", "TRN-05"],
+)
+after = state()
+for name in before:
+    assert before[name] == after[name], (name, before[name], after[name])
+assert lines[0] == "constructing mistral-v0.1-7b-instruct", lines
+assert "PAD-03 failed" in lines, lines
+warnings.warn("a host's own is still shown")
+"""
+
+
+@pytest.mark.parametrize("first", ["import torch, transformers", "pass"])
+def test_check_backbone_leaves_its_host_as_it_was_and_is_silent(tmp_path: Path, first: str) -> None:
+    (tmp_path / "mine.py").write_text(PAD_IS_EOS)
+    (tmp_path / "host.py").write_text(f"{first}\n{HOST}")
+    done = python("host.py", first, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 2, done.stderr
+    assert "is still shown" in done.stderr
+
+
+def test_progress_and_output_are_shown_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def talkative(*arguments: object, **options: object) -> None:
+        print("said by the backbone")
+        raise RuntimeError("no")
+
+    check_backbone(talkative, INSTRUCT, only=["CON-01"], on_progress=print)
+    assert capsys.readouterr().out == f"constructing {INSTRUCT}\nCON-01 failed\n"
+    check_backbone(talkative, INSTRUCT, only=["CON-01"], output=True)
+    assert "said by the backbone" in capsys.readouterr().out
+
+
 def test_check_backbone_judges_in_this_process() -> None:
     from backbones.mistral import MistralLLMBackbone
 
@@ -165,6 +218,13 @@ def test_check_backbone_refuses_wrong_arguments_before_anything_is_built(
 def test_check_backbone_refuses_an_unknown_target() -> None:
     with pytest.raises(CannotAssess, match="no-such-id"):
         check_backbone("no-such-id")
+
+
+def test_check_backbone_refuses_a_misspelt_id() -> None:
+    from backbones.mistral import MistralLLMBackbone
+
+    with pytest.raises(CannotAssess, match=f"did you mean `{INSTRUCT}`"):
+        check_backbone(MistralLLMBackbone, "mistral-v0.1-7b-instrct")
 
 
 def test_a_counterexample_shows_its_failure_again(tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from conformance.report.console import write_report
 from conformance.report.counterexamples import counterexamples
-from conformance.report.files import clear, write_all
+from conformance.report.files import check_writable, write_all
 from conformance.report.html import html
 from conformance.report.junit import junit
 from conformance.report.markdown import markdown
-from conformance.report.narrative import listed, rerun_command, visible
+from conformance.report.narrative import evidence_of, listed, rerun_command, visible
 from conformance.report.progress import progress
 from conformance.report.writing import UnwritableFolder
 from conformance.verdict.reaching import reach_verdict
@@ -139,8 +139,30 @@ def test_in_junit_a_must_that_did_not_run_is_an_error_and_an_unmet_should_a_skip
 
 def test_junit_without_a_certificate_is_never_green() -> None:
     partial = reach_verdict(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
-    for judged in (hang(), partial, verdict(profiles=(), outcomes=())):
+    for judged in (hang(), verdict(profiles=(), outcomes=())):
         assert ElementTree.fromstring(junit(judged)).get("errors") != "0"
+    root = ElementTree.fromstring(junit(partial))
+    assert root.get("errors") == "0"
+    assert [child.tag for case in root.iter("testcase") for child in case] == ["skipped"]
+
+
+def test_a_test_keeps_its_name_in_junit_when_the_statement_is_worded_anew() -> None:
+    root = ElementTree.fromstring(junit(verdict(outcome("PAD-03", "failed"))))
+    names = [case.get("name", "") for case in root.iter("testcase")]
+    assert "PAD-03 y" in names, "the ID and the words of test_y"
+    assert not any("statement" in name for name in names)
+    assert "The statement of PAD-03." in "".join(root.itertext())
+
+
+def test_numbers_have_four_digits() -> None:
+    evidence = {"ratio": 0.123456789, "seconds": 12345.678, "pair": [1.5, 2 / 3], "count": 100000}
+    told = dict(evidence_of(outcome("PAD-03", "failed", evidence=evidence)))
+    assert told == {
+        "ratio": "0.1235",
+        "seconds": "12346",
+        "pair": "[1.5, 0.6667]",
+        "count": "100000",
+    }
 
 
 def test_junit_of_a_certified_backbone_is_green() -> None:
@@ -224,21 +246,22 @@ def test_out_gets_everything(tmp_path: Path) -> None:
     ]
 
 
-def test_what_an_earlier_run_left_is_cleared_and_nothing_else(tmp_path: Path) -> None:
+def test_what_an_earlier_run_left_is_replaced_and_nothing_else(tmp_path: Path) -> None:
     write_all(one_cause_that_blocks(), tmp_path)
     (tmp_path / "counterexamples" / "mine.py").write_text("print('mine')")
     (tmp_path / "notes.txt").write_text("mine")
-    clear(tmp_path)
+    check_writable(tmp_path)
+    assert (tmp_path / "counterexamples" / "PAD-01.py").exists()
+    write_all(verdict(), tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
-        "mine.py",
-        "notes.txt",
-    ]
+        "certificate.json", "junit.xml", "mine.py", "notes.txt", "report.html", "summary.md",
+    ]  # fmt: skip
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UnwritableFolder, match="name another folder with --out"):
-        clear(tmp_path / "file")
+        check_writable(tmp_path / "file")
     with pytest.raises(UnwritableFolder, match="name another folder with --out"):
         write_all(verdict(), tmp_path / "file")
 
@@ -281,7 +304,7 @@ def test_what_was_measured_stands_in_the_page() -> None:
         "error growth": GROWTH,
     }
     page = html(verdict(outcome("PAD-03", "passed", evidence=evidence)))
-    assert "0.912 of 1.15 allowed, the worst of 2" in page
+    assert "0.9123 of 1.15 allowed, the worst of 2" in page
     assert "<svg" in page
     # The subject's last point is the highest: it touches the top of a chart that is 12 from the
     # edge.

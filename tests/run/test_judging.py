@@ -19,6 +19,9 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 class FakeSubject:
     """Has every member but one."""
 
+    @staticmethod
+    def factory(backbone_id: str) -> None: ...
+
     def lacks(self, member: str) -> bool:
         return member == "absent_member"
 
@@ -105,6 +108,23 @@ def test_what_hangs_on_a_failure_is_blocked_by_its_root(monkeypatch: pytest.Monk
         Outcome.FAILED, Outcome.BLOCKED, Outcome.BLOCKED, Outcome.PASSED,
     ]  # fmt: skip
     assert found["C-01"].root_cause == "A-01"
+
+
+def test_what_blocks_a_clause_is_told_where_its_cause_is_not_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @requirement("X-01", MUST)
+    def test(subject: Any) -> None:
+        """A statement."""
+        try:
+            raise ImportError("flash")
+        except ImportError as error:
+            raise Blocked("CON-05") from error
+
+    found = outcomes_of(monkeypatch, test)["X-01"]
+    assert found.outcome is Outcome.BLOCKED
+    assert found.evidence["exception"] == "ImportError"
+    assert "test_judging.py:" in found.evidence["where"]
 
 
 def test_a_missing_member_blocks_only_what_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:

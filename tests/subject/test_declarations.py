@@ -26,7 +26,7 @@ KEYS = st.sampled_from(sorted(Declarations().as_json()))
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"boss": "auto"}, ["boss", "known keys", "bos"]),
+        ({"boss": "auto"}, ["boss", "known keys", "did you mean `bos`?"]),
         ({"bos": "always"}, ["always", "auto", "prompt", "none"]),
         ({"image_patches": "many"}, ["image_patches", "many", "whole number"]),
         ({"image_patches": True}, ["image_patches", "True"]),
@@ -93,3 +93,19 @@ def test_a_missing_configuration_is_refused_only_when_named(
     assert declarations_in(None) == ({}, None)
     with pytest.raises(CannotAssess, match=r"absent\.toml"):
         declarations_in(Path("absent.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[subjct]\nbos = "prompt"\n', ["`subjct`", "did you mean `subject`?", "mine.toml"]),
+        ('bos = "prompt"\n', ["`bos`", "`[subject]`"]),
+        ("[subject]\n[waiver]\n", ["`waiver`"]),
+    ],
+)
+def test_a_table_that_nobody_reads_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(CannotAssess) as refused:
+        declarations_in(path)
+    assert all(word in str(refused.value) for word in words)

@@ -72,7 +72,9 @@ def test_a_run_that_broke_down_is_no_certificate_even_with_every_outcome_in() ->
 
 def test_a_run_of_chosen_clauses_never_certifies() -> None:
     judged = reach_verdict(assessment(outcomes=(outcome("PAD-03"),)), only=("PAD-03",), now=NOW)
-    assert judged.result == FAILED
+    assert judged.result == WARNED
+    assert not judged.certified
+    judged.raise_if_failed()
     assert judged.reasons_for_denial == ("a run of chosen clauses never certifies",)
     assert [asked.id for asked in judged.asked] == ["PAD-03"]
 
