@@ -55,8 +55,8 @@ def left_as_it_was() -> Iterator[None]:
 
 @contextmanager
 def silence() -> Iterator[Aloud]:
-    """Drop what the body writes to the standard streams, through handlers of loggers too. A
-    breakpoint is let through, from there to the end of the body."""
+    """Drop what the body writes to the standard streams, through handlers of loggers too. From a
+    `breakpoint()` on everything is shown, and the debugger stops a frame below it (`up`)."""
     sink = io.StringIO()
     out, err, stop = sys.stdout, sys.stderr, sys.breakpointhook
 
