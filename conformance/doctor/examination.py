@@ -30,6 +30,8 @@ PATIENCE_SECONDS = 30.0
 _SLOW_SECONDS = 5.0
 """After which a person wants to know what is waited for."""
 _POLL_SECONDS = 0.1
+_TO_DIE_SECONDS = 1.0
+"""For a process that has closed its pipe: it is at its end, most likely."""
 
 Announce = Callable[[str], None]
 
@@ -94,11 +96,13 @@ def _read_until_done(lanes: Sequence[_Lane]) -> None:
             for lane in lanes:
                 if not lane.done and lane.pipe not in selector.get_map():
                     selector.register(lane.pipe, selectors.EVENT_READ, lane)
-            for key, _ in selector.select(_POLL_SECONDS):
+            ready = selector.select(_POLL_SECONDS)
+            for key, _ in ready:
                 if not key.data.read():
                     selector.unregister(key.fileobj)
                     key.data.go_on(key.data.manner_of_death())
-            for lane in lanes:
+            # Only what has nothing to say is late: an answer may have waited for us.
+            for lane in lanes if not ready else ():
                 if lane.is_late:
                     selector.unregister(lane.pipe)
                     lane.go_on(lane.lateness())
@@ -152,7 +156,7 @@ class _Lane(ExitStack):
     def manner_of_death(self) -> str:
         """How the process ended; it has closed its pipe, and may still be running."""
         try:
-            ended = launch.manner_of_death(self._process.wait(self._patience))
+            ended = launch.manner_of_death(self._process.wait(_TO_DIE_SECONDS))
             return f"ends its process, which {ended}"
         except subprocess.TimeoutExpired:
             return "closes every file of its process"
