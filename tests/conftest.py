@@ -22,6 +22,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests that are marked `release` to `tox -e matrix`: they take minutes, and a shorter
+    one beside each looks at the same code."""
+    if config.getoption("--mutants") == "full" or "release" in config.getoption("markexpr"):
+        return
+    left = [item for item in items if item.get_closest_marker("release")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def offline() -> None:
     """Nothing in the tests may reach for a hub; whatever tries must fail at once."""

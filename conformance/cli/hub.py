@@ -87,6 +87,10 @@ def add(
     from_cache: Annotated[
         bool, typer.Option("--from-cache", help="Take them from your Hugging Face cache.")
     ] = False,
+    fetch: Annotated[
+        bool,
+        typer.Option("--download", help="Fetch them from the hub into your cache; no weights."),
+    ] = False,
     recipes: Annotated[
         Path, typer.Option("--recipes", metavar="DIR", help="Where the recipe is written.")
     ] = Path("recipes"),
@@ -102,9 +106,15 @@ def add(
     and certify with `--recipes DIR`.
     """
     from conformance.hub import Sources, users_cache
+    from conformance.hub.sources import download
 
-    if (folder is None) != from_cache:
-        raise CannotAssess("name the published files: give --from DIR or --from-cache")
+    if [folder is not None, from_cache, fetch].count(True) != 1:
+        raise CannotAssess(
+            "name the published files: give one of --from DIR, --from-cache and --download"
+        )
+    if fetch:
+        say(f"fetching the config and tokenizer of {hub_id}", sys.stderr)
+        folder = download(hub_id)
     if folder is None:
         cache = users_cache()
         folder = Sources(cache=cache).folder_of(hub_id)

@@ -1,5 +1,5 @@
 """Where the published files of a model without a recipe may lie: a folder that the user names, or
-the user's own Hugging Face cache. Nothing is fetched."""
+the user's own Hugging Face cache. Nothing is fetched unless the user asks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from conformance.errors import CannotAssess
-from conformance.hub.published import CONFIG
+from conformance.hub.published import CONFIG, GENERATION_CONFIG, TOKENIZER_FILES
 
 
 class InvalidModel(CannotAssess):
     """A named model is not `ORG/NAME=FOLDER`. The message says what it lacks."""
+
+
+class CannotDownload(CannotAssess):
+    """Published files could not be fetched. The message says why, and what to try."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,27 @@ class Sources:
             else set()
         )
         return sorted({*self.models, *(one for one in cached if self.folder_of(one))})
+
+
+def download(hub_id: str, cache: Path | None = None) -> Path:
+    """Fetch the published JSON and tokenizer files of `hub_id`, no weights, into the Hugging Face
+    cache (the user's own for None); returns the snapshot's folder.
+
+    Raises:
+        CannotDownload: the hub cannot be reached, has no such model, or does not give it to this
+            user.
+    """
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=wanted, cache_dir=cache))
+    except Exception as error:
+        raise CannotDownload(
+            f"the published files of {hub_id} could not be fetched: {type(error).__name__}: "
+            f"{error}. A gated model needs `hf auth login`; a folder that has the files goes with "
+            f"--from DIR"
+        ) from error
 
 
 def users_cache(environment: Mapping[str, str] = os.environ) -> Path | None:

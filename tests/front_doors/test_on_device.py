@@ -80,7 +80,10 @@ def test_the_first_steps_fit_into_ten_minutes(phase: str, tmp_path: Path) -> Non
 @pytest.mark.skipif(
     torch.cuda.is_available(), reason="there is a CUDA device: run the phases on it"
 )
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize(
+    "phase",
+    [pytest.param(one, marks=[pytest.mark.release] if one != "gates" else []) for one in PHASES],
+)
 def test_every_phase_runs_on_a_cpu(phase: str, tmp_path: Path) -> None:
     # The recording of a comparison's power takes longest: it is ended early, as on the device.
     minutes = 0.5 if phase == "power" else on_device.MINUTES

@@ -51,6 +51,7 @@ def measured(request: BenchRequest, folder: Path) -> Run:
     return record(request, 1, folder, timeout=300.0).runs[0]
 
 
+@pytest.mark.release
 def test_every_workload_is_measured(card: Any, tmp_path: Path) -> None:
     card()
     run = measured(ASKED, tmp_path / "out")
@@ -68,7 +69,10 @@ def test_every_workload_is_measured(card: Any, tmp_path: Path) -> None:
         assert one.facts["before"]["sm_clock_mhz"] == 1980
 
 
-@pytest.mark.parametrize("how", TOLD)
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(one, marks=[] if one == "sync boost" else [pytest.mark.release]) for one in TOLD],
+)
 def test_what_the_driver_tells_is_beside_the_numbers(card: Any, tmp_path: Path, how: str) -> None:
     answer, processes, disturbance = TOLD[how]
     card(answer, processes)
@@ -79,6 +83,7 @@ def test_what_the_driver_tells_is_beside_the_numbers(card: Any, tmp_path: Path, 
     assert bool(disturbance) == bool(told)
 
 
+@pytest.mark.release
 def test_a_slice_of_a_card_is_another_device(card: Any, tmp_path: Path) -> None:
     card(emulated_card.QUIET.replace("Disabled", "Enabled"))
     assert measured(PREFILL, tmp_path / "out").environment["device"]["mig"] is True
