@@ -18,17 +18,12 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.forks import Case, judge_in_forks
 from tests.published import backbones, write_published
 from tests.published.defects import PLANTED, Planted
+from tests.published.strangers import FAMILY, named_folder
 
 pytestmark = pytest.mark.slow
 
-QWEN, PYTHIA = "qwen25-0_5b-instruct", "pythia-70m"
+QWEN = "qwen25-0_5b-instruct"
 FILE = Path(backbones.__file__)
-FAMILY = {
-    QWEN: "qwen2", PYTHIA: "gpt_neox", "qwen3-0_6b-instruct": "qwen3",
-    "llama3_2-1b-instruct": "llama3", "gemma-2b-instruct": "gemma", "gemma2-2b-instruct": "gemma2",
-    "gemma3-1b-instruct": "gemma3", "phi3-mini": "phi3", "olmo2-1b": "olmo2",
-    "stablelm2-1_6b": "stablelm",
-}  # fmt: skip
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -48,15 +43,14 @@ def _is_there(backbone_id: str) -> bool:
     return hasattr(transformers, backbones.MODELS[backbone_id][1])
 
 
-def _folder(backbone_id: str, home: Path) -> str:
-    template = {} if "instruct" in backbone_id else {"template": None}
-    folder = write_published(home / backbone_id, FAMILY[backbone_id], **template)  # type: ignore[arg-type]
-    return f"{backbones.MODELS[backbone_id][0]}={folder}"
-
-
 def _judged(factory: Any, backbone_id: str, home: Path, **options: Any) -> dict[str, ClauseOutcome]:
     case = Case(
-        factory.__name__, factory, backbone_id, {}, models=(_folder(backbone_id, home),), **options
+        factory.__name__,
+        factory,
+        backbone_id,
+        {},
+        models=(named_folder(backbone_id, home),),
+        **options,
     )
     ((_, outcomes),) = judge_in_forks([case], None, jobs=1)
     return outcomes
@@ -110,8 +104,8 @@ def _certify(*arguments: str, **environment: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
-def test_the_command_takes_a_folder(tmp_path: Path) -> None:
-    run = _certify("--model", _folder(QWEN, tmp_path), "--out", str(tmp_path / "out"))
+def test_the_command_takes_anamed_folder(tmp_path: Path) -> None:
+    run = _certify("--model", named_folder(QWEN, tmp_path), "--out", str(tmp_path / "out"))
     assert "2 passed" in run.stderr + run.stdout, run.stderr
     certificate = json.loads((tmp_path / "out" / "certificate.json").read_text(encoding="utf-8"))
     (entry,) = certificate["predicate"]["hub"].values()

@@ -1,0 +1,38 @@
+"""Models without a recipe, as they are named on a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import transformers
+
+from tests.forks import Case
+from tests.published import backbones, write_published
+
+FAMILY = {
+    "qwen25-0_5b-instruct": "qwen2", "pythia-70m": "gpt_neox", "qwen3-0_6b-instruct": "qwen3",
+    "llama3_2-1b-instruct": "llama3", "gemma-2b-instruct": "gemma", "gemma2-2b-instruct": "gemma2",
+    "gemma3-1b-instruct": "gemma3", "phi3-mini": "phi3", "olmo2-1b": "olmo2",
+    "stablelm2-1_6b": "stablelm",
+}  # fmt: skip
+"""The family in `tests.published.CONFIGS` of each backbone id."""
+
+
+def named_folder(backbone_id: str, home: Path) -> str:
+    """`ORG/NAME=FOLDER` of this id's model, its published files written below `home`. Models for
+    instructions have a template."""
+    folder = home / backbone_id
+    if "instruct" in backbone_id:
+        write_published(folder, FAMILY[backbone_id])
+    else:
+        write_published(folder, FAMILY[backbone_id], template=None)
+    return f"{backbones.MODELS[backbone_id][0]}={folder}"
+
+
+def stranger_cases(home: Path) -> list[Case]:
+    """The sound class under each id whose family the installed transformers has."""
+    return [
+        Case(one, backbones.AnyBackbone, one, {}, models=(named_folder(one, home),))
+        for one in FAMILY
+        if hasattr(transformers, backbones.MODELS[one][1])
+    ]
