@@ -1,5 +1,5 @@
-"""Never cry wolf: the references, or the sound backbones of `tests/sound`, or a stranger's class for
-models without a recipe (`tests/published`), under many seeds.
+"""Never cry wolf: the references, or the sound backbones of `tests/sound`, or a stranger's class
+for models without a recipe (`tests/published`), under many seeds.
 `python -m tests.experiments.false_alarms [SEEDS] [BUDGET] [--sound | --strangers]`
 
 Prints every clause that a reference, and every MUST that a stranger's class did not meet, and the

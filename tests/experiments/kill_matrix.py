@@ -1,9 +1,10 @@
 """The kill matrix: which clauses each planted defect fails, as run, and as `docs/kill-matrix.md`
 tells it.
 
-`python -m tests.experiments.kill_matrix [--own] [NAME…]` runs the named defects (all without names)
-by the default profile, or with `--own` by the clauses that they must fail, says where a run differs
-from the record, and after a run of all writes the document anew, with the state in which each died.
+`python -m tests.experiments.kill_matrix [--own] [--seed=N] [NAME…]` runs the named defects (all
+without names) by the default profile, or with `--own` by the clauses that they must fail, says
+where a run differs from the record, and after a run of all under seed 0 writes the document anew,
+with the state in which each died.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def run_mutants(
     *,
     profile: str | None = None,
     own: bool = False,
+    seed: int = 0,
 ) -> Iterator[tuple[Mutant, dict[str, ClauseOutcome]]]:
     """Judge every mutant; yields it with its outcomes as it finishes.
 
@@ -47,6 +49,7 @@ def run_mutants(
             m.declared,
             None if own else profile or catalogue()[m.clause].profile,
             m.fails | {m.clause},
+            seed,
         )
         for m in by_name.values()
     ]
@@ -112,11 +115,12 @@ def document(mutants: Sequence[Mutant]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    names = [one for one in arguments if one != "--own"]
-    own = len(names) < len(arguments)
+    names = [one for one in arguments if not one.startswith("--")]
+    own = "--own" in arguments
+    seed = next((int(one[7:]) for one in arguments if one.startswith("--seed=")), 0)
     chosen = [mutant for mutant in all_mutants() if not names or mutant.name in names]
     differing, deaths = 0, dict[str, str]()
-    for mutant, outcomes in run_mutants(chosen, profile="default", own=own):
+    for mutant, outcomes in run_mutants(chosen, profile="default", own=own, seed=seed):
         found, expected = failed(outcomes), mutant.expected(outcomes)
         # Some fail others of their clauses by what clauses before them did.
         same = mutant.clause in found and found <= expected if own else found == expected
@@ -134,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"        {clause} {outcome.outcome}: {outcome.summary[:500]}", flush=True)
                 if outcome.counterexample:
                     print(f"        shown by {str(outcome.counterexample)[:300]}", flush=True)
-    if not names and not differing:
+    if not names and not differing and not seed:
         DEATHS.write_text(
             json.dumps(deaths, indent=1, sort_keys=True, ensure_ascii=False) + "\n",
             encoding="utf-8",
