@@ -110,7 +110,8 @@ class AnyBackbone(torch.nn.Module):
         model_class = getattr(transformers, class_name)
         if inference_mode:
             config = AutoConfig.from_pretrained(hub_id, token=hf_token)
-            self.llm = model_class._from_config(config, torch_dtype=torch.float32)
+            chosen = {"attn_implementation": "eager"} if "Gemma2" in class_name else {}
+            self.llm = model_class._from_config(config, torch_dtype=torch.float32, **chosen)
         else:
             chosen = {"attn_implementation": "flash_attention_2"} if use_flash_attention_2 else {}
             self.llm = model_class.from_pretrained(
