@@ -108,12 +108,14 @@ class AnyBackbone(torch.nn.Module):
         hub_id, class_name = MODELS[backbone_id]
         self.llm_family = class_name.removesuffix("ForCausalLM").lower()
         model_class = getattr(transformers, class_name)
+        # Other attentions know no cap on scores; transformers 4 leaves it out in silence.
+        chosen = {"attn_implementation": "eager"} if "Gemma2" in class_name else {}
         if inference_mode:
             config = AutoConfig.from_pretrained(hub_id, token=hf_token)
-            chosen = {"attn_implementation": "eager"} if "Gemma2" in class_name else {}
             self.llm = model_class._from_config(config, torch_dtype=torch.float32, **chosen)
         else:
-            chosen = {"attn_implementation": "flash_attention_2"} if use_flash_attention_2 else {}
+            if use_flash_attention_2:
+                chosen = {"attn_implementation": "flash_attention_2"}
             self.llm = model_class.from_pretrained(
                 hub_id, token=hf_token, torch_dtype=torch.float32, **chosen
             )
