@@ -18,7 +18,7 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.forks import Case, judge_in_forks
 from tests.published import backbones, write_published
 from tests.published.defects import PLANTED, Planted
-from tests.published.strangers import FAMILY, named_folder
+from tests.published.strangers import FAMILY, is_there, named_folder
 
 pytestmark = pytest.mark.slow
 
@@ -39,10 +39,6 @@ def _named(planted: Planted) -> str:
     return f"{planted.factory.__name__}-{planted.backbone_id}"
 
 
-def _is_there(backbone_id: str) -> bool:
-    return hasattr(transformers, backbones.MODELS[backbone_id][1])
-
-
 def _judged(factory: Any, backbone_id: str, home: Path, **options: Any) -> dict[str, ClauseOutcome]:
     case = Case(
         factory.__name__,
@@ -57,7 +53,7 @@ def _judged(factory: Any, backbone_id: str, home: Path, **options: Any) -> dict[
 
 
 def test_a_sound_class_is_certified(backbone_id: str, tmp_path: Path) -> None:
-    if not _is_there(backbone_id):
+    if not is_there(backbone_id):
         pytest.skip(f"transformers {transformers.__version__} has no {FAMILY[backbone_id]}")
     outcomes = _judged(backbones.AnyBackbone, backbone_id, tmp_path, budget="quick")
     unmet = {
@@ -85,7 +81,7 @@ def test_a_planted_defect_is_refused_by_name(defect: Any, clause: str, tmp_path:
 
 
 def test_a_defect_of_a_familys_own_kind_is_refused(planted: Planted, tmp_path: Path) -> None:
-    if not _is_there(planted.backbone_id):
+    if not is_there(planted.backbone_id):
         pytest.skip(f"transformers {transformers.__version__} has no such family")
     outcomes = _judged(
         planted.factory, planted.backbone_id, tmp_path, profile=None, budget="quick",
