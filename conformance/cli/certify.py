@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -34,6 +35,7 @@ from conformance.run.request import BUDGETS, DEFAULT_TIMEOUT_SECONDS, RunRequest
 
 if TYPE_CHECKING:
     from conformance.report.progress import Progress
+    from conformance.verdict.outcomes import Assessment
     from conformance.verdict.verdict import Verdict
 
 
@@ -80,6 +82,14 @@ def certify(
     recipes: Recipes = None,
     models: Models = None,
     trust_remote_code: TrustRemoteCode = False,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download",
+            help="Fetch the config and tokenizer of a model that is not at hand into your Hugging "
+            "Face cache; no weights.",
+        ),
+    ] = False,
     only: Annotated[
         Optional[str],
         typer.Option(
@@ -131,7 +141,9 @@ def certify(
         if max_memory is None
         else int(positive("--max-memory", max_memory, "GiB") * 2**30),
     )
-    verdict = judge(request, waivers=waivers, out=out, as_json=as_json, verbose=verbose)
+    verdict = judge(
+        request, waivers=waivers, out=out, as_json=as_json, verbose=verbose, fetching=download
+    )
     if out is None and not as_json:
         say("  files: add --out DIR for certificate.json, report.html, summary.md and junit.xml")
     raise typer.Exit(verdict.exit_status)
@@ -144,9 +156,10 @@ def judge(
     out: Path | None = None,
     as_json: bool = False,
     verbose: bool = False,
+    fetching: bool = False,
 ) -> Verdict:
     """Run a request, showing its progress, and report its verdict: on the terminal, in the folder
-    `out`, as JSON.
+    `out`, as JSON. With `fetching` a model that is not at hand is fetched.
 
     Raises:
         CannotAssess: for what the run or one of the files refuses.
@@ -155,7 +168,6 @@ def judge(
     from conformance.report.console import write_report
     from conformance.report.files import check_writable, write_all
     from conformance.report.progress import progress
-    from conformance.run.parent import run
     from conformance.subject.declarations import declarations_in
     from conformance.verdict.certificate import serialise
     from conformance.verdict.reaching import reach_verdict
@@ -172,7 +184,7 @@ def judge(
         check_writable(out)
 
     with _earlier_report_told(out), progress(console(stderr=True)) as shown:
-        assessment = run(request, _shown_on(shown))
+        assessment = _run(request, _shown_on(shown), fetching=fetching)
     verdict = reach_verdict(
         assessment, waivers=waived, defects=defects, only=request.only, files=files
     )
@@ -202,6 +214,26 @@ def _earlier_report_told(out: Path | None) -> Iterator[None]:
         if out is not None and (out / CERTIFICATE).exists():
             say(f"`{out}` still holds the report of an earlier run", sys.stderr)
         raise
+
+
+def _run(request: RunRequest, on_event: OnEvent, *, fetching: bool) -> Assessment:
+    """Run it; with `fetching`, a model that is not at hand is fetched into the user's cache first,
+    and the run begins again."""
+    from conformance.hub import UnknownRecipe
+    from conformance.hub.sources import download, users_cache
+    from conformance.run.parent import run
+
+    fetched: set[str] = set()
+    while True:
+        try:
+            return run(request, on_event)
+        except UnknownRecipe as missing:
+            if not fetching or missing.hub_id is None or missing.hub_id in fetched:
+                raise
+            on_event(Phase("fetching config and tokenizer", missing.hub_id))
+            download(missing.hub_id)
+            fetched.add(missing.hub_id)
+            request = replace(request, cache=users_cache())
 
 
 def _shown_on(shown: Progress) -> OnEvent:

@@ -37,7 +37,12 @@ class InvalidRecipe(CannotAssess):
 
 
 class UnknownRecipe(CannotAssess):
-    """No recipe has this hub id. The message lists the known ids and says how to add one."""
+    """No recipe has this hub id, `hub_id` if it is told. The message lists the known ids and says
+    how to add one."""
+
+    def __init__(self, message: str, hub_id: str | None = None) -> None:
+        super().__init__(message)
+        self.hub_id = hub_id
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,9 @@ def unknown_recipe(hub_id: str, known: Iterable[str]) -> UnknownRecipe:
         f"{'Did you mean' if near else 'Known hub ids'}:\n{listed}\n"
         f"Any other model needs its published config.json and tokenizer files, no weights: name "
         f"their folder with `--model {hub_id}=FOLDER`; if they are in your Hugging Face cache they "
-        f"are found there. `conformance hub add {hub_id} --from FOLDER` writes a recipe from them "
-        f"that you can correct."
+        f"are found there, and `--download` fetches them. `conformance hub add {hub_id} --from "
+        f"FOLDER` writes a recipe from them that you can correct.",
+        hub_id,
     )
 
 

@@ -60,7 +60,7 @@ def main() -> None:
     try:
         assess(request, Path(home), stream)
     except CannotAssess as refusal:
-        stream.send(events.Refused(str(refusal)))
+        stream.send(events.Refused(str(refusal), getattr(refusal, "hub_id", None)))
     stream.footer()
     sys.stdout.flush()
     # Threads and exit handlers of the subject must not turn a finished run into a crash or a hang.

@@ -64,10 +64,12 @@ class Judged:
 
 @dataclass(frozen=True)
 class Refused:
-    """The subject cannot be assessed; `message` is that of the `CannotAssess`."""
+    """The subject cannot be assessed; `message` is that of the `CannotAssess`. `unknown_model` is
+    the hub id that has no recipe and no published files here, if that is why."""
 
     name: ClassVar = "cannot-assess"
     message: str
+    unknown_model: str | None = None
 
 
 @dataclass(frozen=True)

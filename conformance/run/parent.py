@@ -17,6 +17,7 @@ from pathlib import Path
 from conformance.catalogue import Requirement, catalogue
 from conformance.errors import CannotAssess
 from conformance.hub import HubView
+from conformance.hub.recipe import UnknownRecipe
 from conformance.run import events, launch
 from conformance.run.environment import memory
 from conformance.run.events import OnEvent
@@ -31,7 +32,8 @@ def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessme
     """Judge `request.target` in child processes.
 
     Raises:
-        CannotAssess: if the target cannot be resolved or a recipe is missing.
+        CannotAssess: if the target cannot be resolved.
+        UnknownRecipe: if a model has neither a recipe nor published files here.
         KeyboardInterrupt: passed on once all children are gone.
     """
     started = time.monotonic()
@@ -49,8 +51,10 @@ def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessme
                 child.kill()
             _kill_marked(marker)
     refusal = next((child.refusal for child in children if child.refusal), None)
+    if refusal and refusal.unknown_model:
+        raise UnknownRecipe(refusal.message, refusal.unknown_model)
     if refusal:
-        raise CannotAssess(refusal)
+        raise CannotAssess(refusal.message)
     return _assessment(request, expected, children, time.monotonic() - started)
 
 
@@ -81,7 +85,7 @@ class _Child:
         self.share = list(share)
         self.facts: events.Facts | None = None
         self.outcomes: dict[str, ClauseOutcome] = {}
-        self.refusal: str | None = None
+        self.refusal: events.Refused | None = None
         self.breakdown: str | None = None
         self.done = False
         self._step = "starting"
@@ -179,7 +183,7 @@ class _Child:
             case events.Footer():
                 self._footer = event.outcomes == len(self.outcomes)
             case events.Refused():
-                self.refusal = event.message
+                self.refusal = event
             case events.Facts():
                 self.facts = event
             case events.Phase():
@@ -198,7 +202,7 @@ class _Child:
         self.done = True
         self.breakdown = f"while {self._step}, {how}"
         if self._step.startswith(("starting", "resolving")):
-            self.refusal = self.breakdown
+            self.refusal = events.Refused(self.breakdown)
         if self._in_progress is not None:
             requirement = catalogue()[self._in_progress]
             self.outcomes[requirement.id] = _not_run(requirement, self.breakdown, self.log_tail())
