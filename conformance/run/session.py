@@ -89,7 +89,8 @@ class Session:
         Raises:
             CannotAssess: if the constructor asks for a hub id that has no recipe or cannot be built
                 here, the user's checkpoint is of another model, an adapter does not fit the class,
-                or more layers are declared kept than the checkpoint has.
+                more layers are declared kept than the checkpoint has, or a path of `outside` leads
+                nowhere.
             UnknownId: if the id is misspelt.
         """
         refused: BaseException | None = None
@@ -106,6 +107,7 @@ class Session:
             check_id(refused, subject.factory, subject.backbone_id, subject.recipes_by_id)
         if refused is None and self.subject.hub_ids:
             _check_layers_kept(self.subject)
+            _check_outside(self.subject)
         if self.subject.real_checkpoint is not None and "training" in self.subject.__dict__:
             _check_is_of(self.subject.recipe, self.subject.real_checkpoint)
 
@@ -215,6 +217,17 @@ def _check_layers_kept(subject: Subject) -> None:
             f"{subject.weights_hub_id} has {layers} layers: nothing is cut off. Have the "
             f"constructor cut earlier (`constants` of an adapter), and declare that"
         )
+
+
+def _check_outside(subject: Subject) -> None:
+    """Refuse a declared path to a module that is not there."""
+    try:
+        subject.outside(subject.training)
+    except AttributeError as error:
+        paths = ", ".join(f"`{path}`" for path in subject.declared.outside)
+        raise CannotAssess(
+            f"`outside` names {paths}, of which one leads nowhere: {error}"
+        ) from error
 
 
 def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:
