@@ -7,9 +7,10 @@ wrong, with which value, and what to try:
    contradict each other, a checkpoint that is not whole;
 2. the target is resolved (`subject.target`): nothing of that name, a file that cannot be imported,
    an id that must be chosen;
-3. the declarations are read (`subject.declarations`): an unknown key, a value of the wrong kind;
+3. the declarations and the adapter are read (`subject.declarations`, `subject.adapter`): an unknown
+   key, a value of the wrong kind, an argument that the constructor does not take;
 4. the hub serves what the constructor asks for (`run.session`): no recipe, or one that cannot be
-   built here;
+   built here; then the adapter's paths are followed (`InvalidAdapter`): one that leads nowhere;
 5. waivers, certificates and stored results are read (`InvalidWaivers`, `InvalidDefects`,
    `InvalidCertificate`, `InvalidResults`);
 6. reports are written (`UnwritableFolder`).

@@ -40,6 +40,7 @@ class Case:
     budget: str = "standard"
     recipes: tuple[Path, ...] = ()
     models: tuple[str, ...] = ()
+    adapter: Mapping[str, Any] | None = None
 
 
 def judge_in_forks(
@@ -123,7 +124,7 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
     )
     target = Target(case.name, case.factory, case.backbone_id)
     with open_session(
-        target, request, home / "hf", lambda phase, detail: None, case.declared
+        target, request, home / "hf", lambda phase, detail: None, case.declared, case.adapter
     ) as session:
         session.construct()
         # In the order in which a whole profile would judge them.

@@ -168,7 +168,8 @@ def judge(
     from conformance.report.console import write_report
     from conformance.report.files import check_writable, write_all
     from conformance.report.progress import progress
-    from conformance.subject.declarations import declarations_in
+    from conformance.subject.adapter import Adapter
+    from conformance.subject.declarations import configuration_in, declarations_in
     from conformance.verdict.certificate import serialise
     from conformance.verdict.reaching import reach_verdict
     from conformance.verdict.resources import digest_of_file
@@ -179,6 +180,9 @@ def judge(
     defects = known_defects()
     known_recipes(request.recipes)
     configuration = declarations_in(request.config)[1]
+    tables = configuration_in(request.config)[0]
+    if "adapter" in tables:
+        Adapter.read(tables["adapter"], str(configuration))
     files = {str(path): digest_of_file(path) for path in (waivers, configuration) if path}
     if out is not None:
         check_writable(out)

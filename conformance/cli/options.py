@@ -47,7 +47,7 @@ BackboneId = Annotated[
 ]
 Config = Annotated[
     Optional[Path],
-    typer.Option(help="TOML file with a [subject] table [default: conformance.toml]."),
+    typer.Option(help="TOML file with [subject] and [adapter] tables [default: conformance.toml]."),
 ]
 HubRoot = Annotated[
     Optional[Path],

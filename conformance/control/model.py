@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from conformance.parity.library import in_dtype, text_config
+from conformance.parity.library import in_dtype, keep_layers, text_config
 
 
 @dataclass(frozen=True)
@@ -192,9 +192,16 @@ class Canonical(Control):
 
 
 def canonical(
-    hub_id: str, identifier: str, *, master: torch.dtype, half: torch.dtype, kind: type = Canonical
+    hub_id: str,
+    identifier: str,
+    *,
+    master: torch.dtype,
+    half: torch.dtype,
+    kind: type = Canonical,
+    layers: int | None = None,
 ) -> Any:
-    """The factory of the canonical control of a hub id, which knows `identifier` alone."""
+    """The factory of the canonical control of a hub id, which knows `identifier` alone; with
+    `layers` it has no more than that many of the checkpoint's."""
 
     def factory(
         backbone_id: str,
@@ -205,7 +212,7 @@ def canonical(
     ) -> Any:
         if backbone_id != identifier:
             raise ValueError(f"unknown id {backbone_id!r}; known ids: {identifier}")
-        return kind(
+        built = kind(
             identifier,
             hub_id,
             llm_max_length,
@@ -215,5 +222,7 @@ def canonical(
             master,
             half,
         )
+        keep_layers(built.llm, layers)
+        return built
 
     return factory

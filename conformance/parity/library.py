@@ -50,6 +50,20 @@ def text_config(llm: Any) -> Any:
     )
 
 
+def keep_layers(llm: Any, kept: int | None) -> None:
+    """Cut the decoder of `llm` off behind its first `kept` layers; None keeps them all."""
+    import torch
+
+    if kept is None:
+        return
+    count = text_config(llm).num_hidden_layers
+    for module in list(llm.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, torch.nn.ModuleList) and len(child) == count:
+                setattr(module, name, child[:kept])
+    text_config(llm).num_hidden_layers = kept
+
+
 def text_parameters(llm: Any) -> frozenset[str]:
     """The parameters of transformers' own text model under the config of `llm`, by name; none if it
     has no class for it."""

@@ -30,6 +30,7 @@ def check_backbone(
     only: Sequence[str] | None = None,
     weights: str | None = None,
     declarations: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
     budget: str = "standard",
     seed: int = 0,
     hub: Path | None = None,
@@ -43,7 +44,8 @@ def check_backbone(
     run.
 
     `factory` is a class or factory called with the seed's arguments, or a target string.
-    `declarations` is what a `[subject]` table would hold, `weights` what profile `scale` streams
+    `declarations` is what a `[subject]` table would hold, `adapter` what an `[adapter]` table would
+    (for a class of another shape), `weights` what profile `scale` streams
     (as `--weights`). `models` are folders with the published config and tokenizer of hub ids that
     have no recipe; without it they are looked for in the Hugging Face cache. `on_progress`
     (`print`, say) gets a line for each step and each clause; nothing else is shown unless `output`
@@ -67,6 +69,7 @@ def check_backbone(
             factory,
             backbone_id,
             declarations,
+            adapter,
             tell,
             profiles=tuple(profiles),
             only=None if only is None else tuple(only),
@@ -84,6 +87,7 @@ def _checked(
     factory: Callable[..., Any] | str,
     backbone_id: str | None,
     declarations: Mapping[str, Any] | None,
+    adapter: Mapping[str, Any] | None,
     tell: Callable[[str], None],
     **asked: Any,
 ) -> Verdict:
@@ -102,7 +106,7 @@ def _checked(
     request = RunRequest(target=resolved.text, backbone_id=resolved.backbone_id, **asked)
     outcomes = []
     with in_process_session(
-        resolved, request, declarations, lambda phase, detail: tell(f"{phase} {detail}")
+        resolved, request, declarations, lambda phase, detail: tell(f"{phase} {detail}"), adapter
     ) as session:
         tell(f"constructing {resolved.backbone_id}")
         session.construct()
@@ -121,6 +125,7 @@ def in_process_session(
     request: RunRequest,
     declarations: Mapping[str, Any] | None = None,
     announce: Callable[[str, str], None] = lambda phase, detail: None,
+    adapter: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
     """A session in this process, its Hugging Face cache in a temporary folder; the environment is
     put back after."""
@@ -135,7 +140,9 @@ def in_process_session(
 
             with (
                 _one_thread(),
-                open_session(resolved, request, Path(home), announce, declarations) as session,
+                open_session(
+                    resolved, request, Path(home), announce, declarations, adapter
+                ) as session,
             ):
                 yield session
         finally:

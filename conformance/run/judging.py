@@ -57,7 +57,7 @@ def _judge_clause(
         else None
     )
     if missing is not None:
-        if missing in (*OPTIONAL_MEMBERS, *subject.declared.optional_absent):
+        if missing in (*OPTIONAL_MEMBERS, *subject.optional_absent):
             reason = f"the subject has no `{missing}`, which is optional or declared absent"
             return _outcome(
                 clause, Outcome.NOT_APPLICABLE, reason, seconds=time.perf_counter() - started

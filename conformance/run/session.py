@@ -3,6 +3,7 @@ facts about the run that the certificate repeats."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,9 +25,10 @@ from conformance.parity.half_products import half_products_in_float32
 from conformance.run.environment import environment
 from conformance.run.events import Facts
 from conformance.run.request import RunRequest
+from conformance.subject.adapter import Adapter, InvalidAdapter
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
-from conformance.subject.declarations import declarations_in
+from conformance.subject.declarations import configuration_in, declarations_in
 from conformance.subject.ids import check_id
 from conformance.subject.subject import Subject
 from conformance.subject.target import Target
@@ -42,6 +44,7 @@ class Session:
         home: Path,
         announce: Callable[[str, str], None],
         declarations: Mapping[str, Any] | None = None,
+        adapter: Mapping[str, Any] | None = None,
     ) -> None:
         self._hub = Hub(request.hub)
         self._view = HubView(home)
@@ -59,8 +62,13 @@ class Session:
             if declarations is not None
             else declarations_in(request.config)
         )
+        self._adapter = _adapter_of(request.config, declarations is None, adapter)
+        factory = resolved.factory
+        if self._adapter is not None:
+            factory = self._adapter.adapt(factory)
+            overrides = self._adapter.declarations(overrides)
         self.subject = Subject(
-            resolved.factory,
+            factory,
             resolved.backbone_id,
             view=self._view,
             tap=self.tap,
@@ -80,7 +88,9 @@ class Session:
 
         Raises:
             CannotAssess: if the constructor asks for a hub id that has no recipe or cannot be built
-                here, or the user's checkpoint is of another model.
+                here, the user's checkpoint is of another model, an adapter does not fit the class,
+                more layers are declared kept than the checkpoint has, or a path of `outside` leads
+                nowhere.
             UnknownId: if the id is misspelt.
         """
         refused: BaseException | None = None
@@ -90,9 +100,14 @@ class Session:
             refused = error
         if self._unserved is not None:
             raise self._unserved
+        if isinstance(refused, InvalidAdapter):
+            raise refused
         if refused is not None and not self.tap.calls:
             subject = self.subject
             check_id(refused, subject.factory, subject.backbone_id, subject.recipes_by_id)
+        if refused is None and self.subject.hub_ids:
+            _check_layers_kept(self.subject)
+            _check_outside(self.subject)
         if self.subject.real_checkpoint is not None and "training" in self.subject.__dict__:
             _check_is_of(self.subject.recipe, self.subject.real_checkpoint)
 
@@ -104,9 +119,10 @@ class Session:
         return Facts(
             backbone_id=self.subject.backbone_id,
             environment={**environment(), **_model_class(model)},
-            declarations=self.subject.declared.as_json()
-            if constructed and self.subject.hub_ids
-            else {},
+            declarations={
+                **(self.subject.declared.as_json() if constructed and self.subject.hub_ids else {}),
+                **({"adapter": self._adapter.as_json()} if self._adapter is not None else {}),
+            },
             hub={hub_id: self._hub_facts(self._recipes[hub_id]) for hub_id in self._served},
             sources=self.subject.source_files(),
         )
@@ -160,10 +176,11 @@ def open_session(
     home: Path,
     announce: Callable[[str, str], None],
     declarations: Mapping[str, Any] | None = None,
+    adapter: Mapping[str, Any] | None = None,
 ) -> Iterator[Session]:
-    """A session whose hub tap is in place while the body runs; `declarations` replace those of a
-    configuration file."""
-    session = Session(resolved, request, home, announce, declarations)
+    """A session whose hub tap is in place while the body runs; `declarations` and `adapter` replace
+    the tables of a configuration file."""
+    session = Session(resolved, request, home, announce, declarations, adapter)
     with session.tap, _warnings_are_no_errors(), half_products_in_float32():
         yield session
 
@@ -176,6 +193,41 @@ def _warnings_are_no_errors() -> Iterator[None]:
         warnings.filters[:] = [one for one in warnings.filters if one[0] != "error"]  # type: ignore[index]
         warnings.simplefilter("default", append=True)
         yield
+
+
+def _adapter_of(config: Path | None, read: bool, given: Mapping[str, Any] | None) -> Adapter | None:
+    """The adapter that was given, or, where `read`, that of a configuration file."""
+    if given is not None:
+        return Adapter.read(given, "adapter")
+    document, path = configuration_in(config) if read else ({}, None)
+    return Adapter.read(document["adapter"], str(path)) if "adapter" in document else None
+
+
+def _check_layers_kept(subject: Subject) -> None:
+    """Refuse a cut that the probe is too small to show: nothing would be judged of it."""
+    kept = subject.declared.layers_kept
+    if kept is None:
+        return
+    snapshot = subject.view.snapshot(subject.weights_hub_id)
+    config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
+    layers = config.get("num_hidden_layers")
+    if layers is not None and kept >= layers:
+        raise CannotAssess(
+            f"`layers_kept` is {kept}, and the checkpoint that stands in for "
+            f"{subject.weights_hub_id} has {layers} layers: nothing is cut off. Have the "
+            f"constructor cut earlier (`constants` of an adapter), and declare that"
+        )
+
+
+def _check_outside(subject: Subject) -> None:
+    """Refuse a declared path to a module that is not there."""
+    try:
+        subject.outside(subject.training)
+    except AttributeError as error:
+        paths = ", ".join(f"`{path}`" for path in subject.declared.outside)
+        raise CannotAssess(
+            f"`outside` names {paths}, of which one leads nowhere: {error}"
+        ) from error
 
 
 def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:

@@ -11,6 +11,14 @@ CANARY_TOKEN = "hf_ConformanceCanaryDoNotKeepMe"
 LLM_MAX_LENGTH = 2048
 """The `llm_max_length` of every construction, in tokens."""
 
+ARGUMENTS = (
+    "backbone_id",
+    "llm_max_length",
+    "hf_token",
+    "inference_mode",
+    "use_flash_attention_2",
+)
+"""What a constructor is called with: the first by position, the others by name."""
 REQUIRED_MEMBERS = (
     "get_tokenizer",
     "get_fsdp_wrapping_policy",

@@ -16,6 +16,7 @@ from conformance.errors import CannotAssess, did_you_mean
 from conformance.toml import TOMLDecodeError, load_toml
 
 CONFIG_FILE = "conformance.toml"
+_TABLES = ("subject", "adapter")
 
 _DTYPES = ("float32", "bfloat16", "float16")
 
@@ -92,6 +93,11 @@ class Declarations:
     prompt."""
     vocabulary_rows: int | None = None
     optional_absent: tuple[str, ...] = ()
+    """Members, and arguments of the constructor, that are absent on purpose."""
+    outside: tuple[str, ...] = ()
+    """Dotted paths, from the backbone, of modules that are not the language model."""
+    layers_kept: int | None = None
+    """How many of the checkpoint's decoder layers are kept, the first ones; None for all."""
     backbone_ids: tuple[str, ...] = ()
 
     def builder_for(self, backbone_id: str) -> str | None:
@@ -120,8 +126,20 @@ def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
     its path.
 
     Raises:
-        CannotAssess: if `config` was named and cannot be read, or is not TOML; for a table beside
-            `[subject]`, and what `Declarations.updated` refuses.
+        CannotAssess: for what `configuration_in` refuses, and what `Declarations.updated` does.
+    """
+    document, path = configuration_in(config)
+    table = document.get("subject", {})
+    Declarations().updated(table, str(path))
+    return table, path
+
+
+def configuration_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
+    """The raw tables of `config`, or of `conformance.toml` in the working directory, and its path.
+
+    Raises:
+        CannotAssess: if `config` was named and cannot be read, or is not TOML; for a table that is
+            not known, and a `subject` that is no table.
     """
     path = config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None)
     if path is None:
@@ -135,18 +153,18 @@ def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
     except (TOMLDecodeError, UnicodeDecodeError) as error:
         raise CannotAssess(f"the configuration `{path}` is not TOML: {error}") from error
     for name in document:
-        if name != "subject":
-            meant = did_you_mean(name, ["subject"])
+        if name not in _TABLES:
+            meant = did_you_mean(name, _TABLES)
             raise CannotAssess(
-                f"`{name}` in `{path}` is not known{meant}: the file holds one table, `[subject]`"
+                f"`{name}` in `{path}` is not known{meant}: the file holds the tables `[subject]` "
+                f"and `[adapter]`"
             )
     table = document.get("subject", {})
     if not isinstance(table, dict):
         raise CannotAssess(
             f"`subject` in `{path}` is {table!r}, but should be a table: write `[subject]`"
         )
-    Declarations().updated(table, str(path))
-    return table, path
+    return document, path
 
 
 def _value(key: str, value: Any, source: str) -> Any:

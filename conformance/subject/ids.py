@@ -23,7 +23,7 @@ class UnknownId(CannotAssess):
 def ids_of(factory: Callable[..., Any]) -> tuple[str, ...]:
     """The ids in the class's own table `{id: {"hf_hub_path", …}}`, the seed's convention: one that
     it or its module holds, or else a base of it. None without a table."""
-    return next(filter(None, map(_ids_in, _places_of(factory))), ())
+    return next(filter(None, map(_ids_in, _places_of(inspect.unwrap(factory)))), ())
 
 
 def check_id(

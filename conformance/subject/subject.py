@@ -5,6 +5,7 @@ Nothing here reads a private name of the subject; whatever keeps the contract ca
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.assertions import Blocked, ClauseFailure, refusal
 from conformance.hub import HubTap, HubView, Recipe
+from conformance.subject.adapter import InvalidAdapter, defining_classes
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
 from conformance.subject.contract import (
+    ARGUMENTS,
     BUILDER_MEMBERS,
     HOST_MODEL_FAMILIES,
     LLM_MAX_LENGTH,
@@ -132,13 +135,22 @@ class Subject:
         from conformance.subject.process_state import restored
 
         with restored() as self._changed_by_building:
-            built = self.factory(
-                self.backbone_id if backbone_id is None else backbone_id,
-                **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
-                hf_token=hf_token,
-                inference_mode=inference_mode,
-                use_flash_attention_2=use_flash_attention_2,
-            )
+            try:
+                built = self.factory(
+                    self.backbone_id if backbone_id is None else backbone_id,
+                    **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
+                    hf_token=hf_token,
+                    inference_mode=inference_mode,
+                    use_flash_attention_2=use_flash_attention_2,
+                )
+            except InvalidAdapter as misfit:
+                if "training" not in self.__dict__:
+                    raise
+                raise ClauseFailure(
+                    observed=str(misfit),
+                    expected="the members that the object built for training has",
+                    mend="build the same modules whatever the constructor is asked for",
+                ) from misfit
         backbone = built[0] if isinstance(built, tuple) and built else built
         if backbone is None or isinstance(
             backbone, (bool, int, float, str, bytes, tuple, list, dict)
@@ -196,23 +208,31 @@ class Subject:
                 self.backbone_id,
                 master=getattr(torch, self.declared.master_dtype),
                 half=getattr(torch, self.declared.training_dtype),
+                layers=self.declared.layers_kept,
             )
-            self._canonical = self._beside(factory, self.backbone_id, self.budget)
+            overrides = {**self._overrides[0], "outside": []}  # it has nothing else
+            self._canonical = self._beside(factory, self.backbone_id, self.budget, overrides)
         return self._canonical
 
     def under(self, backbone_id: str) -> Subject:
         """The same factory asked for another of its ids, at the quick budget."""
         return self._beside(self.factory, backbone_id, Budget("quick"))
 
-    def _beside(self, factory: Callable[..., Any], backbone_id: str, budget: Budget) -> Subject:
-        overrides, source = self._overrides
+    def _beside(
+        self,
+        factory: Callable[..., Any],
+        backbone_id: str,
+        budget: Budget,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Subject:
+        own, source = self._overrides
         return Subject(
             factory,
             backbone_id,
             view=self.view,
             tap=self.tap,
             recipes=self._recipes,
-            overrides=overrides,
+            overrides=own if overrides is None else overrides,
             overrides_source=source,
             budget=budget,
             seed=self.seed,
@@ -326,9 +346,15 @@ class Subject:
 
     @cached_property
     def published_config(self) -> dict[str, Any]:
-        """The checkpoint's `config.json` as the constructor found it, whatever it did with it."""
+        """The checkpoint's `config.json` as the constructor found it, whatever it did with it, but
+        for layers that are declared to be cut off."""
         text = (self.view.snapshot(self.weights_hub_id) / "config.json").read_text(encoding="utf-8")
-        return dict(json.loads(text))
+        config, kept = dict(json.loads(text)), self.declared.layers_kept
+        if kept is not None:
+            config["num_hidden_layers"] = kept
+            if isinstance(config.get("layer_types"), list):
+                config["layer_types"] = config["layer_types"][:kept]
+        return config
 
     def published_config_object(self) -> Any:
         """The checkpoint's config as the library reads it, its class's defaults included; the bare
@@ -454,8 +480,23 @@ class Subject:
         return taken
 
     def lacks(self, member: str) -> bool:
-        """Whether the shared instance has no such member, without evaluating properties."""
+        """Whether the shared instance has no such member, without evaluating properties; of an
+        argument of the constructor, whether it is declared absent."""
+        if member in ARGUMENTS:
+            return member in self.optional_absent
         return lacks_member(self.training, member)
+
+    def outside(self, backbone: Any) -> dict[str, Any]:
+        """The modules of `backbone` that are declared not to be the language model, by path."""
+        return {
+            path: functools.reduce(getattr, path.split("."), backbone)
+            for path in self.declared.outside
+        }
+
+    def lie_outside(self, backbone: Any) -> set[int]:
+        """The identities of the parameters that lie in those modules."""
+        modules = self.outside(backbone).values()
+        return {id(parameter) for module in modules for parameter in module.parameters()}
 
     def hub_variant(self, edit: Callable[[Path], None]) -> AbstractContextManager[Path]:
         """Serve an edited copy of the weights' snapshot while the body runs; `edit` changes files
@@ -483,7 +524,7 @@ class Subject:
         """The defining files by module."""
         defining: list[Any] = [self.factory]
         if "training" in self.__dict__:
-            defining += type(self.training).__mro__
+            defining += defining_classes(self.training)
             if inspect.isclass(getattr(self.training, "prompt_builder_fn", None)):
                 defining += self.training.prompt_builder_fn.__mro__
         names = dict.fromkeys(getattr(item, "__module__", None) for item in defining)

@@ -59,11 +59,20 @@ def resolve(text: str, backbone_id: str | None = None) -> Target:
         if text not in registered:
             raise CannotAssess(_without_a_class(text) or _unknown_id(text, registered))
         return Target(text, _attribute_of(registered[text]), backbone_id or text)
+    factory = factory_at(text)
+    return Target(text, factory, backbone_id or only_id_of(factory, text))
+
+
+def factory_at(location: str) -> Callable[..., Any]:
+    """What stands at `package.module:attribute` or `path/to/file.py:attribute`.
+
+    Raises:
+        CannotAssess: saying what could not be found or imported, or that it cannot be called.
+    """
     # Modules in the working directory count too, which a console script does not have on its path.
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    factory = _attribute_of(text)
-    return Target(text, factory, backbone_id or only_id_of(factory, text))
+    return _attribute_of(location)
 
 
 def _attribute_of(location: str) -> Callable[..., Any]:

@@ -15,7 +15,13 @@ from conformance.assertions import Blocked, ClauseFailure, NotApplicable
 from conformance.control.calls import IGNORED_LABEL as IGNORED_LABEL
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
-from conformance.parity.library import in_dtype, published_name, text_config, text_parameters
+from conformance.parity.library import (
+    in_dtype,
+    keep_layers,
+    published_name,
+    text_config,
+    text_parameters,
+)
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject
@@ -136,9 +142,11 @@ def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
     model_class = type(subject.training.llm)
     if not hasattr(model_class, "from_pretrained"):
         raise NotApplicable(f"a {model_class.__name__} has no `from_pretrained`")
-    return model_class.from_pretrained(
+    llm = model_class.from_pretrained(
         subject.view.snapshot(subject.weights_hub_id), **in_dtype(dtype)
     ).eval()
+    keep_layers(llm, subject.declared.layers_kept)
+    return llm
 
 
 def same_tensor(observed: torch.Tensor | None, expected: torch.Tensor) -> bool:
@@ -185,6 +193,30 @@ def vocabulary_tensors(subject: Subject) -> dict[str, str]:
         elif (published := published_name(subject.training.llm, name)) in subject.checkpoint:
             names[name] = published
     return names
+
+
+def layer_count(subject: Subject, backbone: Any) -> int:
+    """How many decoder layers the backbone should have: those that are declared kept, or else as
+    many as its config says."""
+    return subject.declared.layers_kept or int(text_config(backbone.llm).num_hidden_layers)
+
+
+def is_cut_off(subject: Subject, tensor: str) -> bool:
+    """Whether a tensor of the checkpoint belongs to a layer that is declared not to be kept."""
+    kept = subject.declared.layers_kept
+    layer = next((int(part) for part in tensor.split(".") if part.isdecimal()), None)
+    return kept is not None and layer is not None and layer >= kept
+
+
+def tensors_outside(subject: Subject) -> tuple[str, ...]:
+    """How the names end, behind a dot, of the checkpoint's tensors that are modules' which are
+    declared not to be the language model: from the module's own name on, since an action expert may
+    have the language model's very layers."""
+    return tuple(
+        f".{path.rpartition('.')[2]}.{name}"
+        for path, module in subject.outside(subject.training).items()
+        for name in module.state_dict()
+    )
 
 
 def decoder_layers(backbone: Any) -> list[torch.nn.Module]:

@@ -41,7 +41,7 @@ from conformance.control import (
 )
 from conformance.control.calls import LOSS_IN_HALF, declared_dropout, without_dropout
 from conformance.control.states import LLM_MAX_LENGTH
-from conformance.parity.library import in_float32, text_config
+from conformance.parity.library import in_float32, keep_layers, text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import positions_of, vocabulary_tensors
 
@@ -56,6 +56,14 @@ OF_TRAINING = (*LOSS, *GRADIENTS)
 """The quantities that the clauses on training look at."""
 SHARE = {"quick": 0.3, "standard": 1.0, "thorough": 1.0}
 """Share of the rows that each budget runs."""
+
+
+_TAKES = {
+    "inference": "inference_mode", "all at once": "inference_mode",
+    "flash": "use_flash_attention_2", "long": "llm_max_length",
+    "checkpointed": "enable_gradient_checkpointing",
+}  # fmt: skip
+"""What a subject must have for a build to be another than the one for training."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +85,9 @@ class Compared:
         self.dtypes: dict[str, dict[str, torch.dtype]] = {}
         self.sums: dict[str, dict[str, float]] = {}
         shared = subject.training
-        self.half = shared.half_precision_dtype
+        self.half = getattr(
+            shared, "half_precision_dtype", getattr(torch, subject.declared.training_dtype)
+        )
         self.inputs = _inputs(subject)
         self._published_length = positions_of(shared.llm)
         self._rows = min(
@@ -92,6 +102,7 @@ class Compared:
                 mirrored=mirrored_from(shared.llm, self._rows),
                 attention=getattr(shared.llm.config, "_attn_implementation", None),
             )
+            keep_layers(self._control.llm, subject.declared.layers_kept)
         except Exception as error:
             raise NotApplicable(
                 f"the library cannot load a control from {subject.weights_hub_id}: "
@@ -99,7 +110,10 @@ class Compared:
             ) from error
 
     def backbone(self, build: str) -> Any:
-        """The instance of this build in float32, None if its constructor raises."""
+        """The instance of this build in float32, None if its constructor raises, or cannot be asked
+        for it."""
+        if build in _TAKES and self._subject.lacks(_TAKES[build]):
+            return None
         if build not in self._backbones:
             try:
                 self._backbones[build] = self._built(build)
@@ -189,7 +203,8 @@ class Compared:
 
     def asked_length(self, build: str) -> int:
         """The `llm_max_length` that this build is asked for, in tokens."""
-        return self._published_length if build in ("long", "all at once") else LLM_MAX_LENGTH
+        long = build in ("long", "all at once") and not self._subject.lacks("llm_max_length")
+        return self._published_length if long else LLM_MAX_LENGTH
 
     def _built(self, build: str) -> Any:
         inference, flash = {"inference_mode": True}, {"use_flash_attention_2": True}
@@ -309,18 +324,18 @@ def failure(together: Compared, found: Finding, *, mend: str) -> ClauseFailure:
 
 def _inputs(subject: Subject) -> Inputs:
     special = set(subject.tokenizer.all_special_ids)
-    known = min(
-        len(subject.tokenizer), int(subject.training.llm.get_input_embeddings().weight.shape[0])
-    )
+    rows = subject.training.llm.get_input_embeddings().weight
+    known = min(len(subject.tokenizer), int(rows.shape[0]))
     config = text_config(subject.training.llm)
+    pad = getattr(subject.training, "pad_token_id", subject.tokenizer.pad_token_id)
     window = getattr(config, "sliding_window", None)
     return Inputs(
         ordinary=torch.tensor([token for token in range(known) if token not in special]),
-        bos=_usable(subject.tokenizer.bos_token_id, subject.training.pad_token_id, known),
-        eos=_usable(subject.tokenizer.eos_token_id, subject.training.pad_token_id, known),
+        bos=_usable(subject.tokenizer.bos_token_id, pad, known),
+        eos=_usable(subject.tokenizer.eos_token_id, pad, known),
         known=known,
         window=int(window) if window and 4 <= window <= 64 else 16,
-        width=int(subject.training.embed_dim),
+        width=int(getattr(subject.training, "embed_dim", rows.shape[1])),
         seed=subject.seed,
     )
 

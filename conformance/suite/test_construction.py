@@ -45,7 +45,13 @@ from conformance.subject.raised import where
 from conformance.subject.secrets import places_in, watching
 from conformance.subject.subject import Subject
 from conformance.suite.advice import SIGNATURE, to_mend
-from conformance.suite.models import probe_ids, same_tensor, vocabulary_tensors
+from conformance.suite.models import (
+    is_cut_off,
+    probe_ids,
+    same_tensor,
+    tensors_outside,
+    vocabulary_tensors,
+)
 from conformance.suite.properties import for_all
 from conformance.suite.uses import uses_of
 
@@ -84,7 +90,8 @@ def test_no_member_is_missing(subject: Subject) -> None:
 def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
     """The subject constructs in training mode with the documented arguments, from the checkpoint
     that its id stands for, and every tensor of it is in the model bit-equal in the declared master
-    dtype (vocabulary-sized tensors by EMB-04)."""
+    dtype (vocabulary-sized tensors by EMB-04); layers that are declared cut off and modules that
+    are declared outside the language model are not asked."""
     if _abstract_members(subject):
         raise Blocked("CON-03")
     llm = _constructed(subject).llm
@@ -98,13 +105,15 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
     )
     master = getattr(torch, subject.declared.master_dtype)
     ours = llm.state_dict()
-    vocabulary = set(vocabulary_tensors(subject).values())
+    vocabulary, outside = set(vocabulary_tensors(subject).values()), tensors_outside(subject)
     # Releases rename modules as they load (a nested language model's, say): a tensor without a
     # namesake may be elsewhere.
     elsewhere = [tensor for name, tensor in ours.items() if name not in subject.checkpoint]
     wrong = []
     for name, tensor in subject.checkpoint.items():
         if name in vocabulary or name.endswith("rotary_emb.inv_freq"):
+            continue
+        if is_cut_off(subject, name) or f".{name}".endswith(outside):
             continue
         expected = tensor.to(master)
         # CON-09 checks the dtype in which the model keeps it.
@@ -159,7 +168,7 @@ def test_weights_that_cannot_be_read_are_refused(subject: Subject) -> None:
     )
 
 
-@requirement("CON-02", MUST, needs=["CON-01"])
+@requirement("CON-02", MUST, needs=["CON-01"], uses=["inference_mode"])
 def test_inference_mode_reads_no_weights(subject: Subject) -> None:
     """With `inference_mode=True` it constructs without reading any weight file, with the names,
     shapes and dtypes of CON-01."""
@@ -190,7 +199,7 @@ def test_inference_mode_reads_no_weights(subject: Subject) -> None:
     )
 
 
-@requirement("CON-04", MUST, needs=["CON-01"])
+@requirement("CON-04", MUST, needs=["CON-01"], uses=["backbone_id"])
 def test_unknown_id_is_refused(subject: Subject) -> None:
     """An unknown id is refused with an error that names the id, before anything is loaded. Listing
     the known ids: SHOULD (CON-12)."""
@@ -209,7 +218,7 @@ def test_unknown_id_is_refused(subject: Subject) -> None:
     )  # fmt: skip
 
 
-@requirement("CON-05", MUST)
+@requirement("CON-05", MUST, uses=["use_flash_attention_2"])
 def test_flash_attention_is_a_choice(subject: Subject) -> None:
     """`use_flash_attention_2=False` never needs flash-attn; `True` without it falls back with a
     warning or raises a clear ImportError before weights load (probe weights are sharded so that
@@ -310,7 +319,7 @@ def test_cache_and_greedy_defaults(subject: Subject) -> None:
         )
 
 
-@requirement("CON-07", MUST, needs=["CON-01"])
+@requirement("CON-07", MUST, needs=["CON-01"], uses=["hf_token"])
 def test_token_leaks_nowhere(subject: Subject) -> None:
     """`hf_token` appears in no repr, log record of any logger, warning, output or exception, in
     nothing that can be reached from the backbone, in no file written anywhere, in no environment
@@ -384,10 +393,11 @@ def test_trainable_parameters_are_master_weights(subject: Subject) -> None:
     """In training mode the trainable parameters are in the declared master dtype (float32 unless
     declared)."""
     master = getattr(torch, subject.declared.master_dtype)
+    outside = subject.lie_outside(subject.training)
     wrong = {
         name: str(p.dtype)
         for name, p in subject.training.named_parameters()
-        if p.requires_grad and p.dtype != master
+        if p.requires_grad and p.dtype != master and id(p) not in outside
     }
     first = next(iter(wrong), None)
     require(
@@ -409,8 +419,11 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
             torch.manual_seed(seed)
             random.seed(seed)
             states.append(subject.build().state_dict())
+    outside = tuple(f"{path}." for path in subject.declared.outside)
     differing = [
-        name for name in states[0] if not same_tensor(states[0][name], states[1].get(name))
+        name
+        for name in states[0]
+        if not name.startswith(outside) and not same_tensor(states[0][name], states[1].get(name))
     ]
     require(
         not differing,
@@ -501,6 +514,8 @@ def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
         mend="draw new rows from a generator of their own, and change filters inside "
         "`warnings.catch_warnings()`",
     )
+    if subject.lacks("backbone_id"):
+        return
     error = _error_for_unknown_id(subject)
     require(
         subject.backbone_id in str(error),
@@ -621,7 +636,7 @@ def test_members_have_their_types(subject: Subject) -> None:
     )
 
 
-@requirement("CON-14", MUST, needs=["CON-01"])
+@requirement("CON-14", MUST, needs=["CON-01"], uses=["hf_token"])
 def test_token_reaches_every_hub_call(subject: Subject) -> None:
     """`hf_token` reaches every hub call (config, weights, tokenizer, generation config): gated
     models load. Without one the same backbone is built, from public files."""
@@ -667,7 +682,7 @@ def _tokenizers_in(calls: Sequence[HubCall]) -> int:
     return sum(call.filename == "tokenizer_config.json" for call in calls)
 
 
-@requirement("CON-14", MUST, needs=["CON-01"])
+@requirement("CON-14", MUST, needs=["CON-01"], uses=["hf_token"])
 def test_no_token_is_no_difference(subject: Subject) -> None:
     """`hf_token` reaches every hub call (config, weights, tokenizer, generation config): gated
     models load. Without one the same backbone is built, from public files."""
@@ -696,7 +711,7 @@ _OF_EVERY_ID = (
 """Clauses that take little time, build no prompt, and are asked of the other ids too."""
 
 
-@requirement("CON-17", MUST, needs=["CON-02", "CON-04", *_OF_EVERY_ID])
+@requirement("CON-17", MUST, needs=["CON-02", "CON-04", *_OF_EVERY_ID], uses=["backbone_id"])
 def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
     """What is loaded under an id (weights, tokenizer, generation config) is what the id stands for,
     under the other ids of the family too that the class knows: each constructs, under its own name,
@@ -726,7 +741,7 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
         builder = rule
         if name != subject.backbone_id:  # whose builder PRM-01 judges
             with refusal(ValueError):
-                builder = getattr(backbone.prompt_builder_fn, "__name__", rule)
+                builder = _builder_of(backbone) or rule
         dtype = next(backbone.llm.parameters()).dtype
         found = (backbone.identifier, builder, str(dtype), len(backbone.get_tokenizer()) > 0)
         own = next(subject.training.llm.parameters()).dtype
@@ -794,8 +809,13 @@ def _difference_of_builds(subject: Subject, observed: Any) -> str | None:
             return f"the tokenizer's {fact} is {a!r} instead of {b!r}"
     if len({tuple(tokenizer("Pick up the cup.").input_ids) for tokenizer in tokenizers}) > 1:
         return "the tokenizer encodes a text otherwise"
-    builders = [getattr(b.prompt_builder_fn, "__name__", "") for b in (observed, expected)]
+    builders = [_builder_of(backbone) for backbone in (observed, expected)]
     return None if builders[0] == builders[1] else f"the prompt builder is {builders[0]}"
+
+
+def _builder_of(backbone: Any) -> str:
+    """The name of the prompt builder; empty if it has none, or there is no builder at all."""
+    return getattr(getattr(backbone, "prompt_builder_fn", None), "__name__", "")
 
 
 def _without_token(config: Any) -> dict[str, Any]:

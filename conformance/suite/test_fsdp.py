@@ -15,13 +15,13 @@ from conformance.assertions import ClauseFailure, NotApplicable, refusal, requir
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
 from conformance.parity.gates import SEMANTICS
-from conformance.parity.library import text_config
 from conformance.subject.secrets import held_by
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
     IGNORED_LABEL,
     beside_text,
     decoder_layers,
+    layer_count,
     logits_of,
     probe_ids,
     reference_of,
@@ -41,11 +41,9 @@ PADDING = 3
 @requirement("FSDP-01", MUST, needs=["CON-01"], uses=["transformer_layer_cls"])
 def test_the_layer_class_counts_the_layers(subject: Subject) -> None:
     """`transformer_layer_cls` is an `nn.Module` class with exactly `num_hidden_layers` instances in
-    `llm`."""
-    layer_cls, expected = (
-        subject.training.transformer_layer_cls,
-        text_config(subject.training.llm).num_hidden_layers,
-    )
+    `llm`, or as many as are declared kept."""
+    layer_cls = subject.training.transformer_layer_cls
+    expected = layer_count(subject, subject.training)
     is_class = inspect.isclass(layer_cls) and issubclass(layer_cls, nn.Module)
     found = len(decoder_layers(subject.training)) if is_class else 0
     require(
@@ -71,6 +69,7 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
     allowed = {
         id(p) for module in (llm.get_input_embeddings(), *outside) for p in module.parameters()
     }
+    allowed |= subject.lie_outside(subject.training)
     stray = [name for name, p in llm.named_parameters() if id(p) not in inside | allowed]
     if stray:
         beside = beside_text(subject.training, probe_ids(subject))
@@ -95,7 +94,13 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build().eval()
-    layers = text_config(backbone.llm).num_hidden_layers
+    layers = layer_count(subject, backbone)
+    # What lies outside may be wrapped too: an action expert of the same layers, say.
+    beside = sum(
+        isinstance(module, backbone.transformer_layer_cls)
+        for root in subject.outside(backbone).values()
+        for module in root.modules()
+    )
     batch = _padded_batch(subject)
     logits = _real_logits(subject, backbone.forward(**batch), batch)
     _require_registered_once(backbone, logits)
@@ -109,7 +114,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         )
         units = len(FSDP.fsdp_modules(wrapped))
         require(
-            units == layers + 1,
+            units == layers + beside + 1,
             observed=f"{units} FSDP units",
             expected=f"{layers + 1}: one for each of {layers} layers, and the root",
             mend="build the policy with `transformer_auto_wrap_policy` and "
@@ -259,7 +264,7 @@ def test_checkpointing_wraps_every_layer(subject: Subject) -> None:
     # One instance, before and after: two builds may differ in new rows, which CON-10 judges.
     backbone = subject.build()
     plain_loss, plain = _loss_and_gradients(subject, backbone)
-    layer_cls, layers = backbone.transformer_layer_cls, text_config(backbone.llm).num_hidden_layers
+    layer_cls, layers = backbone.transformer_layer_cls, layer_count(subject, backbone)
     apply_activation_checkpointing(
         backbone,
         checkpoint_wrapper_fn=functools.partial(
@@ -512,7 +517,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _likely_layer(subject: Subject) -> str:
     """The class with as many instances as layers that holds the most parameters."""
-    layers = text_config(subject.training.llm).num_hidden_layers
+    layers = layer_count(subject, subject.training)
     modules: dict[type, list[nn.Module]] = {}
     for module in subject.training.llm.modules():
         modules.setdefault(type(module), []).append(module)

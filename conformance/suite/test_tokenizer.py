@@ -100,7 +100,7 @@ _LONG_TEXTS = (
 )  # fmt: skip
 
 
-@requirement("TOK-03", MUST, needs=["CON-01"])
+@requirement("TOK-03", MUST, needs=["CON-01"], uses=["llm_max_length"])
 def test_length_and_truncation(subject: Subject) -> None:
     """`model_max_length` is `llm_max_length`; truncation keeps the beginning (and bos)."""
     short = subject.build_for_inference(llm_max_length=SHORT_LENGTH).get_tokenizer()
@@ -190,7 +190,7 @@ def test_golden_ids_come_out(subject: Subject) -> None:
     )
 
 
-@requirement("TOK-06", SHOULD, needs=["CON-01"])
+@requirement("TOK-06", SHOULD, needs=["CON-01"], uses=["llm_max_length"])
 def test_text_and_patches_fit_the_positions(subject: Subject) -> None:
     """At the default length, text plus the declared image patches fits the model's positions."""
     length = subject.build_for_inference(llm_max_length=None).get_tokenizer().model_max_length

@@ -243,8 +243,9 @@ def _dropout_inside(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
 
 
 @requirement(
-    "TRN-04", MUST, profile="training", needs=["CON-09", "TRN-01", "TRN-02"], uses=["forward"]
-)
+    "TRN-04", MUST, profile="training", needs=["CON-09", "TRN-01", "TRN-02"],
+    uses=["forward", "embed_input_ids"],
+)  # fmt: skip
 def test_gradients_are_those_of_the_library(subject: Subject) -> None:
     """Every parameter is trained, and what is frozen stays so: gradients, of patches too, are
     finite and, in every state, those of the library's own model, with checkpointing too."""
@@ -278,7 +279,9 @@ def test_spare_rows_are_trained(subject: Subject) -> None:
     backbone = together.backbone("training")
     weight = backbone.llm.get_input_embeddings().weight
     spare = [
-        row for row in range(together.inputs.known, len(weight)) if row != backbone.pad_token_id
+        row
+        for row in range(together.inputs.known, len(weight))
+        if row != getattr(backbone, "pad_token_id", subject.tokenizer.pad_token_id)
     ]
     if not spare:
         raise NotApplicable("there is no spare row")

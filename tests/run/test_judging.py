@@ -25,8 +25,7 @@ class FakeSubject:
     def lacks(self, member: str) -> bool:
         return member == "absent_member"
 
-    class declared:
-        optional_absent = ("declared_absent",)
+    optional_absent = ("declared_absent",)
 
 
 def outcomes_of(monkeypatch: pytest.MonkeyPatch, *tests: Any) -> dict[str, ClauseOutcome]:
