@@ -439,7 +439,7 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
 def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
     """Construction, and every use that hosts make of a backbone, leave the process as it was: every
     setting of torch, NumPy, Python and logging that changes what the rest of the process computes
-    or says, environment, working directory, signal handlers. No use seeds a random generator."""
+    or says, environment, working directory, signal handlers. Neither seeds a random generator."""
     changed: dict[str, str] = {}
     with refusal():  # CON-05 judges that; libraries leave something behind as they raise
         for name, told in subject.changes_by_building(inference_mode=False, flash=True).items():
@@ -450,6 +450,11 @@ def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
         found = {
             f"construction in {mode} mode": subject.changes_by_building(inference_mode=inference)
         }
+        _, seeded = _changed_and_seeded(
+            subject, functools.partial(subject.build, inference_mode=inference)
+        )
+        for stream in seeded:
+            changed.setdefault(stream, f"construction in {mode} mode seeds {stream}")
         # Uses leave traces in it, so it is not the shared instance.
         backbone = subject.build_for_inference() if inference else subject.build()
         for name, use in uses_of(subject, backbone, mode).items():

@@ -518,7 +518,7 @@ class VerbosityOfTransformers(MistralLLMBackbone):
         transformers.logging.set_verbosity_error()
 
 
-@planted("CON-12")
+@planted("CON-11", "CON-12")
 class SeedsTheProcess(MistralLLMBackbone):
     """The constructor seeds the global generators "for reproducibility": the host's own seed is
     lost."""
