@@ -101,19 +101,7 @@ def add(
     Each declaration that is inferred is shown with its reason. Correct the file where one is wrong,
     and certify with `--recipes DIR`.
     """
-    from conformance.hub import Sources, users_cache
-
-    if (folder is None) != from_cache:
-        raise CannotAssess("name the published files: give --from DIR or --from-cache")
-    if folder is None:
-        cache = users_cache()
-        folder = Sources(cache=cache).folder_of(hub_id)
-        if folder is None:
-            near = difflib.get_close_matches(hub_id, Sources(cache=cache).hub_ids(), n=3)
-            raise CannotAssess(
-                f"{hub_id} is not in the Hugging Face cache {f'`{cache}`' if cache else '(none)'}"
-                + (f"; did you mean {', '.join(near)}?" if near else "")
-            )
+    folder = published_folder(hub_id, folder, from_cache=from_cache)
     from conformance.hub.derive import derive
     from conformance.hub.recipe_writer import write_recipe
 
@@ -128,6 +116,29 @@ def add(
         return
     show(rows, False)
     say(f"wrote `{path}`; certify with `--recipes {recipes}`")
+
+
+def published_folder(hub_id: str, folder: Path | None, *, from_cache: bool) -> Path:
+    """The folder with the published files of a model: the one that is named, or that of the user's
+    Hugging Face cache.
+
+    Raises:
+        CannotAssess: none or both are asked for, or the cache has no such model.
+    """
+    from conformance.hub import Sources, users_cache
+
+    if (folder is None) != from_cache:
+        raise CannotAssess("name the published files: give --from DIR or --from-cache")
+    if folder is None:
+        cache = users_cache()
+        folder = Sources(cache=cache).folder_of(hub_id)
+        if folder is None:
+            near = difflib.get_close_matches(hub_id, Sources(cache=cache).hub_ids(), n=3)
+            raise CannotAssess(
+                f"{hub_id} is not in the Hugging Face cache {f'`{cache}`' if cache else '(none)'}"
+                + (f"; did you mean {', '.join(near)}?" if near else "")
+            )
+    return folder
 
 
 def list_built(hub: HubRoot = None, as_json: Json = False) -> None:
