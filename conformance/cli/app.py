@@ -16,6 +16,7 @@ from conformance.cli import (
     drift,
     hub,
     replay,
+    scaffold,
 )
 from conformance.cli.options import SETTINGS
 from conformance.report.terminal import say
@@ -80,6 +81,7 @@ app.command("diff")(certificates.diff)
 app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
 app.command("drift")(drift.drift)
+app.command("scaffold")(scaffold.scaffold)
 
 hub_app = _app("Build or list the offline checkpoints, and add recipes of them.")
 hub_app.command("add")(hub.add)

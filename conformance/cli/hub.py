@@ -105,25 +105,7 @@ def add(
     Each declaration that is inferred is shown with its reason. Correct the file where one is wrong,
     and certify with `--recipes DIR`.
     """
-    from conformance.hub import Sources, users_cache
-    from conformance.hub.sources import download
-
-    if [folder is not None, from_cache, fetch].count(True) != 1:
-        raise CannotAssess(
-            "name the published files: give one of --from DIR, --from-cache and --download"
-        )
-    if fetch:
-        say(f"fetching the config and tokenizer of {hub_id}", sys.stderr)
-        folder = download(hub_id)
-    if folder is None:
-        cache = users_cache()
-        folder = Sources(cache=cache).folder_of(hub_id)
-        if folder is None:
-            near = difflib.get_close_matches(hub_id, Sources(cache=cache).hub_ids(), n=3)
-            raise CannotAssess(
-                f"{hub_id} is not in the Hugging Face cache {f'`{cache}`' if cache else '(none)'}"
-                + (f"; did you mean {', '.join(near)}?" if near else "")
-            )
+    folder = published_folder(hub_id, folder, from_cache=from_cache, fetch=fetch)
     from conformance.hub.derive import derive
     from conformance.hub.recipe_writer import write_recipe
 
@@ -138,6 +120,39 @@ def add(
         return
     show(rows, False)
     say(f"wrote `{path}`; certify with `--recipes {recipes}`")
+
+
+def published_folder(
+    hub_id: str, folder: Path | None, *, from_cache: bool, fetch: bool = False
+) -> Path:
+    """The folder with the published files of a model: the one that is named, that of the user's
+    Hugging Face cache, or with `fetch` of the hub.
+
+    Raises:
+        CannotAssess: not one of the three is asked for, the cache has no such model, or it cannot
+            be fetched.
+    """
+    from conformance.hub import Sources, users_cache
+    from conformance.hub.sources import download
+
+    if [folder is not None, from_cache, fetch].count(True) != 1:
+        raise CannotAssess(
+            "name the published files: give one of --from DIR, --from-cache and --download"
+        )
+    if fetch:
+        say(f"fetching the config and tokenizer of {hub_id}", sys.stderr)
+        return download(hub_id)
+    if folder is not None:
+        return folder
+    cache = users_cache()
+    found = Sources(cache=cache).folder_of(hub_id)
+    if found is None:
+        near = difflib.get_close_matches(hub_id, Sources(cache=cache).hub_ids(), n=3)
+        raise CannotAssess(
+            f"{hub_id} is not in the Hugging Face cache {f'`{cache}`' if cache else '(none)'}"
+            + (f"; did you mean {', '.join(near)}?" if near else "")
+        )
+    return found
 
 
 def list_built(hub: HubRoot = None, as_json: Json = False) -> None:

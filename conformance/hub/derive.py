@@ -239,8 +239,12 @@ def _of_dtype(config: Mapping[str, Any]) -> Inference:
     )
 
 
-def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference, ...]:
-    """What the library's model of this config does to embeddings, seen on a tiny one."""
+def tiny_model(published: Published, sizes: Mapping[str, Any]) -> Any:
+    """The installed library's model of a published config, at probe sizes, in float32.
+
+    Raises:
+        UnusableFiles: the library has no such model, or cannot build it.
+    """
     import torch
     import transformers
 
@@ -256,12 +260,17 @@ def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference
     try:
         with torch.random.fork_rng(devices=[]):
             made = transformers.AutoConfig.for_model(config["model_type"], **fields)
-            model = model_class(made).float().eval()
+            return model_class(made).float().eval()
     except Exception as error:
         raise UnusableFiles(
             f"transformers {transformers.__version__} cannot build {published.architecture} from "
             f"the config of {published.hub_id} at probe sizes: {type(error).__name__}: {error}"
         ) from error
+
+
+def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference, ...]:
+    """What the library's model of this config does to embeddings, seen on a tiny one."""
+    model = tiny_model(published, sizes)
     inside, fed = _scales(model)
     return (
         Inference("embedding_scale", inside, f"measured on the input embedding: {inside:g}"),

@@ -68,13 +68,17 @@ def official_ids(
     """Token ids of the prompt as hosts encode it, and those of the official template for the same
     dialogue; accepted differences are removed from both.
 
+    Prompts may end without the space or line break that the template leaves for an answer: hosts
+    strip what they encode on the right.
+
     Raises:
         NotApplicable: for a family without an official template.
     """
     ours = subject.encode(told.prompt)
     if system_prompt is None and subject.declared.system_prompt:
         system_prompt = _system_prompt_in_force(told.host)
-    official = template_ids(subject, messages, system_prompt)
+    stripped = told.prompt == told.prompt.rstrip()
+    official = template_ids(subject, messages, system_prompt, stripped=stripped)
     for difference in subject.recipe.accepted_template_differences:
         ours, official = (
             ACCEPTED_DIFFERENCES[difference.name](subject, ids) for ids in (ours, official)
@@ -82,8 +86,10 @@ def official_ids(
     return ours, official
 
 
-def template_ids(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> Ids:
-    """Token ids of the official template for a dialogue.
+def template_ids(
+    subject: Subject, messages: Sequence[str], system_prompt: str | None, *, stripped: bool = False
+) -> Ids:
+    """Token ids of the official template for a dialogue; `stripped`: without trailing space.
 
     Raises:
         NotApplicable: for a family without one.
@@ -95,7 +101,8 @@ def template_ids(subject: Subject, messages: Sequence[str], system_prompt: str |
         raise NotApplicable("the family has no official chat template")
     if recipe.template_oracle == "seed" and not _has_the_seeds_builder(subject):
         raise NotApplicable("the model has no format of its own, and the builder is not the seed's")
-    return subject.encode(_rendered(subject, messages, system_prompt), special=False)
+    text = _rendered(subject, messages, system_prompt)
+    return subject.encode(text.rstrip() if stripped else text, special=False)
 
 
 def _has_the_seeds_builder(subject: Subject) -> bool:

@@ -436,9 +436,9 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
 def test_prompts_follow_the_official_template(
     subject: Subject, messages: list[str], system_prompt: str | None
 ) -> None:
-    """Prompts encode to the token ids of the family's official template, those of base models to
-    the seed's; every accepted difference is listed with its reason in the recipe. Mistral's oracle
-    is mistral-common itself."""
+    """Prompts encode to the token ids of the family's official template, up to trailing space,
+    those of base models to the seed's; every accepted difference is listed with its reason in the
+    recipe. Mistral's oracle is mistral-common itself."""
     if not subject.declared.system_prompt:
         system_prompt = None
     for told in conversations(subject, messages, system_prompt):

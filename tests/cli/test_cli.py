@@ -436,6 +436,7 @@ def test_an_unknown_hub_id_names_the_known_ones(call: Call, tmp_path: Path) -> N
         ["certify", "--help"],
         ["hub", "list"],
         ["doctor", "--help"],
+        ["scaffold", "--help"],
         ["drift", "--help"],
     ],
 )
