@@ -27,6 +27,10 @@ def scaffold(
     from_cache: Annotated[
         bool, typer.Option("--from-cache", help="Take them from your Hugging Face cache.")
     ] = False,
+    fetch: Annotated[
+        bool,
+        typer.Option("--download", help="Fetch them from the hub into your cache; no weights."),
+    ] = False,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where the folder NAME is made.")
     ] = Path(),
@@ -45,7 +49,7 @@ def scaffold(
 
     home = out / name
     names = names_of(name, hub_id, home)
-    published = published_folder(hub_id, folder, from_cache=from_cache)
+    published = published_folder(hub_id, folder, from_cache=from_cache, fetch=fetch)
 
     from conformance.scaffold.project import check_free, write_project
 
