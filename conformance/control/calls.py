@@ -337,7 +337,7 @@ def _real(kind: str, batch: int, total: int) -> torch.Tensor:
     third = max(1, total // 3)
     if kind == "right":
         real[:, -third:] = False
-    elif kind in ("ragged left", "boolean", "float", "additive"):
+    elif kind in ("ragged left", "boolean", "float", "additive", "pairs"):
         for index in range(batch):
             # The rows differ, and of one row a third is padding.
             real[index, : third if batch == 1 else third * index // batch] = False
@@ -358,11 +358,13 @@ def _as_given(kind: str, real: torch.Tensor) -> torch.Tensor | None:
         return real
     if kind == "float":
         return real.float()
-    if kind == "additive":
+    if kind in ("additive", "pairs"):
         total = real.shape[1]
         seen = torch.ones(total, total, dtype=torch.bool).tril() & real[:, None, None, :]
         # Padding sees itself: a row that sees nothing has no softmax.
         seen = seen | torch.eye(total, dtype=torch.bool)
+        if kind == "pairs":
+            return seen
         return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
     return real.long()
 

@@ -18,6 +18,7 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
     "form": ("ids", "embeddings", "patches"),
     "mask": (
         "ones", "none", "right", "ragged left", "holes", "gap", "boolean", "float", "additive",
+        "pairs",
     ),
     "positions": ("none", "counted", "shifted", "packed"),
     "cache": ("none", "returned", "handed in", "in chunks", "token by token"),
@@ -107,6 +108,7 @@ _WORDS: Mapping[str, Mapping[Any, str]] = {
     },
     "mask": {
         "none": "without an attention mask", "gap": "with a mask that leaves out the middle alone",
+        "pairs": "with a boolean mask of pairs of positions",
     },
     "positions": {
         "counted": "with position_ids", "shifted": "with position_ids that begin later",
@@ -240,7 +242,12 @@ def makes_sense(row: Row) -> bool:
             and row.get("history") in ("after copying", "after assigning")
         )
         or (chunked and row.get("labels", "none") != "none")
-        or (chunked and mask in ("right", "holes", "gap", "additive", "none"))
+        or (chunked and mask in ("right", "holes", "gap", "additive", "pairs", "none"))
+        # The library's eager attention adds a boolean mask to scores: it means nothing there.
+        or (
+            mask == "pairs"
+            and (row.get("attention") == "eager" or row.get("output") == "attentions")
+        )
         or (length == 2 and (chunked or mask in ("ragged left", "holes", "gap", "right")))
         # A text behind another one is neither padded nor cached.
         or (row.get("positions") == "packed" and (mask not in ("none", "ones") or cached))

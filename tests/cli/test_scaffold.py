@@ -154,7 +154,10 @@ def test_what_is_no_hub_id_is_refused(hub_id: str, tmp_path: Path) -> None:
     [
         (["json", "--from", "."], "hide the module"),
         (["mine"], "give one of --from DIR, --from-cache and --download"),
-        (["mine", "--from", ".", "--from-cache"], "give one of --from DIR, --from-cache and --download"),
+        (
+            ["mine", "--from", ".", "--from-cache"],
+            "give one of --from DIR, --from-cache and --download",
+        ),
         (["mine", "--from", "."], "has no config.json"),
     ],
 )

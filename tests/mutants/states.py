@@ -157,6 +157,18 @@ class NormsFrozen(Tampered):
 
 
 @planted("FWD-14")
+class MaskInTheDtypeOfEmbeddings(MistralLLMBackbone):
+    """The mask is cast to the dtype of `inputs_embeds`: a boolean one of pairs, of packed documents
+    or prefixes, becomes zeros and ones that are added to scores, and masks nothing."""
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        mask, embeds = keywords.get("attention_mask"), keywords.get("inputs_embeds")
+        if mask is not None and mask.dim() == 4 and embeds is not None:
+            keywords["attention_mask"] = mask.to(embeds.dtype)
+        return super().forward(*args, **keywords)
+
+
+@planted("FWD-14")
 class EmbeddingsWithoutMask(TamperedWithin):
     """With `inputs_embeds` the mask is dropped."""
 
