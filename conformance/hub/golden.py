@@ -2,28 +2,31 @@
 
     python -m conformance.hub.golden        rewrites fixtures/golden
 
-SentencePiece encodes for its own models; tiktoken, with GPT-2's pattern, encodes for a prefix of
-ranks, around the runs of blanks that the tokenizer adds. Ids are without special tokens, and no
-text contains one.
+SentencePiece encodes for its own models, around control tokens that a text contains (`[INST]`);
+tiktoken, with GPT-2's pattern, encodes for a prefix of ranks, around the runs of blanks that the
+tokenizer adds. Ids are without the special tokens that a tokenizer puts around a text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.recipe import Recipe, TokenizerRecipe
+from conformance.hub.recipe import LAYOUTS, Recipe, TokenizerRecipe
 from conformance.hub.recipes import known_recipes
-from conformance.hub.vocabulary import ranked_tokens, vocabulary_source
+from conformance.hub.vocabulary import control_pieces, ranked_tokens, vocabulary_source
 from conformance.places import fixtures_directory
 
 Encoder = Callable[[str], list[int]]
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """How GPT-2 cuts a text before joining bytes (Radford et al. 2019, the released encoder)."""
+
+_UNMERGED = "\n"
+"""Encoded as a byte, so that nothing joins it: what follows is encoded without a prefix."""
 
 TEXTS = (
     "",
@@ -101,7 +104,7 @@ def golden_document(tokenizer: TokenizerRecipe) -> dict[str, Any]:
             "sha256": tokenizer.sha256,
             "ranks": tokenizer.ranks,
         },
-        "encoder": "tiktoken" if tokenizer.layout == "byte-level-bpe" else "sentencepiece",
+        "encoder": LAYOUTS[tokenizer.layout].encoder,
         "cases": [{"text": text, "ids": encode(text)} for text in TEXTS],
     }
 
@@ -112,12 +115,44 @@ def independent_encoder(tokenizer: TokenizerRecipe) -> Encoder:
     Raises:
         VocabularyUnavailable: the vocabulary's source is not installed.
     """
-    source = vocabulary_source(tokenizer)
-    if tokenizer.layout == "byte-level-bpe":
-        return _ranked_encoder(source, tokenizer)
+    return _ENCODERS[tokenizer.layout](vocabulary_source(tokenizer), tokenizer)
+
+
+def _sentencepiece_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
     import sentencepiece
 
     return sentencepiece.SentencePieceProcessor(model_file=str(source)).encode
+
+
+def _metaspace_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
+    """SentencePiece between control tokens, its dummy prefix at the beginning of the text alone."""
+    whole = _sentencepiece_encoder(source, tokenizer)
+    prefix = whole(_UNMERGED)
+
+    def without_prefix(text: str) -> list[int]:
+        return whole(_UNMERGED + text)[len(prefix) :]
+
+    def encode(text: str) -> list[int]:
+        begins = bool(text) and not text.startswith((" ", "\u2581", *special))
+        return around(f" {text}" if begins else text)
+
+    special = control_pieces(source)
+    around = _around(special, without_prefix)
+    return encode
+
+
+def _around(added: Mapping[str, int], encode_part: Encoder) -> Encoder:
+    """Give added tokens their ids, and have `encode_part` encode what lies between them."""
+    longest_first = "|".join(re.escape(content) for content in sorted(added, key=len, reverse=True))
+    separators = re.compile(f"({longest_first})")
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = []
+        for part in separators.split(text):
+            ids += [added[part]] if part in added else encode_part(part)
+        return ids
+
+    return encode
 
 
 def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
@@ -134,16 +169,14 @@ def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
         token["content"]: int(index)
         for index, token in tokenizer.config["added_tokens_decoder"].items()
     }
-    longest_first = "|".join(re.escape(content) for content in sorted(added, key=len, reverse=True))
-    separators = re.compile(f"({longest_first})")
+    return _around(added, encoding.encode_ordinary)
 
-    def encode(text: str) -> list[int]:
-        ids: list[int] = []
-        for part in separators.split(text):
-            ids += [added[part]] if part in added else encoding.encode_ordinary(part)
-        return ids
 
-    return encode
+_ENCODERS: dict[str, Callable[[Path, TokenizerRecipe], Encoder]] = {
+    "sentencepiece-bpe": _sentencepiece_encoder,
+    "metaspace-bpe": _metaspace_encoder,
+    "byte-level-bpe": _ranked_encoder,
+}
 
 
 def _as_text(document: dict[str, Any]) -> str:

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from backbones.prompting import (
     LLaMa2ChatPromptBuilder,
+    MetaspacePurePromptBuilder,
     MistralInstructPromptBuilder,
+    MistralV3InstructPromptBuilder,
     PhiPromptBuilder,
     PurePromptBuilder,
     VicunaV15ChatPromptBuilder,
@@ -16,6 +18,8 @@ from backbones.prompting import (
 
 BUILDERS = [
     LLaMa2ChatPromptBuilder,
+    MetaspacePurePromptBuilder,
+    MistralV3InstructPromptBuilder,
     MistralInstructPromptBuilder,
     PhiPromptBuilder,
     PurePromptBuilder,
@@ -30,7 +34,9 @@ MESSAGES = st.lists(
     ("builder", "system", "text"),
     [
         (PurePromptBuilder, None, "In: q\nOut: a</s>In: r\nOut:"),
+        (MetaspacePurePromptBuilder, None, "In: q\nOut: a</s> In: r\nOut:"),
         (MistralInstructPromptBuilder, None, "[INST] q [/INST] a</s>[INST] r [/INST]"),
+        (MistralV3InstructPromptBuilder, None, "[INST] q[/INST] a</s>[INST] r[/INST]"),
         (
             PhiPromptBuilder,
             None,

@@ -16,7 +16,7 @@ IMPOSSIBLE: dict[str, str] = {}
 
 
 ONE_OF_EACH = ("llama2-7b-chat", "mistral-v0.1-7b-instruct", "phi-2-3b")
-"""One of each class; tox's `certify` judges all nine, at the quick budget."""
+"""One of each class; tox's `certify` judges all, at the quick budget."""
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

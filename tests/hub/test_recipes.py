@@ -77,7 +77,9 @@ def test_every_recipe_declares_what_the_suite_understands(recipe: Recipe) -> Non
     declared = Declarations().updated(recipe.subject, str(recipe.path))
     assert declared.backbone_ids
     assert all(declared.builder_for(backbone_id) for backbone_id in declared.backbone_ids)
-    assert declared.vocabulary_rows == -(-max(recipe.config["vocab_size"], 32001) // 64) * 64
+    published = recipe.config["vocab_size"]
+    with_pad = published if recipe.hub_id == "microsoft/phi-2" else published + 1
+    assert declared.vocabulary_rows == -(-with_pad // 64) * 64
     assert recipe.sources
 
 
@@ -92,6 +94,9 @@ def test_published_facts() -> None:
         0,
     )
     assert llama.config["rope_scaling"] is None
+    for version in ("Instruct-v0.2", "v0.3", "Instruct-v0.3"):
+        config = recipes[f"mistralai/Mistral-7B-{version}"].config
+        assert (config["sliding_window"], config["rope_theta"]) == (None, 1e6)
     phi = recipes["microsoft/phi-2"]
     assert (
         phi.template_oracle,
