@@ -99,7 +99,7 @@ def test_base_models_have_the_seeds() -> None:
     answered = render("microsoft/phi-2", TURNS[:3])
     assert answered == "<s>Input: Hello\nOutput: Hi there\n</s>Input: Who are you\nOutput:"
     answered = render("mistralai/Mistral-7B-v0.3", TURNS[:3])
-    assert answered == "<s>In: Hello\nOut: Hi there</s> In: Who are you\nOut:"
+    assert answered == "<s> In: Hello\nOut: Hi there</s> In: Who are you\nOut:"
     of_the_seed = {
         hub_id for hub_id, recipe in known_recipes().items() if recipe.template_oracle == "seed"
     }
