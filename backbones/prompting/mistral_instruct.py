@@ -40,3 +40,20 @@ class MistralV3InstructPromptBuilder(PromptBuilder):
 
     def gpt_turn(self, message: str) -> str:
         return f" {message}{self.terminator}"
+
+
+class MistralTekkenInstructPromptBuilder(PromptBuilder):
+    """`[INST]{question}[/INST]{answer}</s>`, one bos at the very beginning: Mistral NeMo Instruct.
+
+    Encodes to the ids of mistral-common's third instruct tokenizer with the tekken vocabulary. Its
+    byte-level BPE knows no `▁`, and there is no space anywhere around the marks.
+    """
+
+    supports_system_prompt = False
+    terminator = "</s>"
+
+    def human_turn(self, message: str, first: bool) -> str:
+        return f"[INST]{message}[/INST]"
+
+    def gpt_turn(self, message: str) -> str:
+        return f"{message}{self.terminator}"

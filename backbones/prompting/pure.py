@@ -35,3 +35,21 @@ class MetaspacePurePromptBuilder(PromptBuilder):
 
     def gpt_turn(self, message: str) -> str:
         return f" {message}{self.terminator}"
+
+
+class ByteLevelPurePromptBuilder(PromptBuilder):
+    """`In: {question}\\nOut: {answer}</s>`, the text of `PurePromptBuilder`, for byte-level BPE
+    (Mistral NeMo).
+
+    The space before the answer belongs to the answer, as in Phi's format: `" word"` is one token,
+    and an inference prompt that ended in a space would not be a prefix of the training text.
+    """
+
+    supports_system_prompt = False
+    terminator = "</s>"
+
+    def human_turn(self, message: str, first: bool) -> str:
+        return f"In: {message}\nOut:"
+
+    def gpt_turn(self, message: str) -> str:
+        return f" {message}{self.terminator}"

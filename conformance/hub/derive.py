@@ -210,12 +210,6 @@ def _of_normalisation(tokenizer: Any) -> Inference:
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
-    if ids("a\u2581b") == ids("a b") and ids(" a") == ids("a"):
-        return Inference(
-            "normalisation",
-            "metaspace-first",
-            "`\u2581` and a space are the same to the tokenizer, and one before a text is none",
-        )
     if ids("a\u2581b") == ids("a b"):
         return Inference(
             "normalisation", "metaspace", "`\u2581` and a space are the same to the tokenizer"

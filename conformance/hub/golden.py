@@ -3,8 +3,8 @@
     python -m conformance.hub.golden        rewrites fixtures/golden
 
 SentencePiece encodes for its own models, around control tokens that a text contains (`[INST]`);
-tiktoken, with GPT-2's pattern, encodes for a prefix of ranks, around the runs of blanks that the
-tokenizer adds. Ids are without the special tokens that a tokenizer puts around a text.
+tiktoken, with GPT-2's pattern or the file's own, encodes for a prefix of ranks, around the tokens
+that the tokenizer adds. Ids are without the special tokens that a tokenizer puts around a text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from typing import Any
 
 from conformance.hub.recipe import LAYOUTS, Recipe, TokenizerRecipe
 from conformance.hub.recipes import known_recipes
-from conformance.hub.vocabulary import control_pieces, ranked_tokens, vocabulary_source
+from conformance.hub.vocabulary import (
+    control_tokens,
+    ranked_tokens,
+    tekken_pattern,
+    vocabulary_source,
+)
 from conformance.places import fixtures_directory
 
 Encoder = Callable[[str], list[int]]
@@ -91,13 +96,13 @@ def main() -> None:
         if name is not None and name not in written:
             written[name] = recipe
             path = fixtures_directory() / "golden" / name
-            path.write_text(_as_text(golden_document(recipe.tokenizer)), encoding="utf-8")
+            path.write_text(_as_text(golden_document(recipe)), encoding="utf-8")
             print(f"wrote {path}: {len(TEXTS)} texts")
 
 
-def golden_document(tokenizer: TokenizerRecipe) -> dict[str, Any]:
+def golden_document(recipe: Recipe) -> dict[str, Any]:
     """The content of a golden file: vocabulary, encoder, and `cases`, each a text with its ids."""
-    encode = independent_encoder(tokenizer)
+    tokenizer, encode = recipe.tokenizer, independent_encoder(recipe)
     return {
         "vocabulary": {
             "source": tokenizer.source,
@@ -109,24 +114,24 @@ def golden_document(tokenizer: TokenizerRecipe) -> dict[str, Any]:
     }
 
 
-def independent_encoder(tokenizer: TokenizerRecipe) -> Encoder:
+def independent_encoder(recipe: Recipe) -> Encoder:
     """A function from text to ids without special tokens that does not use the tokenizers library.
 
     Raises:
         VocabularyUnavailable: the vocabulary's source is not installed.
     """
-    return _ENCODERS[tokenizer.layout](vocabulary_source(tokenizer), tokenizer)
+    return _ENCODERS[recipe.tokenizer.layout](vocabulary_source(recipe.tokenizer), recipe)
 
 
-def _sentencepiece_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
+def _sentencepiece_encoder(source: Path, recipe: Recipe) -> Encoder:
     import sentencepiece
 
     return sentencepiece.SentencePieceProcessor(model_file=str(source)).encode
 
 
-def _metaspace_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
+def _metaspace_encoder(source: Path, recipe: Recipe) -> Encoder:
     """SentencePiece between control tokens, its dummy prefix at the beginning of the text alone."""
-    whole = _sentencepiece_encoder(source, tokenizer)
+    whole = _sentencepiece_encoder(source, recipe)
     prefix = whole(_UNMERGED)
 
     def without_prefix(text: str) -> list[int]:
@@ -136,7 +141,7 @@ def _metaspace_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
         begins = bool(text) and not text.startswith((" ", "\u2581", *special))
         return around(f" {text}" if begins else text)
 
-    special = control_pieces(source)
+    special = control_tokens(recipe)
     around = _around(special, without_prefix)
     return encode
 
@@ -155,27 +160,37 @@ def _around(added: Mapping[str, int], encode_part: Encoder) -> Encoder:
     return encode
 
 
-def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
+def _byte_level_encoder(source: Path, recipe: Recipe) -> Encoder:
+    added = {
+        token["content"]: int(index)
+        for index, token in recipe.tokenizer.config["added_tokens_decoder"].items()
+    }
+    return _around(added, _ranked_encoder(source, recipe.tokenizer, GPT2_PATTERN))
+
+
+def _tekken_encoder(source: Path, recipe: Recipe) -> Encoder:
+    ranks = _ranked_encoder(source, recipe.tokenizer, tekken_pattern(source))
+    special = control_tokens(recipe)
+    return _around(special, lambda text: [len(special) + rank for rank in ranks(text)])
+
+
+def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe, pattern: str) -> Encoder:
     import tiktoken
 
     tokens = ranked_tokens(source, tokenizer.ranks or 0)
-    encoding = tiktoken.Encoding(
+    return tiktoken.Encoding(
         "ranks",
-        pat_str=GPT2_PATTERN,
+        pat_str=pattern,
         mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
         special_tokens={},
-    )
-    added = {
-        token["content"]: int(index)
-        for index, token in tokenizer.config["added_tokens_decoder"].items()
-    }
-    return _around(added, encoding.encode_ordinary)
+    ).encode_ordinary
 
 
-_ENCODERS: dict[str, Callable[[Path, TokenizerRecipe], Encoder]] = {
+_ENCODERS: dict[str, Callable[[Path, Recipe], Encoder]] = {
     "sentencepiece-bpe": _sentencepiece_encoder,
     "metaspace-bpe": _metaspace_encoder,
-    "byte-level-bpe": _ranked_encoder,
+    "byte-level-bpe": _byte_level_encoder,
+    "tekken-bpe": _tekken_encoder,
 }
 
 

@@ -57,6 +57,7 @@ LAYOUTS = {
     "sentencepiece-bpe": Layout("sentencepiece", puts_bos_first=True),
     "metaspace-bpe": Layout("sentencepiece", puts_bos_first=True, has_control_tokens=True),
     "byte-level-bpe": Layout("tiktoken", puts_bos_first=False),
+    "tekken-bpe": Layout("tiktoken", puts_bos_first=True, has_control_tokens=True),
 }
 
 
@@ -79,7 +80,8 @@ class TokenizerRecipe:
     the first `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a
     `▁` before the text and after each special token, spaces to `▁`, unknown characters to bytes),
     `metaspace-bpe` (the same with a `▁` at the beginning of the text alone, and only where it does
-    not begin with one) or `byte-level-bpe` (GPT-2's).
+    not begin with one), `byte-level-bpe` (GPT-2's) or `tekken-bpe` (byte-level, with a bos, the
+    file's own pattern, and the special tokens before the first rank).
     With the layout `published` nothing is made: `files` are the published ones, `source` is the
     folder they lie in, and `sha256` covers their names and contents.
 

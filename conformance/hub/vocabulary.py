@@ -60,32 +60,75 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
         return
     source = vocabulary_source(tokenizer)
     config = dict(tokenizer.config)
-    if tokenizer.layout == "byte-level-bpe":
-        vocabulary, merges = byte_level_pieces(ranked_tokens(source, tokenizer.ranks or 0))
-        _write_json(directory / "vocab.json", vocabulary, indent=None)
-        merges_text = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
-        (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
-        added_tokens = _added_tokens(config, vocabulary)
-        check_tokenizer(recipe, vocabulary, added_tokens)
-        # The published file lists its special token in the vocabulary too.
-        vocabulary.update(
-            {token["content"]: token["id"] for token in added_tokens if token["special"]}
-        )
-        document = _byte_level_document(vocabulary, merges, added_tokens)
-    else:
-        vocabulary, merges = sentencepiece_pieces(source)
-        shutil.copyfile(source, directory / "tokenizer.model")
-        if LAYOUTS[tokenizer.layout].has_control_tokens:
-            config["added_tokens_decoder"] = _listed(control_pieces(source))
-        added_tokens = _added_tokens(config, vocabulary)
-        check_tokenizer(recipe, vocabulary, added_tokens)
-        document = _sentencepiece_document(tokenizer.layout, vocabulary, merges, added_tokens)
+    if LAYOUTS[tokenizer.layout].has_control_tokens:
+        config["added_tokens_decoder"] = _listed(control_tokens(recipe))
+    document = _DOCUMENTS[tokenizer.layout](recipe, source, config, directory)
     _write_json(directory / "tokenizer.json", document, indent=None)
 
     if tokenizer.ships_chat_template:
         config["chat_template"] = recipe.chat_template
     _write_json(directory / "tokenizer_config.json", config)
     _write_json(directory / "special_tokens_map.json", tokenizer.special_tokens_map)
+
+
+def _byte_level(
+    recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
+) -> dict[str, Any]:
+    vocabulary, merges = byte_level_pieces(ranked_tokens(source, recipe.tokenizer.ranks or 0))
+    _write_json(directory / "vocab.json", vocabulary, indent=None)
+    merges_text = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
+    (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
+    added_tokens = _added_tokens(config, vocabulary)
+    check_tokenizer(recipe, vocabulary, added_tokens)
+    # The published file lists its special token in the vocabulary too.
+    vocabulary.update({token["content"]: token["id"] for token in added_tokens if token["special"]})
+    return _byte_level_document(vocabulary, merges, added_tokens)
+
+
+def _tekken(
+    recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
+) -> dict[str, Any]:
+    ranked, merges = byte_level_pieces(ranked_tokens(source, recipe.tokenizer.ranks or 0))
+    control = control_tokens(recipe)
+    vocabulary = {**control, **{text: len(control) + rank for text, rank in ranked.items()}}
+    added_tokens = _added_tokens(config, vocabulary)
+    check_tokenizer(recipe, vocabulary, added_tokens)
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": tekken_pattern(source)},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    to_bytes = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    return {
+        **_byte_level_document(vocabulary, merges, added_tokens),
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
+        "post_processor": _bos_first(vocabulary),
+    }
+
+
+def _sentencepiece(
+    recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
+) -> dict[str, Any]:
+    vocabulary, merges = sentencepiece_pieces(source)
+    shutil.copyfile(source, directory / "tokenizer.model")
+    added_tokens = _added_tokens(config, vocabulary)
+    check_tokenizer(recipe, vocabulary, added_tokens)
+    return _sentencepiece_document(recipe.tokenizer.layout, vocabulary, merges, added_tokens)
+
+
+_DOCUMENTS = {
+    "sentencepiece-bpe": _sentencepiece,
+    "metaspace-bpe": _sentencepiece,
+    "byte-level-bpe": _byte_level,
+    "tekken-bpe": _tekken,
+}
+"""What writes a layout's other files and returns its `tokenizer.json`."""
 
 
 def _copy_published(tokenizer: TokenizerRecipe, directory: Path) -> None:
@@ -160,9 +203,17 @@ def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
     return vocabulary, [(pieces[left], pieces[right]) for _, _, left, right in splits]
 
 
-def control_pieces(model: Path) -> dict[str, int]:
-    """The unknown and the control pieces of a SentencePiece model, which no text encodes to."""
-    processor = _processor(model)
+def control_tokens(recipe: Recipe) -> dict[str, int]:
+    """Every special token of a vocabulary that has hundreds, with its id: the unknown and the
+    control pieces of a SentencePiece model; in a tekken file, where they have no names, those that
+    the config lists, and `<SPECIAL_n>` for the others, before the first rank."""
+    tokenizer = recipe.tokenizer
+    if LAYOUTS[tokenizer.layout].encoder == "tiktoken":
+        named = tokenizer.config.get("added_tokens_decoder", {})
+        count = recipe.config["vocab_size"] - (tokenizer.ranks or 0)
+        names = (named.get(str(n), {}).get("content", f"<SPECIAL_{n}>") for n in range(count))
+        return {name: index for index, name in enumerate(names)}
+    processor = _processor(vocabulary_source(tokenizer))
     return {
         processor.id_to_piece(index): index
         for index in range(processor.get_piece_size())
@@ -186,6 +237,11 @@ def ranked_tokens(source: Path, count: int) -> list[bytes]:
     BPE."""
     entries = json.loads(source.read_text(encoding="utf-8"))["vocab"][:count]
     return [base64.b64decode(entry["token_bytes"]) for entry in entries]
+
+
+def tekken_pattern(source: Path) -> str:
+    """How a tekken file cuts a text before joining bytes."""
+    return str(json.loads(source.read_text(encoding="utf-8"))["config"]["pattern"])
 
 
 def byte_level_pieces(tokens: Sequence[bytes]) -> tuple[dict[str, int], list[Merge]]:
@@ -287,27 +343,13 @@ def _sentencepiece_document(
     merges: Sequence[Merge],
     added_tokens: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    bos = "<s>"
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added_tokens,
         **_BEFORE_THE_MERGES[layout],
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": bos, "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [
-                {"SpecialToken": {"id": bos, "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": bos, "type_id": 1}},
-                {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {bos: {"id": bos, "ids": [vocabulary[bos]], "tokens": [bos]}},
-        },
+        "post_processor": _bos_first(vocabulary),
         "decoder": {
             "type": "Sequence",
             "decoders": [
@@ -328,6 +370,24 @@ def _sentencepiece_document(
             "vocab": vocabulary,
             "merges": [f"{left} {right}" for left, right in merges],
         },
+    }
+
+
+def _bos_first(vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    bos = "<s>"
+    return {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": bos, "type_id": 1}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
+        "special_tokens": {bos: {"id": bos, "ids": [vocabulary[bos]], "tokens": [bos]}},
     }
 
 

@@ -30,6 +30,8 @@ BUILT_IN_TARGETS = {
     "mistral-v0.2-7b-instruct": "backbones.mistral:MistralLLMBackbone",
     "mistral-v0.3-7b-pure": "backbones.mistral:MistralLLMBackbone",
     "mistral-v0.3-7b-instruct": "backbones.mistral:MistralLLMBackbone",
+    "mistral-nemo-12b-pure": "backbones.mistral:MistralLLMBackbone",
+    "mistral-nemo-12b-instruct": "backbones.mistral:MistralLLMBackbone",
     "phi-2-3b": "backbones.phi:PhiLLMBackbone",
 }
 """The ids of the reference backbones, for a checkout that is on the path without being installed

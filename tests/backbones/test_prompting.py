@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.prompting import (
+    ByteLevelPurePromptBuilder,
     LLaMa2ChatPromptBuilder,
     MetaspacePurePromptBuilder,
     MistralInstructPromptBuilder,
+    MistralTekkenInstructPromptBuilder,
     MistralV3InstructPromptBuilder,
     PhiPromptBuilder,
     PurePromptBuilder,
@@ -17,6 +19,8 @@ from backbones.prompting import (
 )
 
 BUILDERS = [
+    ByteLevelPurePromptBuilder,
+    MistralTekkenInstructPromptBuilder,
     LLaMa2ChatPromptBuilder,
     MetaspacePurePromptBuilder,
     MistralV3InstructPromptBuilder,
@@ -34,6 +38,8 @@ MESSAGES = st.lists(
     ("builder", "system", "text"),
     [
         (PurePromptBuilder, None, "In: q\nOut: a</s>In: r\nOut:"),
+        (ByteLevelPurePromptBuilder, None, "In: q\nOut: a</s>In: r\nOut:"),
+        (MistralTekkenInstructPromptBuilder, None, "[INST]q[/INST]a</s>[INST]r[/INST]"),
         (MetaspacePurePromptBuilder, None, "In: q\nOut: a</s> In: r\nOut:"),
         (MistralInstructPromptBuilder, None, "[INST] q [/INST] a</s>[INST] r [/INST]"),
         (MistralV3InstructPromptBuilder, None, "[INST] q[/INST] a</s>[INST] r[/INST]"),

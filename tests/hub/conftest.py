@@ -15,6 +15,7 @@ SnapshotOf = Callable[[str], Path]
 
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 MISTRAL_V3 = "mistralai/Mistral-7B-v0.3"
+NEMO = "mistralai/Mistral-Nemo-Base-2407"
 HUB_IDS = (
     "lmsys/vicuna-13b-v1.5",
     "lmsys/vicuna-7b-v1.5",
@@ -28,6 +29,8 @@ HUB_IDS = (
     "mistralai/Mistral-7B-Instruct-v0.3",
     MISTRAL,
     MISTRAL_V3,
+    NEMO,
+    "mistralai/Mistral-Nemo-Instruct-2407",
 )
 
 

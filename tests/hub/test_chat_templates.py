@@ -58,6 +58,13 @@ def test_mistral_instruct_v3_has_a_space_before_question_and_answer_alone() -> N
     )
 
 
+def test_mistral_nemo_instruct_has_no_space_around_its_marks() -> None:
+    assert render("mistralai/Mistral-Nemo-Instruct-2407", TURNS) == (
+        "<s>[INST]Hello[/INST]Hi there</s>[INST]Who are you[/INST]I am an assistant</s>"
+        "[INST]Another question[/INST]"
+    )
+
+
 def test_llama2_chat_has_one_bos_a_turn_and_its_system_prompt_in_the_first() -> None:
     expected = (
         "<s>[INST] <<SYS>>\nYou are a helpful assistant\n<</SYS>>\n\nHello [/INST] Hi there </s>"
@@ -85,6 +92,7 @@ def test_vicuna() -> None:
         "mistralai/Mistral-7B-Instruct-v0.1",
         "mistralai/Mistral-7B-Instruct-v0.2",
         "mistralai/Mistral-7B-Instruct-v0.3",
+        "mistralai/Mistral-Nemo-Instruct-2407",
         "meta-llama/Llama-2-7b-chat-hf",
     ],
 )
@@ -108,5 +116,6 @@ def test_base_models_have_the_seeds() -> None:
         "meta-llama/Llama-2-13b-hf",
         "mistralai/Mistral-7B-v0.1",
         "mistralai/Mistral-7B-v0.3",
+        "mistralai/Mistral-Nemo-Base-2407",
         "microsoft/phi-2",
     }

@@ -14,7 +14,7 @@ from conformance.hub.golden import TEXTS, golden_document, independent_encoder
 from conformance.hub.vocabulary import VocabularyUnavailable, byte_level_pieces, vocabulary_source
 from conformance.places import fixtures_directory
 
-from .conftest import HUB_IDS, MISTRAL, MISTRAL_V3, SnapshotOf
+from .conftest import HUB_IDS, MISTRAL, MISTRAL_V3, NEMO, SnapshotOf
 
 ALPHABETS = (
     "abcdefghij ABC",
@@ -43,6 +43,7 @@ def random_texts(count: int) -> list[str]:
     [
         MISTRAL,
         MISTRAL_V3,
+        NEMO,
         "meta-llama/Llama-2-7b-hf",
         "lmsys/vicuna-7b-v1.5",
         "microsoft/phi-2",
@@ -50,7 +51,7 @@ def random_texts(count: int) -> list[str]:
 )
 def test_ids_are_those_of_an_independent_encoder(hub_id: str, snapshot_of: SnapshotOf) -> None:
     tokenizer = Tokenizer.from_file(str(snapshot_of(hub_id) / "tokenizer.json"))
-    encode = independent_encoder(recipe_for(hub_id).tokenizer)
+    encode = independent_encoder(recipe_for(hub_id))
     for text in (*TEXTS, *random_texts(2000)):
         assert tokenizer.encode(text, add_special_tokens=False).ids == encode(text), repr(text)
 
@@ -62,7 +63,7 @@ def test_the_recorded_golden_ids_are_what_the_encoder_gives(hub_id: str) -> None
     recorded = json.loads(
         (fixtures_directory() / "golden" / tokenizer.golden).read_text(encoding="utf-8")
     )
-    assert recorded == golden_document(tokenizer)
+    assert recorded == golden_document(recipe_for(hub_id))
     assert len(recorded["cases"]) >= 50
 
 
@@ -102,6 +103,22 @@ def test_mistral_v3_puts_a_prefix_before_the_text_alone(snapshot_of: SnapshotOf)
     assert pieces("[INST]a") == ["[INST]", "a"]
     assert pieces(" a") == pieces("a")
     assert pieces("  a") == ["▁", "▁a"]
+
+
+def test_nemo_has_its_special_tokens_before_the_ranks(snapshot_of: SnapshotOf) -> None:
+    directory = snapshot_of(NEMO)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == 131_072
+    assert [tokenizer.id_to_token(index) for index in (2, 3, 4, 10, 999)] == [
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        "<pad>",
+        "<SPECIAL_999>",
+    ]
+    assert tokenizer.encode("\x00", add_special_tokens=False).ids == [1000]
+    config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert len(config["added_tokens_decoder"]) == 1000
 
 
 def test_the_two_files_of_the_third_vocabulary_differ_in_names_alone() -> None:
