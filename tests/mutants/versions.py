@@ -22,7 +22,7 @@ NEMO_INSTRUCT = "mistral-nemo-12b-instruct"
 NEMO_PURE = "mistral-nemo-12b-pure"
 
 
-@planted("PRM-01", on=V3_INSTRUCT)
+@planted("PRM-01", "PRM-12", on=V3_INSTRUCT)
 class OneFormatForEveryVersion(MistralLLMBackbone):
     """The suffix alone chooses the builder: v0.3 is asked in the format of v0.1."""
 
@@ -55,7 +55,7 @@ class MarksWithoutASpace(MistralLLMBackbone):
     prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
 
 
-@planted("PRM-12", on=V3_PURE)
+@planted("PRM-10", "PRM-11", on=V3_PURE)
 class SeedsBuilderForANewerTokenizer(MistralLLMBackbone):
     """The seed's own text, for a tokenizer that puts a `▁` before the text alone: whole dialogues
     lack the `▁` that turn-by-turn encoding puts before later questions."""
@@ -66,7 +66,7 @@ class SeedsBuilderForANewerTokenizer(MistralLLMBackbone):
     prompt_builders = (("*-pure", MetaspacePurePromptBuilder),)
 
 
-@planted("TOK-05", "TOK-04", on=V3_INSTRUCT)
+@planted("TOK-05", "TOK-04", "PAD-08", on=V3_INSTRUCT)
 class PrefixOfTheFirstVersion(MistralInSteps):
     """The tokenizer is converted anew with `legacy=True`: a `▁` goes before each part of a text,
     whatever it begins with."""
@@ -102,7 +102,7 @@ class SpacesOfTheThirdVersion(MistralLLMBackbone):
     prompt_builders = (("*-instruct", MistralTekkenInstructPromptBuilder),)
 
 
-@planted("TOK-05", on=NEMO_PURE, since="4.43")
+@planted("TOK-05", "PAD-08", on=NEMO_PURE, since="4.43")
 class SplitsAsGpt2Does(MistralInSteps):
     """The split pattern is lost in a conversion, and GPT-2's steps in: numbers are joined, and case
     breaks no word."""
