@@ -23,15 +23,21 @@ from backbones.loading import (
 )
 from backbones.prompting import PromptBuilder
 from backbones.rotary import keep_rotary_float32
+from backbones.transformers_releases import require_release
 from backbones.vocabulary import add_pad_token, fit_vocabulary
 
 
-class PublishedModel(TypedDict):
-    """One row of a family's table: what an id stands for."""
-
+class _Published(TypedDict):
     llm_family: str
     llm_cls: type[PreTrainedModel]
     hf_hub_path: str
+
+
+class PublishedModel(_Published, total=False):
+    """One row of a family's table: what an id stands for, and `since` which release of transformers
+    its class reads the whole of the published config."""
+
+    since: str
 
 
 class HFCausalLLMBackbone(LLMBackbone):
@@ -73,6 +79,7 @@ class HFCausalLLMBackbone(LLMBackbone):
 
         Raises:
             ValueError: unknown id; or a tokenizer at odds with the family's bos convention.
+            RuntimeError: transformers is older than the id's row says.
             CheckpointError: a checkpoint that cannot be loaded whole.
         """
         super().__init__(llm_backbone_id)
@@ -82,6 +89,7 @@ class HFCausalLLMBackbone(LLMBackbone):
                 f"known ids: {', '.join(sorted(self.models))}"
             )
         published = self.models[llm_backbone_id]
+        require_release(published.get("since"), llm_backbone_id)
         llm_cls, hub_path = published["llm_cls"], published["hf_hub_path"]
         self.llm_family = published["llm_family"]
         self.llm_max_length = llm_max_length

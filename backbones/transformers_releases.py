@@ -24,6 +24,19 @@ RESIZE_WITHOUT_MEANS: dict[str, Any] = (
 does."""
 
 
+def require_release(since: str | None, what: str) -> None:
+    """Refuse what the installed transformers would silently build otherwise than published.
+
+    Raises:
+        RuntimeError: it is older than `since`.
+    """
+    if since is not None and release < Version(since):
+        raise RuntimeError(
+            f"{what} needs transformers {since} or later, which reads its whole config; "
+            f"{release} is installed"
+        )
+
+
 def published_tokenizer(
     hub_path: str, token: str | None, **options: Any
 ) -> PreTrainedTokenizerBase:

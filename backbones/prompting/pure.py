@@ -17,3 +17,39 @@ class PurePromptBuilder(PromptBuilder):
 
     def human_turn(self, message: str, first: bool) -> str:
         return f"In: {message}\nOut: "
+
+
+class MetaspacePurePromptBuilder(PromptBuilder):
+    """`In: {question}\\nOut: {answer}</s> In: …`, for SentencePiece families whose `tokenizer.json`
+    puts a `▁` before the text alone, and not after a special token (Mistral 7B v0.3).
+
+    The ids are those on which the seed's fine-tuning trains, which encodes a turn at a time: a
+    space stands for the `▁` before each answer, and before each question after the first.
+    """
+
+    supports_system_prompt = False
+    terminator = "</s>"
+
+    def human_turn(self, message: str, first: bool) -> str:
+        return f"{'' if first else ' '}In: {message}\nOut:"
+
+    def gpt_turn(self, message: str) -> str:
+        return f" {message}{self.terminator}"
+
+
+class ByteLevelPurePromptBuilder(PromptBuilder):
+    """`In: {question}\\nOut: {answer}</s>`, the text of `PurePromptBuilder`, for byte-level BPE
+    (Mistral NeMo).
+
+    The space before the answer belongs to the answer, as in Phi's format: `" word"` is one token,
+    and an inference prompt that ended in a space would not be a prefix of the training text.
+    """
+
+    supports_system_prompt = False
+    terminator = "</s>"
+
+    def human_turn(self, message: str, first: bool) -> str:
+        return f"In: {message}\nOut:"
+
+    def gpt_turn(self, message: str) -> str:
+        return f" {message}{self.terminator}"

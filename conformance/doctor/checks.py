@@ -102,7 +102,9 @@ def hub(places: Mapping[str, Any]) -> dict[str, Any]:
     """The hub of built checkpoints: its place and room, its entries, and what it holds of each
     recipe."""
     from conformance.hub import Hub, known_recipes
+    from conformance.hub.recipe import LAYOUTS
 
+    sentencepiece = {name for name, made in LAYOUTS.items() if made.encoder == "sentencepiece"}
     store = Hub(Path(places["hub"]) if places["hub"] else None)
     damaged = store.damaged()
     entries = [entry for entry in store.entries() if entry.path.parent not in damaged]
@@ -123,7 +125,7 @@ def hub(places: Mapping[str, Any]) -> dict[str, Any]:
                     held.get((recipe.hub_id, recipe.digest()))  # type: ignore[arg-type]
                 ),
                 "needs": ["mistral-common"]
-                + ["sentencepiece"] * (recipe.tokenizer.layout == "sentencepiece-bpe"),
+                + ["sentencepiece"] * (recipe.tokenizer.layout in sentencepiece),
             }
             for recipe in known_recipes().values()
         ],

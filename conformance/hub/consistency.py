@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from conformance.hub.published import FEWEST_TOKENS, text_part
-from conformance.hub.recipe import Recipe
+from conformance.hub.recipe import LAYOUTS, Recipe
 
 _SENTENCEPIECE_BOS, _SENTENCEPIECE_UNK = "<s>", "<unk>"
 
@@ -59,14 +59,14 @@ def _differences(
 
 
 def _differences_of_bos(layout: str, config: Mapping[str, Any]) -> Iterator[str]:
-    puts_first = layout == "sentencepiece-bpe"
+    puts_first = LAYOUTS[layout].puts_bos_first
     wanted = config.get("add_bos_token")
     if wanted is not None and bool(wanted) != puts_first:
         yield (
             f"the layout {layout} {'puts a bos first' if puts_first else 'adds no bos'}, and the "
             f"published tokenizer_config says add_bos_token = {str(bool(wanted)).lower()}"
         )
-    if puts_first:
+    if LAYOUTS[layout].encoder == "sentencepiece":
         for name, fixed in (("bos_token", _SENTENCEPIECE_BOS), ("unk_token", _SENTENCEPIECE_UNK)):
             content = _content(config.get(name))
             if content is not None and content != fixed:

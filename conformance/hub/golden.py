@@ -2,28 +2,36 @@
 
     python -m conformance.hub.golden        rewrites fixtures/golden
 
-SentencePiece encodes for its own models; tiktoken, with GPT-2's pattern, encodes for a prefix of
-ranks, around the runs of blanks that the tokenizer adds. Ids are without special tokens, and no
-text contains one.
+SentencePiece encodes for its own models, around control tokens that a text contains (`[INST]`);
+tiktoken, with GPT-2's pattern or the file's own, encodes for a prefix of ranks, around the tokens
+that the tokenizer adds. Ids are without the special tokens that a tokenizer puts around a text.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.recipe import Recipe, TokenizerRecipe
+from conformance.hub.recipe import LAYOUTS, Recipe, TokenizerRecipe
 from conformance.hub.recipes import known_recipes
-from conformance.hub.vocabulary import ranked_tokens, vocabulary_source
+from conformance.hub.vocabulary import (
+    control_tokens,
+    ranked_tokens,
+    tekken_pattern,
+    vocabulary_source,
+)
 from conformance.places import fixtures_directory
 
 Encoder = Callable[[str], list[int]]
 
 GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """How GPT-2 cuts a text before joining bytes (Radford et al. 2019, the released encoder)."""
+
+_UNMERGED = "\n"
+"""Encoded as a byte, so that nothing joins it: what follows is encoded without a prefix."""
 
 TEXTS = (
     "",
@@ -88,62 +96,102 @@ def main() -> None:
         if name is not None and name not in written:
             written[name] = recipe
             path = fixtures_directory() / "golden" / name
-            path.write_text(_as_text(golden_document(recipe.tokenizer)), encoding="utf-8")
+            path.write_text(_as_text(golden_document(recipe)), encoding="utf-8")
             print(f"wrote {path}: {len(TEXTS)} texts")
 
 
-def golden_document(tokenizer: TokenizerRecipe) -> dict[str, Any]:
+def golden_document(recipe: Recipe) -> dict[str, Any]:
     """The content of a golden file: vocabulary, encoder, and `cases`, each a text with its ids."""
-    encode = independent_encoder(tokenizer)
+    tokenizer, encode = recipe.tokenizer, independent_encoder(recipe)
     return {
         "vocabulary": {
             "source": tokenizer.source,
             "sha256": tokenizer.sha256,
             "ranks": tokenizer.ranks,
         },
-        "encoder": "tiktoken" if tokenizer.layout == "byte-level-bpe" else "sentencepiece",
+        "encoder": LAYOUTS[tokenizer.layout].encoder,
         "cases": [{"text": text, "ids": encode(text)} for text in TEXTS],
     }
 
 
-def independent_encoder(tokenizer: TokenizerRecipe) -> Encoder:
+def independent_encoder(recipe: Recipe) -> Encoder:
     """A function from text to ids without special tokens that does not use the tokenizers library.
 
     Raises:
         VocabularyUnavailable: the vocabulary's source is not installed.
     """
-    source = vocabulary_source(tokenizer)
-    if tokenizer.layout == "byte-level-bpe":
-        return _ranked_encoder(source, tokenizer)
+    return _ENCODERS[recipe.tokenizer.layout](vocabulary_source(recipe.tokenizer), recipe)
+
+
+def _sentencepiece_encoder(source: Path, recipe: Recipe) -> Encoder:
     import sentencepiece
 
     return sentencepiece.SentencePieceProcessor(model_file=str(source)).encode
 
 
-def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe) -> Encoder:
-    import tiktoken
+def _metaspace_encoder(source: Path, recipe: Recipe) -> Encoder:
+    """SentencePiece between control tokens, its dummy prefix at the beginning of the text alone."""
+    whole = _sentencepiece_encoder(source, recipe)
+    prefix = whole(_UNMERGED)
 
-    tokens = ranked_tokens(source, tokenizer.ranks or 0)
-    encoding = tiktoken.Encoding(
-        "ranks",
-        pat_str=GPT2_PATTERN,
-        mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
-        special_tokens={},
-    )
-    added = {
-        token["content"]: int(index)
-        for index, token in tokenizer.config["added_tokens_decoder"].items()
-    }
+    def without_prefix(text: str) -> list[int]:
+        return whole(_UNMERGED + text)[len(prefix) :]
+
+    def encode(text: str) -> list[int]:
+        begins = bool(text) and not text.startswith((" ", "\u2581", *special))
+        return around(f" {text}" if begins else text)
+
+    special = control_tokens(recipe)
+    around = _around(special, without_prefix)
+    return encode
+
+
+def _around(added: Mapping[str, int], encode_part: Encoder) -> Encoder:
+    """Give added tokens their ids, and have `encode_part` encode what lies between them."""
     longest_first = "|".join(re.escape(content) for content in sorted(added, key=len, reverse=True))
     separators = re.compile(f"({longest_first})")
 
     def encode(text: str) -> list[int]:
         ids: list[int] = []
         for part in separators.split(text):
-            ids += [added[part]] if part in added else encoding.encode_ordinary(part)
+            ids += [added[part]] if part in added else encode_part(part)
         return ids
 
     return encode
+
+
+def _byte_level_encoder(source: Path, recipe: Recipe) -> Encoder:
+    added = {
+        token["content"]: int(index)
+        for index, token in recipe.tokenizer.config["added_tokens_decoder"].items()
+    }
+    return _around(added, _ranked_encoder(source, recipe.tokenizer, GPT2_PATTERN))
+
+
+def _tekken_encoder(source: Path, recipe: Recipe) -> Encoder:
+    ranks = _ranked_encoder(source, recipe.tokenizer, tekken_pattern(source))
+    special = control_tokens(recipe)
+    return _around(special, lambda text: [len(special) + rank for rank in ranks(text)])
+
+
+def _ranked_encoder(source: Path, tokenizer: TokenizerRecipe, pattern: str) -> Encoder:
+    import tiktoken
+
+    tokens = ranked_tokens(source, tokenizer.ranks or 0)
+    return tiktoken.Encoding(
+        "ranks",
+        pat_str=pattern,
+        mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
+        special_tokens={},
+    ).encode_ordinary
+
+
+_ENCODERS: dict[str, Callable[[Path, Recipe], Encoder]] = {
+    "sentencepiece-bpe": _sentencepiece_encoder,
+    "metaspace-bpe": _metaspace_encoder,
+    "byte-level-bpe": _byte_level_encoder,
+    "tekken-bpe": _tekken_encoder,
+}
 
 
 def _as_text(document: dict[str, Any]) -> str:

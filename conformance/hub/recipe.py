@@ -23,13 +23,45 @@ DTYPES = ("bfloat16", "float16", "float32")
 TOKENIZER_KINDS = ("real", "stand-in")
 
 
-TEMPLATE_ORACLES = ("jinja", "mistral-common-v1", "seed")
+MISTRAL_COMMON = (
+    "mistral-common-v1",
+    "mistral-common-v2",
+    "mistral-common-v3",
+    "mistral-common-v3-tekken",
+)
+"""mistral-common's instruct tokenizers, by version: each encodes dialogues by its own format and
+vocabulary."""
+
+
+TEMPLATE_ORACLES = ("jinja", *MISTRAL_COMMON, "seed")
 
 
 PUBLISHED_LAYOUT = "published"
 
 
-TOKENIZER_LAYOUTS = ("sentencepiece-bpe", "byte-level-bpe", PUBLISHED_LAYOUT)
+@dataclass(frozen=True)
+class Layout:
+    """A form of `tokenizer.json` that is made here.
+
+    `encoder` is the library that reads the vocabulary's source, and whose ids are the golden ones.
+    With `has_control_tokens` the special tokens are the vocabulary's own control tokens, hundreds
+    of them, and the list that the config publishes (`added_tokens_decoder`) is made from it.
+    """
+
+    encoder: str
+    puts_bos_first: bool
+    has_control_tokens: bool = False
+
+
+LAYOUTS = {
+    "sentencepiece-bpe": Layout("sentencepiece", puts_bos_first=True),
+    "metaspace-bpe": Layout("sentencepiece", puts_bos_first=True, has_control_tokens=True),
+    "byte-level-bpe": Layout("tiktoken", puts_bos_first=False),
+    "tekken-bpe": Layout("tiktoken", puts_bos_first=True, has_control_tokens=True),
+}
+
+
+TOKENIZER_LAYOUTS = (*LAYOUTS, PUBLISHED_LAYOUT)
 
 
 class InvalidRecipe(CannotAssess):
@@ -51,7 +83,10 @@ class TokenizerRecipe:
 
     `source` is a file of `mistral_common/data` with the digest `sha256`; for a ranked vocabulary
     the first `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a
-    `▁` before the text, spaces to `▁`, unknown characters to bytes) or `byte-level-bpe` (GPT-2's).
+    `▁` before the text and after each special token, spaces to `▁`, unknown characters to bytes),
+    `metaspace-bpe` (the same with a `▁` at the beginning of the text alone, and only where it does
+    not begin with one), `byte-level-bpe` (GPT-2's) or `tekken-bpe` (byte-level, with a bos, the
+    file's own pattern, and the special tokens before the first rank).
     With the layout `published` nothing is made: `files` are the published ones, `source` is the
     folder they lie in, and `sha256` covers their names and contents.
 
@@ -98,9 +133,9 @@ class Recipe:
     generation_config: Mapping[str, Any] | None
     chat_template: str | None
     template_oracle: str
-    """What decides the ids of a dialogue: `chat_template`, or mistral-common's first instruct
-    tokenizer; `seed` says that the template is that of the seed's builder for a base model, which
-    binds that builder alone."""
+    """What decides the ids of a dialogue: `chat_template`, or an instruct tokenizer of
+    mistral-common; `seed` says that the template is that of the seed's builder for a base model,
+    which binds that builder alone."""
     accepted_template_differences: tuple[AcceptedDifference, ...]
     subject: Mapping[str, Any]
     sources: Mapping[str, str]

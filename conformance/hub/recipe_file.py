@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from conformance.hub.published import chat_template_in, files_in, tokenizer_config_in
 from conformance.hub.recipe import (
     DTYPES,
+    LAYOUTS,
     PUBLISHED_LAYOUT,
     TEMPLATE_ORACLES,
     TOKENIZER_KINDS,
@@ -178,7 +179,7 @@ def _read_tokenizer(table: _Table) -> TokenizerRecipe:
         return _read_published_tokenizer(table)
     ranks = (
         table.value("ranks", int, "a number of vocabulary entries")
-        if layout == "byte-level-bpe"
+        if LAYOUTS[layout].encoder == "tiktoken"
         else None
     )
     config = table.json_object("config")

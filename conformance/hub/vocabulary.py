@@ -19,9 +19,18 @@ from typing import Any
 
 from conformance.hub.consistency import check_tokenizer
 from conformance.hub.published import copy_tokenizer, digest_of
-from conformance.hub.recipe import PUBLISHED_LAYOUT, Recipe, TokenizerRecipe
+from conformance.hub.recipe import LAYOUTS, PUBLISHED_LAYOUT, Recipe, TokenizerRecipe
 
 Merge = tuple[str, str]
+
+_SPECIAL = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
+"""The flags of a special token for which nothing else is published."""
 
 _HOW_TO_GO_ON = (
     "run `pip install mistral-common sentencepiece`, or copy a hub that was built elsewhere and "
@@ -50,31 +59,76 @@ def write_tokenizer(recipe: Recipe, directory: Path) -> None:
         _copy_published(tokenizer, directory)
         return
     source = vocabulary_source(tokenizer)
-    if tokenizer.layout == "byte-level-bpe":
-        vocabulary, merges = byte_level_pieces(ranked_tokens(source, tokenizer.ranks or 0))
-        _write_json(directory / "vocab.json", vocabulary, indent=None)
-        merges_text = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
-        (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
-        added_tokens = _added_tokens(tokenizer, vocabulary)
-        check_tokenizer(recipe, vocabulary, added_tokens)
-        # The published file lists its special token in the vocabulary too.
-        vocabulary.update(
-            {token["content"]: token["id"] for token in added_tokens if token["special"]}
-        )
-        document = _byte_level_document(vocabulary, merges, added_tokens)
-    else:
-        vocabulary, merges = sentencepiece_pieces(source)
-        shutil.copyfile(source, directory / "tokenizer.model")
-        added_tokens = _added_tokens(tokenizer, vocabulary)
-        check_tokenizer(recipe, vocabulary, added_tokens)
-        document = _sentencepiece_document(vocabulary, merges, added_tokens)
+    config = dict(tokenizer.config)
+    if LAYOUTS[tokenizer.layout].has_control_tokens:
+        config["added_tokens_decoder"] = _listed(control_tokens(recipe))
+    document = _DOCUMENTS[tokenizer.layout](recipe, source, config, directory)
     _write_json(directory / "tokenizer.json", document, indent=None)
 
-    config = dict(tokenizer.config)
     if tokenizer.ships_chat_template:
         config["chat_template"] = recipe.chat_template
     _write_json(directory / "tokenizer_config.json", config)
     _write_json(directory / "special_tokens_map.json", tokenizer.special_tokens_map)
+
+
+def _byte_level(
+    recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
+) -> dict[str, Any]:
+    vocabulary, merges = byte_level_pieces(ranked_tokens(source, recipe.tokenizer.ranks or 0))
+    _write_json(directory / "vocab.json", vocabulary, indent=None)
+    merges_text = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
+    (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
+    added_tokens = _added_tokens(config, vocabulary)
+    check_tokenizer(recipe, vocabulary, added_tokens)
+    # The published file lists its special token in the vocabulary too.
+    vocabulary.update({token["content"]: token["id"] for token in added_tokens if token["special"]})
+    return _byte_level_document(vocabulary, merges, added_tokens)
+
+
+def _tekken(
+    recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
+) -> dict[str, Any]:
+    ranked, merges = byte_level_pieces(ranked_tokens(source, recipe.tokenizer.ranks or 0))
+    control = control_tokens(recipe)
+    vocabulary = {**control, **{text: len(control) + rank for text, rank in ranked.items()}}
+    added_tokens = _added_tokens(config, vocabulary)
+    check_tokenizer(recipe, vocabulary, added_tokens)
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": tekken_pattern(source)},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    to_bytes = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": False,
+    }
+    return {
+        **_byte_level_document(vocabulary, merges, added_tokens),
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
+        "post_processor": _bos_first(vocabulary),
+    }
+
+
+def _sentencepiece(
+    recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
+) -> dict[str, Any]:
+    vocabulary, merges = sentencepiece_pieces(source)
+    shutil.copyfile(source, directory / "tokenizer.model")
+    added_tokens = _added_tokens(config, vocabulary)
+    check_tokenizer(recipe, vocabulary, added_tokens)
+    return _sentencepiece_document(recipe.tokenizer.layout, vocabulary, merges, added_tokens)
+
+
+_DOCUMENTS = {
+    "sentencepiece-bpe": _sentencepiece,
+    "metaspace-bpe": _sentencepiece,
+    "byte-level-bpe": _byte_level,
+    "tekken-bpe": _tekken,
+}
+"""What writes a layout's other files and returns its `tokenizer.json`."""
 
 
 def _copy_published(tokenizer: TokenizerRecipe, directory: Path) -> None:
@@ -124,14 +178,7 @@ def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
     every way to split a piece into two pieces, ordered by the joined piece's score, then by the ids
     of the parts.
     """
-    try:
-        import sentencepiece
-    except ModuleNotFoundError:
-        raise VocabularyUnavailable(
-            f"building this tokenizer needs the package sentencepiece, which is not "
-            f"installed; {_HOW_TO_GO_ON}"
-        ) from None
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    processor = _processor(model)
     size = processor.get_piece_size()
     pieces = processor.id_to_piece(list(range(size)))
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
@@ -156,11 +203,45 @@ def sentencepiece_pieces(model: Path) -> tuple[dict[str, int], list[Merge]]:
     return vocabulary, [(pieces[left], pieces[right]) for _, _, left, right in splits]
 
 
+def control_tokens(recipe: Recipe) -> dict[str, int]:
+    """Every special token of a vocabulary that has hundreds, with its id: the unknown and the
+    control pieces of a SentencePiece model; in a tekken file, where they have no names, those that
+    the config lists, and `<SPECIAL_n>` for the others, before the first rank."""
+    tokenizer = recipe.tokenizer
+    if LAYOUTS[tokenizer.layout].encoder == "tiktoken":
+        named = tokenizer.config.get("added_tokens_decoder", {})
+        count = recipe.config["vocab_size"] - (tokenizer.ranks or 0)
+        names = (named.get(str(n), {}).get("content", f"<SPECIAL_{n}>") for n in range(count))
+        return {name: index for index, name in enumerate(names)}
+    processor = _processor(vocabulary_source(tokenizer))
+    return {
+        processor.id_to_piece(index): index
+        for index in range(processor.get_piece_size())
+        if processor.is_control(index) or processor.is_unknown(index)
+    }
+
+
+def _processor(model: Path) -> Any:
+    try:
+        import sentencepiece
+    except ModuleNotFoundError:
+        raise VocabularyUnavailable(
+            f"building this tokenizer needs the package sentencepiece, which is not "
+            f"installed; {_HOW_TO_GO_ON}"
+        ) from None
+    return sentencepiece.SentencePieceProcessor(model_file=str(model))
+
+
 def ranked_tokens(source: Path, count: int) -> list[bytes]:
     """The first `count` tokens of a tekken file by rank. A prefix of the ranks of a BPE is itself a
     BPE."""
     entries = json.loads(source.read_text(encoding="utf-8"))["vocab"][:count]
     return [base64.b64decode(entry["token_bytes"]) for entry in entries]
+
+
+def tekken_pattern(source: Path) -> str:
+    """How a tekken file cuts a text before joining bytes."""
+    return str(json.loads(source.read_text(encoding="utf-8"))["config"]["pattern"])
 
 
 def byte_level_pieces(tokens: Sequence[bytes]) -> tuple[dict[str, int], list[Merge]]:
@@ -208,68 +289,71 @@ def _printable_bytes() -> dict[int, str]:
     }
 
 
-def _added_tokens(
-    tokenizer: TokenizerRecipe, vocabulary: Mapping[str, int]
-) -> list[dict[str, Any]]:
-    published = tokenizer.config.get("added_tokens_decoder")
+def _listed(special: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """Special tokens as a tokenizer config lists them: flags by id, each written out."""
+    return {str(index): {"content": content, **_SPECIAL} for content, index in special.items()}
+
+
+def _added_tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> list[dict[str, Any]]:
+    published = config.get("added_tokens_decoder")
     if published is not None:
         return [{"id": int(index), **token} for index, token in published.items()]
-    defaults = {
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": True,
-    }
     tokens = {}
     for key in ("unk_token", "bos_token", "eos_token"):
-        given = tokenizer.config[key]
+        given = config[key]
         flags = given if isinstance(given, Mapping) else {"content": given}
         content = flags["content"]
         tokens[content] = {
             "id": vocabulary[content],
             "content": content,
-            **{flag: flags.get(flag, default) for flag, default in defaults.items()},
+            **{flag: flags.get(flag, default) for flag, default in _SPECIAL.items()},
         }
     return sorted(tokens.values(), key=lambda token: token["id"])
 
 
+_SPACE = "\u2581"
+
+_BEFORE_THE_MERGES: dict[str, dict[str, Any]] = {
+    "sentencepiece-bpe": {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": _SPACE},
+                {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
+            ],
+        },
+        "pre_tokenizer": None,
+    },
+    "metaspace-bpe": {
+        "normalizer": None,
+        "pre_tokenizer": {
+            "type": "Metaspace",
+            "replacement": _SPACE,
+            "prepend_scheme": "first",
+            "split": False,
+        },
+    },
+}
+"""What becomes of a text, by layout, before its pieces are joined."""
+
+
 def _sentencepiece_document(
-    vocabulary: Mapping[str, int], merges: Sequence[Merge], added_tokens: list[dict[str, Any]]
+    layout: str,
+    vocabulary: Mapping[str, int],
+    merges: Sequence[Merge],
+    added_tokens: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    bos = "<s>"
-    space = "\u2581"
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": added_tokens,
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [
-                {"type": "Prepend", "prepend": space},
-                {"type": "Replace", "pattern": {"String": " "}, "content": space},
-            ],
-        },
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": bos, "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [
-                {"SpecialToken": {"id": bos, "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": bos, "type_id": 1}},
-                {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {bos: {"id": bos, "ids": [vocabulary[bos]], "tokens": [bos]}},
-        },
+        **_BEFORE_THE_MERGES[layout],
+        "post_processor": _bos_first(vocabulary),
         "decoder": {
             "type": "Sequence",
             "decoders": [
-                {"type": "Replace", "pattern": {"String": space}, "content": " "},
+                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
                 {"type": "Strip", "content": " ", "start": 1, "stop": 0},
@@ -286,6 +370,24 @@ def _sentencepiece_document(
             "vocab": vocabulary,
             "merges": [f"{left} {right}" for left, right in merges],
         },
+    }
+
+
+def _bos_first(vocabulary: Mapping[str, int]) -> dict[str, Any]:
+    bos = "<s>"
+    return {
+        "type": "TemplateProcessing",
+        "single": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+        ],
+        "pair": [
+            {"SpecialToken": {"id": bos, "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}},
+            {"SpecialToken": {"id": bos, "type_id": 1}},
+            {"Sequence": {"id": "B", "type_id": 1}},
+        ],
+        "special_tokens": {bos: {"id": bos, "ids": [vocabulary[bos]], "tokens": [bos]}},
     }
 
 

@@ -28,7 +28,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "positions": ("rotary", "absolute", "alibi"),
     "patch_position": ("after-bos", "start", "end"),
     "action_scheme": ("tail", "id", "none"),
-    "normalisation": ("identity", "metaspace", "nfc", "nfkc"),
+    "normalisation": ("identity", "metaspace", "metaspace-first", "nfc", "nfkc"),
     "master_dtype": _DTYPES,
     "training_dtype": _DTYPES,
 }
@@ -75,7 +75,8 @@ class Declarations:
     system_prompt: bool = False
     normalisation: str = "identity"
     """What becomes of a text before it is encoded. `metaspace`: SentencePiece's `▁` and a space are
-    the same to this tokenizer; `nfc`, `nfkc`: Unicode's normal forms of these names."""
+    the same to this tokenizer; `metaspace-first`: and so are a text and the text after one space;
+    `nfc`, `nfkc`: Unicode's normal forms of these names."""
     master_dtype: str = "float32"
     training_dtype: str = "bfloat16"
     embedding_scale: float = 1.0

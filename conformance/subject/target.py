@@ -27,6 +27,11 @@ BUILT_IN_TARGETS = {
     "vicuna-v15-13b": "backbones.llama2:LLaMa2LLMBackbone",
     "mistral-v0.1-7b-pure": "backbones.mistral:MistralLLMBackbone",
     "mistral-v0.1-7b-instruct": "backbones.mistral:MistralLLMBackbone",
+    "mistral-v0.2-7b-instruct": "backbones.mistral:MistralLLMBackbone",
+    "mistral-v0.3-7b-pure": "backbones.mistral:MistralLLMBackbone",
+    "mistral-v0.3-7b-instruct": "backbones.mistral:MistralLLMBackbone",
+    "mistral-nemo-12b-pure": "backbones.mistral:MistralLLMBackbone",
+    "mistral-nemo-12b-instruct": "backbones.mistral:MistralLLMBackbone",
     "phi-2-3b": "backbones.phi:PhiLLMBackbone",
 }
 """The ids of the reference backbones, for a checkout that is on the path without being installed

@@ -16,6 +16,7 @@ from typing import Any
 
 from conformance.assertions import NotApplicable
 from conformance.hub.chat import TemplateRefuses, render
+from conformance.hub.recipe import MISTRAL_COMMON
 from conformance.subject.declarations import Declarations
 from conformance.subject.subject import Host, Subject
 
@@ -95,8 +96,8 @@ def template_ids(
         NotApplicable: for a family without one.
     """
     recipe = subject.recipe
-    if recipe.template_oracle == "mistral-common-v1":
-        return _mistral_common_v1(messages)
+    if recipe.template_oracle in MISTRAL_COMMON:
+        return _of_mistral_common(recipe.template_oracle, messages)
     if recipe.chat_template is None:
         raise NotApplicable("the family has no official chat template")
     if recipe.template_oracle == "seed" and not _has_the_seeds_builder(subject):
@@ -175,19 +176,21 @@ ACCEPTED_DIFFERENCES: dict[str, Callable[[Subject, Ids], Ids]] = {
 
 
 @lru_cache(maxsize=1)
-def _mistral_tokenizer() -> Any:
+def _instruct_tokenizer(oracle: str) -> Any:
     from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-    return MistralTokenizer.v1().instruct_tokenizer
+    version, _, kind = oracle.removeprefix("mistral-common-").partition("-")
+    options = {f"is_{kind}": True} if kind else {}
+    return getattr(MistralTokenizer, version)(**options).instruct_tokenizer
 
 
-def _mistral_common_v1(messages: Sequence[str]) -> Ids:
+def _of_mistral_common(oracle: str, messages: Sequence[str]) -> Ids:
     from mistral_common.protocol.instruct.messages import AssistantMessage, UserMessage
     from mistral_common.protocol.instruct.request import InstructRequest
 
     kinds = (UserMessage, AssistantMessage)
     said = [kinds[turn % 2](content=text) for turn, text in enumerate(messages)]
-    return list(_mistral_tokenizer().encode_instruct(InstructRequest(messages=said)).tokens)
+    return list(_instruct_tokenizer(oracle).encode_instruct(InstructRequest(messages=said)).tokens)
 
 
 def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> str:

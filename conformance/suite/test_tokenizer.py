@@ -155,8 +155,9 @@ def test_decoding_gives_the_text_back(subject: Subject, text: str) -> None:
 
 
 def _normalised(text: str, form: str) -> str:
-    if form == "metaspace":
-        return text.replace("▁", " ")
+    if form in ("metaspace", "metaspace-first"):
+        spaced = text.replace("▁", " ")
+        return spaced.removeprefix(" ") if form == "metaspace-first" else spaced
     if form == "nfc":
         return unicodedata.normalize("NFC", text)
     return unicodedata.normalize("NFKC", text) if form == "nfkc" else text

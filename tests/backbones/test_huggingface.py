@@ -112,6 +112,14 @@ def test_an_unknown_id_is_refused_before_anything_is_loaded(family, checkpoint):
         family("tiny-chat")
 
 
+def test_a_release_that_is_too_old_is_refused_before_anything_is_loaded(family, checkpoint):
+    for file in checkpoint.iterdir():
+        file.unlink()
+    family.models["tiny-pure"]["since"] = "99.1"
+    with pytest.raises(RuntimeError, match=r"tiny-pure needs transformers 99\.1 or later"):
+        family("tiny-pure")
+
+
 def test_an_identifier_without_a_format_is_named(backbone):
     backbone.identifier = "tiny-chat"
     with pytest.raises(ValueError, match="No PromptBuilder defined for LLM Backbone `tiny-chat`"):

@@ -7,15 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backbones.prompting import (
+    ByteLevelPurePromptBuilder,
     LLaMa2ChatPromptBuilder,
+    MetaspacePurePromptBuilder,
     MistralInstructPromptBuilder,
+    MistralTekkenInstructPromptBuilder,
+    MistralV3InstructPromptBuilder,
     PhiPromptBuilder,
     PurePromptBuilder,
     VicunaV15ChatPromptBuilder,
 )
 
 BUILDERS = [
+    ByteLevelPurePromptBuilder,
+    MistralTekkenInstructPromptBuilder,
     LLaMa2ChatPromptBuilder,
+    MetaspacePurePromptBuilder,
+    MistralV3InstructPromptBuilder,
     MistralInstructPromptBuilder,
     PhiPromptBuilder,
     PurePromptBuilder,
@@ -30,7 +38,11 @@ MESSAGES = st.lists(
     ("builder", "system", "text"),
     [
         (PurePromptBuilder, None, "In: q\nOut: a</s>In: r\nOut:"),
+        (ByteLevelPurePromptBuilder, None, "In: q\nOut: a</s>In: r\nOut:"),
+        (MistralTekkenInstructPromptBuilder, None, "[INST]q[/INST]a</s>[INST]r[/INST]"),
+        (MetaspacePurePromptBuilder, None, "In: q\nOut: a</s> In: r\nOut:"),
         (MistralInstructPromptBuilder, None, "[INST] q [/INST] a</s>[INST] r [/INST]"),
+        (MistralV3InstructPromptBuilder, None, "[INST] q[/INST] a</s>[INST] r[/INST]"),
         (
             PhiPromptBuilder,
             None,

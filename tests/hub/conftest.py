@@ -14,6 +14,8 @@ SnapshotOf = Callable[[str], Path]
 """From a hub id to the directory of its snapshot."""
 
 MISTRAL = "mistralai/Mistral-7B-v0.1"
+MISTRAL_V3 = "mistralai/Mistral-7B-v0.3"
+NEMO = "mistralai/Mistral-Nemo-Base-2407"
 HUB_IDS = (
     "lmsys/vicuna-13b-v1.5",
     "lmsys/vicuna-7b-v1.5",
@@ -23,7 +25,12 @@ HUB_IDS = (
     "meta-llama/Llama-2-7b-hf",
     "microsoft/phi-2",
     "mistralai/Mistral-7B-Instruct-v0.1",
+    "mistralai/Mistral-7B-Instruct-v0.2",
+    "mistralai/Mistral-7B-Instruct-v0.3",
     MISTRAL,
+    MISTRAL_V3,
+    NEMO,
+    "mistralai/Mistral-Nemo-Instruct-2407",
 )
 
 

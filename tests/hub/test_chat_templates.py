@@ -45,6 +45,26 @@ def test_mistral_instruct() -> None:
     )
 
 
+def test_mistral_instruct_v2_has_no_space_after_an_answer() -> None:
+    assert render("mistralai/Mistral-7B-Instruct-v0.2", TURNS[:3]) == (
+        "<s>[INST] Hello [/INST]Hi there</s>[INST] Who are you [/INST]"
+    )
+
+
+def test_mistral_instruct_v3_has_a_space_before_question_and_answer_alone() -> None:
+    assert render("mistralai/Mistral-7B-Instruct-v0.3", TURNS) == (
+        "<s>[INST] Hello[/INST] Hi there</s>[INST] Who are you[/INST] I am an assistant</s>"
+        "[INST] Another question[/INST]"
+    )
+
+
+def test_mistral_nemo_instruct_has_no_space_around_its_marks() -> None:
+    assert render("mistralai/Mistral-Nemo-Instruct-2407", TURNS) == (
+        "<s>[INST]Hello[/INST]Hi there</s>[INST]Who are you[/INST]I am an assistant</s>"
+        "[INST]Another question[/INST]"
+    )
+
+
 def test_llama2_chat_has_one_bos_a_turn_and_its_system_prompt_in_the_first() -> None:
     expected = (
         "<s>[INST] <<SYS>>\nYou are a helpful assistant\n<</SYS>>\n\nHello [/INST] Hi there </s>"
@@ -67,7 +87,14 @@ def test_vicuna() -> None:
 
 
 @pytest.mark.parametrize(
-    "hub_id", ["mistralai/Mistral-7B-Instruct-v0.1", "meta-llama/Llama-2-7b-chat-hf"]
+    "hub_id",
+    [
+        "mistralai/Mistral-7B-Instruct-v0.1",
+        "mistralai/Mistral-7B-Instruct-v0.2",
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "mistralai/Mistral-Nemo-Instruct-2407",
+        "meta-llama/Llama-2-7b-chat-hf",
+    ],
 )
 def test_turns_out_of_order_are_refused(hub_id: str) -> None:
     with pytest.raises(Refused):
@@ -79,6 +106,8 @@ def test_base_models_have_the_seeds() -> None:
     assert answered == "<s>In: Hello\nOut: Hi there</s>In: Who are you\nOut:"
     answered = render("microsoft/phi-2", TURNS[:3])
     assert answered == "<s>Input: Hello\nOutput: Hi there\n</s>Input: Who are you\nOutput:"
+    answered = render("mistralai/Mistral-7B-v0.3", TURNS[:3])
+    assert answered == "<s> In: Hello\nOut: Hi there</s> In: Who are you\nOut:"
     of_the_seed = {
         hub_id for hub_id, recipe in known_recipes().items() if recipe.template_oracle == "seed"
     }
@@ -86,5 +115,7 @@ def test_base_models_have_the_seeds() -> None:
         "meta-llama/Llama-2-7b-hf",
         "meta-llama/Llama-2-13b-hf",
         "mistralai/Mistral-7B-v0.1",
+        "mistralai/Mistral-7B-v0.3",
+        "mistralai/Mistral-Nemo-Base-2407",
         "microsoft/phi-2",
     }

@@ -68,6 +68,12 @@ def test_the_probe_keeps_the_ratios_of_the_published_config(recipe: Recipe) -> N
     for kept in ("vocab_size", "max_position_embeddings", "tie_word_embeddings"):
         assert probe[kept] == published[kept]
     assert probe["hidden_size"] % probe["num_attention_heads"] == 0
+    if "head_dim" in published:
+        together = (
+            each["num_attention_heads"] * each["head_dim"] / each["hidden_size"]
+            for each in (probe, published)
+        )
+        assert next(together) == pytest.approx(next(together))
     assert 2 <= probe["num_hidden_layers"] <= 4
     assert recipe.dtype == published["torch_dtype"]
 
@@ -77,7 +83,9 @@ def test_every_recipe_declares_what_the_suite_understands(recipe: Recipe) -> Non
     declared = Declarations().updated(recipe.subject, str(recipe.path))
     assert declared.backbone_ids
     assert all(declared.builder_for(backbone_id) for backbone_id in declared.backbone_ids)
-    assert declared.vocabulary_rows == -(-max(recipe.config["vocab_size"], 32001) // 64) * 64
+    published = recipe.config["vocab_size"]
+    with_pad = published if recipe.hub_id == "microsoft/phi-2" else published + 1
+    assert declared.vocabulary_rows == -(-with_pad // 64) * 64
     assert recipe.sources
 
 
@@ -92,6 +100,13 @@ def test_published_facts() -> None:
         0,
     )
     assert llama.config["rope_scaling"] is None
+    for version in ("Instruct-v0.2", "v0.3", "Instruct-v0.3"):
+        config = recipes[f"mistralai/Mistral-7B-{version}"].config
+        assert (config["sliding_window"], config["rope_theta"]) == (None, 1e6)
+    for kind in ("Base", "Instruct"):
+        config = recipes[f"mistralai/Mistral-Nemo-{kind}-2407"].config
+        derived = config["hidden_size"] // config["num_attention_heads"]
+        assert (config["head_dim"], derived) == (128, 160)
     phi = recipes["microsoft/phi-2"]
     assert (
         phi.template_oracle,

@@ -14,7 +14,7 @@ from conformance.hub.golden import TEXTS, golden_document, independent_encoder
 from conformance.hub.vocabulary import VocabularyUnavailable, byte_level_pieces, vocabulary_source
 from conformance.places import fixtures_directory
 
-from .conftest import HUB_IDS, MISTRAL, SnapshotOf
+from .conftest import HUB_IDS, MISTRAL, MISTRAL_V3, NEMO, SnapshotOf
 
 ALPHABETS = (
     "abcdefghij ABC",
@@ -39,11 +39,19 @@ def random_texts(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "hub_id", [MISTRAL, "meta-llama/Llama-2-7b-hf", "lmsys/vicuna-7b-v1.5", "microsoft/phi-2"]
+    "hub_id",
+    [
+        MISTRAL,
+        MISTRAL_V3,
+        NEMO,
+        "meta-llama/Llama-2-7b-hf",
+        "lmsys/vicuna-7b-v1.5",
+        "microsoft/phi-2",
+    ],
 )
 def test_ids_are_those_of_an_independent_encoder(hub_id: str, snapshot_of: SnapshotOf) -> None:
     tokenizer = Tokenizer.from_file(str(snapshot_of(hub_id) / "tokenizer.json"))
-    encode = independent_encoder(recipe_for(hub_id).tokenizer)
+    encode = independent_encoder(recipe_for(hub_id))
     for text in (*TEXTS, *random_texts(2000)):
         assert tokenizer.encode(text, add_special_tokens=False).ids == encode(text), repr(text)
 
@@ -55,7 +63,7 @@ def test_the_recorded_golden_ids_are_what_the_encoder_gives(hub_id: str) -> None
     recorded = json.loads(
         (fixtures_directory() / "golden" / tokenizer.golden).read_text(encoding="utf-8")
     )
-    assert recorded == golden_document(tokenizer)
+    assert recorded == golden_document(recipe_for(hub_id))
     assert len(recorded["cases"]) >= 50
 
 
@@ -67,6 +75,67 @@ def test_phi_has_the_published_layout_of_added_tokens(snapshot_of: SnapshotOf) -
     assert tokenizer.get_vocab_size() == 50295
     for word in ("True", "False", "Yes", "No", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"):
         assert len(tokenizer.encode(word).ids) == 1
+
+
+def test_mistral_v3_has_the_published_control_tokens(snapshot_of: SnapshotOf) -> None:
+    """771 special tokens and 58,980 merges, as in the published tokenizer.json."""
+    directory = snapshot_of(MISTRAL_V3)
+    document = json.loads((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    assert [token["id"] for token in document["added_tokens"]] == list(range(771))
+    assert all(token["special"] for token in document["added_tokens"])
+    assert len(document["model"]["merges"]) == 58_980
+    config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    named = config["added_tokens_decoder"]
+    assert [named[index]["content"] for index in ("3", "4", "10")] == [
+        "[INST]",
+        "[/INST]",
+        "[control_8]",
+    ]
+
+
+def test_mistral_v3_puts_a_prefix_before_the_text_alone(snapshot_of: SnapshotOf) -> None:
+    tokenizer = Tokenizer.from_file(str(snapshot_of(MISTRAL_V3) / "tokenizer.json"))
+
+    def pieces(text: str) -> list[str]:
+        return tokenizer.encode(text, add_special_tokens=False).tokens
+
+    assert pieces("a[INST]a") == ["▁a", "[INST]", "a"]
+    assert pieces("[INST]a") == ["[INST]", "a"]
+    assert pieces(" a") == pieces("a")
+    assert pieces("  a") == ["▁", "▁a"]
+
+
+def test_nemo_has_its_special_tokens_before_the_ranks(snapshot_of: SnapshotOf) -> None:
+    directory = snapshot_of(NEMO)
+    tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == 131_072
+    assert [tokenizer.id_to_token(index) for index in (2, 3, 4, 10, 999)] == [
+        "</s>",
+        "[INST]",
+        "[/INST]",
+        "<pad>",
+        "<SPECIAL_999>",
+    ]
+    assert tokenizer.encode("\x00", add_special_tokens=False).ids == [1000]
+    config = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert len(config["added_tokens_decoder"]) == 1000
+
+
+def test_the_two_files_of_the_third_vocabulary_differ_in_names_alone() -> None:
+    """The published tokenizer is mistral-common's v2 file; its v3 file, which the oracle encodes
+    with, names some control tokens otherwise."""
+    import sentencepiece
+
+    published = recipe_for(MISTRAL_V3).tokenizer
+    source = vocabulary_source(published)
+    own = source.with_name("mistral_instruct_tokenizer_240323.model.v3")
+    first, second = (sentencepiece.SentencePieceProcessor(model_file=str(p)) for p in (source, own))
+    size = first.get_piece_size()
+    differing = [i for i in range(size) if first.id_to_piece(i) != second.id_to_piece(i)]
+    assert second.get_piece_size() == size == 32_768
+    assert len(differing) == 24
+    assert all(3 < index < 771 and first.is_control(index) for index in differing)
+    assert all(first.get_score(index) == second.get_score(index) for index in range(size))
 
 
 def test_merges_of_ranks_are_the_pairs_that_lower_ranks_leave() -> None:
