@@ -20,11 +20,12 @@ IMPOSSIBLE: dict[str, str] = {}
 ONE_OF_EACH = (
     "llama2-7b-chat",
     "mistral-v0.1-7b-instruct",
-    pytest.param("mistral-v0.3-7b-instruct", marks=pytest.mark.slow),
+    pytest.param("mistral-v0.3-7b-instruct", marks=[pytest.mark.slow, pytest.mark.release]),
     pytest.param(
         "mistral-nemo-12b-instruct",
         marks=[
             pytest.mark.slow,
+            pytest.mark.release,
             pytest.mark.skipif(release < Version("4.43"), reason="has no head width of its own"),
         ],
     ),
