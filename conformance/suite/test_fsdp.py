@@ -319,20 +319,7 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
     """Where there is `last_layer_finetune_modules`: modules of `llm`, namely input embedding, last
     decoder layer, head; training only those works under FSDP with `use_orig_params=True`."""
     backbone = subject.build()
-    modules = list(backbone.last_layer_finetune_modules)
-    llm, head = backbone.llm, backbone.llm.get_output_embeddings()
-    expected = [
-        llm.get_input_embeddings(),
-        decoder_layers(backbone)[-1],
-        *([head] if head is not None else []),
-    ]
-    require(
-        {id(module) for module in modules} == {id(module) for module in expected},
-        observed=f"last_layer_finetune_modules are {[type(module).__name__ for module in modules]}",
-        expected="the input embedding, the last decoder layer and the head, as they stand in llm",
-        mend="read them from `self.llm` when asked, so that a resize cannot leave an old one "
-        "behind",
-    )
+    llm, modules = backbone.llm, _last_layer_modules(backbone)
     backbone.requires_grad_(False)
     for module in modules:
         module.requires_grad_(True)
@@ -352,6 +339,39 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
         mend="return modules of `llm`, whole ones, so that FSDP can shard them with their "
         "neighbours frozen",
     )
+
+
+@requirement("FSDP-07", MUST)
+def test_the_last_layer_is_read_when_asked(subject: Subject) -> None:
+    """They are those of `llm` after a host has added rows too, which replaces some."""
+    backbone = subject.build()
+    _last_layer_modules(backbone)
+    rows = int(backbone.llm.get_input_embeddings().weight.shape[0])
+    with refusal() as refused:  # EMB-09 judges that
+        backbone.llm.resize_token_embeddings(rows + 64)
+    if not refused:
+        _last_layer_modules(backbone, f"after llm.resize_token_embeddings({rows + 64}) ")
+
+
+def _last_layer_modules(backbone: Any, when: str = "") -> list[nn.Module]:
+    """What is trained of the last layer, as it should be."""
+    modules = list(backbone.last_layer_finetune_modules)
+    llm, head = backbone.llm, backbone.llm.get_output_embeddings()
+    expected = [
+        llm.get_input_embeddings(),
+        decoder_layers(backbone)[-1],
+        *([head] if head is not None else []),
+    ]
+    stale = "" if {*map(id, modules)} <= {*map(id, llm.modules())} else ", not all of them in llm"
+    require(
+        {id(module) for module in modules} == {id(module) for module in expected},
+        observed=f"{when}last_layer_finetune_modules are "
+        f"{[type(module).__name__ for module in modules]}{stale}",
+        expected="the input embedding, the last decoder layer and the head, as they stand in llm",
+        mend="read them from `self.llm` when asked, so that a resize cannot leave an old one "
+        "behind",
+    )
+    return modules
 
 
 @requirement(

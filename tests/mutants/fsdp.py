@@ -182,6 +182,20 @@ class HeadStaysFrozen(MistralLLMBackbone):
         return super().last_layer_finetune_modules[:2]
 
 
+@planted("FSDP-07")
+class LastLayerKeptFromConstruction(MistralLLMBackbone):
+    """The modules are listed once: a host that adds action tokens trains an embedding and a head
+    that are no longer in the model."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kept = super().last_layer_finetune_modules
+
+    @property
+    def last_layer_finetune_modules(self) -> Sequence[nn.Module]:
+        return self._kept
+
+
 @planted("FSDP-03")
 class LargeModulesAreUnitsToo(MistralLLMBackbone):
     """A size-based policy stands beside the layers': at 7B every linear map of an MLP becomes a
