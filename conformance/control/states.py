@@ -79,11 +79,12 @@ _FEW: dict[Any, dict[str, tuple[Any, ...]]] = {
         "build": ("training", "inference", "long"), "mode": ("eval", "train"),
     },
     2100: {
-        "mask": ("ones",), "labels": ("none", "some ignored"), "output": ("plain",),
+        "mask": ("ones",), "labels": ("none", "some ignored"),
+        "output": ("plain", "hidden states"),
         "history": ("fresh",), "attention": ("as built",), "build": ("training",),
         "mode": ("eval",),
-        "precision": ("float32",), "form": ("ids",), "positions": ("none",), "cache": ("none",),
-        "trained": ("everything",), "batch": (1, 2),
+        "precision": ("float32",), "form": ("ids",), "positions": ("none",),
+        "cache": ("none", "returned"), "trained": ("everything",), "batch": (1, 2),
     },
 }  # fmt: skip
 """The values of other factors beside which the longest sequences are tried: they cost most."""
@@ -216,6 +217,14 @@ def _generic(name: str, value: Any) -> str:
     }.get(name, f"{name}={value}")
 
 
+def _is_prefill(row: Row) -> set[bool]:
+    """What the values chosen so far say of the longest text: whether it is a prompt alone, that
+    fills a cache and gives hidden states, or two with labels. (Losses are taken in chunks of 4,096
+    tokens, which two of them have.)"""
+    prompt = {"batch": 1, "labels": "none", "cache": "returned", "output": "hidden states"}
+    return {row[name] == value for name, value in prompt.items() if name in row}
+
+
 def makes_sense(row: Row) -> bool:
     """Whether a library can be asked for this combination at all; values not chosen yet may be
     missing."""
@@ -227,12 +236,7 @@ def makes_sense(row: Row) -> bool:
         # With nothing trained gradients are those of patches.
         (row.get("trained") == "nothing" and row.get("form", "patches") != "patches")
         or (batch > 1 and batch * tokens > _TOKENS and length != 2100)
-        # With labels more than 4,096 tokens in all: losses are taken in chunks of so many.
-        or (
-            length == 2100
-            and row.keys() >= {"labels", "batch"}
-            and (row["labels"] == "none") != (batch == 1)
-        )
+        or (length == 2100 and len(_is_prefill(row)) > 1)
         or any(name in row and row[name] not in few for name, few in _FEW.get(length, {}).items())
         # A recomputed layer must not append to a cache; libraries drop it with a warning.
         or (cached and row.get("build") == "checkpointed" and row.get("mode") == "train")

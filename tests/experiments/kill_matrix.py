@@ -16,7 +16,7 @@ from pathlib import Path
 
 from conformance.catalogue import catalogue, expected_clauses
 from conformance.control import DEFAULTS, described
-from conformance.verdict.outcomes import ClauseOutcome
+from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests import ROOT
 from tests.experiments.smallest_effects import RESULTS
 from tests.forks import Case, failed, judge_in_forks
@@ -124,6 +124,8 @@ def main(arguments: Sequence[str]) -> int:
         found, expected = failed(outcomes), mutant.expected(outcomes)
         # Some fail others of their clauses by what clauses before them did.
         same = mutant.clause in found and found <= expected if own else found == expected
+        # A check that breaks has not seen the defect.
+        same = same and outcomes[mutant.clause].outcome is not Outcome.ERROR
         differing += not same
         if mutant.clause in found and "state" in (seen := outcomes[mutant.clause].evidence):
             deaths[mutant.name] = described({**DEFAULTS, **seen["state"]})

@@ -157,6 +157,31 @@ class NormsFrozen(Tampered):
 
 
 @planted("FWD-14")
+class PrefillsInPieces(MistralLLMBackbone):
+    """Prompts of more than 1,024 tokens are prefilled in pieces, of which the logits alone are
+    joined: hidden states are those of the last one."""
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        ids = keywords.get("input_ids")
+        long = ids is not None and ids.shape[1] > 1024 and keywords.get("labels") is None
+        if self.training or not long or not keywords.get("use_cache"):
+            return super().forward(*args, **keywords)
+        mask, cache, parts = keywords.pop("attention_mask", None), None, list[Any]()
+        del keywords["input_ids"]
+        for begin in range(0, ids.shape[1], 1024):
+            end = min(begin + 1024, ids.shape[1])
+            seen = {} if mask is None else {"attention_mask": mask[:, :end]}
+            parts.append(
+                super().forward(
+                    input_ids=ids[:, begin:end], **{**keywords, "past_key_values": cache}, **seen
+                )
+            )
+            cache = parts[-1].past_key_values
+        parts[-1].logits = torch.cat([part.logits for part in parts], 1)
+        return parts[-1]
+
+
+@planted("FWD-14")
 class MaskInTheDtypeOfEmbeddings(MistralLLMBackbone):
     """The mask is cast to the dtype of `inputs_embeds`: a boolean one of pairs, of packed documents
     or prefixes, becomes zeros and ones that are added to scores, and masks nothing."""
