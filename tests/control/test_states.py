@@ -28,7 +28,7 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
         ("mask", "gap", "positions", "none"),
         *(
             ("mask", mask, "cache", cache)
-            for mask in ("none", "right", "holes", "gap", "additive")
+            for mask in ("none", "right", "holes", "gap", "additive", "pairs")
             for cache in ("in chunks", "token by token")
         ),
         *(
@@ -41,6 +41,8 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
             for mask in set(FACTORS["mask"]) - {"ones", "none"}
         ),
         *(("positions", "packed", "cache", cache) for cache in FACTORS["cache"][1:]),
+        ("attention", "eager", "mask", "pairs"),
+        ("mask", "pairs", "output", "attentions"),
         ("labels", "a row ignored", "batch", 1),
         *(("labels", "a row ignored", "length", length) for length in (65, 131)),
         *(("cache", cache, "length", 2) for cache in ("in chunks", "token by token")),

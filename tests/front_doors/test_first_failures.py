@@ -129,7 +129,7 @@ class Faulty:
         (("ids.py:Mine", "--id", "nothing-like-it"), "it knows mistral-v0.1-7b-pure, mistral-"),
         (("ids.py:Another", "--id", "mistral-v0.1-7b-instrct"), f"did you mean `{INSTRUCT}`?"),
         (("ids.py:Faulty", "--id", "mine-8b"), "did you mean `mine-7b`?"),
-        (("ids.py:Mine",), "choose one with --id (mistral-v0.1-7b-pure, mistral-v0.1-7b-instruct)"),
+        (("ids.py:Mine",), "choose one with --id (mistral-v0.1-7b-pure, mistral-v0.1-"),
         (("ids.py",), "one of ids.py:Mine, ids.py:Another, ids.py:Faulty"),
         (("ids",), "one of ids:Mine, ids:Another, ids:Faulty"),
         (("absent.py",), "there is no file `absent.py`"),

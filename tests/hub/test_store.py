@@ -42,7 +42,8 @@ def test_a_snapshot_has_the_files_of_a_real_one(hub_id: str, snapshot_of: Snapsh
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
     } <= names
-    assert names & {"tokenizer.model", "merges.txt"}
+    # Of a tekken file transformers' own files are published alone.
+    assert names & {"tokenizer.model", "merges.txt"} or recipe.tokenizer.layout == "tekken-bpe"
     written = json.loads((snapshot / "generation_config.json").read_text())
     assert written == recipe.generation_config
     template = json.loads((snapshot / "tokenizer_config.json").read_text()).get("chat_template")
@@ -53,7 +54,8 @@ def test_a_snapshot_has_the_files_of_a_real_one(hub_id: str, snapshot_of: Snapsh
     }
     index = json.loads((snapshot / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) == 2
-    assert sum(path.stat().st_size for path in snapshot.iterdir()) < 25e6
+    large = recipe.config["vocab_size"] > 100_000
+    assert sum(path.stat().st_size for path in snapshot.iterdir()) < (80e6 if large else 25e6)
 
 
 def test_building_again_changes_nothing(hub: Hub) -> None:

@@ -11,7 +11,7 @@ import pytest
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from conformance.hub import HubCall, HubTap, HubView
+from conformance.hub import HubCall, HubTap, HubView, known_recipes
 from conformance.hub.tap import TAPPED_FUNCTIONS
 
 from .conftest import HUB_IDS, MISTRAL, SnapshotOf
@@ -51,7 +51,10 @@ def test_every_request_is_served_from_the_view_and_recorded_with_its_token(
         load_all(hub_id, TOKEN)
     assert missing == [hub_id]
     assert {call.repo_id for call in tap.calls} == {hub_id}
-    assert [call for call in tap.calls if call.token != TOKEN and not call.cache_only] == []
+    bare = [call.filename for call in tap.calls if call.token != TOKEN and not call.cache_only]
+    # transformers 5 asks for the config of large tokenizers once more, and loses the token.
+    large = known_recipes()[hub_id].config["vocab_size"] > 100_000
+    assert set(bare) <= ({"config.json"} if large else set())
     found = {call.filename for call in tap.calls if call.found}
     assert {
         "config.json",
