@@ -119,14 +119,15 @@ def _tensors(
             0.0,
         )
         return
+    seen: torch.Tensor = found
     finite = wanted.isfinite() if exact is None else wanted.isfinite() & exact.isfinite()
     if not finite.all():
         # The library itself breaks down there (StableLM in transformers 4.57 under autocast).
-        found, wanted = (one.masked_fill(~finite, 0.0) for one in (found, wanted))
+        seen, wanted = seen.masked_fill(~finite, 0.0), wanted.masked_fill(~finite, 0.0)
         exact = None if exact is None else exact.masked_fill(~finite, 0.0)
     if exact is not None:
         own = rms(wanted.double() - exact.double())
-        apart = rms(found.double() - wanted.double())
+        apart = rms(seen.double() - wanted.double())
         distance = apart / own if own else (0.0 if apart == 0 else float("inf"))
         if not distance <= HALF_DISTANCE:
             yield Difference(
@@ -137,7 +138,7 @@ def _tensors(
                 HALF_DISTANCE,
             )
         return
-    error = relative_rms(found, wanted)
+    error = relative_rms(seen, wanted)
     if not error <= SEMANTICS:
         yield Difference(
             name,
@@ -146,10 +147,10 @@ def _tensors(
             SEMANTICS,
         )
         return
-    if found.dim() < 2:
+    if seen.dim() < 2:
         return
     scale = rms(wanted)
-    by_place = (found.double() - wanted.double()).pow(2).mean(-1).sqrt()
+    by_place = (seen.double() - wanted.double()).pow(2).mean(-1).sqrt()
     worst = float(by_place.max()) / scale if scale else float(by_place.max())
     if not worst <= POSITION:
         place = int(by_place.argmax())

@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch.nn import functional
@@ -44,7 +45,7 @@ FLOAT64 = Precision(torch.float64, torch.float64)
 BFLOAT16 = Precision(torch.bfloat16, torch.float32)
 
 
-Rows = torch.Tensor | slice
+Rows: TypeAlias = torch.Tensor | slice
 """Which rows of a matrix to use, by index or as one block."""
 
 _QUERIES_AT_ONCE = 128
