@@ -149,11 +149,23 @@ def attention_of(llm: Any, implementation: str, *, comparable: bool = False) -> 
         return
     with torch.random.fork_rng(devices=[]):
         other = type(llm)._from_config(llm.config, attn_implementation=implementation)
+    _cut_alike(other, llm)
     parameter = next(llm.parameters())
     other = other.to(parameter.device)
     cast_parameters(other, parameter.dtype)
     other.load_state_dict(llm.state_dict())
     yield other.eval()
+
+
+def _cut_alike(other: Any, llm: Any) -> None:
+    """Cut the lists of modules in `other` to the lengths that they have in `llm`, whose config may
+    not tell that layers were cut off."""
+    for name, module in llm.named_modules():
+        if isinstance(module, torch.nn.ModuleList):
+            parent, _, last = name.rpartition(".")
+            whole = other.get_submodule(name)
+            if len(whole) > len(module):
+                setattr(other.get_submodule(parent), last, whole[: len(module)])
 
 
 def in_float32(backbone: Any) -> Any:
