@@ -169,7 +169,7 @@ def judge(
     from conformance.report.files import check_writable, write_all
     from conformance.report.progress import progress
     from conformance.subject.adapter import Adapter
-    from conformance.subject.declarations import configuration_in, declarations_in
+    from conformance.subject.declarations import configuration_in
     from conformance.verdict.certificate import serialise
     from conformance.verdict.reaching import reach_verdict
     from conformance.verdict.resources import digest_of_file
@@ -179,8 +179,7 @@ def judge(
     waived = read_waivers(waivers) if waivers else ()
     defects = known_defects()
     known_recipes(request.recipes)
-    configuration = declarations_in(request.config)[1]
-    tables = configuration_in(request.config)[0]
+    tables, configuration = configuration_in(request.config)
     if "adapter" in tables:
         Adapter.read(tables["adapter"], str(configuration))
     files = {str(path): digest_of_file(path) for path in (waivers, configuration) if path}

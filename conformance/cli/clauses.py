@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from typing import Annotated, Optional
 
@@ -17,7 +16,7 @@ from conformance.cli.options import (
     names_in,
 )
 from conformance.cli.rows import cell, show
-from conformance.errors import CannotAssess
+from conformance.errors import CannotAssess, did_you_mean
 from conformance.report.terminal import say, wrapped
 from conformance.run.request import check_profiles
 
@@ -75,9 +74,8 @@ def known_clause(name: str) -> Requirement:
     known = catalogue()
     clause = known.get(name.upper())
     if clause is None:
-        close = difflib.get_close_matches(name.upper(), known, n=3)
-        hint = f"; similar: {', '.join(close)}" if close else ""
         raise CannotAssess(
-            f"there is no clause `{name}`{hint}; `conformance requirements` lists them"
+            f"there is no clause `{name}`{did_you_mean(name.upper(), known)}; `conformance "
+            f"requirements` lists them"
         )
     return clause

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from conformance.cli.options import BackboneId, Config, HubRoot, Json, Profile, Recipes
+from conformance.cli.options import (
+    BackboneId,
+    Config,
+    HubRoot,
+    Json,
+    Models,
+    Profile,
+    Recipes,
+    TrustRemoteCode,
+)
 from conformance.errors import CannotAssess
 from conformance.report.terminal import say
 
@@ -76,6 +85,8 @@ def drift(
     config: Config = None,
     hub: HubRoot = None,
     recipes: Recipes = None,
+    models: Models = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Annotated[
         Optional[Path],
         typer.Option(help="Folder for drift.json, and for certificates in `from` and `to`."),
@@ -105,7 +116,10 @@ def drift(
         ("--config", config),
         ("--hub", hub),
         *(("--recipes", place) for place in recipes or ()),
+        *(("--model", model) for model in models or ()),
     )
+    if trust_remote_code:
+        options.append("--trust-remote-code")
     asked = {"from": (before, python_from), "to": (after, python_to)}
     for name, (requirements, python) in asked.items():
         _one_of_two(name, requirements, python)

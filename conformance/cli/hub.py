@@ -3,7 +3,6 @@ checkpoints."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import sys
 from pathlib import Path
@@ -12,13 +11,16 @@ from typing import Annotated, Optional
 import typer
 
 from conformance.cli.options import (
+    Fetch,
+    FromCache,
     HubRoot,
     Json,
+    PublishedIn,
     Recipes,
     TrustRemoteCode,
 )
 from conformance.cli.rows import show
-from conformance.errors import CannotAssess
+from conformance.errors import CannotAssess, did_you_mean
 from conformance.report.terminal import say
 
 
@@ -80,17 +82,9 @@ def build(
 
 def add(
     hub_id: Annotated[str, typer.Argument(metavar="ORG/MODEL", help="As the constructor asks.")],
-    folder: Annotated[
-        Optional[Path],
-        typer.Option("--from", metavar="DIR", help="Folder with the published files."),
-    ] = None,
-    from_cache: Annotated[
-        bool, typer.Option("--from-cache", help="Take them from your Hugging Face cache.")
-    ] = False,
-    fetch: Annotated[
-        bool,
-        typer.Option("--download", help="Fetch them from the hub into your cache; no weights."),
-    ] = False,
+    folder: PublishedIn = None,
+    from_cache: FromCache = False,
+    fetch: Fetch = False,
     recipes: Annotated[
         Path, typer.Option("--recipes", metavar="DIR", help="Where the recipe is written.")
     ] = Path("recipes"),
@@ -147,10 +141,9 @@ def published_folder(
     cache = users_cache()
     found = Sources(cache=cache).folder_of(hub_id)
     if found is None:
-        near = difflib.get_close_matches(hub_id, Sources(cache=cache).hub_ids(), n=3)
         raise CannotAssess(
             f"{hub_id} is not in the Hugging Face cache {f'`{cache}`' if cache else '(none)'}"
-            + (f"; did you mean {', '.join(near)}?" if near else "")
+            f"{did_you_mean(hub_id, Sources(cache=cache).hub_ids())}"
         )
     return found
 

@@ -68,6 +68,16 @@ Models = Annotated[
         "be repeated. Weights are not read.",
     ),
 ]
+PublishedIn = Annotated[
+    Optional[Path],
+    typer.Option("--from", metavar="DIR", help="Folder with the published files."),
+]
+FromCache = Annotated[
+    bool, typer.Option("--from-cache", help="Take them from your Hugging Face cache.")
+]
+Fetch = Annotated[
+    bool, typer.Option("--download", help="Fetch them from the hub into your cache; no weights.")
+]
 TrustRemoteCode = Annotated[
     bool,
     typer.Option("--trust-remote-code", help="Take a model whose config asks for code of its own."),

@@ -9,7 +9,16 @@ import typer
 
 from conformance.cli.certify import judge
 from conformance.cli.clauses import known_clause
-from conformance.cli.options import Config, HubRoot, Json, Recipes, clause_ids, completing
+from conformance.cli.options import (
+    Config,
+    HubRoot,
+    Json,
+    Models,
+    Recipes,
+    TrustRemoteCode,
+    clause_ids,
+    completing,
+)
 from conformance.errors import CannotAssess
 from conformance.report.terminal import say
 from conformance.run.request import DEFAULT_TIMEOUT_SECONDS, RunRequest
@@ -31,6 +40,8 @@ def replay(
     config: Config = None,
     hub: HubRoot = None,
     recipes: Recipes = None,
+    models: Models = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show tracebacks, logs and all of the evidence.")
@@ -63,6 +74,8 @@ def replay(
         timeout=timeout,
         hub=hub,
         recipes=tuple(recipes or ()),
+        models=tuple(models or ()),
+        trust_remote_code=trust_remote_code,
         config=config,
     )
     verdict = judge(request, as_json=as_json, verbose=verbose)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from conformance.cli.hub import published_folder
-from conformance.cli.options import Json, TrustRemoteCode
+from conformance.cli.options import Fetch, FromCache, Json, PublishedIn, TrustRemoteCode
 from conformance.cli.rows import show
 from conformance.report.terminal import say, wrapped
 
@@ -20,17 +20,9 @@ def scaffold(
     hub_id: Annotated[
         str, typer.Option("--model", metavar="ORG/NAME", help="The model to wrap, by its hub id.")
     ],
-    folder: Annotated[
-        Optional[Path],
-        typer.Option("--from", metavar="DIR", help="Folder with the published files."),
-    ] = None,
-    from_cache: Annotated[
-        bool, typer.Option("--from-cache", help="Take them from your Hugging Face cache.")
-    ] = False,
-    fetch: Annotated[
-        bool,
-        typer.Option("--download", help="Fetch them from the hub into your cache; no weights."),
-    ] = False,
+    folder: PublishedIn = None,
+    from_cache: FromCache = False,
+    fetch: Fetch = False,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Where the folder NAME is made.")
     ] = Path(),

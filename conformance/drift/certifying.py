@@ -63,9 +63,7 @@ def certified(
         )
         said: list[str] = []
         try:
-            assert process.stderr is not None
-            for data in process.stderr:
-                line = data.decode("utf-8", "replace").rstrip()
+            for line in launch.lines(process.stderr):
                 said.append(line)
                 if _STEP.match(line):
                     announce(f"{side.label}: {line}")

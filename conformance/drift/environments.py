@@ -204,9 +204,7 @@ def _run(command: Sequence[str], announce: Announce) -> None:
     )
     said: list[str] = []
     try:
-        assert process.stdout is not None
-        for data in process.stdout:
-            line = data.decode("utf-8", "replace").rstrip()
+        for line in launch.lines(process.stdout):
             said.append(line)
             if line.strip().startswith(_STEPS):
                 announce(f"  {line.strip()[:100]}")

@@ -28,6 +28,7 @@ from conformance.hub.published import (
     text_part,
 )
 from conformance.hub.recipe import DTYPES, PUBLISHED_LAYOUT, Recipe, TokenizerRecipe
+from conformance.hub.weights import NoSuchArchitecture, model_of
 
 if TYPE_CHECKING:
     import torch
@@ -124,9 +125,7 @@ def _tokenizer(published: Published) -> Any:
         ) from error
 
 
-def _rendered(
-    published: Published, said: Sequence[tuple[str, str]], *, generation: bool = False
-) -> str | None:
+def _rendered(published: Published, said: Sequence[tuple[str, str]]) -> str | None:
     """The official template of a dialogue of (role, text); None without one, or if it refuses."""
     if published.chat_template is None:
         return None
@@ -136,7 +135,6 @@ def _rendered(
             [{"role": role, "content": text} for role, text in said],
             bos=published.token("bos_token"),
             eos=published.token("eos_token"),
-            generation=generation,
         )
     except TemplateRefuses:
         return None
@@ -246,26 +244,19 @@ def tiny_model(published: Published, sizes: Mapping[str, Any]) -> Any:
         UnusableFiles: the library has no such model, or cannot build it.
     """
     import torch
-    import transformers
 
-    model_class = getattr(transformers, published.architecture, None)
-    if model_class is None:
-        raise UnusableFiles(
-            f"transformers {transformers.__version__} has no {published.architecture}, the "
-            f"architecture of {published.hub_id}; install a release that has it (the files were "
-            f"written by {published.config.get('transformers_version', 'an unnamed release')})"
-        )
-    config = {**published.config, **sizes}
-    fields = {key: value for key, value in config.items() if key != "model_type"}
     try:
         with torch.random.fork_rng(devices=[]):
-            made = transformers.AutoConfig.for_model(config["model_type"], **fields)
-            return model_class(made).float().eval()
-    except Exception as error:
+            model = model_of({**published.config, **sizes}, published.architecture)
+    except NoSuchArchitecture as error:
+        written_by = published.config.get("transformers_version", "an unnamed release")
         raise UnusableFiles(
-            f"transformers {transformers.__version__} cannot build {published.architecture} from "
-            f"the config of {published.hub_id} at probe sizes: {type(error).__name__}: {error}"
-        ) from error
+            f"{error}, which reads {published.hub_id}; install a release that has it (the files "
+            f"were written by {written_by})"
+        ) from None
+    except ValueError as error:
+        raise UnusableFiles(f"{error} ({published.hub_id}, at probe sizes)") from error
+    return model.float().eval()
 
 
 def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference, ...]:

@@ -108,7 +108,7 @@ def read_published(directory: Path, hub_id: str, *, trust_remote_code: bool = Fa
         hub_id=hub_id,
         directory=directory,
         config=config,
-        generation_config=_json_object(generation_config) if generation_config.is_file() else None,
+        generation_config=json_object(generation_config) if generation_config.is_file() else None,
         tokenizer_config=tokenizer_config_in(directory),
         tokenizer_files=files_in(directory),
     )
@@ -132,7 +132,7 @@ def tokenizer_config_in(directory: Path) -> dict[str, Any]:
         UnusableFiles: it cannot be read, or is no JSON object.
     """
     path = directory / TOKENIZER_CONFIG
-    return _json_object(path) if path.is_file() else {}
+    return json_object(path) if path.is_file() else {}
 
 
 def files_in(directory: Path) -> tuple[Path, ...]:
@@ -172,9 +172,9 @@ def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read_config(directory: Path, hub_id: str) -> Mapping[str, Any]:
     if (directory / CONFIG).is_file():
-        return _json_object(directory / CONFIG)
+        return json_object(directory / CONFIG)
     if (directory / _HOLDS_ADAPTERS).is_file():
-        base = _json_object(directory / _HOLDS_ADAPTERS).get("base_model_name_or_path")
+        base = json_object(directory / _HOLDS_ADAPTERS).get("base_model_name_or_path")
         raise UnusableFiles(
             f"`{directory}` holds adapters of {base or 'another model'} ({_HOLDS_ADAPTERS}), not a "
             f"model: name the folder of {base or 'the model'}, or that of a merged model"
@@ -242,7 +242,7 @@ def _check_tokenizer(directory: Path, hub_id: str, config: Mapping[str, Any]) ->
             + f". Write it with `AutoTokenizer.from_pretrained({str(directory)!r})"
             f".save_pretrained(...)`, or take the published one of {hub_id}"
         )
-    document = _json_object(path)
+    document = json_object(path)
     model = document.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if not isinstance(vocabulary, (Mapping, list)):
@@ -268,7 +268,12 @@ def _texts(vocabulary: Mapping[str, int] | list[Any]) -> set[str]:
     return {entry[0] for entry in vocabulary}  # Unigram: pairs of text and score
 
 
-def _json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a published file.
+
+    Raises:
+        UnusableFiles: it cannot be read, or holds something else.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -31,6 +31,34 @@ _QUERY_OR_KEY = re.compile(
 )
 
 
+class NoSuchArchitecture(ValueError):
+    """The installed transformers has no class of this name. The message says which."""
+
+
+def model_of(config: Mapping[str, Any], architecture: str) -> Any:
+    """The installed library's model of this config, freshly initialised, on torch's default device.
+
+    Raises:
+        NoSuchArchitecture: transformers does not have the class.
+        ValueError: it does not know the model type, or refuses the config.
+    """
+    import transformers
+
+    model_class = getattr(transformers, architecture, None)
+    if model_class is None:
+        raise NoSuchArchitecture(
+            f"transformers {transformers.__version__} has no class {architecture!r}"
+        )
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    try:
+        return model_class(transformers.AutoConfig.for_model(config["model_type"], **fields))
+    except Exception as error:
+        raise ValueError(
+            f"transformers {transformers.__version__} cannot build {architecture} from this "
+            f"config: {type(error).__name__}: {error}"
+        ) from error
+
+
 def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a checkpoint of this config, in the order of the model's
     state dict.
@@ -44,23 +72,16 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
             refuses the config.
     """
     import torch
-    import transformers
 
-    model_class = getattr(transformers, architecture, None)
-    if model_class is None:
-        raise ValueError(
-            f"transformers {transformers.__version__} has no class {architecture!r}; install a "
-            f"version that has it, or correct `architecture` in the recipe"
-        )
-    fields = {key: value for key, value in config.items() if key != "model_type"}
     try:
         with torch.device("meta"):
-            model = model_class(transformers.AutoConfig.for_model(config["model_type"], **fields))
-    except Exception as error:
-        raise ValueError(
-            f"transformers {transformers.__version__} cannot build {architecture} from the config "
-            f"with the recipe's [probe] sizes: {error}"
-        ) from error
+            model = model_of(config, architecture)
+    except NoSuchArchitecture as error:
+        raise NoSuchArchitecture(
+            f"{error}; install a version that has it, or correct `architecture` in the recipe"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{error}; the sizes are those of the recipe's [probe]") from error
     tensors = {
         name: tensor
         for name, tensor in model.state_dict().items()

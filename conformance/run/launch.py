@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from conformance.places import HOME, is_installed
 
@@ -51,6 +51,13 @@ def start(
             pass_fds=pipes,
             start_new_session=True,
         )
+
+
+def lines(stream: IO[bytes] | None) -> Iterator[str]:
+    """What a process says into a pipe, a line as it comes; bytes that are no UTF-8 are replaced."""
+    assert stream is not None, "the process has no pipe there"
+    for data in stream:
+        yield data.decode("utf-8", "replace").rstrip()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 from conformance.catalogue import catalogue, expected_clauses, profiles
 from conformance.errors import CannotAssess, did_you_mean
-from conformance.hub import InvalidModel, Sources, users_cache
 
 BUDGETS = ("quick", "standard", "thorough")
 DEVICES = ("auto", "cpu", "cuda")
@@ -95,8 +94,7 @@ class RunRequest:
         _one_of("device", self.device, DEVICES)
         _check_models(self.models)
         if self.cache is None:
-            # Now, as runs give their processes a cache of their own.
-            object.__setattr__(self, "cache", users_cache())
+            object.__setattr__(self, "cache", _cache_of_the_user())
         object.__setattr__(self, "weights", _weights_for(self.weights, self.profiles))
         object.__setattr__(self, "device", _device_for(self.device, self.profiles))
 
@@ -156,10 +154,19 @@ def _check_clauses(only: Sequence[str] | None) -> None:
 
 
 def _check_models(models: Sequence[str]) -> None:
+    from conformance.hub import InvalidModel, Sources  # half of what `--help` would wait for
+
     try:
         Sources.of(tuple(models))
     except InvalidModel as error:
         raise InvalidRequest(f"{{models}}: {_escaped(str(error))}") from None
+
+
+def _cache_of_the_user() -> Path | None:
+    """The user's own Hugging Face cache as it is now: runs give their processes another."""
+    from conformance.hub import users_cache
+
+    return users_cache()
 
 
 def _one_of(field: str, value: Any, choices: Sequence[str]) -> None:

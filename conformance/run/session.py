@@ -28,7 +28,7 @@ from conformance.run.request import RunRequest
 from conformance.subject.adapter import Adapter, InvalidAdapter
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
-from conformance.subject.declarations import configuration_in, declarations_in
+from conformance.subject.declarations import configuration_in
 from conformance.subject.ids import check_id
 from conformance.subject.subject import Subject
 from conformance.subject.target import Target
@@ -57,12 +57,20 @@ class Session:
         # here.
         self._unserved: CannotAssess | None = None
         self.tap = HubTap(self._view, on_missing=self._build)
-        overrides, source = (
-            (declarations, "declarations")
-            if declarations is not None
-            else declarations_in(request.config)
+        tables: Mapping[str, Any]
+        source: Path | str | None
+        if declarations is None:
+            tables, source = configuration_in(request.config)
+        else:
+            tables, source = {"subject": declarations}, "declarations"
+        overrides = tables.get("subject", {})
+        self._adapter = (
+            Adapter.read(adapter, "adapter")
+            if adapter is not None
+            else Adapter.read(tables["adapter"], str(source))
+            if "adapter" in tables
+            else None
         )
-        self._adapter = _adapter_of(request.config, declarations is None, adapter)
         factory = resolved.factory
         if self._adapter is not None:
             factory = self._adapter.adapt(factory)
@@ -193,14 +201,6 @@ def _warnings_are_no_errors() -> Iterator[None]:
         warnings.filters[:] = [one for one in warnings.filters if one[0] != "error"]  # type: ignore[index]
         warnings.simplefilter("default", append=True)
         yield
-
-
-def _adapter_of(config: Path | None, read: bool, given: Mapping[str, Any] | None) -> Adapter | None:
-    """The adapter that was given, or, where `read`, that of a configuration file."""
-    if given is not None:
-        return Adapter.read(given, "adapter")
-    document, path = configuration_in(config) if read else ({}, None)
-    return Adapter.read(document["adapter"], str(path)) if "adapter" in document else None
 
 
 def _check_layers_kept(subject: Subject) -> None:

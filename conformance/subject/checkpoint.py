@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conformance.hub.published import UnusableFiles, json_object
+
 if TYPE_CHECKING:
     import torch
 
@@ -91,14 +93,9 @@ class Checkpoint(Mapping[str, "torch.Tensor"]):
 
 def _json_object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidCheckpoint(f"`{path}` cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise InvalidCheckpoint(f"`{path}` is not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise InvalidCheckpoint(f"`{path}` holds no JSON object")
-    return found
+        return json_object(path)
+    except UnusableFiles as error:
+        raise InvalidCheckpoint(str(error)) from None
 
 
 def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:

@@ -127,12 +127,10 @@ def declarations_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
     its path.
 
     Raises:
-        CannotAssess: for what `configuration_in` refuses, and what `Declarations.updated` does.
+        CannotAssess: as `configuration_in`.
     """
     document, path = configuration_in(config)
-    table = document.get("subject", {})
-    Declarations().updated(table, str(path))
-    return table, path
+    return document.get("subject", {}), path
 
 
 def configuration_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
@@ -140,7 +138,7 @@ def configuration_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
 
     Raises:
         CannotAssess: if `config` was named and cannot be read, or is not TOML; for a table that is
-            not known, and a `subject` that is no table.
+            not known, a `subject` that is no table, and what `Declarations.updated` refuses in it.
     """
     path = config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None)
     if path is None:
@@ -165,6 +163,7 @@ def configuration_in(config: Path | None) -> tuple[dict[str, Any], Path | None]:
         raise CannotAssess(
             f"`subject` in `{path}` is {table!r}, but should be a table: write `[subject]`"
         )
+    Declarations().updated(table, str(path))
     return document, path
 
 

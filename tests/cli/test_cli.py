@@ -201,7 +201,7 @@ def test_options_reach_the_runner(runner: Runner, call: Call) -> None:
         (["--waivers", "absent.toml"], "the waivers `absent.toml` cannot be read"),
         (["--config", "absent.toml"], "the configuration `absent.toml` cannot be read"),
         (["--recipes", "absent"], "absent"),
-        (["--only", "PAD-33"], "there is no clause `PAD-33`; similar: PAD-03"),
+        (["--only", "PAD-33"], "there is no clause `PAD-33` (did you mean `PAD-03`?)"),
         (
             ["--only", "EMB-11", "--profile", "core"],
             "names EMB-11, which profile core does not hold: add --profile training",
@@ -258,8 +258,21 @@ def test_a_clause_of_a_certificate_is_judged_again_as_it_was(runner: Runner, cal
     )  # fmt: skip
     runner.result = assessment(outcomes=(outcome("PAD-03", "failed"),))
     assert call("replay", "out", "PAD-03").status == 1
-    assert "similar: PAD-03" in call("replay", "out", "PAD-33").err
+    assert "did you mean `PAD-03`?" in call("replay", "out", "PAD-33").err
     assert call("replay", "absent", "PAD-03").status == 2
+
+
+def test_a_clause_is_judged_again_with_the_models_that_were_named(
+    runner: Runner, call: Call
+) -> None:
+    Path("out").mkdir()
+    Path("published").mkdir()
+    Path("out/certificate.json").write_text(serialise(verdict().as_certificate()))
+    runner.result = assessment(outcomes=(outcome("PAD-03"),))
+    named = ("--model", "org/model=published", "--trust-remote-code")
+    assert call("replay", "out", "PAD-03", *named).status == 0
+    assert runner.requests[0].models == ("org/model=published",)
+    assert runner.requests[0].trust_remote_code
 
 
 def test_failed_from_chooses_what_was_not_met_and_the_profiles(runner: Runner, call: Call) -> None:
@@ -450,6 +463,16 @@ def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
     finished = _python("-c", source, *arguments)
     assert finished.stderr.splitlines()[-1] == b"[]"
     assert finished.returncode == 0
+
+
+def test_help_waits_for_the_command_line_alone() -> None:
+    source = (
+        "import sys\nfrom conformance.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "finally:\n    rooms = {f'conformance.{name}' for name in ('hub', 'subject', 'suite')}\n"
+        "    print(*sorted(rooms & set(sys.modules)), file=sys.stderr)\n"
+    )
+    assert _python("-c", source).stderr.splitlines()[-1] == b""
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

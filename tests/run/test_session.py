@@ -27,7 +27,7 @@ def test_a_recipe_that_the_library_refuses_is_named(tmp_path: Path) -> None:
     with (
         open_session(target, request, tmp_path / "home", lambda phase, detail: None) as session,
         pytest.raises(
-            CannotAssess, match="cannot build MistralForCausalLM from the config"
+            CannotAssess, match="cannot build MistralForCausalLM from this config"
         ) as refusal,
     ):
         session.construct()
