@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
@@ -110,6 +111,14 @@ def certify(
             "the end."
         ),
     ] = None,
+    watching: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Judge again whenever a file of the backbone is saved, what was not met first, "
+            "until you end it; never certifies.",
+        ),
+    ] = False,
     as_json: Json = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show tracebacks, logs and all of the evidence.")
@@ -141,12 +150,25 @@ def certify(
         if max_memory is None
         else int(positive("--max-memory", max_memory, "GiB") * 2**30),
     )
+    if watching:
+        _watch(request, fetching=download, waivers=waivers, out=out, as_json=as_json)
     verdict = judge(
         request, waivers=waivers, out=out, as_json=as_json, verbose=verbose, fetching=download
     )
     if out is None and not as_json:
         say("  files: add --out DIR for certificate.json, report.html, summary.md and junit.xml")
     raise typer.Exit(verdict.exit_status)
+
+
+def _watch(
+    request: RunRequest, *, fetching: bool, waivers: Path | None, out: Path | None, as_json: bool
+) -> NoReturn:
+    for option, given in (("--waivers", waivers), ("--out", out), ("--json", as_json)):
+        if given:
+            raise CannotAssess(f"{option} is for a verdict, and --watch never reaches one")
+    from conformance.cli.watch import watch
+
+    watch(request, functools.partial(_run, fetching=fetching))
 
 
 def judge(
@@ -219,9 +241,9 @@ def _earlier_report_told(out: Path | None) -> Iterator[None]:
         raise
 
 
-def _run(request: RunRequest, on_event: OnEvent, *, fetching: bool) -> Assessment:
-    """Run it; with `fetching`, a model that is not at hand is fetched into the user's cache first,
-    and the run begins again."""
+def _run(request: RunRequest, on_event: OnEvent, *, fetching: bool, **how: Any) -> Assessment:
+    """Run it, `how` as `parent.run` takes it; with `fetching`, a model that is not at hand is
+    fetched into the user's cache first, and the run begins again."""
     from conformance.hub import UnknownRecipe
     from conformance.hub.sources import download, users_cache
     from conformance.run.parent import run
@@ -229,7 +251,7 @@ def _run(request: RunRequest, on_event: OnEvent, *, fetching: bool) -> Assessmen
     fetched: set[str] = set()
     while True:
         try:
-            return run(request, on_event)
+            return run(request, on_event, **how)
         except UnknownRecipe as missing:
             if not fetching or missing.hub_id is None or missing.hub_id in fetched:
                 raise

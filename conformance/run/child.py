@@ -23,6 +23,7 @@ from conformance.run import events
 from conformance.run.launch import end_with_parent
 from conformance.run.request import RunRequest
 from conformance.subject.contract import CANARY_TOKEN
+from conformance.subject.raised import files_loaded, libraries_loaded
 
 _STREAM_FD_FLOOR = 200
 """Above the descriptors that careless code closes wholesale."""
@@ -61,6 +62,7 @@ def main() -> None:
         assess(request, Path(home), stream)
     except CannotAssess as refusal:
         stream.send(events.Refused(str(refusal), getattr(refusal, "hub_id", None)))
+    stream.send(events.Loaded(files_loaded(), libraries_loaded()))
     stream.footer()
     sys.stdout.flush()
     # Threads and exit handlers of the subject must not turn a finished run into a crash or a hang.

@@ -7,7 +7,7 @@ A `Footer` ends the stream. A stream without one was cut short, whatever came be
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Union
 
@@ -73,6 +73,16 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """What the subject's process has imported: files that are no library's, by their whole paths,
+    and modules of transformers, by their names."""
+
+    name: ClassVar = "loaded"
+    files: Sequence[str]
+    libraries: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Footer:
     """The last line, with the number of outcomes that were sent."""
 
@@ -80,10 +90,10 @@ class Footer:
     outcomes: int
 
 
-Event = Union[Phase, Facts, Begin, Judged, Refused, Footer]
+Event = Union[Phase, Facts, Begin, Judged, Refused, Loaded, Footer]
 OnEvent = Callable[[Event], None]
 
-_PLAIN = {kind.name: kind for kind in (Phase, Facts, Begin, Refused, Footer)}
+_PLAIN = {kind.name: kind for kind in (Phase, Facts, Begin, Refused, Loaded, Footer)}
 
 
 def line(event: Event) -> str:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from conformance.places import HOME, is_installed
 
@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 RUN_MARKER = "CONFORMANCE_RUN"
 """Every process that a run starts carries this variable, whatever group or session it moves to."""
 _LAST_LINES = 12
+
+
+class Process(Protocol):
+    """A child process, as `subprocess.Popen` describes it."""
+
+    pid: int
+    returncode: Any
+    """An integer once it has ended, negative for a signal."""
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int | None: ...
+
+    def send_signal(self, number: int, /) -> None: ...
 
 
 def start(
@@ -60,7 +74,7 @@ def lines(stream: IO[bytes] | None) -> Iterator[str]:
         yield data.decode("utf-8", "replace").rstrip()
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def end(process: Process) -> None:
     """End a child and whatever runs in its process group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

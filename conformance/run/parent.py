@@ -3,6 +3,7 @@ assumes nothing: a clause whose outcome never arrived is *not-run*."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import selectors
@@ -10,7 +11,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,22 @@ _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 2.0
 
 
-def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessment:
-    """Judge `request.target` in child processes.
+Start = Callable[..., launch.Process]
+"""Starts a child on its arguments, with the keywords `log`, `environment` and `pipes`."""
+_start_anew: Start = functools.partial(launch.start, "conformance.run.child")
+
+
+def run(
+    request: RunRequest,
+    on_event: OnEvent = lambda event: None,
+    *,
+    start: Start = _start_anew,
+    on_poll: Callable[[], None] = lambda: None,
+) -> Assessment:
+    """Judge `request.target` in child processes, each a new interpreter unless `start` makes it.
+
+    `on_poll` is called several times a second; what it raises ends the run, as what `on_event`
+    raises does.
 
     Raises:
         CannotAssess: if the target cannot be resolved.
@@ -41,11 +56,11 @@ def run(request: RunRequest, on_event: OnEvent = lambda event: None) -> Assessme
     marker = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="conformance-", ignore_cleanup_errors=True) as scratch:
         children = [
-            _Child(request, share, Path(scratch) / str(number), marker)
+            _Child(request, share, Path(scratch) / str(number), marker, start)
             for number, share in enumerate(_shares(expected, request.jobs))
         ]
         try:
-            _read_until_done(children, on_event)
+            _read_until_done(children, on_event, on_poll)
         finally:
             for child in children:
                 child.kill()
@@ -66,7 +81,9 @@ def _shares(expected: Sequence[str], jobs: int) -> list[list[str]]:
     return [list(expected[start : start + size]) for start in range(0, len(expected), size)]
 
 
-def _read_until_done(children: Sequence[_Child], on_event: OnEvent) -> None:
+def _read_until_done(
+    children: Sequence[_Child], on_event: OnEvent, on_poll: Callable[[], None]
+) -> None:
     with selectors.DefaultSelector() as selector:
         for child in children:
             selector.register(child.pipe, selectors.EVENT_READ, child)
@@ -76,12 +93,15 @@ def _read_until_done(children: Sequence[_Child], on_event: OnEvent) -> None:
                     selector.unregister(key.fileobj)
             for child in children:
                 child.supervise(on_event)
+            on_poll()
 
 
 class _Child:
     """One child process: its share of the clauses, what it has said so far, and how it ended."""
 
-    def __init__(self, request: RunRequest, share: Sequence[str], home: Path, marker: str) -> None:
+    def __init__(
+        self, request: RunRequest, share: Sequence[str], home: Path, marker: str, start: Start
+    ) -> None:
         self.share = list(share)
         self.facts: events.Facts | None = None
         self.outcomes: dict[str, ClauseOutcome] = {}
@@ -99,8 +119,7 @@ class _Child:
         view = HubView(home / "hf")
         own = replace(request, only=tuple(_with_needs(share)))
         self.pipe, writing_end = os.pipe()
-        self._process = launch.start(
-            "conformance.run.child",
+        self._process = start(
             [str(writing_end), json.dumps(own.as_json()), str(home / "hf")],
             log=self._log,
             environment=launch.environment_of_child(view, marker),
@@ -172,7 +191,7 @@ class _Child:
             self._end(f"the stream of results was garbled: {line[:80]!r}")
             return
         self._note(event)
-        is_shown = isinstance(event, events.Phase) or (
+        is_shown = isinstance(event, (events.Phase, events.Loaded)) or (
             isinstance(event, (events.Begin, events.Judged)) and event.id in self.share
         )
         if is_shown:

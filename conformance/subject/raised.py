@@ -81,6 +81,28 @@ def traceback_from(error: BaseException, factory: Callable[..., Any]) -> str:
     return "".join(whole.format())
 
 
+def files_loaded() -> list[str]:
+    """The files of the modules that are imported and neither ours nor a library's, sorted."""
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    # Thousands are a library's by their names.
+    folders = (*_PACKAGE_FOLDERS, *map(os.fspath, _standard_library()))
+    found = {
+        _resolved(file)
+        for file in files
+        if isinstance(file, str) and not any(folder in file for folder in folders)
+    }
+    return sorted(
+        os.fspath(path)
+        for path in found
+        if path.is_file() and not is_ours(os.fspath(path)) and not _in_library(path)
+    )
+
+
+def libraries_loaded() -> list[str]:
+    """The modules of transformers that are imported, sorted."""
+    return sorted(name for name in list(sys.modules) if name.partition(".")[0] == "transformers")
+
+
 def _chain(part: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:
     while part is not None:
         yield part
