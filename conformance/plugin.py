@@ -7,6 +7,7 @@ with `conformance certify`, and its outcomes are reported as those of the tests.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _choose(items)
     clauses = [item for item in items if _clause_of(item) is not None]
     if not clauses:
         return
@@ -112,6 +114,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unwanted = [item for item in clauses if _clause_of(item) not in wanted]
     config.hook.pytest_deselected(items=unwanted)
     items[:] = [item for item in items if item not in unwanted]
+
+
+def _choose(items: list[pytest.Item]) -> None:
+    """Tell the clauses of `conformance.testing` which of them are left to be checked."""
+    testing = sys.modules.get("conformance.testing")
+    if testing is None:
+        return
+    for item in items:
+        for value in getattr(getattr(item, "callspec", None), "params", {}).values():
+            if isinstance(value, testing.Clause):
+                value.choose()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -252,3 +252,32 @@ def test_a_counterexample_shows_its_failure_again(tmp_path: Path) -> None:
     )
     mended = python(str(script), cwd=tmp_path)
     assert mended.returncode == 0, mended.stdout + mended.stderr
+
+
+PARAMETRIZED = f"""
+from conformance.testing import parametrize_with_clauses
+from mine import PadIsEos
+
+@parametrize_with_clauses(PadIsEos, "{INSTRUCT}")
+def test_conformance(clause):
+    clause.check()
+
+@parametrize_with_clauses(PadIsEos, "{INSTRUCT}x", only=("PAD-02",))
+def test_of_an_id_that_is_misspelt(clause):
+    clause.check()
+"""
+
+
+def test_clauses_are_tests_of_ones_own(tmp_path: Path) -> None:
+    """Only those that `-k` leaves are judged, as `clause.check()` alone would take a minute."""
+    (tmp_path / "mine.py").write_text(PAD_IS_EOS)
+    (tmp_path / "test_mine.py").write_text(PARAMETRIZED)
+    chosen = ("-k", "PAD-02 or PAD-03 or CON-14", "-p", "no:cacheprovider")
+    result = python("-m", "pytest", "-p", "conformance.plugin", "-rfs", *chosen, cwd=tmp_path)
+    assert "FAILED test_mine.py::test_conformance[PAD-03]" in result.stdout, result.stdout
+    assert "PAD-03 failed: " in result.stdout
+    assert "to mend: " in result.stdout
+    assert "FAILED test_mine.py::test_of_an_id_that_is_misspelt[PAD-02]" in result.stdout
+    assert f"did you mean `{INSTRUCT}`?" in result.stdout
+    assert "2 failed, 2 passed" in result.stdout
+    assert result.returncode == 1
