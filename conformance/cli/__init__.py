@@ -23,6 +23,8 @@ _KEPT = {
     "bench": "results measured so far are in the --out folder",
     "calibrate": "what was measured is in the --out file",
     "doctor": "nothing was changed",
+    "hub": "what was whole is kept, and nothing half-written",
+    "scaffold": "no project was written",
     "drift": "nothing was compared, and environments that were made are kept",
 }
 """What is left of a command that was interrupted."""

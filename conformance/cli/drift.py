@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
+from conformance.cli.clauses import known_clause, profile_names
 from conformance.cli.options import (
     BackboneId,
     Config,
@@ -21,9 +22,11 @@ from conformance.cli.options import (
     Profile,
     Recipes,
     TrustRemoteCode,
+    names_in,
 )
 from conformance.errors import CannotAssess
 from conformance.report.terminal import say
+from conformance.run.request import DEFAULT_TIMEOUT_SECONDS, RunRequest
 
 if TYPE_CHECKING:
     from conformance.drift.certifying import Side
@@ -103,9 +106,13 @@ def drift(
     from conformance.drift import findings, report
     from conformance.drift.certifying import certified
     from conformance.report.writing import write_whole
+    from conformance.subject.declarations import configuration_in
 
-    if both and python_from and python_to:
-        raise CannotAssess("--with is for environments that are made here, and both are named")
+    if both and (python_from or python_to):
+        raise CannotAssess(
+            "--with is for both sides, and one that is named is not changed: install it there, or "
+            "give --from and --to"
+        )
     options = _options(
         ("--id", backbone_id),
         ("--profile", profile),
@@ -123,11 +130,23 @@ def drift(
     asked = {"from": (before, python_from), "to": (after, python_to)}
     for name, (requirements, python) in asked.items():
         _one_of_two(name, requirements, python)
-    sides = {
-        name: _side(requirements, python, both or ())
-        for name, (requirements, python) in asked.items()
-    }
+    # What certify would refuse, before minutes of pip.
+    RunRequest(
+        target=target,
+        backbone_id=backbone_id,
+        profiles=profile_names(profile),
+        only=tuple(known_clause(one).id for one in names_in("--only", only)) if only else None,
+        budget=budget or "standard",
+        seed=seed,
+        timeout=timeout or DEFAULT_TIMEOUT_SECONDS,
+        models=tuple(models or ()),
+    )
+    configuration_in(config)
     with _folder(out) as folder:
+        sides = {
+            name: _side(requirements, python, both or ())
+            for name, (requirements, python) in asked.items()
+        }
         verdicts = [
             certified(sides[name], target, options, folder / name, _announce) for name in SIDES
         ]

@@ -105,7 +105,13 @@ def add(
 
     say(f"reading the published files in `{folder}`", sys.stderr)
     derived = derive(folder, hub_id, trust_remote_code=trust_remote_code)
-    path = write_recipe(derived, recipes, replace=replace)
+    try:
+        path = write_recipe(derived, recipes, replace=replace)
+    except OSError as error:
+        raise CannotAssess(
+            f"the recipe cannot be written to `{recipes}`: {error.strerror or error}; name another "
+            f"folder with --recipes"
+        ) from error
     rows = [{"key": i.key, "value": i.value, "reason": i.reason} for i in derived.inferences]
     if as_json:
         recipe = derived.recipe

@@ -15,7 +15,7 @@ from typing import Any
 
 from conformance.doctor.packages import PACKAGES, Package
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+_ANY_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 """Files of which a model has at least one if its tokenizer was downloaded."""
 
 HALF_PRODUCTS = "bfloat16 products"
@@ -102,7 +102,7 @@ def hub(places: Mapping[str, Any]) -> dict[str, Any]:
     """The hub of built checkpoints: its place and room, its entries, and what it holds of each
     recipe."""
     from conformance.hub import Hub, known_recipes
-    from conformance.hub.recipe import LAYOUTS
+    from conformance.hub.recipe import LAYOUTS, PUBLISHED_LAYOUT
 
     sentencepiece = {name for name, made in LAYOUTS.items() if made.encoder == "sentencepiece"}
     store = Hub(Path(places["hub"]) if places["hub"] else None)
@@ -124,7 +124,9 @@ def hub(places: Mapping[str, Any]) -> dict[str, Any]:
                 "built": {True: "whole", False: "tokenizer"}.get(
                     held.get((recipe.hub_id, recipe.digest()))  # type: ignore[arg-type]
                 ),
-                "needs": ["mistral-common"]
+                "needs": []
+                if recipe.tokenizer.layout == PUBLISHED_LAYOUT
+                else ["mistral-common"]
                 + ["sentencepiece"] * (recipe.tokenizer.layout in sentencepiece),
             }
             for recipe in known_recipes().values()
@@ -142,7 +144,7 @@ def library_cache(places: Mapping[str, Any]) -> dict[str, Any]:
             {
                 "hub": repository.name.removeprefix("models--").replace("--", "/"),
                 "config": "config.json" in names,
-                "tokenizer": any(name in names for name in TOKENIZER_FILES),
+                "tokenizer": any(name in names for name in _ANY_TOKENIZER),
             }
         )
     return {"root": str(root), "exists": root.is_dir(), "models": models}

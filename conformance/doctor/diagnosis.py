@@ -40,6 +40,7 @@ OK = "ok"
 MISSING = "missing"
 BROKEN = "broken"
 UNSUPPORTED = "unsupported"
+LATE = "late"
 UNKNOWN = "unknown"
 
 YES = "yes"
@@ -49,8 +50,8 @@ NO = "no"
 
 @dataclass(frozen=True)
 class PackageState:
-    """A package as it is installed here: `state` is ok, missing, broken, unsupported, or unknown
-    where torch keeps it from being imported."""
+    """A package as it is installed here: `state` is ok, missing, broken, unsupported, late
+    where its import takes too long, or unknown where torch keeps it from being imported."""
 
     name: str
     version: str | None
@@ -71,7 +72,7 @@ class PackageState:
         match self.state:
             case "missing":
                 return f"{self.name} is not installed"
-            case "broken" | "unknown":
+            case "broken" | "late" | "unknown":
                 return f"{self.name}: its import {self.trouble}"
             case "unsupported":
                 return f"{self.name} is {self.version}, but should be {self.supported}"
@@ -80,6 +81,8 @@ class PackageState:
     @property
     def remedy(self) -> str | None:
         """What to do about it."""
+        if self.state == LATE:
+            return _LONGER
         again = "--force-reinstall " if self.state == BROKEN else ""
         return (
             f"pip install {again}{named(self.name).requirement}"
@@ -183,7 +186,7 @@ def _package_state(package: Package, answer: Answer) -> PackageState:
     elif answer.missing or (package.on_torch and found is None):
         state, trouble = MISSING, None
     else:
-        state = UNKNOWN if trouble and "not tried" in trouble else BROKEN
+        state = UNKNOWN if answer.untried else LATE if answer.late else BROKEN
     return PackageState(package.name, found, package.range, state, trouble, package.used_for)
 
 
@@ -230,7 +233,8 @@ def _judge_memory(state: ProfileState) -> None:
 
 def _judge_hub(state: ProfileState, answer: Answer, packages: Mapping[str, PackageState]) -> None:
     if answer.facts is None:
-        state.denied(NO, f"the hub of checkpoints: its check {answer.trouble}", _OTHER_HUB)
+        remedy = _LONGER if answer.late else _AMISS_IN_HUB
+        state.denied(NO, f"the hub of checkpoints: its check {answer.trouble}", remedy)
         return
     hub = answer.facts
     missing = [one for one in hub["checkpoints"] if one["built"] != "whole"]
@@ -263,6 +267,11 @@ def _judge_hub(state: ProfileState, answer: Answer, packages: Mapping[str, Packa
     )
 
 
+_LONGER = "give it longer, with --timeout SECONDS"
+_AMISS_IN_HUB = (
+    "correct or remove what it names: recipes are read from CONFORMANCE_RECIPES too, checkpoints "
+    "from CONFORMANCE_HUB"
+)
 _OTHER_HUB = "name a folder that can be written to, with --hub DIR or CONFORMANCE_HUB"
 
 

@@ -22,6 +22,7 @@ from typing import Any
 from conformance.doctor import child
 from conformance.doctor.checks import CHECKS, ON_TORCH
 from conformance.hub import HubView
+from conformance.hub.sources import cache_named_in
 from conformance.run import launch
 
 TORCH = "torch"
@@ -44,6 +45,10 @@ class Answer:
     trouble: str | None = None
     missing: bool = False
     """Whether the trouble is that the package is not installed."""
+    late: bool = False
+    """Whether it is that there was no answer in time."""
+    untried: bool = False
+    """Whether it is that another check had to succeed first."""
 
 
 def examine(
@@ -61,7 +66,7 @@ def examine(
     """
     places = {
         "hub": None if hub is None else str(hub.absolute()),
-        "libraryCache": str(library_cache(os.environ)),
+        "libraryCache": str(cache_named_in(os.environ)),
     }
     others = [name for name in CHECKS if name not in (TORCH, *ON_TORCH)]
     with ExitStack() as stack:
@@ -80,16 +85,6 @@ def examine(
     return {name: lane.answers[name] for name in CHECKS for lane in lanes if name in lane.answers}
 
 
-def library_cache(environment: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps what it downloads, by the variables that it reads."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environment.get(variable):
-            return Path(environment[variable]).expanduser()
-    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    home = environment.get("HF_HOME") or os.path.join(cache, "huggingface")
-    return Path(home).expanduser() / "hub"
-
-
 def _read_until_done(lanes: Sequence[_Lane]) -> None:
     with selectors.DefaultSelector() as selector:
         while any(not lane.done for lane in lanes):
@@ -105,7 +100,7 @@ def _read_until_done(lanes: Sequence[_Lane]) -> None:
             for lane in lanes if not ready else ():
                 if lane.is_late:
                     selector.unregister(lane.pipe)
-                    lane.go_on(lane.lateness())
+                    lane.go_on(lane.lateness(), late=True)
 
 
 class _Lane(ExitStack):
@@ -170,7 +165,7 @@ class _Lane(ExitStack):
             self._take(line)
         return bool(data)
 
-    def go_on(self, trouble: str) -> None:
+    def go_on(self, trouble: str, *, late: bool = False) -> None:
         """Record why the process did not go on, if it has not made all checks, and start another
         for those that are left."""
         self.close()
@@ -179,10 +174,11 @@ class _Lane(ExitStack):
         if not self._has_spoken:
             # Whatever keeps Python from starting keeps it from every check.
             for name in self._left:
-                self.answers[name] = Answer(None, f"cannot be tried: Python {trouble}")
+                told = f"cannot be tried: Python {trouble}"
+                self.answers[name] = Answer(None, told, late=late, untried=True)
             self._left = []
             return
-        self._note(self._begun or self._left[0], Answer(None, trouble))
+        self._note(self._begun or self._left[0], Answer(None, trouble, late=late))
         if self._left:
             self._start()
 
@@ -225,5 +221,6 @@ class _Lane(ExitStack):
         self._begun = None
         if name == TORCH and answer.facts is None:
             for other in self._left:
-                self.answers[other] = Answer(None, "is not tried: torch cannot be imported")
+                told = "is not tried: torch cannot be imported"
+                self.answers[other] = Answer(None, told, late=answer.late, untried=True)
             self._left = []

@@ -21,7 +21,10 @@ from conformance.verdict.verdict import Verdict
 
 _PATIENCE_SECONDS = 10.0
 """For a run that is asked to end: it ends its own processes first."""
-_STEP = re.compile(r"(resolving|loading|building hub|constructing) |[A-Z]+-\d+ (failed|error|not-)")
+_STEP = re.compile(
+    r"(resolving|loading|deriving recipe|building hub|constructing) "
+    r"|[A-Z]+-\d+ (failed|error|not-)"
+)
 """The lines of a run that say how far it is."""
 
 

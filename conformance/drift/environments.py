@@ -38,6 +38,9 @@ installed here, so that only what was asked for differs between two environments
 _STEPS = ("Collecting ", "Downloading ", "Installing collected", "Building ", "Successfully ")
 """The beginnings of pip's lines that say how far it is."""
 
+_LAST_LINES = 12
+"""Of what pip said: a conflict takes a line for each of the packages in it."""
+
 Announce = Callable[[str], None]
 
 
@@ -126,7 +129,9 @@ def own_requirements() -> list[str]:
 def _held(named: set[str], beside: Sequence[str]) -> list[str]:
     """Constraints: the releases installed here of what `beside` needs. A local part (`+cpu`) is
     known to the index that it came from alone, and is left out."""
-    free = {*named, *_FREE}
+    # What a package pins goes with its release: torch with that of sympy, of triton, and so on.
+    pinned = {name for one in named - set(_FREE) for name in _installed_for([one])}
+    free = {*named, *_FREE, *pinned}
     return sorted(
         f"{name}=={release.split('+')[0]}"
         for name, release in _installed_for(beside).items()
@@ -214,8 +219,8 @@ def _run(command: Sequence[str], announce: Announce) -> None:
         with suppress(OSError):
             process.stdout.close()  # type: ignore[union-attr]
     if status:
-        wrong = [line for line in said if line.startswith("ERROR")] or said
-        told = "".join(f"\n    {line}" for line in wrong[-6:])
+        first = next((at for at, line in enumerate(said) if line.startswith("ERROR")), 0)
+        told = "".join(f"\n    {line}" for line in said[first:][-_LAST_LINES:] if line)
         raise CannotInstall(f"`{' '.join(command[1:4])}` {launch.manner_of_death(status)}:{told}")
 
 

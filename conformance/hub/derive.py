@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
     import torch
 
 _ANSWER, _QUESTION, _SYSTEM = "A mug it is", "What is on the table", "Be a robot"
+_NEXT_QUESTION = "Whose could that be"
+_DIALOGUE = (("user", _QUESTION), ("assistant", _ANSWER))
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Inference:
 
 @dataclass(frozen=True)
 class Derived:
-    """A recipe, and how its declarations came about."""
+    """A recipe, how its declarations came about, and the files that it was made from."""
 
     recipe: Recipe
+    published: Published
     inferences: tuple[Inference, ...]
 
 
@@ -103,7 +105,7 @@ def derive(directory: Path, hub_id: str, *, trust_remote_code: bool = False) -> 
         path=directory,
         derived=True,
     )
-    return Derived(recipe, inferences)
+    return Derived(recipe, published, inferences)
 
 
 def _tokenizer(published: Published) -> Any:
@@ -150,19 +152,20 @@ def _of_bos(published: Published, tokenizer: Any) -> tuple[Inference, ...]:
     if bos is None:
         return _without_bos("the tokenizer has no bos token")
     ids = list(tokenizer(_QUESTION).input_ids)
-    dialogue = [("user", _QUESTION), ("assistant", _ANSWER)] * 2
-    text = _rendered(published, dialogue)
-    shown = text.count(token) if text is not None else None
+    text = _rendered(published, [*_DIALOGUE, ("user", _NEXT_QUESTION)]) or ""
+    between = text.partition(_ANSWER)[2].partition(_NEXT_QUESTION)[0].lstrip()
+    # A token may be bos and eos: the one that ends the answer begins nothing.
+    ending = _ending(between, tokenizer) or ""
     per_turn = (
-        (Inference("bos_per_prompt", "per-turn", f"the template has {token!r} before each turn"),)
-        if shown is not None and shown > 1
-        else (Inference("bos_per_prompt", "one", "one begins a dialogue"),)
+        Inference("bos_per_prompt", "per-turn", f"the template has {token!r} before each turn")
+        if token in between.removeprefix(ending)
+        else Inference("bos_per_prompt", "one", "one begins a dialogue")
     )
     if ids[:1] == [bos]:
-        return Inference("bos", "auto", f"the tokenizer puts {token!r} first"), *per_turn
-    if shown:
+        return Inference("bos", "auto", f"the tokenizer puts {token!r} first"), per_turn
+    if text.startswith(token):
         why = f"the tokenizer adds no {token!r}, and the template writes it"
-        return Inference("bos", "prompt", why), *per_turn
+        return Inference("bos", "prompt", why), per_turn
     return _without_bos(f"neither the tokenizer nor the template puts {token!r} first")
 
 
@@ -188,20 +191,26 @@ def _of_dialogue(published: Published, tokenizer: Any) -> tuple[Inference, ...]:
         takes,
         "the template writes a system message" if takes else "the template takes no system message",
     )
-    dialogue = [("user", _QUESTION), ("assistant", _ANSWER)]
-    text = _rendered(published, dialogue)
-    after = text.partition(_ANSWER)[2].lstrip() if text else ""
+    text = _rendered(published, _DIALOGUE)
+    if text is None or _ANSWER not in text:
+        why = "the template does not write a question and its answer: the tokenizer's own eos"
+        return Inference("terminator", tokenizer.eos_token or "", why), system
+    ends = _ending(text.partition(_ANSWER)[2].lstrip(), tokenizer)
+    if ends is None:
+        why = "the template ends an answer in no special token: the tokenizer's own eos does"
+        return Inference("terminator", tokenizer.eos_token or "", why), system
+    return Inference("terminator", ends, "the template ends an answer in it"), system
+
+
+def _ending(after: str, tokenizer: Any) -> str | None:
+    """The special token with which the text behind an answer begins."""
     # Longest first: one may begin another.
     specials = sorted(
         {t.content for t in tokenizer.added_tokens_decoder.values()} | {tokenizer.eos_token or ""},
         key=len,
         reverse=True,
     )
-    ends = next((token for token in specials if token and after.startswith(token)), None)
-    if ends is None:
-        why = "the template ends an answer in no special token: the tokenizer's own eos does"
-        return Inference("terminator", tokenizer.eos_token or "", why), system
-    return Inference("terminator", ends, "the template ends an answer in it"), system
+    return next((token for token in specials if token and after.startswith(token)), None)
 
 
 def _of_normalisation(tokenizer: Any) -> Inference:
@@ -209,13 +218,15 @@ def _of_normalisation(tokenizer: Any) -> Inference:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
     if ids("a\u2581b") == ids("a b"):
-        return Inference(
-            "normalisation", "metaspace", "`\u2581` and a space are the same to the tokenizer"
-        )
+        why = "`\u2581` and a space are the same to the tokenizer"
+        if ids(" a") == ids("a"):
+            first = f"{why}, which puts one before a text that has none"
+            return Inference("normalisation", "metaspace-first", first)
+        return Inference("normalisation", "metaspace", why)
     if ids("cafe\u0301") == ids("caf\u00e9"):
         form = "nfkc" if ids("\ufb01") == ids("fi") else "nfc"
         return Inference(
-            "normalisation", form, "an accent of its own and its letter with it are the same to it"
+            "normalisation", form, "a letter and its combining accent encode as the composed letter"
         )
     return Inference("normalisation", "identity", "`\u2581` and a space are two characters to it")
 
@@ -233,7 +244,11 @@ def _of_dtype(config: Mapping[str, Any]) -> Inference:
     if stored in ("bfloat16", "float16"):
         return Inference("training_dtype", stored, "the dtype that the config names")
     return Inference(
-        "training_dtype", "bfloat16", f"the config names {stored or 'no dtype'}, no half precision"
+        "training_dtype",
+        "bfloat16",
+        f"the config names {stored}, which is not a half precision"
+        if stored
+        else "the config names no dtype",
     )
 
 
@@ -262,7 +277,16 @@ def tiny_model(published: Published, sizes: Mapping[str, Any]) -> Any:
 def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference, ...]:
     """What the library's model of this config does to embeddings, seen on a tiny one."""
     model = tiny_model(published, sizes)
-    inside, fed = _scales(model)
+    try:
+        inside, fed = _scales(model)
+    except Exception as error:
+        import transformers
+
+        raise UnusableFiles(
+            f"{published.architecture} of transformers {transformers.__version__} does not run at "
+            f"the sizes that follow from the config of {published.hub_id}: {type(error).__name__}: "
+            f"{error}. Write a recipe with a [probe] table by hand"
+        ) from error
     return (
         Inference("embedding_scale", inside, f"measured on the input embedding: {inside:g}"),
         Inference("patch_scale", fed, f"measured before the first layer: {fed:g}"),
@@ -291,8 +315,7 @@ def _scales(model: Any) -> tuple[float, float]:
     try:
         with torch.no_grad():
             embedded = embedding(ids)
-            with suppress(Exception):
-                model(inputs_embeds=rows, use_cache=False)
+            model(inputs_embeds=rows, use_cache=False)
     finally:
         handle.remove()
     return _factor(embedded, rows), _factor(seen[0], rows) if seen else 1.0

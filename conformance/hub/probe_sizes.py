@@ -60,10 +60,15 @@ def probe_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
             raise NoSizes(f"the config has none of {', '.join(_NAMES[size])}")
     published = {size: int(text[key]) for size, key in keys.items() if key is not None}
     heads, groups = published["heads"], published.get("key_value_heads", published["heads"])
+    for size in ("hidden", "heads", "layers"):
+        if published[size] < 1:
+            raise NoSizes(f"{keys[size]} is {published[size]}")
     if groups < 1 or heads % groups:
         raise NoSizes(f"{heads} attention heads cannot share {groups} key-value heads")
     given_width = text.get("head_dim")
     head_width = int(given_width) if given_width else published["hidden"] // heads
+    if head_width < 1:
+        raise NoSizes(f"{heads} attention heads do not fit into a width of {published['hidden']}")
 
     width = least = _head_width(text)
     new_groups = _HEADS if groups == heads else min(2, groups)
@@ -91,6 +96,8 @@ def probe_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     if given_width:
         changed["head_dim"] = width
+    if isinstance(text.get("rotary_dim"), int):
+        changed["rotary_dim"] = round(width * _rotated_share(text))
     changed |= _of_attention(text, head_width, width, hidden // new_heads)
     changed |= _per_layer(text, published["layers"], layers)
     changed |= _of_experts(text, hidden / published["hidden"])
@@ -111,11 +118,21 @@ def _rotated_share(config: Mapping[str, Any]) -> float:
         rope.get("partial_rotary_factor"),
         config.get("partial_rotary_factor"),
         config.get("rotary_pct"),
+        _share_of_head(config),
     ):
         if found is not None:
             return float(found)
     # Whose class rotates half of each head unless told otherwise.
     return 0.5 if config.get("model_type") == "phi" else 1.0
+
+
+def _share_of_head(config: Mapping[str, Any]) -> float | None:
+    """The rotated share where a config says how many dimensions are rotated, as GPT-J's does."""
+    rotated = config.get("rotary_dim")
+    hidden, heads = (_key_of(config, _NAMES[size]) for size in ("hidden", "heads"))
+    if not isinstance(rotated, int) or hidden is None or heads is None:
+        return None
+    return rotated * int(config[heads]) / int(config[hidden])
 
 
 def _head_width(config: Mapping[str, Any]) -> int:
@@ -196,6 +213,8 @@ def _of_experts(config: Mapping[str, Any], ratio: float) -> dict[str, Any]:
     for key in ("num_local_experts", "num_experts", "n_routed_experts"):
         if isinstance(config.get(key), int) and config[key] > _EXPERTS:
             changed[key] = _EXPERTS
+    if changed and isinstance(config.get("n_group"), int):
+        changed |= {"n_group": min(2, config["n_group"]), "topk_group": 1}
     if changed and isinstance(config.get("num_experts_per_tok"), int):
         changed["num_experts_per_tok"] = min(2, config["num_experts_per_tok"])
     for key in ("moe_intermediate_size", "shared_expert_intermediate_size"):

@@ -95,6 +95,9 @@ def read_published(directory: Path, hub_id: str, *, trust_remote_code: bool = Fa
     _check_links(directory)
     config = _read_config(directory, hub_id)
     _check_decoder(config, directory, hub_id)
+    if "auto_map" in config and _is_native(config):
+        # The code that came before the class did.
+        config = {key: value for key, value in config.items() if key != "auto_map"}
     if "auto_map" in config and not trust_remote_code:
         raise UnusableFiles(
             f"`{directory / CONFIG}` asks for code of its own (`auto_map`: "
@@ -114,11 +117,23 @@ def read_published(directory: Path, hub_id: str, *, trust_remote_code: bool = Fa
     )
 
 
+def _is_native(config: Mapping[str, Any]) -> bool:
+    """Whether the installed library has the class of this config itself."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    architecture = str(config["architectures"][0])
+    return config["model_type"] in CONFIG_MAPPING and hasattr(transformers, architecture)
+
+
 def chat_template_in(directory: Path, tokenizer_config: Mapping[str, Any]) -> str | None:
     """The template of a dialogue that `directory` publishes, as `Published.chat_template`."""
     path = directory / CHAT_TEMPLATE
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnusableFiles(f"`{path}` cannot be read as text: {error}") from None
     found = tokenizer_config.get("chat_template")
     if isinstance(found, list):
         found = {one.get("name"): one.get("template") for one in found}.get("default")
@@ -197,7 +212,7 @@ def _check_links(directory: Path) -> None:
     home = directory.resolve()
     if home.parent.name == "snapshots":
         home = home.parent.parent
-    for path in sorted(directory.iterdir()):
+    for path in (directory / name for name in (CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES)):
         if path.is_symlink() and not path.resolve().is_relative_to(home):
             raise UnusableFiles(
                 f"`{path}` is a link to `{path.resolve()}`, outside of the folder: copy the file, "
@@ -225,6 +240,13 @@ def _check_decoder(config: Mapping[str, Any], directory: Path, hub_id: str) -> N
             f"{where} is of {architectures[0]} ({config['model_type']}), which is no decoder of "
             f"text: a backbone wraps a causal language model"
         )
+    if "quantization_config" in config:
+        how = config["quantization_config"]
+        method = how.get("quant_method") if isinstance(how, Mapping) else None
+        raise UnusableFiles(
+            f"{where} is of a quantised checkpoint ({method or 'quantization_config'}), whose "
+            f"weights a probe cannot have: name the folder of the model that it was made from"
+        )
     if not isinstance(text_part(config).get("vocab_size"), int):
         raise UnusableFiles(
             f"{where} has no `vocab_size`, the number of rows; take the published {CONFIG} of "
@@ -248,6 +270,8 @@ def _check_tokenizer(directory: Path, hub_id: str, config: Mapping[str, Any]) ->
     if not isinstance(vocabulary, (Mapping, list)):
         raise UnusableFiles(f"`{path}` has no `model.vocab`: it is no tokenizer of the library")
     added = document.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(one, Mapping) for one in added):
+        raise UnusableFiles(f"`{path}` has `added_tokens` that are no list of tables")
     rows = text_part(config)["vocab_size"]
     tokens = len({one.get("content") for one in added} | _texts(vocabulary))
     if len(vocabulary) > rows:

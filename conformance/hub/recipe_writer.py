@@ -13,6 +13,7 @@ from typing import Any
 
 from conformance.errors import CannotAssess
 from conformance.hub.derive import Derived
+from conformance.hub.published import TOKENIZER_FILES
 from conformance.hub.recipe_file import read_recipe
 
 _UNDECLARED = """\
@@ -31,16 +32,20 @@ def write_recipe(derived: Derived, directory: Path, *, replace: bool = False) ->
     of the same name. Nothing is there until both are whole.
 
     Raises:
-        RecipeExists: there is such a file, and `replace` is not set.
+        RecipeExists: there is such a file or folder, and `replace` is not set; or the folder holds
+            what no recipe wrote there.
         OSError: the directory cannot be written to.
     """
     recipe = derived.recipe
     name = recipe.hub_id.replace("/", "--")
     path, folder = directory / f"{name}.toml", directory / name
-    if path.exists() and not replace:
-        raise RecipeExists(
-            f"`{path}` exists, and may have been corrected by hand: add --replace to write it anew"
-        )
+    for there in (path, folder):
+        if there.exists() and not replace:
+            raise RecipeExists(
+                f"`{there}` exists, and may have been corrected by hand: add --replace to write it "
+                f"anew"
+            )
+    check_replaceable(folder)
     directory.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".adding-", dir=directory))
     try:
@@ -50,12 +55,31 @@ def write_recipe(derived: Derived, directory: Path, *, replace: bool = False) ->
         (scratch / path.name).write_text(_document(derived), encoding="utf-8")
         read_recipe(scratch / path.name)
         if folder.exists():
-            shutil.rmtree(folder)
+            os.rename(folder, scratch / "before")
         os.rename(scratch / name, folder)
         os.replace(scratch / path.name, path)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return path
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace a folder of tokenizer files that holds anything else: a model's own folder,
+    say.
+
+    Raises:
+        RecipeExists: naming what is there.
+    """
+    if not folder.exists():
+        return
+    strange = next(
+        (path for path in sorted(folder.glob("*")) if path.name not in TOKENIZER_FILES), None
+    )
+    if strange is not None or not folder.is_dir():
+        raise RecipeExists(
+            f"`{strange or folder}` was not written with a recipe, and is in its way: name another "
+            f"folder for recipes"
+        )
 
 
 def _document(derived: Derived) -> str:

@@ -55,9 +55,9 @@ class Sources:
         return sorted({*self.models, *(one for one in cached if self.folder_of(one))})
 
 
-def download(hub_id: str, cache: Path | None = None) -> Path:
-    """Fetch the published JSON and tokenizer files of `hub_id`, no weights, into the Hugging Face
-    cache (the user's own for None); returns the snapshot's folder.
+def download(hub_id: str) -> Path:
+    """Fetch the published JSON and tokenizer files of `hub_id`, no weights, into the user's own
+    Hugging Face cache; returns the snapshot's folder.
 
     Raises:
         CannotDownload: the hub cannot be reached, has no such model, or does not give it to this
@@ -67,31 +67,30 @@ def download(hub_id: str, cache: Path | None = None) -> Path:
 
     wanted = [CONFIG, GENERATION_CONFIG, *TOKENIZER_FILES]
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=wanted, cache_dir=cache))
+        return Path(snapshot_download(hub_id, allow_patterns=wanted))
     except Exception as error:
         raise CannotDownload(
             f"the published files of {hub_id} could not be fetched: {type(error).__name__}: "
-            f"{error}. A gated model needs `hf auth login`; a folder that has the files goes with "
-            f"--from DIR"
+            f"{str(error).rstrip('. ')}. If the model is gated, `hf auth login`; if there is no "
+            f"network here, name a folder that has its config and tokenizer"
         ) from error
 
 
-def users_cache(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The `hub` folder of the Hugging Face cache that this environment names, None if there is no
-    such folder (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables).
-    """
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if environment.get(name):
-            return _existing(Path(environment[name]).expanduser())
-    home = environment.get("HF_HOME")
-    if not home:
-        cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-        home = os.path.join(cache, "huggingface")
-    return _existing(Path(home).expanduser() / "hub")
-
-
-def _existing(path: Path) -> Path | None:
+def users_cache() -> Path | None:
+    """The `hub` folder of the user's own Hugging Face cache; None if there is no such folder."""
+    path = cache_named_in(os.environ)
     return path.absolute() if path.is_dir() else None
+
+
+def cache_named_in(environment: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps what it downloads, by the variables that it reads
+    (https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables)."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environment.get(variable):
+            return Path(environment[variable]).expanduser()
+    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
+    home = environment.get("HF_HOME") or os.path.join(cache, "huggingface")
+    return Path(home).expanduser() / "hub"
 
 
 def _named(text: str) -> tuple[str, Path]:

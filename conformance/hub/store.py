@@ -193,16 +193,17 @@ def _write_tokenizer(recipe: Recipe, entry: Path, snapshot: Path, on_progress: P
 def _write_weights(recipe: Recipe, snapshot: Path) -> None:
     from safetensors.torch import save_file
 
-    from conformance.hub.weights import checkpoint_shapes, norm_centre, probe_tensors
+    from conformance.hub.weights import checkpoint_shapes, has_tied_head, norm_centre, probe_tensors
 
     config = recipe.probe_config()
     text_config = config.get("text_config", config)
+    shapes = checkpoint_shapes(config, recipe.architecture)
     tensors = dict(
         probe_tensors(
-            checkpoint_shapes(config, recipe.architecture),
+            shapes,
             seed=recipe.hub_id,
             vocabulary=text_config["vocab_size"],
-            tied=bool(text_config.get("tie_word_embeddings", False)),
+            tied=has_tied_head(shapes, text_config["vocab_size"]),
             dtype=recipe.dtype,
             centre=norm_centre(text_config),
         )

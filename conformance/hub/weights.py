@@ -107,6 +107,12 @@ def _as_published(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, tor
     return reverted if set(reverted) != set(tensors) else tensors
 
 
+def has_tied_head(shapes: Mapping[str, tuple[int, ...]], vocabulary: int) -> bool:
+    """Whether the embedding is the head too: it is the only tensor with a row for each token. A
+    config may leave it to its class to say so, as Gemma's do."""
+    return sum(len(shape) == 2 and shape[0] == vocabulary for shape in shapes.values()) == 1
+
+
 def norm_centre(config: Mapping[str, Any]) -> float:
     """What the weights of norms are drawn around under this config."""
     return 0.0 if config.get("model_type") in NORMS_ABOUT_ZERO else 1.0

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from conformance.hub.weights import norm_centre, probe_tensors
+from conformance.hub.weights import has_tied_head, norm_centre, probe_tensors
 from conformance.oracle import architecture_of
 from conformance.parity.library import library_config
 
@@ -72,7 +72,7 @@ def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed
         shapes,
         seed=str(seed),
         vocabulary=config["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings")),
+        tied=has_tied_head(shapes, config["vocab_size"]),
         dtype="float32",
         centre=norm_centre(config),
     )

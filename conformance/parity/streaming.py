@@ -20,6 +20,7 @@ from conformance.hub.weights import (
     NORM_SPREAD,
     SHARED_ROW_SHARE,
     distribution,
+    has_tied_head,
     norm_centre,
     seed_of,
 )
@@ -219,12 +220,12 @@ def write_seeded(llm: Any, prefix: str, config: Config, *, seed: int) -> None:
 
 
 def _seeded(config: Config, shapes: Shapes, seed: int, on: torch.device) -> SeededWeights:
-    tied = bool(config.get("tie_word_embeddings"))
+    vocabulary = int(config["vocab_size"])
     return SeededWeights(
         shapes,
         seed=seed,
-        vocabulary=int(config["vocab_size"]),
-        tied=tied,
+        vocabulary=vocabulary,
+        tied=has_tied_head(shapes, vocabulary),
         centre=norm_centre(config),
         on=on,
     )

@@ -16,8 +16,8 @@ from conformance.verdict.outcomes import ClauseOutcome
 
 @dataclass(frozen=True)
 class Phase:
-    """A step is about to be taken: `resolving`, `loading`, `building hub`, `constructing`,
-    `judging`."""
+    """A step is about to be taken: `resolving`, `loading`, `deriving recipe`, `building hub`,
+    `constructing`, `judging`; and by `certify --download`, `fetching config and tokenizer`."""
 
     name: ClassVar = "phase"
     phase: str

@@ -48,8 +48,13 @@ class Session:
     ) -> None:
         self._hub = Hub(request.hub)
         self._view = HubView(home)
-        self._recipes = known_recipes(request.recipes)
         self._sources = Sources.of(request.models, request.cache)
+        # What the user names counts, also for an id that has a recipe.
+        self._recipes = {
+            hub_id: recipe
+            for hub_id, recipe in known_recipes(request.recipes).items()
+            if hub_id not in self._sources.models
+        }
         self._trusted = request.trust_remote_code
         self._announce = announce
         self._served: list[str] = []

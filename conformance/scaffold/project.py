@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from conformance.errors import CannotAssess
+from conformance.hub.chat import InvalidTemplate
 from conformance.hub.derive import Derived, derive, tiny_model
-from conformance.hub.published import Published, read_published
-from conformance.hub.recipe_writer import write_recipe
+from conformance.hub.published import Published, UnusableFiles
+from conformance.hub.recipe_writer import check_replaceable, write_recipe
 from conformance.scaffold.names import Names
 from conformance.scaffold.turns import Turns, Undecided, derive_turns
 from conformance.subject.contract import LLM_MAX_LENGTH
@@ -83,7 +84,7 @@ def write_project(
     """
     check_free(folder, replace=replace)
     derived = derive(published, names.hub_id, trust_remote_code=trust_remote_code)
-    files = read_published(published, names.hub_id, trust_remote_code=trust_remote_code)
+    files = derived.published
     decided = _decided(files, derived)
     content = _content(names, files, derived, decided)
     try:
@@ -141,12 +142,13 @@ def _move(scratch: Path, folder: Path, names: list[str], tokenizer: str) -> None
     for name in files:
         if (folder / name).is_dir():
             raise ProjectExists(f"`{folder / name}` is a folder, where a file is to be written")
+    old = folder / RECIPES / tokenizer
+    check_replaceable(old)
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(scratch / name, folder / name)
-    old = folder / RECIPES / tokenizer
     if old.exists():
-        shutil.rmtree(old)
+        os.rename(old, scratch / "before")
     os.rename(scratch / RECIPES / tokenizer, old)
 
 
@@ -160,6 +162,11 @@ def _decided(published: Published, derived: Derived) -> Turns | Undecided:
         )
     except Undecided as undecided:
         return undecided
+    except InvalidTemplate as error:
+        raise UnusableFiles(
+            f"the chat template of {published.hub_id} in `{published.directory}` cannot be "
+            f"rendered: {error}"
+        ) from None
 
 
 def _content(
@@ -239,7 +246,8 @@ def _python(text: str) -> str:
     """The literal of a text in the quotes that formatters prefer."""
     if '"' in text and "'" not in text:
         return repr(text)
-    return json.dumps(text, ensure_ascii=not text.isprintable())
+    # Python reads JSON's escapes but those of pairs, which it takes for two characters.
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _lines(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 
 from conformance.assertions import require, within
 from conformance.catalogue import MUST, requirement
-from conformance.hub.weights import norm_centre
+from conformance.hub.weights import has_tied_head, norm_centre
 from conformance.oracle import architecture_of
 from conformance.parity.full_size import Measured, all_cores, full_size_parity
 from conformance.parity.gates import MODULE_RATIO, SEMANTICS, conditions
@@ -67,7 +67,8 @@ def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
     checkpoint = subject.real_checkpoint
     config = subject.recipe.config if checkpoint is None else checkpoint.config
     shapes = published_shapes(config)
-    vocabulary, tied = int(config["vocab_size"]), bool(config.get("tie_word_embeddings"))
+    vocabulary = int(config["vocab_size"])
+    tied = has_tied_head(shapes, vocabulary)
     seeded = SeededWeights(
         shapes, seed=subject.seed, vocabulary=vocabulary, tied=tied, centre=norm_centre(config)
     )

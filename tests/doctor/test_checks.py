@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from conformance.doctor import checks
-from conformance.doctor.examination import library_cache
 
 
 def test_a_device_that_does_not_compute_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,19 +30,3 @@ def test_a_hub_that_is_not_there_yet_would_be_made_above(tmp_path: Path) -> None
     assert facts["entries"] == 0
     assert {one["built"] for one in facts["checkpoints"]} == {None}
     assert not (tmp_path / "not").exists()
-
-
-@pytest.mark.parametrize(
-    ("environment", "place"),
-    [
-        ({"HF_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
-        ({"HUGGINGFACE_HUB_CACHE": "/a", "HF_HOME": "/b"}, "/a"),
-        ({"HF_HOME": "/b", "XDG_CACHE_HOME": "/c"}, "/b/hub"),
-        ({"XDG_CACHE_HOME": "/c"}, "/c/huggingface/hub"),
-        ({}, str(Path.home() / ".cache" / "huggingface" / "hub")),
-    ],
-)
-def test_the_librarys_cache_is_where_its_variables_say(
-    environment: dict[str, str], place: str
-) -> None:
-    assert str(library_cache(environment)) == place

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import transformers
 
 from conformance.hub import Hub, UnusableFiles, known_recipes, recipe_for
 from conformance.hub.derive import Derived, derive
@@ -29,20 +31,34 @@ def _declared(derived: Derived) -> Declarations:
     return Declarations().updated(derived.recipe.subject, "derived")
 
 
+BY_OTHER_SOURCES = {
+    "microsoft/phi-2": ("bos", "bos_per_prompt", "training_dtype"),
+    # Its hosts write one bos, where its template has one before each question; transformers 5 builds
+    # its tokenizer anew, with a space before a text alone that has none.
+    "meta-llama/Llama-2-7b-chat-hf": ("bos_per_prompt", "normalisation"),
+}
+
+
 @pytest.mark.parametrize(
     "hub_id",
-    ["mistralai/Mistral-7B-Instruct-v0.1", "meta-llama/Llama-2-7b-chat-hf", "microsoft/phi-2"],
+    [
+        "mistralai/Mistral-7B-Instruct-v0.1",
+        "mistralai/Mistral-7B-Instruct-v0.3",
+        "meta-llama/Llama-2-7b-chat-hf",
+        "microsoft/phi-2",
+    ],
 )
 def test_what_is_inferred_is_what_a_person_declared(hub_id: str, snapshot_of: SnapshotOf) -> None:
     written = known_recipes()[hub_id]
     derived = derive(snapshot_of(hub_id), hub_id)
     ours, theirs = _declared(derived), Declarations().updated(written.subject, "written")
-    for key in ("bos", "terminator", "normalisation", "positions", "patch_scale"):
-        if (hub_id, key) == ("microsoft/phi-2", "bos"):
-            # Its builder writes a bos that no published file knows of.
-            assert (ours.bos, theirs.bos) == ("none", "prompt")
-            continue
-        assert getattr(ours, key) == getattr(theirs, key), key
+    keys = (
+        "bos", "bos_per_prompt", "terminator", "system_prompt", "normalisation", "positions",
+        "patch_scale", "embedding_scale", "training_dtype",
+    )  # fmt: skip
+    for key in keys:
+        if key not in BY_OTHER_SOURCES.get(hub_id, ()):
+            assert getattr(ours, key) == getattr(theirs, key), key
     assert derived.recipe.architecture == written.architecture
     assert derived.recipe.derived
     assert not written.derived
@@ -73,6 +89,55 @@ def test_a_template_with_a_bos_for_each_turn(tmp_path: Path) -> None:
     declared = _declared(derive(folder, HUB_ID))
     assert (declared.bos, declared.bos_per_prompt) == ("prompt", "per-turn")
     assert not declared.system_prompt
+
+
+def test_what_no_file_says_of_phi(snapshot_of: SnapshotOf) -> None:
+    """Its builder writes a bos that no published file knows of, and its hosts train it in bfloat16,
+    where the config says float16."""
+    written = Declarations().updated(known_recipes()["microsoft/phi-2"].subject, "written")
+    derived = _declared(derive(snapshot_of("microsoft/phi-2"), "microsoft/phi-2"))
+    assert (derived.bos, written.bos) == ("none", "prompt")
+    assert (derived.bos_per_prompt, written.bos_per_prompt) == ("none", "one")
+
+
+ONE_TOKEN_FOR_BOTH = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m.role + '|>\\n' + m.content }}"
+    "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n' }}{% endfor %}"
+)
+"""As OLMo 2's: bos and eos are one token."""
+
+
+@pytest.mark.parametrize(
+    ("template", "bos", "per_prompt"),
+    [
+        (ONE_TOKEN_FOR_BOTH, "prompt", "one"),
+        (ONE_TOKEN_FOR_BOTH.removeprefix("{{ bos_token }}"), "none", "none"),  # StableLM Zephyr
+    ],
+)
+def test_the_end_of_an_answer_is_no_bos(
+    template: str, bos: str, per_prompt: str, tmp_path: Path
+) -> None:
+    folder = write_published(tmp_path / "model", template=template)
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    both = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    path.write_text(json.dumps({**config, **both}), encoding="utf-8")
+    declared = _declared(derive(folder, HUB_ID))
+    assert (declared.bos, declared.bos_per_prompt) == (bos, per_prompt)
+    assert declared.terminator == "<|endoftext|>"
+
+
+def test_a_probe_that_cannot_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_published(tmp_path / "model", "gpt_neox", template=None)
+
+    def torn(self: torch.nn.Module, *inputs: object, **options: object) -> object:
+        raise RuntimeError("shape [-1, 8, 0] is invalid")
+
+    monkeypatch.setattr(transformers.GPTNeoXForCausalLM, "forward", torn)
+    with pytest.raises(UnusableFiles, match=r"does not run at the sizes.*shape \[-1, 8, 0\]"):
+        derive(folder, HUB_ID)
 
 
 @pytest.mark.parametrize(("family", "architecture"), [("gemma", "GemmaForCausalLM")])
@@ -152,3 +217,17 @@ def test_files_that_changed_since_are_refused(tmp_path: Path) -> None:
     changed.write_text("{}", encoding="utf-8")
     with pytest.raises(Exception, match="was written for"):
         Hub(tmp_path / "hub").build(recipe_for(HUB_ID, [tmp_path / "recipes"]))
+
+
+def test_a_folder_of_the_users_own_is_never_replaced(tmp_path: Path) -> None:
+    """Its name may be the one that the recipe's tokenizer files take."""
+    own = write_published(tmp_path / "recipes" / HUB_ID.replace("/", "--"))
+    weights = own / "model.safetensors"
+    weights.write_bytes(b"weights")
+    derived = derive(own, HUB_ID)
+    for replace in (False, True):
+        with pytest.raises(RecipeExists, match=own.name):
+            write_recipe(derived, tmp_path / "recipes", replace=replace)
+    assert weights.read_bytes() == b"weights"
+    assert (own / "config.json").is_file()
+    assert [path.name for path in (tmp_path / "recipes").iterdir()] == [own.name]

@@ -55,6 +55,10 @@ def _without(name: str, key: str) -> Callable[[Path], None]:
     return lambda folder: _edit(folder, name, lambda document: document.pop(key))
 
 
+def _not_text(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe{{ messages }}")
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "adapters": (_adapters, r"holds adapters of org/base"),
@@ -73,9 +77,22 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         r"no decoder of text",
     ),
     "no model type": (_without("config.json", "model_type"), "has no `model_type`"),
+    "quantised": (
+        _set("config.json", quantization_config={"quant_method": "awq", "bits": 4}),
+        r"quantised checkpoint \(awq\)",
+    ),
+    "added tokens that are none": (
+        _set("tokenizer.json", added_tokens=["<x>"]),
+        r"tokenizer.json` has `added_tokens` that are no list of tables",
+    ),
     "no architectures": (_without("config.json", "architectures"), "has no `architectures`"),
     "code of its own": (
-        _set("config.json", auto_map={"AutoModelForCausalLM": "modeling.Mine"}),
+        _set(
+            "config.json",
+            model_type="mine",
+            architectures=["MineForCausalLM"],
+            auto_map={"AutoModelForCausalLM": "modeling.Mine"},
+        ),
         r"asks for code of its own.*--trust-remote-code",
     ),
     "fewer rows than tokens": (
@@ -135,5 +152,26 @@ def test_the_default_of_several_templates_counts(tmp_path: Path) -> None:
 
 
 def test_trusted_code_is_taken(tmp_path: Path) -> None:
-    folder = write_published(tmp_path / "model", auto_map={"AutoConfig": "modeling.Mine"})
+    code = {"AutoConfig": "modeling.Mine"}
+    folder = write_published(tmp_path / "model", model_type="mine", auto_map=code)
     assert read_published(folder, HUB_ID, trust_remote_code=True).config["auto_map"]
+
+
+def test_a_class_that_the_library_has_needs_no_code_of_its_own(tmp_path: Path) -> None:
+    """Phi-3 and Falcon were published with code, which their classes followed."""
+    folder = write_published(tmp_path / "model")
+    _set("config.json", auto_map={"AutoModelForCausalLM": "modeling.Mine"})(folder)
+    assert "auto_map" not in read_published(folder, HUB_ID).config
+
+
+def test_links_to_weights_are_no_matter(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model")
+    (folder / "model.safetensors").symlink_to("/etc/hostname")
+    assert read_published(folder, HUB_ID).hub_id == HUB_ID
+
+
+def test_a_template_that_is_no_text_is_named(tmp_path: Path) -> None:
+    folder = write_published(tmp_path / "model")
+    _not_text(folder)
+    with pytest.raises(UnusableFiles, match=r"chat_template.jinja` cannot be read as text"):
+        _ = read_published(folder, HUB_ID).chat_template
