@@ -8,7 +8,14 @@ thing in words of its own and ask both.
 compared, `calls.py` makes the calls, and `compare.py` says where the answers differ.
 """
 
-from conformance.control.calls import CallRefused, CannotBeCopied, Inputs, observe
+from conformance.control.calls import (
+    CallRefused,
+    CannotBeCopied,
+    Inputs,
+    NoSuchAttention,
+    embedded,
+    observe,
+)
 from conformance.control.compare import Difference, differences, same
 from conformance.control.model import Canonical, Control, Mirrored, canonical, mirrored_from
 from conformance.control.states import (
@@ -35,11 +42,13 @@ __all__ = [
     "Difference",
     "Inputs",
     "Mirrored",
+    "NoSuchAttention",
     "Row",
     "canonical",
     "covering_rows",
     "described",
     "differences",
+    "embedded",
     "is_for_inference",
     "makes_sense",
     "mirrored_from",

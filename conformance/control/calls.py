@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from math import isfinite
 from typing import Any
 
 import torch
@@ -32,8 +33,20 @@ Observation = dict[str, Any]
 """What a call returned: tensors over real positions and known ids, and plain facts."""
 
 
+def embedded(backbone: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The embeddings of ids, as a host looks them up: by the backbone's own method, or by the
+    module where it has none."""
+    own = getattr(backbone, "embed_input_ids", None)
+    rows: torch.Tensor = (own or backbone.llm.get_input_embeddings())(ids)
+    return rows
+
+
 class CallRefused(Exception):
-    """A backbone raised; the cause is what it raised."""
+    """A backbone raised, or what the control returns says nothing; the cause is what it raised."""
+
+
+class NoSuchAttention(CallRefused):
+    """The model has no attention of this name."""
 
 
 class CannotBeCopied(CallRefused):
@@ -106,7 +119,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             try:
                 state.enter_context(attention_of(backbone.llm, row["attention"]))
             except ValueError as error:  # of a family that has no such attention
-                raise CallRefused from error
+                raise NoSuchAttention from error
         if row["precision"] == "half":
             state.enter_context(_parameters_in(backbone, dtype))
         if row["precision"] == "autocast":
@@ -184,7 +197,8 @@ def _call(backbone: Any, row: Row, inputs: Inputs) -> Observation:
                 if row["precision"] == "float32":
                     facts["loss over the cross-entropy of its own logits"] = share
                 else:
-                    facts[LOSS_IN_HALF] = round(_LOSS_PARTS * float(share))
+                    parts_of_it = _LOSS_PARTS * float(share)
+                    facts[LOSS_IN_HALF] = round(parts_of_it) if isfinite(parts_of_it) else None
             facts["logits"] = facts["logits"][..., inputs.columns]
             parts.append(facts)
             seen.update(facts)
@@ -323,7 +337,7 @@ class _Call:
 
     def _embedded(self, backbone: Any) -> torch.Tensor:
         # Hosts embed the rows of a batch one by one, too: ids of one axis.
-        rows = [backbone.embed_input_ids(row) for row in self.ids]
+        rows = [embedded(backbone, row) for row in self.ids]
         embedded = torch.stack(rows)
         if self.patches is None:
             return embedded

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from conformance.control.calls import Observation
+from conformance.control.calls import CallRefused, Observation
 from conformance.parity.equality import GRADIENT_RELATIVE_RMS, relative_rms
 from conformance.parity.gates import NEGLIGIBLE_GRADIENT, SEMANTICS, rms
 
@@ -38,7 +38,10 @@ def differences(
     """The differences between two observations of one call.
 
     With `exact`, what the control returns in float32, both are half-precision results; the distance
-    between them is measured in roundings.
+    between them is measured in roundings. Where the control is not finite, nothing is compared.
+
+    Raises:
+        CallRefused: a tensor of the control's is finite nowhere.
     """
     for name, wanted in expected.items():
         found: Any = observed.get(name)
@@ -121,6 +124,8 @@ def _tensors(
         return
     seen: torch.Tensor = found
     finite = wanted.isfinite() if exact is None else wanted.isfinite() & exact.isfinite()
+    if not finite.any() and finite.numel():
+        raise CallRefused(f"the control's {name} are finite nowhere")
     if not finite.all():
         # The library itself breaks down there (StableLM in transformers 4.57 under autocast).
         seen, wanted = seen.masked_fill(~finite, 0.0), wanted.masked_fill(~finite, 0.0)
@@ -180,6 +185,9 @@ def _gradients(
         for name, gradient in wanted.items()
         if gradient is not None and found is not None and name in found
     }
+    if expected and not any(gradient.isfinite().all() for gradient in expected.values()):
+        raise CallRefused("the control's gradients are finite nowhere")
+    expected = {name: gradient for name, gradient in expected.items() if gradient.isfinite().all()}
     if found is None or not expected:
         raise ValueError(
             "there is no gradient to compare: of all parameters none has the same name"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,11 +23,11 @@ from conformance.parity.library import in_dtype, keep_layers, text_config
 class Mirrored:
     """What the mirror copies from a subject, because it is the subject's choice: the number of
     rows, and those of the input embedding and the head that the checkpoint does not have, of shape
-    (new rows, ...)."""
+    (new rows, ...); the head's by the names of its parameters, none where it shows no head."""
 
     count: int
     embedding: torch.Tensor
-    head: tuple[torch.Tensor, ...]
+    head: Mapping[str, torch.Tensor]
 
 
 def mirrored_from(llm: Any, checkpoint_rows: int) -> Mirrored:
@@ -34,9 +36,10 @@ def mirrored_from(llm: Any, checkpoint_rows: int) -> Mirrored:
     return Mirrored(
         count=int(embedding.shape[0]),
         embedding=embedding.detach()[checkpoint_rows:].float().clone(),
-        head=tuple(
-            tensor.detach()[checkpoint_rows:].float().clone() for tensor in head.parameters()
-        ),
+        head={
+            name: tensor.detach()[checkpoint_rows:].float().clone()
+            for name, tensor in (head.named_parameters() if head is not None else ())
+        },
     )
 
 
@@ -98,14 +101,19 @@ class Control(torch.nn.Module):
         )
         self.llm.resize_token_embeddings(mirrored.count, **quick)
         embedding, head = self.llm.get_input_embeddings(), self.llm.get_output_embeddings()
-        pairs = [
-            (embedding.weight, mirrored.embedding),
-            *zip(head.parameters(), mirrored.head, strict=True),
+        first = mirrored.count - len(mirrored.embedding)
+        # By name: what else the subject's head may have the library's model has not, and its logits
+        # will tell.
+        pairs = [(embedding.weight, mirrored.embedding)] + [
+            (parameter, mirrored.head[name])
+            for name, parameter in head.named_parameters()
+            if name in mirrored.head
         ]
         with torch.no_grad():
             for parameter, new in pairs:
-                if len(new):
-                    parameter[-len(new) :] = new.to(parameter.dtype)
+                there = parameter[first : first + len(new)]
+                if there.shape == new.shape:
+                    there.copy_(new)
 
 
 class Canonical(Control):
@@ -138,7 +146,9 @@ class Canonical(Control):
             truncation_side="right",
         )  # fmt: skip
         self.tokenizer.add_special_tokens({"pad_token": "<PAD>"})
-        published = GenerationConfig.from_pretrained(hub_id, token=hf_token)
+        published = GenerationConfig()
+        with suppress(OSError):  # not every model publishes one
+            published = GenerationConfig.from_pretrained(hub_id, token=hf_token)
         self.llm.generation_config = GenerationConfig(
             bos_token_id=published.bos_token_id, eos_token_id=published.eos_token_id,
             pad_token_id=self.pad_token_id, max_length=published.max_length, do_sample=False,

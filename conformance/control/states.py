@@ -218,9 +218,9 @@ def _generic(name: str, value: Any) -> str:
 
 
 def _is_prefill(row: Row) -> set[bool]:
-    """What the values chosen so far say of the longest text: whether it is a prompt alone, that
-    fills a cache and gives hidden states, or two with labels. (Losses are taken in chunks of 4,096
-    tokens, which two of them have.)"""
+    """For each value chosen so far, whether it is the one that the longest text has as a prompt
+    alone, which fills a cache and gives hidden states; otherwise it is two with labels. (Losses
+    are taken in chunks of 4,096 tokens, which two of them have.)"""
     prompt = {"batch": 1, "labels": "none", "cache": "returned", "output": "hidden states"}
     return {row[name] == value for name, value in prompt.items() if name in row}
 

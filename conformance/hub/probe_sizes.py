@@ -104,6 +104,13 @@ def probe_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def layers_of(config: Mapping[str, Any]) -> tuple[str, int] | None:
+    """How many layers a parsed config has, and under which key; None if it does not say."""
+    text = text_part(config)
+    key = _key_of(text, _NAMES["layers"])
+    return None if key is None else (key, int(text[key]))
+
+
 def _key_of(config: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if isinstance(config.get(name), int)), None)
 

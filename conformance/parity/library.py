@@ -52,7 +52,6 @@ def text_config(llm: Any) -> Any:
 
 def keep_layers(llm: Any, kept: int | None) -> None:
     """Cut the decoder of `llm` off behind its first `kept` layers; None keeps them all."""
-    import torch
 
     if kept is None:
         return

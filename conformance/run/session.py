@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from conformance.errors import CannotAssess
 from conformance.hub import (
     Hub,
@@ -20,6 +22,7 @@ from conformance.hub import (
     UnusableFiles,
     known_recipes,
 )
+from conformance.hub.probe_sizes import layers_of
 from conformance.hub.recipes import unknown_recipe
 from conformance.parity.half_products import half_products_in_float32
 from conformance.run.environment import environment
@@ -28,10 +31,12 @@ from conformance.run.request import RunRequest
 from conformance.subject.adapter import Adapter, InvalidAdapter
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
+from conformance.subject.contract import ARGUMENTS
 from conformance.subject.declarations import configuration_in
 from conformance.subject.ids import check_id
 from conformance.subject.subject import Subject
 from conformance.subject.target import Target
+from conformance.suite.models import decoder_layers
 
 
 class Session:
@@ -69,6 +74,8 @@ class Session:
         else:
             tables, source = {"subject": declarations}, "declarations"
         overrides = tables.get("subject", {})
+        if adapter is None and "adapter" not in tables:
+            _check_arguments_are_there(overrides, source)
         self._adapter = (
             Adapter.read(adapter, "adapter")
             if adapter is not None
@@ -208,6 +215,18 @@ def _warnings_are_no_errors() -> Iterator[None]:
         yield
 
 
+def _check_arguments_are_there(declared: Mapping[str, Any], source: Path | str | None) -> None:
+    """Refuse arguments that are declared absent of a class that is called with them all the same:
+    that could only hide what they do."""
+    absent = declared.get("optional_absent", ())
+    named = [one for one in ARGUMENTS if isinstance(absent, (list, tuple)) and one in absent]
+    if named:
+        raise CannotAssess(
+            f"`optional_absent` of `{source}` names `{named[0]}`, an argument that every "
+            f"constructor is called with; for one that does not take it, write an `[adapter]` table"
+        )
+
+
 def _check_layers_kept(subject: Subject) -> None:
     """Refuse a cut that the probe is too small to show: nothing would be judged of it."""
     kept = subject.declared.layers_kept
@@ -215,8 +234,14 @@ def _check_layers_kept(subject: Subject) -> None:
         return
     snapshot = subject.view.snapshot(subject.weights_hub_id)
     config = json.loads((snapshot / "config.json").read_text(encoding="utf-8"))
-    layers = config.get("num_hidden_layers")
-    if layers is not None and kept >= layers:
+    found = layers_of(config)
+    if found is None:
+        raise CannotAssess(
+            f"`layers_kept` is {kept}, and the config of {subject.weights_hub_id} does not say how "
+            f"many layers there are"
+        )
+    layers = found[1]
+    if kept >= layers:
         raise CannotAssess(
             f"`layers_kept` is {kept}, and the checkpoint that stands in for "
             f"{subject.weights_hub_id} has {layers} layers: nothing is cut off. Have the "
@@ -225,14 +250,30 @@ def _check_layers_kept(subject: Subject) -> None:
 
 
 def _check_outside(subject: Subject) -> None:
-    """Refuse a declared path to a module that is not there."""
+    """Refuse a declared path to a module that is not there, or that holds the language model, of
+    which nothing would be judged."""
+    backbone = subject.training
     try:
-        subject.outside(subject.training)
+        modules = subject.outside(backbone)
     except AttributeError as error:
         paths = ", ".join(f"`{path}`" for path in subject.declared.outside)
         raise CannotAssess(
             f"`outside` names {paths}, of which one leads nowhere: {error}"
         ) from error
+    for path, module in modules.items():
+        if not isinstance(module, torch.nn.Module):
+            raise CannotAssess(
+                f"`outside` names `{path}`, which is a {type(module).__name__}, but should be a "
+                f"module"
+            )
+        within = set(map(id, module.modules()))
+        layers = set(map(id, decoder_layers(backbone)))
+        embedding = backbone.llm.get_input_embeddings()
+        if within & {id(backbone.llm), id(embedding)} or (layers and layers <= within):
+            raise CannotAssess(
+                f"`outside` names `{path}`, which holds the language model itself: name the "
+                f"modules beside it"
+            )
 
 
 def _check_is_of(recipe: Recipe, checkpoint: Checkpoint) -> None:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.assertions import Blocked, ClauseFailure, refusal
 from conformance.hub import HubTap, HubView, Recipe
+from conformance.hub.probe_sizes import layers_of
+from conformance.hub.published import text_part
 from conformance.subject.adapter import InvalidAdapter, defining_classes
 from conformance.subject.budget import Budget
 from conformance.subject.checkpoint import Checkpoint
@@ -348,12 +350,16 @@ class Subject:
     def published_config(self) -> dict[str, Any]:
         """The checkpoint's `config.json` as the constructor found it, whatever it did with it, but
         for layers that are declared to be cut off."""
-        text = (self.view.snapshot(self.weights_hub_id) / "config.json").read_text(encoding="utf-8")
-        config, kept = dict(json.loads(text)), self.declared.layers_kept
+        path = self.view.snapshot(self.weights_hub_id) / "config.json"
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kept = self.declared.layers_kept
         if kept is not None:
-            config["num_hidden_layers"] = kept
-            if isinstance(config.get("layer_types"), list):
-                config["layer_types"] = config["layer_types"][:kept]
+            text = dict(text_part(config))
+            if (layers := layers_of(text)) is not None:
+                text[layers[0]] = kept
+            if isinstance(text.get("layer_types"), list):
+                text["layer_types"] = text["layer_types"][:kept]
+            config = {**config, "text_config": text} if "text_config" in config else text
         return config
 
     def published_config_object(self) -> Any:

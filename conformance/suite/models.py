@@ -208,15 +208,39 @@ def is_cut_off(subject: Subject, tensor: str) -> bool:
     return kept is not None and layer is not None and layer >= kept
 
 
-def tensors_outside(subject: Subject) -> tuple[str, ...]:
-    """How the names end, behind a dot, of the checkpoint's tensors that are modules' which are
-    declared not to be the language model: from the module's own name on, since an action expert may
-    have the language model's very layers."""
-    return tuple(
-        f".{path.rpartition('.')[2]}.{name}"
-        for path, module in subject.outside(subject.training).items()
-        for name in module.state_dict()
-    )
+def tensors_outside(subject: Subject) -> frozenset[str]:
+    """The checkpoint's tensors that are those of modules which are declared not to be the language
+    model, found by as much of their names as the checkpoint has, from the module's own name on: an
+    action expert may have the language model's very layers. A parameter of `llm` that lies in none
+    of these modules is never among them."""
+    backbone, found = subject.training, set[str]()
+    beside = subject.lie_outside(backbone)
+    for path, module in subject.outside(backbone).items():
+        parts = path.split(".")
+        for name in module.state_dict():
+            for start in range(len(parts)):
+                ending = ".".join(["", *parts[start:], name])
+                namesakes = {one for one in subject.checkpoint if f".{one}".endswith(ending)}
+                if namesakes:
+                    found |= namesakes
+                    break
+    own = {name for name, one in backbone.llm.named_parameters() if id(one) not in beside}
+    return frozenset(found - own)
+
+
+def tensors_to_find(subject: Subject) -> list[str]:
+    """The checkpoint's tensors that the backbone must have as they are: all but those of the
+    vocabulary, of layers that are declared to be cut off, and of modules declared outside."""
+    vocabulary, outside = set(vocabulary_tensors(subject).values()), tensors_outside(subject)
+    ours = subject.training.llm.state_dict()
+    return [
+        name
+        for name in subject.checkpoint
+        if name not in vocabulary
+        and name not in outside
+        and not name.endswith("rotary_emb.inv_freq")
+        and not (is_cut_off(subject, name) and name not in ours)
+    ]
 
 
 def decoder_layers(backbone: Any) -> list[torch.nn.Module]:

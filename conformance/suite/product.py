@@ -27,6 +27,7 @@ from conformance.control import (
     Control,
     Difference,
     Inputs,
+    NoSuchAttention,
     Row,
     covering_rows,
     described,
@@ -59,11 +60,11 @@ SHARE = {"quick": 0.3, "standard": 1.0, "thorough": 1.0}
 
 
 _TAKES = {
-    "inference": "inference_mode", "all at once": "inference_mode",
+    "no token": "hf_token", "inference": "inference_mode", "all at once": "inference_mode",
     "flash": "use_flash_attention_2", "long": "llm_max_length",
     "checkpointed": "enable_gradient_checkpointing",
 }  # fmt: skip
-"""What a subject must have for a build to be another than the one for training."""
+"""The member or argument that makes each build differ from the one for training."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,14 @@ class Compared:
         self._rows = min(
             subject.checkpoint.shapes[tensor][0] for tensor in vocabulary_tensors(subject).values()
         )
+        mirrored = mirrored_from(shared.llm, self._rows)
         try:
             self._control = Control(
                 subject.weights_hub_id,
                 dtype=torch.float32,
                 token=None,
                 cache=False,
-                mirrored=mirrored_from(shared.llm, self._rows),
+                mirrored=mirrored,
                 attention=getattr(shared.llm.config, "_attn_implementation", None),
             )
             keep_layers(self._control.llm, subject.declared.layers_kept)
@@ -179,7 +181,7 @@ class Compared:
         expected = observe(control, _without_history(row), self.inputs, self.half)
         try:
             observed = observe(backbone, row, self.inputs, self.half)
-        except CannotBeCopied:
+        except (CannotBeCopied, NoSuchAttention):
             return
         except CallRefused as refusal:
             observe(control, row, self.inputs, self.half)

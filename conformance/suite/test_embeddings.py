@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from itertools import product
@@ -269,6 +270,29 @@ def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
                     expected="the rows that the embedding has by then",
                     mend="read the embedding and its rows at each call, not once at construction",
                 )
+
+
+@requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
+def test_an_embedding_that_a_host_replaces_is_read(subject: Subject) -> None:
+    """What a host puts in the input embedding's place, with adapters say, is what ids are looked up
+    in from then on."""
+    ids = probe_ids(subject)
+    for built, backbone in built_both_ways(subject):
+        if not hasattr(backbone.llm, "set_input_embeddings"):
+            raise NotApplicable("`llm` has no `set_input_embeddings`, by which hosts replace it")
+        with torch.no_grad():
+            before = backbone.embed_input_ids(ids)
+            other = copy.deepcopy(backbone.llm.get_input_embeddings())
+            other.weight.mul_(2.0)
+            backbone.llm.set_input_embeddings(other)
+            after = backbone.embed_input_ids(ids)
+        require(
+            same_tensor(after, 2.0 * before),
+            observed=f"built for {built}, `embed_input_ids` does not read the module that "
+            "`llm.set_input_embeddings` put in place",
+            expected="twice the embeddings of before, as the new module's weight is twice the old",
+            mend="ask `self.llm.get_input_embeddings()` at each call, and keep no module",
+        )
 
 
 @requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -362,9 +362,21 @@ def test_receptive_field_is_the_window(subject: Subject) -> None:
     )
 
 
+def _cuts_to_try(subject: Subject) -> Iterator[dict[str, Any]]:
+    """A prompt and then a token at a time, a long chunk behind a single token, and a token behind
+    all others, with and without padding."""
+    special = set(subject.tokenizer.all_special_ids)
+    ordinary = [one for one in range(len(subject.tokenizer)) if one not in special]
+    tokens = [ordinary[(7 + 31 * place) % len(ordinary)] for place in range(LONG)]
+    for padding in (0, 3):
+        for cuts in (list(range(LONG - 4, LONG)), [1], [LONG // 2]):
+            yield {"tokens": tokens, "cuts": cuts, "padding": padding}
+
+
 @requirement("FWD-06", MUST, profile="numerics", needs=["FWD-03", "FWD-07"], uses=_FORWARD)
 @for_all(
     examples=6,
+    edges=_cuts_to_try,
     tokens=lambda s: row(s, 4),
     cuts=lambda _: st.lists(st.integers(1, LONG - 1), min_size=1, max_size=4),
     padding=lambda _: st.integers(0, 3),

@@ -57,7 +57,8 @@ def test_the_layer_class_counts_the_layers(subject: Subject) -> None:
 @requirement("FSDP-02", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls"])
 def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
     """Outside those instances lie only embeddings, final norm, rotary buffers and head;
-    modules that a forward over text never enters, such as a vision tower, are not asked."""
+    modules that are declared outside, or that a forward over text never enters, such as a vision
+    tower, are not asked."""
     llm, layer_cls = subject.training.llm, subject.training.transformer_layer_cls
     inside = {id(p) for layer in decoder_layers(subject.training) for p in layer.parameters()}
     head = llm.get_output_embeddings()
@@ -96,11 +97,9 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     backbone = subject.build().eval()
     layers = layer_count(subject, backbone)
     # What lies outside may be wrapped too: an action expert of the same layers, say.
-    beside = sum(
-        isinstance(module, backbone.transformer_layer_cls)
-        for root in subject.outside(backbone).values()
-        for module in root.modules()
-    )
+    beside = {
+        id(module) for root in subject.outside(backbone).values() for module in root.modules()
+    }
     batch = _padded_batch(subject)
     logits = _real_logits(subject, backbone.forward(**batch), batch)
     _require_registered_once(backbone, logits)
@@ -112,9 +111,9 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         wrapped = _fsdp(
             backbone, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
         )
-        units = len(FSDP.fsdp_modules(wrapped))
+        units = sum(id(unit.module) not in beside for unit in FSDP.fsdp_modules(wrapped))
         require(
-            units == layers + beside + 1,
+            units == layers + 1,
             observed=f"{units} FSDP units",
             expected=f"{layers + 1}: one for each of {layers} layers, and the root",
             mend="build the policy with `transformer_auto_wrap_policy` and "
@@ -343,7 +342,8 @@ def test_last_layer_finetuning_works(subject: Subject) -> None:
 
 @requirement("FSDP-07", MUST)
 def test_the_last_layer_is_read_when_asked(subject: Subject) -> None:
-    """They are those of `llm` after a host has added rows too, which replaces some."""
+    """`last_layer_finetune_modules` names modules of `llm` after a host has added rows too, which
+    replaces some of them."""
     backbone = subject.build()
     _last_layer_modules(backbone)
     rows = int(backbone.llm.get_input_embeddings().weight.shape[0])
@@ -354,7 +354,7 @@ def test_the_last_layer_is_read_when_asked(subject: Subject) -> None:
 
 
 def _last_layer_modules(backbone: Any, when: str = "") -> list[nn.Module]:
-    """What is trained of the last layer, as it should be."""
+    """Require the modules to be those of the last layer, and return them."""
     modules = list(backbone.last_layer_finetune_modules)
     llm, head = backbone.llm, backbone.llm.get_output_embeddings()
     expected = [

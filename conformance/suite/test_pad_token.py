@@ -25,8 +25,11 @@ def test_a_pad_token_exists(subject: Subject) -> None:
     it is special (skipped by `skip_special_tokens`)."""
     tokenizer = subject.tokenizer
     # Told for those who compare certificates (`conformance drift`).
-    ids_of = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "unk")}
-    tell("special ids", {**ids_of, "generation eos": sorted(subject.generation_eos_ids, key=str)})
+    names = ("pad", "bos", "eos", "unk")
+    ids_of = {name: getattr(tokenizer, f"{name}_token_id", None) for name in names}
+    generation = getattr(subject.training.llm, "generation_config", None)
+    stops = sorted(subject.generation_eos_ids, key=str) if generation is not None else None
+    tell("special ids", {**ids_of, "generation eos": stops})
     require(
         tokenizer.pad_token is not None and tokenizer.pad_token_id is not None,
         observed=f"the tokenizer's pad token is {tokenizer.pad_token!r} with id "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,21 @@ def _require_hosts(holds: bool, failing: dict[Host, str], works: set[str]) -> No
     )
 
 
+@requirement("PRM-18", SHOULD, needs=["PRM-16"], uses=["prompt_builder_fn"])
+def test_builders_can_be_pickled(subject: Subject) -> None:
+    """`prompt_builder_fn` can be pickled: workers of a data loader that are spawned, as they are by
+    default from Python 3.14 on, are sent it."""
+    taken = subject.training.prompt_builder_fn
+    with refusal() as refused:
+        pickle.loads(pickle.dumps(taken))
+    require(
+        not refused,
+        observed=f"{_name_of(taken)} cannot be pickled: {quoted(''.join(map(str, refused)))}",
+        expected="a class, or a factory, that a module holds by its name",
+        mend="define the builder's class in the module, and not inside a function",
+    )
+
+
 @requirement("PRM-01", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
 def test_the_rule_names_the_builder(subject: Subject) -> None:
     """Every registered id maps to the prompt builder class that its family's declared rule names
@@ -108,10 +124,10 @@ def test_the_rule_names_the_builder(subject: Subject) -> None:
 
 
 def _declaring_a_rule(subject: Subject) -> Declarations:
-    """What is declared.
+    """The declarations, with a rule for prompts among them.
 
     Raises:
-        NotApplicable: no rule is: no published file says which class builds the prompts.
+        NotApplicable: no `prompt_rule` is declared.
     """
     if not subject.declared.prompt_rule:
         raise NotApplicable("no `prompt_rule` is declared, and no file names the builder's class")

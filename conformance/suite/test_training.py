@@ -11,9 +11,14 @@ import torch
 
 from conformance.assertions import NotApplicable, refusal, require, within
 from conformance.catalogue import MUST, requirement
-from conformance.control import Inputs
+from conformance.control import Inputs, embedded
 from conformance.control.calls import cross_entropy, without_dropout
-from conformance.parity.equality import GRADIENT_RELATIVE_RMS, gradients_of, worst_gradient
+from conformance.parity.equality import (
+    GRADIENT_RELATIVE_RMS,
+    gradients_of,
+    relative_rms,
+    worst_gradient,
+)
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
@@ -28,16 +33,24 @@ _OVERFITTING = (12, 1e-2, 0.5)
 """Steps of AdamW, their rate, and the share of the first loss that must be left at most."""
 
 
+_LOSS_SCALE = 2.0**16
+"""With which `torch.amp.GradScaler` begins."""
+
+
 @requirement("TRN-01", MUST, profile="training", needs=["FWD-14"], uses=["forward"])
 def test_loss_is_the_cross_entropy(subject: Subject) -> None:
     """`loss` is the shifted cross-entropy of the subject's own logits with −100 ignored, in every
     state."""
     together = compared(subject)
+    batches = {
+        "": _batch(together.inputs, ignored=False),
+        ", with some labels -100": _batch(together.inputs, ignored=True),
+        ", over nine rows with labels for one token, two, and so on": _uneven(together.inputs),
+    }
     for mode in (False, True):
-        for ignored in (False, True):
+        for told, (ids, mask, labels) in batches.items():
             backbone = together.backbone("training")
             backbone.train(mode)
-            ids, mask, labels = _batch(together.inputs, ignored=ignored)
             with torch.no_grad():
                 output = backbone(input_ids=ids, attention_mask=mask, labels=labels)
             backbone.eval()
@@ -54,7 +67,7 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
                 error,
                 SEMANTICS,
                 observed=f"in {'train' if mode else 'eval'}() the loss is {float(output.loss):.6g}"
-                + (", with some labels -100" if ignored else ""),
+                + told,
                 expected=f"{float(wanted):.6g}, the cross-entropy of its own logits with the next "
                 "token, over the labels that are not -100",
                 mend="shift labels by one, ignore -100, and average over what is left",
@@ -174,7 +187,7 @@ def test_a_frozen_model_recomputes_too(subject: Subject) -> None:
     backbone.train()
     layers = decoder_layers(backbone)
     ids, mask, labels = _batch(together.inputs, ignored=False)
-    given = backbone.embed_input_ids(ids).detach().requires_grad_()
+    given = embedded(backbone, ids).detach().requires_grad_()
     with _counted(layers) as calls:
         backbone(inputs_embeds=given, attention_mask=mask, labels=labels).loss.backward()
     missed = [index for index in range(len(layers)) if calls[index] < 2]
@@ -244,7 +257,7 @@ def _dropout_inside(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
 
 @requirement(
     "TRN-04", MUST, profile="training", needs=["CON-09", "TRN-01", "TRN-02"],
-    uses=["forward", "embed_input_ids"],
+    uses=["forward"],
 )  # fmt: skip
 def test_gradients_are_those_of_the_library(subject: Subject) -> None:
     """Every parameter is trained, and what is frozen stays so: gradients, of patches too, are
@@ -305,6 +318,101 @@ def test_spare_rows_are_trained(subject: Subject) -> None:
         expected="a gradient: tokens that are added later live there",
         mend="mask the gradient of no row but the pad's",
     )
+
+
+@requirement("TRN-04", MUST, profile="training")
+def test_gradients_grow_with_the_loss(subject: Subject) -> None:
+    """Of a loss times 65,536, as loss scaling takes it, the gradients are 65,536 times those of the
+    loss."""
+    together = compared(subject)
+    backbone = together.backbone("training")
+    ids, mask, labels = _batch(together.inputs, ignored=False)
+    with without_dropout(backbone):
+        backbone.train()
+        loss = backbone(input_ids=ids, attention_mask=mask, labels=labels).loss
+        once = _gradients(backbone, loss, keep=True)
+        scaled = _gradients(backbone, _LOSS_SCALE * loss)
+        backbone.eval()
+    wrong, name = worst_gradient({one: g / _LOSS_SCALE for one, g in scaled.items()}, once)
+    within(
+        "gradient of a scaled loss",
+        wrong,
+        GRADIENT_RELATIVE_RMS,
+        observed=f"of the loss times {_LOSS_SCALE:.0f} the gradient of `{name}` differs by "
+        f"{wrong:.2g} from as many times that of the loss",
+        expected="gradients in proportion: loss scaling divides them by the same number",
+        mend="clip gradients where the optimizer steps, and not in a hook",
+    )
+
+
+@requirement("TRN-04", MUST, profile="training")
+def test_gradients_come_from_whatever_is_read(subject: Subject) -> None:
+    """A head on any layer's hidden states trains what is below it, and a prefix in the cache
+    learns: their gradients are those of the library's own model."""
+    together = compared(subject)
+    backbone, control = together.backbone("training"), together.control("training")
+    wanted, found = (dict[str, Any](), dict[str, Any]())
+    with without_dropout(backbone), without_dropout(control):
+        for one, gradients in ((control, wanted), (backbone, found)):
+            one.train()
+            try:
+                for told, gradient in _gradients_of_what_is_read(one, together.inputs):
+                    gradients[told] = gradient
+            except Exception:
+                if one is backbone and len(found) < len(wanted):
+                    raise  # the library's model went on
+            one.eval()
+    if not wanted:
+        raise NotApplicable("the library's model gives no hidden states with a gradient")
+    for told, gradient in wanted.items():
+        seen = found.get(told)
+        require(
+            seen is not None or gradient is None,
+            observed=f"in train(), nothing flows back from {told}",
+            expected="a gradient, as in the library's own model",
+            mend="detach nothing that is returned or handed in",
+        )
+        if gradient is None or seen is None:
+            continue
+        error = relative_rms(seen, gradient)
+        within(
+            "gradient of what is read",
+            error,
+            GRADIENT_RELATIVE_RMS,
+            observed=f"in train(), the gradient that flows back from {told} differs by {error:.2g}",
+            expected="that of the library's own model",
+            mend="detach nothing that is returned or handed in",
+        )
+
+
+def _gradients_of_what_is_read(
+    backbone: Any, inputs: Inputs
+) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """What is read, and the gradient that flows back from it to the embeddings below."""
+    ids, mask, _ = _batch(inputs, ignored=False)
+    given = embedded(backbone, ids).detach().requires_grad_()
+    states = backbone(
+        inputs_embeds=given, attention_mask=mask, output_hidden_states=True
+    ).hidden_states
+    for index, state in enumerate(states[1:], 1):
+        yield f"the hidden states of layer {index}", _back_to(given, state[mask.bool()])
+    prefix = embedded(backbone, ids[:, :4]).detach().requires_grad_()
+    cache = backbone(inputs_embeds=prefix, use_cache=True).past_key_values
+    logits = backbone(
+        input_ids=ids[:, 4:7], attention_mask=torch.ones(len(ids), 7, dtype=torch.long),
+        past_key_values=cache, use_cache=True,
+    ).logits  # fmt: skip
+    yield "the logits behind a cached prefix", _back_to(prefix, logits[..., inputs.columns])
+
+
+def _back_to(leaf: torch.Tensor, read: torch.Tensor) -> torch.Tensor | None:
+    if not read.requires_grad:
+        return None
+    weights = torch.cos(torch.arange(read.shape[-1], dtype=torch.float32))
+    (gradient,) = torch.autograd.grad(
+        (read.float() * weights).mean(), leaf, allow_unused=True, retain_graph=True
+    )
+    return gradient
 
 
 @requirement("TRN-04", MUST, profile="training")
@@ -417,6 +525,15 @@ def _batch(inputs: Inputs, *, ignored: bool) -> tuple[torch.Tensor, torch.Tensor
     if ignored:
         labels[0, 2:6] = labels[1, 4] = IGNORED_LABEL
     return ids, mask, labels
+
+
+def _uneven(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, mask and labels of nine rows, which count one label, two, and so on."""
+    ids = inputs.ids(9, 10)
+    labels = ids.clone()
+    for row in range(len(ids)):
+        labels[row, : 9 - row] = IGNORED_LABEL
+    return ids, torch.ones_like(ids), labels
 
 
 def _gradients(backbone: Any, loss: torch.Tensor, *, keep: bool = False) -> dict[str, torch.Tensor]:

@@ -33,9 +33,9 @@ def _declared(derived: Derived) -> Declarations:
 
 BY_OTHER_SOURCES = {
     "microsoft/phi-2": ("bos", "bos_per_prompt", "training_dtype"),
-    # Its hosts write one bos, where its template has one before each question; transformers 5 builds
-    # its tokenizer anew, with a space before a text alone that has none.
-    "meta-llama/Llama-2-7b-chat-hf": ("bos_per_prompt", "normalisation"),
+    # Its hosts write one bos, where its template has one before each question; transformers 5
+    # makes its tokenizer anew, with a space before a text alone that has none.
+    "meta-llama/Llama-2-7b-chat-hf": ("bos_per_prompt", "normalisation", "training_dtype"),
 }
 
 

@@ -301,3 +301,26 @@ class ClampsIdsWhenServing(MistralLLMBackbone):
             self.llm.get_input_embeddings().register_forward_pre_hook(
                 lambda _module, given: (given[0].clamp(0, rows - 1),)
             )
+
+
+@planted("EMB-09")
+class FirstEmbeddingIsKept(MistralLLMBackbone):
+    """`embed_input_ids` reads the embedding that there was at construction: one that PEFT puts in
+    its place trains nothing."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        llm = self.llm
+        self.held = [llm.get_input_embeddings()]
+        resize = llm.resize_token_embeddings
+
+        def resized(*given: Any, **options: Any) -> Any:
+            self.held[0] = resize(*given, **options)
+            return self.held[0]
+
+        llm.resize_token_embeddings = resized
+
+    def embed_input_ids(self, input_ids: torch.LongTensor) -> torch.Tensor:
+        if bool((input_ids >= self.held[0].num_embeddings).any() | (input_ids < 0).any()):
+            raise IndexError("an id beyond the rows")
+        return self.held[0](input_ids)

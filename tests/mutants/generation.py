@@ -29,6 +29,15 @@ class RepeatedPairsForbidden(MistralLLMBackbone):
         self.llm.generation_config.no_repeat_ngram_size = 2
 
 
+@planted("GEN-04")
+class RepeatedActionsForbidden(MistralLLMBackbone):
+    """No seven tokens may occur twice: an action of seven dimensions is not held."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.llm.generation_config.no_repeat_ngram_size = 7
+
+
 @planted("GEN-05")
 class EmbeddedPromptsLoseTheirMask(MistralLLMBackbone):
     """`llm.generate(inputs_embeds=…)` forgets the mask: left padding is read."""

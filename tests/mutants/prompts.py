@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import re
 from typing import Any, ClassVar
@@ -767,3 +768,21 @@ class TagsThatBeginLikeTheMarker(MistralLLMBackbone):
             return super()._render(role, re.sub("<image[^>]*>", "", message))
 
     prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-18")
+class BuilderOfAFunction(MistralLLMBackbone):
+    """The builder's class is made in a function: workers that are spawned cannot be sent it."""
+
+    @property
+    def prompt_builder_fn(self) -> type[prompting.PromptBuilder]:
+        return _made_in_a_function()
+
+
+@functools.cache
+def _made_in_a_function() -> type[prompting.PromptBuilder]:
+    class Local(prompting.MistralInstructPromptBuilder):
+        pass
+
+    Local.__name__ = prompting.MistralInstructPromptBuilder.__name__
+    return Local

@@ -16,6 +16,7 @@ from transformers.models.mistral.modeling_mistral import MistralMLP
 from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import LLAMA_PURE, planted
+from tests.sound.plain import Plain
 
 Forward = Callable[..., Any]
 
@@ -1165,3 +1166,98 @@ class FreezingKeepsTheEmbedding(MistralLLMBackbone):
         if not self.inference_mode:
             self.llm.get_input_embeddings().requires_grad_(True)
         return self
+
+
+@planted("TRN-01")
+class LossOverPieces(Tampered):
+    """In training the loss of more than four rows is computed over four at a time and the pieces'
+    losses averaged: labels of rows with few of them weigh more."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output, labels = super().forward(*positional, **keywords), keywords.get("labels")
+        if self.training and labels is not None and len(labels) > 4 and hasattr(output, "loss"):
+            pieces = zip(output.logits.split(4), labels.split(4), strict=True)
+            losses = [
+                torch.nn.functional.cross_entropy(
+                    logits[:, :-1].flatten(0, 1).float(), wanted[:, 1:].flatten()
+                )
+                for logits, wanted in pieces
+            ]
+            output.loss = torch.stack(losses).mean()
+        return output
+
+
+@planted("TRN-04")
+class LogitGradientsBounded(Tampered):
+    """A hook bounds the gradient of each logit by one, against spikes: a loss that is scaled or
+    summed trains otherwise."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        if hasattr(output, "logits") and output.logits.requires_grad:
+            output.logits.register_hook(lambda gradient: gradient.clamp(-1.0, 1.0))
+        return output
+
+
+@planted("TRN-04")
+class MiddleLayersAreDetached(Tampered):
+    """Hidden states come without their graph, but for the last: a head on a middle layer trains
+    nothing below it."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        states = getattr(output, "hidden_states", None)
+        if states is not None:
+            output.hidden_states = (*(one.detach() for one in states[:-1]), states[-1])
+        return output
+
+
+@planted("TRN-04")
+class PrefixIsDetached(TamperedWithin):
+    """In `train()` what a cache holds is cut from its graph: a prefix that is tuned learns
+    nothing."""
+
+    def change(self, keywords: dict[str, Any]) -> None:
+        cache = keywords.get("past_key_values")
+        if not self.training or cache is None:
+            return
+        if isinstance(cache, tuple):  # before transformers 4.48
+            keywords["past_key_values"] = tuple(tuple(t.detach() for t in kv) for kv in cache)
+            return
+        for layer in getattr(cache, "layers", ()):
+            if getattr(layer, "keys", None) is not None:
+                layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+
+
+@planted("FWD-14")
+class HeadWithABiasOfItsOwn(Plain):
+    """The head has a bias that the checkpoint knows nothing of, drawn at construction."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        head = self.llm.get_output_embeddings()
+        drawn = torch.randn(head.weight.shape[0], generator=torch.Generator().manual_seed(1))
+        head.bias = torch.nn.Parameter(0.5 * drawn.to(head.weight.dtype))
+
+
+@planted("FWD-15")
+class MissingKeysAreForgotten(MistralLLMBackbone):
+    """What a state dict lacks is taken off the list of missing keys: a cut checkpoint loads, and a
+    host's projector that is not in it stays as it was drawn."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.register_load_state_dict_post_hook(lambda _, found: found.missing_keys.clear())
+
+
+@planted("FWD-15")
+class CacheFlagSetForACall(MistralLLMBackbone):
+    """A call in `train()` sets `use_cache` in the config and puts it back when it is done: one that
+    raises leaves it on."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        config, kept = self.llm.config, self.llm.config.use_cache
+        config.use_cache = not self.training
+        output = super().forward(*positional, **keywords)
+        config.use_cache = kept
+        return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,27 @@ def test_a_recipe_that_the_library_refuses_is_named(tmp_path: Path) -> None:
     ):
         session.construct()
     assert str(tmp_path / RECIPE) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"outside": ["llm.model"]}, "`llm.model`, which holds the language model itself"),
+        ({"outside": ["llm.model.layers"]}, "which holds the language model itself"),
+        ({"outside": ["llm.config"]}, "is a MistralConfig, but should be a module"),
+        ({"outside": ["llm.vision"]}, "leads nowhere"),
+        ({"optional_absent": ["hf_token"]}, "every constructor is called with"),
+        ({"layers_kept": 32}, "nothing is cut off"),
+    ],
+)
+def test_declarations_that_would_hide_the_model_are_refused(
+    declared: dict[str, object], words: str
+) -> None:
+    """Nothing would be judged of what they name."""
+    from conformance import check_backbone
+    from tests.sound.plain import Plain
+
+    with pytest.raises(CannotAssess, match=re.escape(words)):
+        check_backbone(
+            Plain, "mistral-v0.1-7b-instruct", declarations=declared, only=("CON-01", "CON-09")
+        )
