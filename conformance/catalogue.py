@@ -23,6 +23,28 @@ SHOULD = "SHOULD"
 CATALOGUE_FILE = PACKAGE / "catalogue.json"
 PROFILES_FILE = PACKAGE / "profiles.toml"
 
+AREAS = {
+    "CON": "Construction",
+    "PAD": "Pad token",
+    "TOK": "Tokenizer",
+    "EMB": "Embeddings",
+    "PRM": "Prompts",
+    "FSDP": "Sharding",
+    "HALF": "Half precision",
+    "GEN": "Generation",
+    "FWD": "Forward pass",
+    "TRN": "Training",
+    "SCL": "Published size",
+    "GPU": "On a GPU",
+}
+"""What the clauses of an area are about, by the letters that their IDs begin with."""
+
+
+def area_of(clause_id: str) -> str:
+    """The area of a clause, in words; of an unknown one, the letters of its ID."""
+    letters = clause_id.rpartition("-")[0] or clause_id
+    return AREAS.get(letters, letters)
+
 
 @dataclass(frozen=True)
 class Requirement:

@@ -12,6 +12,10 @@ HOME = PACKAGE.parent
 """The folder that must be on the path for `import conformance` to find this copy."""
 
 
+DOCUMENTATION = "https://github.com/backbone-conformance/backbone-conformance/blob/main/docs"
+"""Where the documents are read, which reports link to; `docs/` in a checkout."""
+
+
 def fixtures_directory() -> Path:
     """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in
     a checkout."""

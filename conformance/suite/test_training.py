@@ -22,7 +22,7 @@ from conformance.suite.models import (
     decoder_layers,
     logits_of,
 )
-from conformance.suite.product import GRADIENTS, LOSS, compared, failure, findings
+from conformance.suite.product import GRADIENTS, LOSS, compared, failure, first_finding
 
 _OVERFITTING = (12, 1e-2, 0.5)
 """Steps of AdamW, their rate, and the share of the first loss that must be left at most."""
@@ -402,7 +402,7 @@ def test_a_batch_can_be_learnt(subject: Subject) -> None:
 
 
 def _no_finding(subject: Subject, quantities: tuple[str, ...], *, mend: str) -> None:
-    found = next((one for one in findings(subject) if one.difference.quantity in quantities), None)
+    found = first_finding(subject, lambda quantity: quantity in quantities)
     if found is not None:
         raise failure(compared(subject), found, mend=mend)
 
