@@ -20,6 +20,9 @@ from conformance.toml import load_toml
 MUST = "MUST"
 SHOULD = "SHOULD"
 
+FIRST_RELEASE = "0.1.0"
+"""The release that all clauses have been in since, unless they say another."""
+
 CATALOGUE_FILE = PACKAGE / "catalogue.json"
 PROFILES_FILE = PACKAGE / "profiles.toml"
 
@@ -51,7 +54,8 @@ class Requirement:
     """One clause: its ID never changes, its statement is the docstring of the test that checks it.
 
     `needs` are the clauses without which this one cannot be judged; `uses` the members of the
-    contract that it touches (if the subject lacks one, only CON-03 judges that).
+    contract that it touches (if the subject lacks one, only CON-03 judges that); `since` is the
+    release that it came with.
     """
 
     id: str
@@ -61,6 +65,7 @@ class Requirement:
     uses: tuple[str, ...]
     statement: str
     test: str
+    since: str = FIRST_RELEASE
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -71,6 +76,7 @@ class Requirement:
             "uses": list(self.uses),
             "statement": self.statement,
             "test": self.test,
+            "since": self.since,
         }
 
 
@@ -84,9 +90,10 @@ def requirement(
     profile: str = "core",
     needs: Sequence[str] = (),
     uses: Sequence[str] = (),
+    since: str = FIRST_RELEASE,
 ) -> Callable[[Clause], Clause]:
-    """Declare a test function as the check of one clause; its docstring is the clause's
-    statement."""
+    """Declare a test function as the check of one clause, which there is `since` a release; its
+    docstring is the clause's statement."""
 
     def declare(test: Clause) -> Clause:
         statement = inspect.getdoc(test)
@@ -103,6 +110,7 @@ def requirement(
             uses=tuple(uses),
             statement=" ".join(statement.split()),
             test=f"{test.__module__}:{test.__name__}",
+            since=since,
         )
         return test
 
