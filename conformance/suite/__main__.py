@@ -37,9 +37,9 @@ def _lines(requirements: dict[str, Requirement]) -> Iterator[str]:
     yield "# Requirements"
     yield ""
     yield "Every clause, by profile. A MUST that is not met denies the certificate; a SHOULD is"
-    yield "reported. *Needs* are judged first: where one fails, the clause is blocked. Each clause has a"
-    yield "page of its own: why it is there, what it draws, what mends it, and the planted defects that"
-    yield "it kills; all of these in one table: [kill-matrix.md](kill-matrix.md)."
+    yield "reported. *Needs* are judged first: where one fails, the clause is blocked. Each clause"
+    yield "has a page of its own: why it is there, what it draws, what mends it, and the planted"
+    yield "defects that it kills; all of these in one table: [kill-matrix.md](kill-matrix.md)."
     yield "Written by `python -m conformance.suite`."
     for profile, ids in profiles().items():
         if profile == "default":
