@@ -23,6 +23,13 @@ def fixtures_directory() -> Path:
     return packaged if packaged.is_dir() else HOME / "fixtures"
 
 
+def documents_directory() -> Path:
+    """Where the documents lie that statements cite, and the pages of clauses: `conformance/_docs`
+    in an installed wheel, `docs/` in a checkout."""
+    packaged = PACKAGE / "_docs"
+    return packaged if packaged.is_dir() else HOME / "docs"
+
+
 def user_cache() -> Path:
     """The folder of the user's cache that is ours."""
     try:

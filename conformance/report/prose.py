@@ -24,6 +24,8 @@ _LITERAL = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
 _PIECES = re.compile(r"\\.|\w+|\s+|.", re.DOTALL)
 _ALIKE = 0.5
 """Texts that share less than this are two texts, not one that was changed."""
+_LONGEST = 4000
+"""Characters of a text that is compared: the time goes by their square."""
 
 
 def prose(text: str) -> Markup:
@@ -46,25 +48,28 @@ def statement(text: str, *, linked: bool = True) -> Markup:
 def apart(observed: str, expected: str) -> tuple[Markup, Markup]:
     """Both texts as prose; where each quotes a text and these are alike, what they do not share is
     marked in them, as deleted and as inserted."""
-    pairs = [
-        (SequenceMatcher(None, _PIECES.findall(a[1:-1]), _PIECES.findall(b[1:-1]), False), a, b)
-        for a in filter(_is_text, _LITERAL.findall(visible(observed)))
-        for b in filter(_is_text, _LITERAL.findall(visible(expected)))
-    ]
     # Of pairs that are as much alike, the longest says most.
-    pairs = [pair for pair in pairs if pair[0].ratio() >= _ALIKE]
-    if not pairs:
+    alike = max(
+        (
+            (a, b)
+            for a in _quoted(observed)
+            for b in _quoted(expected)
+            if _matcher(_pieces(a), _pieces(b)).ratio() >= _ALIKE
+        ),
+        key=lambda pair: len(pair[0]) + len(pair[1]),
+        default=None,
+    )
+    if alike is None:
         return prose(observed), prose(expected)
-    matcher, *quoted = max(pairs, key=lambda pair: sum(map(len, pair[1:])))
-    ours, theirs = matcher.a, matcher.b
-    changes = matcher.get_opcodes()
+    ours, theirs = map(_pieces, alike)
+    changes = _matcher(ours, theirs).get_opcodes()
     left = Markup("").join(
         _marked("del", ours[a:b], kind != "equal") for kind, a, b, _, _ in changes
     )
     right = Markup("").join(
         _marked("ins", theirs[a:b], kind != "equal") for kind, _, _, a, b in changes
     )
-    return _with(observed, quoted[0], left), _with(expected, quoted[1], right)
+    return _with(observed, alike[0], left), _with(expected, alike[1], right)
 
 
 @dataclass(frozen=True)
@@ -83,10 +88,9 @@ def tokens(evidence: Any) -> Mapping[str, Sequence[Token]]:
     sides = {side: list(_pairs(evidence.get(side))) for side in ("observed", "expected")}
     if not any(sides.values()):
         return {}
-    ids = {side: [token for token, _ in pairs] for side, pairs in sides.items()}
-    matcher = SequenceMatcher(None, *ids.values(), autojunk=False)
+    ours, theirs = ([token for token, _ in pairs] for pairs in sides.values())
     shared = {"observed": set[int](), "expected": set[int]()}
-    for a, b, size in matcher.get_matching_blocks():
+    for a, b, size in _matcher(ours, theirs).get_matching_blocks():
         shared["observed"].update(range(a, a + size))
         shared["expected"].update(range(b, b + size))
     return {
@@ -102,6 +106,21 @@ def _pairs(encoded: Any) -> Iterator[tuple[str, str]]:
     for one in encoded if isinstance(encoded, list) else ():
         if isinstance(one, list) and len(one) == 2:
             yield visible(str(one[0])), "" if one[1] is None else visible(str(one[1]))
+
+
+def _matcher(ours: Sequence[str], theirs: Sequence[str]) -> SequenceMatcher[str]:
+    return SequenceMatcher(None, ours, theirs, autojunk=False)
+
+
+def _quoted(text: str) -> list[str]:
+    """The string literals in a text; none of one that is too long to be compared."""
+    found = _LITERAL.findall(visible(text)) if len(text) <= _LONGEST else []
+    return list(filter(_is_text, found))
+
+
+def _pieces(literal: str) -> list[str]:
+    """A literal's words, spaces and signs, without its quotes."""
+    return _PIECES.findall(literal[1:-1])
 
 
 def _is_text(literal: str) -> bool:

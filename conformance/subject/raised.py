@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 import sysconfig
 import traceback
@@ -21,6 +22,7 @@ _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _FIRST_FRAMES = 8
 _LAST_FRAMES = 16
 """How much is kept of a traceback that is longer than both."""
+_DEFINITION = re.compile(r"\s*(async def|def|class)\s")
 _LINES = 4
 """The most lines of the author's that a failure points to."""
 
@@ -126,7 +128,7 @@ def _raising_lines(error: BaseException, factory: Callable[..., Any]) -> list[_L
 
 
 def _defining_line(member: Any, files: _Files) -> _Line | None:
-    plain = member.fget if isinstance(member, property) else member
+    plain: Any = member.fget if isinstance(member, property) else member
     plain = inspect.unwrap(getattr(plain, "__func__", plain))
     if not (inspect.isroutine(plain) or inspect.isclass(plain)):
         return None
@@ -136,7 +138,8 @@ def _defining_line(member: Any, files: _Files) -> _Line | None:
         return None
     if file is None or not files.hold(file):
         return None
-    ahead = next((n for n, line in enumerate(lines[0]) if not line.lstrip().startswith("@")), 0)
+    # Decorators stand above.
+    ahead = next((n for n, line in enumerate(lines[0]) if _DEFINITION.match(line)), 0)
     return _Line(
         f"{files.name(file)}:{lines[1] + ahead}",
         getattr(plain, "__qualname__", ""),

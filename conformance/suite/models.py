@@ -281,7 +281,7 @@ def tokens_apart(
 def _pieces(subject: Subject, ids: Sequence[int]) -> list[list[Any]]:
     pieces: list[Any] = [None] * len(ids)
     with suppress(Exception):  # the ids tell as much, and a broken tokenizer is judged elsewhere
-        pieces = subject.tokenizer.convert_ids_to_tokens(list(ids))
+        pieces = list(subject.tokenizer.convert_ids_to_tokens(list(ids)))
     return [
         [int(token), None if p is None else str(p)] for token, p in zip(ids, pieces, strict=True)
     ]

@@ -503,6 +503,7 @@ def test_the_answer_follows_the_boundary_at_once(
         if boundary.fixed_up:
             fixup = list(subject.declared.boundary_fixup)
             spellings = [ids[len(fixup) :] for ids in spellings if ids[: len(fixup)] == fixup]
+        terminator = [] if subject.terminator_id is None else [subject.terminator_id]
         require(
             rest[-1:] == [subject.terminator_id] and rest[:-1] in spellings,
             observed=f"encoded {boundary.encoding}, the inference prompt is followed by "
@@ -513,9 +514,7 @@ def test_the_answer_follows_the_boundary_at_once(
             mend="write one space at most between question and answer, and nothing but the "
             "terminator after it; declare "
             "`boundary_fixup` where the host appends the space itself",
-            tokens=tokens_apart(subject, rest, [*spellings[0], subject.terminator_id])
-            if spellings
-            else None,
+            tokens=tokens_apart(subject, rest, [*spellings[0], *terminator]) if spellings else {},
         )
 
 

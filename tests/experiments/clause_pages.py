@@ -151,7 +151,7 @@ def _drawn(tests: Sequence[Test]) -> Iterator[str]:
         for test in tests
         for name, strategy in getattr(test, "draws", {}).items()
     }
-    edges = [_told(test.edges) for test in tests if getattr(test, "edges", None)]
+    edges = [_told(edges) for test in tests if (edges := getattr(test, "edges", None))]
     if draws or any(edges):
         yield "## What it draws"
         yield ""
