@@ -107,7 +107,6 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     logits = _real_logits(subject, backbone.forward(**batch), batch)
     _require_registered_once(backbone, logits)
     _require_nothing_beside(backbone)
-    _require_the_same_units_frozen(backbone)
     with one_rank(), refusal() as refused:
         # With its own flat parameters FSDP refuses a unit that is partly frozen, which is not the
         # policy's fault.
@@ -118,7 +117,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         tell("wrap units", _unit_by_unit(wrapped, FSDP))
         require(
             units == layers + beside + 1,
-            observed=f"{units} FSDP units",
+            observed=f"{units} FSDP unit{'' if units == 1 else 's'}",
             expected=f"{layers + 1}: one for each of {layers} layers, and the root",
             mend="build the policy with `transformer_auto_wrap_policy` and "
             "`{self.transformer_layer_cls}`",
@@ -136,6 +135,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             expected="logits",
             mend="let the forward find its parameters where they are registered",
         )
+    _require_the_same_units_frozen(backbone)
     error = relative_rms(sharded, logits.detach())
     require(
         error <= SEMANTICS,

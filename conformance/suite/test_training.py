@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,13 +55,40 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
                 error,
                 SEMANTICS,
                 observed=f"in {'train' if mode else 'eval'}() the loss is {float(output.loss):.6g}"
-                + (", with some labels -100" if ignored else ""),
+                + (", with some labels -100" if ignored else "")
+                + _as_if(output, labels, together.inputs),
                 expected=f"{float(wanted):.6g}, the cross-entropy of its own logits with the next "
                 "token, over the labels that are not -100",
                 mend="shift labels by one, ignore -100, and average over what is left",
                 conditions=conditions(output.loss.dtype, output.loss.device),
             )
     _no_finding(subject, LOSS, mend="compute the loss alike in every state")
+
+
+def _as_if(output: Any, labels: torch.Tensor, inputs: Inputs) -> str:
+    """Which mistake gives just the loss that was returned, if a common one does."""
+    logits, tokens = logits_of(output), {"eos": inputs.eos, "bos": inputs.bos}
+    count = (labels[:, 1:] != IGNORED_LABEL).sum()
+    mistakes = {
+        "the labels were not shifted": cross_entropy(
+            torch.nn.functional.pad(logits, (0, 0, 0, 1)), torch.nn.functional.pad(labels, (1, 0))
+        ),
+        "it were divided by all positions": cross_entropy(logits, labels) * count / labels.numel(),
+    } | {
+        f"labels that are {name} were ignored too": cross_entropy(
+            logits, labels.masked_fill(labels == token, IGNORED_LABEL)
+        )
+        for name, token in tokens.items()
+        if token is not None and bool((labels == token).any())
+    }
+    right = float(cross_entropy(logits, labels))
+    for told, loss in mistakes.items():
+        # A mistake that changes nothing here explains nothing.
+        if abs(float(loss) - right) > SEMANTICS * right and math.isclose(
+            float(loss), float(output.loss), rel_tol=SEMANTICS
+        ):
+            return f", as if {told}"
+    return ""
 
 
 @requirement("TRN-02", MUST, profile="training", needs=["TRN-01", "FWD-03"], uses=["forward"])
