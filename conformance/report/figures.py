@@ -225,24 +225,26 @@ def states(verdict: Verdict) -> States | None:
     if not factors:
         return None
     met = [outcome.outcome is Outcome.PASSED for outcome in told]
-    rows = tuple(
-        (
-            str(factor),
-            tuple(
-                (str(breaks[factor]), True)
-                if factor in breaks
-                else (_values(tries.get(factor), passed), False)
-                for tries, breaks, passed in zip(tried, broken, met, strict=True)
-            ),
-        )
-        for factor in factors
-    )
+    cells = zip(tried, broken, met, strict=True)
+    columns = [
+        [_cell(factor, tries, breaks, passed) for factor in factors]
+        for tries, breaks, passed in cells
+    ]
+    rows = tuple(zip(map(str, factors), zip(*columns, strict=True), strict=True))
     return States(tuple(outcome.id for outcome in told), rows)
 
 
-def _values(tried: Any, passed: bool) -> str:
+def _cell(
+    factor: str, tries: Mapping[str, Any], breaks: Mapping[str, Any], passed: bool
+) -> tuple[str, bool]:
+    """What one clause says of one factor, and whether it names the value that the clause fails
+    at."""
+    if factor in breaks:
+        return str(breaks[factor]), True
+    if passed:
+        return str(sum(map(bool, _mapping(tries.get(factor)).values())) or ""), False
     # A clause stops at the first state in which it fails: what it compared before says little.
-    return str(sum(map(bool, _mapping(tried).values())) or "") if passed else "any"
+    return ("any" if breaks else ""), False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from conformance.bench.report.html import comparison_page
 from conformance.places import DOCUMENTATION
 from conformance.report.html import html
 from conformance.verdict.load import read_certificate
+from conformance.verdict.outcomes import Outcome
 from tests import ROOT
 from tests.bench.samples import compared_recordings
 from tests.verdict.samples import nasty
@@ -179,8 +181,33 @@ def test_what_scrolls_is_reached_by_the_keyboard(
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_report_is_printed_on_few_sheets(browser: Any, pages: dict[str, Path], name: str) -> None:
     with Visit(browser, pages[name]) as visit:
-        printed = visit.page.pdf(format="A4")
-    assert 1 <= len(re.findall(rb"/Type\s*/Page\b", printed)) <= PRINTED_PAGES
+        assert 1 <= sheets(visit) <= PRINTED_PAGES
+
+
+def test_few_sheets_are_enough_for_a_backbone_that_fails_everything(
+    browser: Any, tmp_path: Path
+) -> None:
+    judged = read_certificate(CERTIFICATES / "certified.json")
+    evidence = {
+        "observed": "a long sentence about what was observed " * 4,
+        "expected": "'another'",
+        "mend": "do `this`, and then that " * 4,
+        "traceback": "Traceback\n" * 40,
+    }
+    outcomes = tuple(
+        replace(one, outcome=Outcome.FAILED, evidence={**one.evidence, **evidence})
+        for one in judged.outcomes
+    )
+    page = tmp_path / "report.html"
+    failing = replace(judged, assessment=replace(judged.assessment, outcomes=outcomes))
+    page.write_text(html(failing), encoding="utf-8")
+    with Visit(browser, page) as visit:
+        assert sheets(visit) <= PRINTED_PAGES
+
+
+def sheets(visit: Visit) -> int:
+    """How many sheets of A4 the page is printed on."""
+    return len(re.findall(rb"/Type\s*/Page\b", visit.page.pdf(format="A4")))
 
 
 @pytest.mark.parametrize("name", PAGES)
