@@ -22,6 +22,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
             raise FileNotFoundError(
                 f"{page.file.src_uri} links {link[0][2:-1]}, which is not there"
             )
-        return f"]({config.repo_url}/blob/main/{target.relative_to(ROOT).as_posix()}?raw=true)"
+        place = target.relative_to(ROOT).as_posix()
+        return f"]({config.extra['repository']}/blob/main/{place}?raw=true)"
 
     return _OUTSIDE.sub(elsewhere, markdown)

@@ -210,7 +210,7 @@ def _shape(unit: Unit) -> tuple[Any, ...]:
 @dataclass(frozen=True)
 class States:
     """In which states clauses compared: a row a factor, a column a clause; a cell holds how many of
-    the factor's values were compared, or, where the clause fails, the value that it takes."""
+    the factor's values were compared, or, where the clause fails, its plainest failing state."""
 
     clauses: tuple[str, ...]
     rows: tuple[tuple[str, tuple[tuple[str, bool], ...]], ...]
@@ -243,8 +243,8 @@ def _cell(
         return str(breaks[factor]), True
     if passed:
         return str(sum(map(bool, _mapping(tries.get(factor)).values())) or ""), False
-    # A clause stops at the first state in which it fails: what it compared before says little.
-    return ("any" if breaks else ""), False
+    # It stops where it fails: what it compared before says little. What is not named is plain.
+    return ("plain" if breaks else ""), False
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def test_a_failing_clause_shows_the_state_that_it_takes() -> None:
     assert grid.clauses == ("PAD-03", "EMB-01")
     assert dict(grid.rows) == {
         "mode": (("train", True), ("1", False)),
-        "mask": (("any", False), ("2", False)),
+        "mask": (("plain", False), ("2", False)),
     }
 
 
