@@ -20,8 +20,33 @@ from conformance.toml import load_toml
 MUST = "MUST"
 SHOULD = "SHOULD"
 
+FIRST_RELEASE = "0.1.0"
+"""The release that all clauses have been in since, unless they say another."""
+
 CATALOGUE_FILE = PACKAGE / "catalogue.json"
 PROFILES_FILE = PACKAGE / "profiles.toml"
+
+AREAS = {
+    "CON": "Construction",
+    "PAD": "Pad token",
+    "TOK": "Tokenizer",
+    "EMB": "Embeddings",
+    "PRM": "Prompts",
+    "FSDP": "Sharding",
+    "HALF": "Half precision",
+    "GEN": "Generation",
+    "FWD": "Forward pass",
+    "TRN": "Training",
+    "SCL": "Published size",
+    "GPU": "On a GPU",
+}
+"""What the clauses of an area are about, by the letters that their IDs begin with."""
+
+
+def area_of(clause_id: str) -> str:
+    """The area of a clause, in words; of an unknown one, the letters of its ID."""
+    letters = clause_id.rpartition("-")[0] or clause_id
+    return AREAS.get(letters, letters)
 
 
 @dataclass(frozen=True)
@@ -29,7 +54,8 @@ class Requirement:
     """One clause: its ID never changes, its statement is the docstring of the test that checks it.
 
     `needs` are the clauses without which this one cannot be judged; `uses` the members of the
-    contract that it touches (if the subject lacks one, only CON-03 judges that).
+    contract that it touches (if the subject lacks one, only CON-03 judges that); `since` is the
+    release that it came with.
     """
 
     id: str
@@ -39,6 +65,7 @@ class Requirement:
     uses: tuple[str, ...]
     statement: str
     test: str
+    since: str = FIRST_RELEASE
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +76,7 @@ class Requirement:
             "uses": list(self.uses),
             "statement": self.statement,
             "test": self.test,
+            "since": self.since,
         }
 
 
@@ -62,9 +90,10 @@ def requirement(
     profile: str = "core",
     needs: Sequence[str] = (),
     uses: Sequence[str] = (),
+    since: str = FIRST_RELEASE,
 ) -> Callable[[Clause], Clause]:
-    """Declare a test function as the check of one clause; its docstring is the clause's
-    statement."""
+    """Declare a test function as the check of one clause, which there is `since` a release; its
+    docstring is the clause's statement."""
 
     def declare(test: Clause) -> Clause:
         statement = inspect.getdoc(test)
@@ -81,6 +110,7 @@ def requirement(
             uses=tuple(uses),
             statement=" ".join(statement.split()),
             test=f"{test.__module__}:{test.__name__}",
+            since=since,
         )
         return test
 

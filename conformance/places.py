@@ -12,11 +12,22 @@ HOME = PACKAGE.parent
 """The folder that must be on the path for `import conformance` to find this copy."""
 
 
+DOCUMENTATION = "https://github.com/backbone-conformance/backbone-conformance/blob/main/docs"
+"""Where the documents are read, which reports link to; `docs/` in a checkout."""
+
+
 def fixtures_directory() -> Path:
     """Where the project's data lies: `conformance/_fixtures` in an installed wheel, `fixtures/` in
     a checkout."""
     packaged = PACKAGE / "_fixtures"
     return packaged if packaged.is_dir() else HOME / "fixtures"
+
+
+def documents_directory() -> Path:
+    """Where the documents lie that statements cite, and the pages of clauses: `conformance/_docs`
+    in an installed wheel, `docs/` in a checkout."""
+    packaged = PACKAGE / "_docs"
+    return packaged if packaged.is_dir() else HOME / "docs"
 
 
 def user_cache() -> Path:

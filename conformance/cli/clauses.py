@@ -17,6 +17,7 @@ from conformance.cli.options import (
 )
 from conformance.cli.rows import cell, show
 from conformance.errors import CannotAssess, did_you_mean
+from conformance.places import documents_directory
 from conformance.report.terminal import say, wrapped
 from conformance.run.request import check_profiles
 
@@ -34,11 +35,12 @@ def requirements(
     """List the clauses, or show one of them."""
     if clause is not None:
         known = known_clause(clause).as_json()
-        say(
-            json.dumps(known, indent=2)
-            if as_json
-            else "\n".join(wrapped(f"{name:<10} {cell(known[name])}", indent=11) for name in known)
-        )
+        if as_json:
+            say(json.dumps(known, indent=2))
+            return
+        page = documents_directory() / "clauses" / f"{known['id']}.md"
+        told = {**known, **({"page": str(page)} if page.is_file() else {})}
+        say("\n".join(wrapped(f"{name:<10} {cell(told[name])}", indent=11) for name in told))
         return
     wanted = expected_clauses(profile_names(profile)) if profile else tuple(catalogue())
     entries = [catalogue()[name].as_json() for name in wanted]

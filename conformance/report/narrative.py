@@ -23,8 +23,8 @@ _DEEP_EVIDENCE = ("traceback", "log", "measured")
 """Evidence that is long and useful only for debugging: shown on request."""
 _IN_HEADLINE = ("exception", "where")
 """Evidence that is left out where the headline holds it."""
-_DRAWN_EVIDENCE = ("error growth",)
-"""Evidence that is drawn as a chart, in media that have charts."""
+_DRAWN_EVIDENCE = ("error growth", "wrap units", "receptive field", "states", "tokens", "code")
+"""Evidence that the page draws, or shows beside what it belongs to."""
 
 _EXCERPT_CHARACTERS = 600
 """Beyond this many characters a piece of evidence is cut off, unless all of it was requested."""

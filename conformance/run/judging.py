@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,6 +75,9 @@ def _judge_clause(
             return blocked
         # A run of chosen clauses may not judge the cause, which would tell it.
         return replace(blocked, evidence=raised_as_evidence(block.__cause__, subject.factory))
+    if found.outcome is Outcome.FAILED and "code" not in found.evidence:
+        with suppress(Exception):  # a subject may be built so that none of it can be looked at
+            told["code"] = subject.code_of(clause.uses)
     return _outcome(
         clause,
         found.outcome,

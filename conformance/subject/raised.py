@@ -6,10 +6,11 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,9 @@ _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 _FIRST_FRAMES = 8
 _LAST_FRAMES = 16
 """How much is kept of a traceback that is longer than both."""
+_DEFINITION = re.compile(r"\s*(async def|def|class)\s")
+_LINES = 4
+"""The most lines of the author's that a failure points to."""
 
 
 def where(error: BaseException, factory: Callable[..., Any]) -> str:
@@ -57,7 +61,28 @@ def raised_as_evidence(error: BaseException, factory: Callable[..., Any]) -> dic
         "exception": type(error).__name__,
         "where": where(error, factory),
         "traceback": traceback_from(error, factory),
+        "code": [line.as_json() for line in _raising_lines(error, factory)],
     }
+
+
+def code_behind(
+    factory: Callable[..., Any], owners: Iterable[type], members: Iterable[str]
+) -> list[dict[str, str]]:
+    """The lines of the author's own files that define `members` of the classes `owners`; where none
+    of them is the author's, the first lines of those classes and of the factory: where to look for
+    the cause of a failure that raised nothing."""
+    files, owners = _Files.of(factory), list(owners)
+    wanted = [inspect.getattr_static(owner, name, None) for owner in owners for name in members]
+    whole = [
+        item
+        for owner in (*owners, factory)
+        for item in (owner, *(vars(owner).values() if inspect.isclass(owner) else ()))
+    ]
+    for candidates in (wanted, whole):
+        lines = [_defining_line(candidate, files) for candidate in candidates]
+        if found := list(dict.fromkeys(filter(None, lines)))[:_LINES]:
+            return [line.as_json() for line in found]
+    return []
 
 
 def traceback_from(error: BaseException, factory: Callable[..., Any]) -> str:
@@ -101,6 +126,47 @@ def files_loaded() -> list[str]:
 def libraries_loaded() -> list[str]:
     """The modules of transformers that are imported, sorted."""
     return sorted(name for name in list(sys.modules) if name.partition(".")[0] == "transformers")
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line of the author's: its place, what it belongs to, and its text."""
+
+    where: str
+    within: str
+    source: str
+
+    def as_json(self) -> dict[str, str]:
+        return {"where": self.where, "in": self.within, "source": self.source}
+
+
+def _raising_lines(error: BaseException, factory: Callable[..., Any]) -> list[_Line]:
+    files = _Files.of(factory)
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if files.hold(one.filename)]
+    return [
+        _Line(f"{files.name(one.filename)}:{one.lineno}", one.name, one.line or "")
+        for one in frames[-1:]
+    ]
+
+
+def _defining_line(member: Any, files: _Files) -> _Line | None:
+    plain: Any = member.fget if isinstance(member, property) else member
+    plain = inspect.unwrap(getattr(plain, "__func__", plain))
+    if not (inspect.isroutine(plain) or inspect.isclass(plain)):
+        return None
+    try:
+        file, lines = inspect.getsourcefile(plain), inspect.getsourcelines(plain)
+    except (TypeError, OSError):  # built in, or made in a place without a file
+        return None
+    if file is None or not files.hold(file):
+        return None
+    # Decorators stand above.
+    ahead = next((n for n, line in enumerate(lines[0]) if _DEFINITION.match(line)), 0)
+    return _Line(
+        f"{files.name(file)}:{lines[1] + ahead}",
+        getattr(plain, "__qualname__", ""),
+        lines[0][ahead].strip(),
+    )
 
 
 def _chain(part: traceback.TracebackException | None) -> Iterator[traceback.TracebackException]:

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +36,7 @@ from conformance.subject.contract import (
 from conformance.subject.contract import CANARY_TOKEN as CANARY_TOKEN
 from conformance.subject.declarations import Declarations
 from conformance.subject.library_code import replaced_in_libraries
+from conformance.subject.raised import code_behind
 from conformance.subject.vocabulary import PublishedVocabulary, state_of
 
 if TYPE_CHECKING:
@@ -508,6 +509,18 @@ class Subject:
         """Serve an edited copy of the weights' snapshot while the body runs; `edit` changes files
         in place."""
         return self.view.variant(self.weights_hub_id, edit)
+
+    def code_of(self, members: Sequence[str]) -> list[dict[str, str]]:
+        """The author's lines that define these members of the contract, and the builder's methods
+        if prompts are among them."""
+        owners: list[type] = []
+        if "training" in self.__dict__:
+            owners.append(type(self.training))
+            builder = getattr(self.training, "prompt_builder_fn", None)
+            if "prompt_builder_fn" in members and inspect.isclass(builder):
+                owners.insert(0, builder)
+                members = (*BUILDER_MEMBERS, *members)
+        return code_behind(self.factory, owners, members)
 
     def source_files(self) -> dict[str, str]:
         """The files that define the subject, and their SHA-256: its classes, builder and factory,

@@ -37,8 +37,9 @@ def _lines(requirements: dict[str, Requirement]) -> Iterator[str]:
     yield "# Requirements"
     yield ""
     yield "Every clause, by profile. A MUST that is not met denies the certificate; a SHOULD is"
-    yield "reported. *Needs* are judged first: where one fails, the clause is blocked. The planted"
-    yield "defects that each clause kills: [kill-matrix.md](kill-matrix.md)."
+    yield "reported. *Needs* are judged first: where one fails, the clause is blocked. Each clause"
+    yield "has a page of its own: why it is there, what it draws, what mends it, and the planted"
+    yield "defects that it kills; all of these in one table: [kill-matrix.md](kill-matrix.md)."
     yield "Written by `python -m conformance.suite`."
     for profile, ids in profiles().items():
         if profile == "default":
@@ -52,7 +53,8 @@ def _lines(requirements: dict[str, Requirement]) -> Iterator[str]:
         )
         for clause in (requirements[clause_id] for clause_id in ids):
             statement = clause.statement.replace("|", "\\|")
-            yield f"| {clause.id} | {clause.level} | {statement} | {', '.join(clause.needs)} |"
+            page = f"[{clause.id}](clauses/{clause.id}.md)"
+            yield f"| {page} | {clause.level} | {statement} | {', '.join(clause.needs)} |"
 
 
 if __name__ == "__main__":

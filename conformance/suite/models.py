@@ -4,8 +4,8 @@ token."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +25,9 @@ from conformance.parity.library import (
 from conformance.parity.receptive_field import reference_as_installed
 from conformance.parity.reference import Reference
 from conformance.subject.subject import Subject
+
+_TOKENS_BEFORE, _TOKENS_BEHIND = 4, 12
+"""How many tokens are shown of two encodings before and behind their first difference."""
 
 
 def probe_ids(subject: Subject, batch: int = 2, length: int = 8) -> torch.Tensor:
@@ -279,3 +282,30 @@ def beside_text(backbone: Any, ids: torch.Tensor) -> set[str]:
 def next_multiple(of: int, count: int) -> int:
     """The smallest multiple of `of` that is at least `count`."""
     return -(-count // of) * of
+
+
+def tokens_apart(
+    subject: Subject, observed: Sequence[int], expected: Sequence[int]
+) -> dict[str, list[list[Any]]]:
+    """Two encodings around their first difference, each token as its id and its piece: evidence
+    that a report shows token by token. Empty if they are the same."""
+    if list(observed) == list(expected):
+        return {}
+    apart = next(
+        (place for place, (a, b) in enumerate(zip(observed, expected, strict=False)) if a != b),
+        min(len(observed), len(expected)),
+    )
+    shown = slice(max(apart - _TOKENS_BEFORE, 0), apart + _TOKENS_BEHIND)
+    return {
+        "observed": _pieces(subject, observed[shown]),
+        "expected": _pieces(subject, expected[shown]),
+    }
+
+
+def _pieces(subject: Subject, ids: Sequence[int]) -> list[list[Any]]:
+    pieces: list[Any] = [None] * len(ids)
+    with suppress(Exception):  # the ids tell as much, and a broken tokenizer is judged elsewhere
+        pieces = list(subject.tokenizer.convert_ids_to_tokens(list(ids)))
+    return [
+        [int(token), None if p is None else str(p)] for token, p in zip(ids, pieces, strict=True)
+    ]

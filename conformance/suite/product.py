@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -17,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from conformance.assertions import ClauseFailure, NotApplicable
+from conformance.assertions import ClauseFailure, NotApplicable, tell
 from conformance.control import (
     CHANGING,
     DEFAULTS,
@@ -85,6 +86,8 @@ class Compared:
         # what came from the checkpoint. The rest may be drawn anew at each construction.
         self.dtypes: dict[str, dict[str, torch.dtype]] = {}
         self.sums: dict[str, dict[str, float]] = {}
+        # In how many rows that were compared each factor had each value.
+        self.tried: dict[str, Counter[Any]] = {name: Counter() for name in FACTORS}
         shared = subject.training
         self.half = getattr(
             shared, "half_precision_dtype", getattr(torch, subject.declared.training_dtype)
@@ -254,6 +257,15 @@ def compared(subject: Subject) -> Compared:
     return found
 
 
+def first_finding(subject: Subject, concerns: Callable[[str], bool]) -> Finding | None:
+    """The first difference in a quantity that `concerns` the clause being judged, if there is one;
+    the clause's evidence records the states that were compared until then."""
+    found = next((one for one in findings(subject) if concerns(one.difference.quantity)), None)
+    tried: Mapping[str, Counter[Any]] = compared(subject).tried
+    tell("states", {name: {str(v): n for v, n in counts.items()} for name, counts in tried.items()})
+    return found
+
+
 def findings(subject: Subject) -> Iterator[Finding]:
     """Every difference in every covering row. Clauses share the rows: each is run when the first of
     them comes to it."""
@@ -277,6 +289,8 @@ def _findings(subject: Subject) -> Iterator[Finding]:
         except CallRefused:
             continue
         judged += 1
+        for name, counts in together.tried.items():
+            counts[row[name]] += 1
         yield from (Finding(row, difference) for difference in found)
     if not judged:
         raise RuntimeError("the control refuses every call: there is nothing to compare with")

@@ -67,6 +67,8 @@ def for_all(
                 raise ended[0]
 
         test.check = check  # type: ignore[attr-defined]
+        # For the clause's page, which says what is drawn.
+        test.draws, test.edges = strategies, edges  # type: ignore[attr-defined]
         # pytest must see the subject alone, not what is drawn.
         test.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [inspect.Parameter("subject", inspect.Parameter.POSITIONAL_OR_KEYWORD)]

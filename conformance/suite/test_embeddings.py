@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from itertools import product
@@ -227,11 +228,18 @@ def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None
     )  # fmt: skip
     require(
         same_tensor(observed, expected),
-        observed=f"the embeddings of {ids} are not those rows times "
+        observed=f"the embeddings of {ids} are {_told_beside(observed, expected)}",
+        expected="the rows of the input embedding, times the declared embedding scale, "
         f"{subject.declared.embedding_scale:g}",
-        expected="the rows of the input embedding, times the declared embedding scale",
         mend="return `self.llm.get_input_embeddings()(input_ids)`, or declare `embedding_scale`",
     )
+
+
+def _told_beside(observed: torch.Tensor, expected: torch.Tensor) -> str:
+    """By which factor `observed` is what was expected, if it is by any."""
+    factor = float((observed * expected).sum() / expected.square().sum())
+    scaled = math.isfinite(factor) and torch.allclose(observed, factor * expected, rtol=1e-4)
+    return f"{factor:.4g} times what is expected" if scaled else "others"
 
 
 @requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])

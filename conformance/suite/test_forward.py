@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -337,6 +337,16 @@ def test_receptive_field_is_the_window(subject: Subject) -> None:
     seen = keys_seen(
         lambda tokens: backbone.forward(input_ids=tokens, use_cache=False), layers, ids
     )
+    tell(
+        "receptive field",
+        {
+            "tokens": length,
+            "layers": [
+                {"sees": _runs(ages), "expected": min(window or length, length)}
+                for ages, window in zip(seen, by_library, strict=False)
+            ],
+        },
+    )
     for layer, (ages, window) in enumerate(zip(seen, by_library, strict=False)):
         contiguous, expected = ages == tuple(range(len(ages))), min(window or length, length)
         require(
@@ -371,6 +381,17 @@ def _cuts_to_try(subject: Subject) -> Iterator[dict[str, Any]]:
     for padding in (0, 3):
         for cuts in (list(range(LONG - 4, LONG)), [1], [LONG // 2]):
             yield {"tokens": tokens, "cuts": cuts, "padding": padding}
+
+
+def _runs(ages: Sequence[int]) -> list[list[int]]:
+    """Ascending `ages` as their runs, first and last of each."""
+    runs: list[list[int]] = []
+    for age in ages:
+        if runs and age == runs[-1][1] + 1:
+            runs[-1][1] = age
+        else:
+            runs.append([age, age])
+    return runs
 
 
 @requirement("FWD-06", MUST, profile="numerics", needs=["FWD-03", "FWD-07"], uses=_FORWARD)

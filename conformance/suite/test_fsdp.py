@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conformance.assertions import ClauseFailure, NotApplicable, refusal, require
+from conformance.assertions import ClauseFailure, NotApplicable, refusal, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, relative_rms
 from conformance.parity.gates import SEMANTICS
@@ -33,6 +33,8 @@ WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]
 FULLY_SHARD_SINCE = (2, 6)
 _PUBLISHED_NUMEL = 1 << 33
 """Parameters: more than any one module of a published model that is wrapped by layers has."""
+_SHOWN_UNITS = 64
+"""The most units that the evidence lists: a policy may make one of every module."""
 _BESIDE = 0.1
 """Share of the parameters that a backbone may hold in other tensors, such as rotary tables."""
 PADDING = 3
@@ -104,7 +106,6 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     logits = _real_logits(subject, backbone.forward(**batch), batch)
     _require_registered_once(backbone, logits)
     _require_nothing_beside(backbone)
-    _require_the_same_units_frozen(backbone)
     with one_rank(), refusal() as refused:
         # With its own flat parameters FSDP refuses a unit that is partly frozen, which is not the
         # policy's fault.
@@ -112,9 +113,10 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             backbone, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
         )
         units = sum(id(unit.module) not in beside for unit in FSDP.fsdp_modules(wrapped))
+        tell("wrap units", _unit_by_unit(wrapped, FSDP))
         require(
             units == layers + 1,
-            observed=f"{units} FSDP units",
+            observed=f"{units} FSDP unit{'' if units == 1 else 's'}",
             expected=f"{layers + 1}: one for each of {layers} layers, and the root",
             mend="build the policy with `transformer_auto_wrap_policy` and "
             "`{self.transformer_layer_cls}`",
@@ -132,6 +134,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             expected="logits",
             mend="let the forward find its parameters where they are registered",
         )
+    _require_the_same_units_frozen(backbone)
     error = relative_rms(sharded, logits.detach())
     require(
         error <= SEMANTICS,
@@ -140,6 +143,35 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         mend="look parameters up in forward: sharding replaces them, and one kept from "
         "construction goes stale",
     )
+
+
+def _unit_by_unit(wrapped: Any, unit: type[nn.Module]) -> list[dict[str, Any]]:
+    """Each unit by its path in the backbone, its class, and the parameters that it shards: those of
+    no unit inside it."""
+    paths = {
+        name.replace("_fsdp_wrapped_module", "").replace("..", ".").strip("."): module
+        for name, module in wrapped.named_modules()
+        if isinstance(module, unit)
+    }
+    held = {path: sum(p.numel() for p in module.parameters()) for path, module in paths.items()}
+    return [
+        {
+            "unit": path,
+            "class": type(module.module).__name__,
+            "parameters": held[path]
+            - sum(
+                held[other]
+                for other in paths
+                if _encloses(path, other)
+                and not any(_encloses(path, mid) and _encloses(mid, other) for mid in paths)
+            ),
+        }
+        for path, module in list(paths.items())[:_SHOWN_UNITS]
+    ]
+
+
+def _encloses(path: str, other: str) -> bool:
+    return path != other and (not path or other.startswith(f"{path}."))
 
 
 def _require_no_unit_by_size(wrapped: Any) -> None:

@@ -22,6 +22,7 @@ from conformance.suite.dialogues import (
     question_terminators,
     turns_of,
 )
+from conformance.suite.models import tokens_apart
 from conformance.suite.properties import StepMachine, for_all, for_all_runs, step
 from conformance.suite.strategies import (
     IMAGE_MARKER,
@@ -466,6 +467,7 @@ def test_prompts_follow_the_official_template(
             expected=f"{_around(subject, official, ours)}, as the official template has it",
             mend="follow the template's strings and spaces exactly, or list the difference with "
             "its reason in the recipe",
+            tokens=tokens_apart(subject, ours, official),
         )
 
 
@@ -495,6 +497,7 @@ def test_the_inference_prompt_is_a_prefix_of_training(
             else "strip trailing space from prompts, and put the space between question and "
             "answer where the tokenizer merges "
             "it (SentencePiece: end of the question; byte-level BPE: start of the answer)",
+            tokens=tokens_apart(subject, boundary.inference, boundary.training),
         )
 
 
@@ -516,6 +519,7 @@ def test_the_answer_follows_the_boundary_at_once(
         if boundary.fixed_up:
             fixup = list(subject.declared.boundary_fixup)
             spellings = [ids[len(fixup) :] for ids in spellings if ids[: len(fixup)] == fixup]
+        terminator = [] if subject.terminator_id is None else [subject.terminator_id]
         require(
             rest[-1:] == [subject.terminator_id] and rest[:-1] in spellings,
             observed=f"encoded {boundary.encoding}, the inference prompt is followed by "
@@ -526,6 +530,7 @@ def test_the_answer_follows_the_boundary_at_once(
             mend="write one space at most between question and answer, and nothing but the "
             "terminator after it; declare "
             "`boundary_fixup` where the host appends the space itself",
+            tokens=tokens_apart(subject, rest, [*spellings[0], *terminator]) if spellings else {},
         )
 
 
@@ -542,6 +547,7 @@ def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: lis
             f"{_around(subject, by_turns, whole)}",
             expected=f"{_around(subject, whole, by_turns)}, as the whole does",
             mend="begin and end turns where the tokenizer merges nothing across",
+            tokens=tokens_apart(subject, by_turns, whole),
         )
 
 

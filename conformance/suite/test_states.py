@@ -36,7 +36,7 @@ from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import built_both_ways, decoder_layers
-from conformance.suite.product import OF_TRAINING, Compared, compared, failure, findings
+from conformance.suite.product import OF_TRAINING, Compared, compared, failure, first_finding
 from conformance.suite.properties import for_all
 
 _BUILDS = {
@@ -101,10 +101,7 @@ def test_any_call_in_any_state(subject: Subject) -> None:
     from the same checkpoint: every pair of build, mode, precision, attention, form of input, mask,
     positions, cache, labels, output, history, batch and length is covered."""
     together = compared(subject)
-    found = next(
-        (one for one in findings(subject) if one.difference.quantity not in OF_TRAINING),
-        None,
-    )
+    found = first_finding(subject, lambda quantity: quantity not in OF_TRAINING)
     if found is not None:
         raise failure(
             together,

@@ -19,7 +19,7 @@ from conformance.subject.contract import LLM_MAX_LENGTH, eos_ids_of
 from conformance.subject.subject import Subject
 from conformance.subject.vocabulary import state_of
 from conformance.suite.dialogues import conversations
-from conformance.suite.models import positions_of
+from conformance.suite.models import positions_of, tokens_apart
 from conformance.suite.properties import for_all
 from conformance.suite.strategies import ordinary_text, ordinary_texts
 
@@ -188,6 +188,7 @@ def test_golden_ids_come_out(subject: Subject) -> None:
         mend="load the published tokenizer.json as it is; a converted or newer tokenizer class "
         "gives other ids",
         texts=[text for text, _, _ in wrong],
+        tokens=tokens_apart(subject, observed, expected),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from conformance.suite.models import (
     decoder_layers,
     logits_of,
 )
-from conformance.suite.product import GRADIENTS, LOSS, compared, failure, findings
+from conformance.suite.product import GRADIENTS, LOSS, compared, failure, first_finding
 
 _OVERFITTING = (12, 1e-2, 0.5)
 """Steps of AdamW, their rate, and the share of the first loss that must be left at most."""
@@ -67,13 +68,40 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
                 error,
                 SEMANTICS,
                 observed=f"in {'train' if mode else 'eval'}() the loss is {float(output.loss):.6g}"
-                + told,
+                + told
+                + _as_if(output, labels, together.inputs),
                 expected=f"{float(wanted):.6g}, the cross-entropy of its own logits with the next "
                 "token, over the labels that are not -100",
                 mend="shift labels by one, ignore -100, and average over what is left",
                 conditions=conditions(output.loss.dtype, output.loss.device),
             )
     _no_finding(subject, LOSS, mend="compute the loss alike in every state")
+
+
+def _as_if(output: Any, labels: torch.Tensor, inputs: Inputs) -> str:
+    """Which mistake gives just the loss that was returned, if a common one does."""
+    logits, tokens = logits_of(output), {"eos": inputs.eos, "bos": inputs.bos}
+    count = (labels[:, 1:] != IGNORED_LABEL).sum()
+    mistakes = {
+        "the labels were not shifted": cross_entropy(
+            torch.nn.functional.pad(logits, (0, 0, 0, 1)), torch.nn.functional.pad(labels, (1, 0))
+        ),
+        "it were divided by all positions": cross_entropy(logits, labels) * count / labels.numel(),
+    } | {
+        f"labels that are {name} were ignored too": cross_entropy(
+            logits, labels.masked_fill(labels == token, IGNORED_LABEL)
+        )
+        for name, token in tokens.items()
+        if token is not None and bool((labels == token).any())
+    }
+    right = float(cross_entropy(logits, labels))
+    for told, loss in mistakes.items():
+        # A mistake that changes nothing here explains nothing.
+        if abs(float(loss) - right) > SEMANTICS * right and math.isclose(
+            float(loss), float(output.loss), rel_tol=SEMANTICS
+        ):
+            return f", as if {told}"
+    return ""
 
 
 @requirement("TRN-02", MUST, profile="training", needs=["TRN-01", "FWD-03"], uses=["forward"])
@@ -510,7 +538,7 @@ def test_a_batch_can_be_learnt(subject: Subject) -> None:
 
 
 def _no_finding(subject: Subject, quantities: tuple[str, ...], *, mend: str) -> None:
-    found = next((one for one in findings(subject) if one.difference.quantity in quantities), None)
+    found = first_finding(subject, lambda quantity: quantity in quantities)
     if found is not None:
         raise failure(compared(subject), found, mend=mend)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from conformance.bench.results.comparison import Comparison, compare
 from conformance.bench.results.stored import SCHEMA, Recording, labelled
 
 DEVICE = {"kind": "cpu", "name": "a processor", "threads": 1, "mig": False}
@@ -63,3 +64,38 @@ def recording(label: str, *documents: dict[str, Any]) -> Recording:
 def runs(label: str, seconds: Sequence[float], name: str = PREFILL, **facts: Any) -> Recording:
     """One process for each of `seconds`, whose rounds all took that long."""
     return recording(label, *(document(entry(name, [value] * 3, **facts)) for value in seconds))
+
+
+def compared_recordings() -> tuple[Comparison, Recording, Recording]:
+    """A comparison in which everything occurs: slower, faster, more memory with and without more
+    time, and what cannot be told."""
+    settings = ("sdpa-b1-s32", "eager-b4-s512", "sdpa-b8-s128", "sdpa-b2-s64", "sdpa-b1-s64")
+    names = [f"prefill[mistral-v0.1-7b-instruct-probe-{setting}]" for setting in settings]
+
+    def side(
+        label: str, factors: Sequence[float], memory: Sequence[int], strays: Sequence[float]
+    ) -> Recording:
+        return recording(
+            label,
+            *(
+                document(
+                    *(
+                        entry(name, [factor * (1 + drift * stray)] * 3, memory=peak)
+                        for name, factor, stray, peak in zip(
+                            names, factors, strays, memory, strict=True
+                        )
+                    ),
+                    pair=str(number),
+                )
+                for number, drift in enumerate((0.0, 0.001, -0.001, 0.002, -0.002, 0.0))
+            ),
+        )
+
+    base = side("main", [1.0] * 5, [1_000_000] * 5, [0.1] * 5)
+    head = side(
+        "the working tree",
+        [1.05, 1.0, 0.9, 1.04, 1.0],
+        [1_000_000, 1_200_000, 900_000, 1_300_000, 1_100_000],
+        [1, 1, 1, 1, 40],
+    )
+    return compare(base, head, paired=True), base, head

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from conformance.bench.report.console import write_comparison, write_measured
 from conformance.bench.report.html import comparison_page
 from conformance.bench.report.markdown import summary
-from conformance.bench.report.rows import headline
+from conformance.bench.report.rows import compared_rows, headline
 from conformance.bench.results.comparison import Comparison, Finding, compare, with_pairs_missing
 from conformance.bench.results.stored import Recording
-from tests.bench.samples import DECODE, DEVICE, PREFILL, document, entry, recording, runs
+from tests.bench.samples import (
+    DECODE,
+    DEVICE,
+    PREFILL,
+    compared_recordings,
+    document,
+    entry,
+    recording,
+    runs,
+)
 
 STEADY = [1.0, 1.001, 0.999, 1.0, 1.002, 0.998]
 
@@ -331,6 +343,41 @@ def test_a_difference_is_seen_behind_what_is_not_known() -> None:
     assert "driver 550 and 560" in str(compare(base, head, paired=False).refusal)
 
 
+def test_memory_does_not_hide_what_became_of_time() -> None:
+    head = [*STEADY[:5], 1.4]
+    found = compare(
+        runs("base", STEADY, memory=1000), runs("head", head, memory=2000), paired=True
+    ).benchmarks[0]
+    assert (found.finding, found.time) == (Finding.HUNGRIER, Finding.INCONCLUSIVE)
+    rows = compared_rows(compared_recordings()[0])
+    assert ("no regression", 1) in [(row.time, row.memory_status) for row in rows]
+    assert ("slower", 1) in [(row.time, row.memory_status) for row in rows]
+
+
+def test_table_and_chart_have_one_order() -> None:
+    comparison, base, head = compared_recordings()
+    page = comparison_page(comparison, base, head)
+    chart = page[page.index("<svg") : page.index("</svg>")]
+    drawn = re.findall(r">([^<]*\[[^<]*\])[^<]*</text>", chart)
+    assert drawn[::-1] == [row.benchmark for row in compared_rows(comparison)]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_comparison_fits_the_terminal_and_breaks_no_word(width: int) -> None:
+    comparison, _, head = compared_recordings()
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, highlight=False, markup=False)
+    write_comparison(console, comparison)
+    write_measured(console, head)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    told = " ".join(stream.getvalue().split())
+    assert all(one in told for one in ("no regression", "head / base"))
+    if width >= 80:
+        assert "1.2 MB (+20.0 %)" in told
+        assert all(one.name in told for one in comparison.benchmarks)
+
+
 def test_slices_of_a_device_are_not_compared() -> None:
     environment = {"device": {**DEVICE, "mig": True}}
     slices = recording("base", document(entry(PREFILL, [1.0]), environment=environment))
@@ -342,9 +389,12 @@ def test_reports_say_what_was_found() -> None:
     comparison = compare(base, head, paired=True)
     text, page = summary(comparison), comparison_page(comparison, base, head)
     assert text.startswith("## Regression\n")
-    assert "| `prefill b1 s32` | slower | 1 s | 1.05 s | 1.050 | 1 kB | 5.0 % slower" in text
+    assert (
+        "| `prefill b1 s32` | slower | 1 s | 1.05 s | 1.050 | slower | 1 kB | 5.0 % slower" in text
+    )
     assert "a processor, torch 2.13.0" in summary(comparison, headline(head))
     assert "&lt;head&gt;" in page
     assert "<head>" not in page.split("</head>")[1]
+    assert "style=" not in page, "the page's own policy would not let it"
     assert not re.search(r"""(src|href|url)\W{1,3}http""", page), "a page stands alone"
     assert json.loads(json.dumps(comparison.as_json()))["result"] == "REGRESSION"

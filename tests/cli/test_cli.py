@@ -414,6 +414,7 @@ def test_requirements_are_listed(call: Call) -> None:
 
 def test_one_requirement_is_shown_whole(call: Call) -> None:
     assert "needs      PAD-01" in call("requirements", "pad-03").out
+    assert "clauses/PAD-03.md" in "".join(call("requirements", "pad-03").out.split())
     assert json.loads(call("requirements", "PAD-03", "--json").out)["level"] == "MUST"
     unknown = call("requirements", "PAD-33")
     assert unknown.status == 2

@@ -83,6 +83,8 @@ def document(mutants: Sequence[Mutant]) -> str:
         "judges in several (on",
         "transformers 5.23.0); it is empty until a run of all defects has written it.",
         "",
+        "*Known as* is the entry in [defects.md](defects.md) that it stands for.",
+        "",
         "| clause | level | planted defect | known as | also fails | dies |",
         "|---|---|---|---|---|---|",
     ]

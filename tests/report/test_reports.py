@@ -3,7 +3,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,7 +15,7 @@ from conformance.report.files import check_writable, write_all
 from conformance.report.html import html
 from conformance.report.junit import junit
 from conformance.report.markdown import markdown
-from conformance.report.narrative import evidence_of, listed, rerun_command, visible
+from conformance.report.narrative import evidence_of, listed, rerun_command
 from conformance.report.progress import progress
 from conformance.report.writing import UnwritableFolder
 from conformance.verdict.reaching import reach_verdict
@@ -26,36 +25,11 @@ from tests.verdict.samples import (
     NOW,
     assessment,
     hang,
+    nasty,
     one_cause_that_blocks,
     outcome,
     verdict,
 )
-
-EVIDENCE = {
-    "observed": NASTY,
-    "expected": NASTY,
-    "mend": NASTY,
-    "traceback": f"Traceback\n{NASTY}",
-    NASTY: [NASTY],
-}
-
-
-def nasty() -> Verdict:
-    failed = outcome(
-        "PAD-03",
-        "failed",
-        summary=NASTY,
-        evidence=EVIDENCE,
-        counterexample={"text": NASTY, "ids": [1]},
-    )
-    return verdict(
-        failed,
-        target=NASTY,
-        backbone_id=NASTY,
-        sources={NASTY: "00"},
-        hub={NASTY: {"digest": "x"}},
-        breakdown=NASTY,
-    )
 
 
 def printed(judged: Verdict, width: int = 80, *, deep: bool = False) -> str:
@@ -170,36 +144,6 @@ def test_junit_of_a_certified_backbone_is_green() -> None:
     assert (root.get("failures"), root.get("errors")) == ("0", "0")
 
 
-class _Outline(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text: list[str] = []
-        self.references: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.references += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def test_html_is_one_file_that_escapes_what_the_subject_says() -> None:
-    outline = _Outline()
-    outline.feed(html(nasty()))
-    assert outline.references == []
-    assert not {"b", "script", "link", "img"} & set(outline.tags)
-    assert visible("\x1b[31m") + visible("\x00") in "".join(outline.text)
-
-
-def test_html_tells_of_every_clause() -> None:
-    text = html(one_cause_that_blocks())
-    for done in one_cause_that_blocks().outcomes:
-        assert f"The statement of {done.id}." in text
-    assert text.index("What to mend") < text.index("All clauses")
-
-
 def test_markdown_escapes_its_own_marks() -> None:
     summary = markdown(
         verdict(outcome("PAD-03", "failed", evidence={"observed": "a_b_c <img> | *x*"}))
@@ -290,37 +234,3 @@ def test_progress_shows_phases_and_what_failed(terminal: bool) -> None:
         shown.judged(outcome("PAD-03", "failed"))
     assert "PAD-03 failed" in stream.getvalue()
     assert terminal or stream.getvalue().splitlines()[1:] == ["PAD-03 failed"]
-
-
-GROWTH = [
-    {"layer": "model.layers.0", "subject": 0.005, "reference": 0.004},
-    {"layer": "model.layers.1", "subject": 0.01, "reference": 0.008},
-]
-
-
-def test_what_was_measured_stands_in_the_page() -> None:
-    evidence = {
-        "measured": {"rounding ratio": {"worst": 0.9123, "bound": 1.15, "measured": 2}},
-        "error growth": GROWTH,
-    }
-    page = html(verdict(outcome("PAD-03", "passed", evidence=evidence)))
-    assert "0.9123 of 1.15 allowed, the worst of 2" in page
-    assert "<svg" in page
-    # The subject's last point is the highest: it touches the top of a chart that is 12 from the
-    # edge.
-    assert 'points="64.0,69.0 424.0,12.0"' in page
-    assert "model.layers.1" not in page
-
-
-@pytest.mark.parametrize(
-    "growth",
-    [None, "<script>", [], GROWTH[:1], [*GROWTH, {"subject": "1", "reference": 1}], [*GROWTH, 3,
-    {}],
-     [*GROWTH, {"subject": float("nan"), "reference": 1}]],
-)  # fmt: skip
-def test_a_chart_is_drawn_of_numbers_alone(growth: object) -> None:
-    page = html(
-        verdict(outcome("PAD-03", "passed", evidence={"error growth": growth, "measured": growth}))
-    )
-    assert "<svg" not in page
-    assert "<script>" not in page

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conformance.subject.raised import traceback_from, where
+from conformance.subject.raised import code_behind, raised_as_evidence, traceback_from, where
 
 RAISES = "import json\n\ndef make(text):\n    return json.loads(text)\n"
 
@@ -88,3 +88,45 @@ def test_a_long_traceback_is_shortened(imported: Callable[..., Any]) -> None:
     factory = imported(".", "endless", source).one
     error = raised_by(factory, 0)
     assert len(traceback_from(error, factory).splitlines()) < 100
+
+
+OF_A_FAMILY = """import functools
+import json
+
+class Own(json.JSONDecoder):
+    strict = True
+
+    @functools.lru_cache
+    def decode(self, text):
+        return super().decode(text)
+
+    @property
+    def shown(self):
+        raise RuntimeError("nobody asked for it")
+"""
+
+
+def test_a_failure_points_to_the_members_that_it_is_about(imported: Callable[..., Any]) -> None:
+    own = imported(".", "of_a_family", OF_A_FAMILY).Own
+    lines = code_behind(own, [own], ["shown", "decode", "raw_decode", "absent"])
+    assert lines == [
+        {"where": "of_a_family.py:12", "in": "Own.shown", "source": "def shown(self):"},
+        {"where": "of_a_family.py:8", "in": "Own.decode", "source": "def decode(self, text):"},
+    ]
+
+
+def test_what_is_inherited_from_a_library_points_to_the_class(
+    imported: Callable[..., Any],
+) -> None:
+    own = imported(".", "of_another", OF_A_FAMILY).Own
+    first, *others = code_behind(own, [own], ["raw_decode"])
+    assert first["source"] == "class Own(json.JSONDecoder):"
+    assert [line["in"] for line in others] == ["Own.decode", "Own.shown"]
+
+
+def test_an_exception_points_to_the_line_that_raised_it(imported: Callable[..., Any]) -> None:
+    factory = imported(".", "of_a_line").make
+    (line,) = raised_as_evidence(raised_by(factory, "{"), factory)["code"]
+    assert line == {
+        "where": "of_a_line.py:4", "in": "make", "source": "return json.loads(text)",
+    }  # fmt: skip

@@ -30,7 +30,7 @@ CLAUSES: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """ID to level and needs."""
 
-NASTY = '\x1b[31m\x00\ud800\u202e <b>&amp;</b> ]]> | `tick` """ \\ é ▁'
+NASTY = '\x1b[31m\x00\ud800\u202e <script>alert(1)</script> <b>&amp;</b> ]]> | `tick` """ \\ é ▁'
 """Text that terminals, XML, HTML, Markdown and encodings each have reason to dislike."""
 
 
@@ -104,6 +104,38 @@ def assessment(
 
 def verdict(*departures: ClauseOutcome, **fields: Any) -> Verdict:
     return reach_verdict(assessment(*departures, **fields), now=NOW)
+
+
+def nasty() -> Verdict:
+    """A failure in which the subject has chosen every text."""
+    evidence = {
+        "observed": NASTY,
+        "expected": NASTY,
+        "mend": NASTY,
+        "traceback": f"Traceback\n{NASTY}",
+        "code": [{"where": NASTY, "in": NASTY, "source": NASTY}],
+        "tokens": {"observed": [[NASTY, NASTY]], "expected": [[1, NASTY], NASTY]},
+        "measured": {NASTY: {"worst": NASTY, "bound": 1.0, "calibrated on": "../*"}},
+        "wrap units": [{"unit": NASTY, "class": NASTY, "parameters": NASTY}],
+        "states": {NASTY: {NASTY: 1}},
+        "state": {NASTY: NASTY},
+        NASTY: [NASTY],
+    }
+    failed = outcome(
+        "PAD-03",
+        "failed",
+        summary=NASTY,
+        evidence=evidence,
+        counterexample={"text": NASTY, "ids": [1]},
+    )
+    return verdict(
+        failed,
+        target=NASTY,
+        backbone_id=NASTY,
+        sources={NASTY: "00"},
+        hub={NASTY: {"digest": "x"}},
+        breakdown=NASTY,
+    )
 
 
 def one_cause_that_blocks() -> Verdict:

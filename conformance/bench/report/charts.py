@@ -13,11 +13,11 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from conformance.bench.points import Point, labels
-from conformance.bench.results.comparison import Comparison, Finding, pairs_of
+from conformance.bench.results.comparison import Comparison, Finding, pairs_of, slowest_first
 from conformance.bench.results.stored import Recording
 
-_BASE, _HEAD, _BAD, _OPEN, _FAINT = "#64748b", "#2563eb", "#c2410c", "#a16207", "#94a3b8"
-_TOLD = {Finding.SLOWER: _BAD, Finding.INCONCLUSIVE: _OPEN}
+BASE, HEAD, BAD, OPEN, FAINT = "#64748b", "#2563eb", "#c2410c", "#a16207", "#94a3b8"
+_TOLD = {Finding.SLOWER: BAD, Finding.INCONCLUSIVE: OPEN}
 """Colours of findings on time; a finding on memory does not colour a time."""
 _STYLE: Any = {
     "axes.labelsize": 8,
@@ -58,23 +58,23 @@ def save(figure: Figure, out: Path, name: str) -> list[str]:
 
 @rc_context(_STYLE)
 def ratios(comparison: Comparison) -> Figure | None:
-    """Head over base for each benchmark, with its upper bound, and the slow-down that must be
-    excluded."""
-    compared = [one for one in reversed(comparison.benchmarks) if one.ratio is not None]
+    """Head over base for each benchmark, in the order of the table, with its upper bound, and the
+    slow-down that must be excluded."""
+    compared = [one for one in reversed(slowest_first(comparison)) if one.ratio is not None]
     if not compared:
         return None
     figure = Figure(figsize=(7.5, 1.0 + _ROW * len(compared)))
     axes = figure.subplots()
     for row, one in enumerate(compared):
         ratio, at_most = (100 * ((value or 1.0) - 1) for value in (one.ratio, one.at_most))
-        colour = _TOLD.get(one.finding, _HEAD)
+        colour = _TOLD.get(one.time or one.finding, HEAD)
         axes.plot([ratio - (at_most - ratio), at_most], [row, row], color=colour, linewidth=2)
         axes.plot([ratio], [row], "o", color=colour, markersize=5)
-    axes.axvline(0, color=_FAINT)
-    axes.axvline(100 * math.expm1(comparison.detectable), color=_BAD, linestyle=":")
+    axes.axvline(0, color=FAINT)
+    axes.axvline(100 * math.expm1(comparison.detectable), color=BAD, linestyle=":")
     short = labels([one.name for one in compared])
     told = [
-        short[one.name] if one.finding is Finding.SAME else f"{short[one.name]}: {one.finding}"
+        short[one.name] if one.time in (None, Finding.SAME) else f"{short[one.name]}: {one.time}"
         for one in compared
     ]
     axes.set_yticks(range(len(compared)), told)
@@ -86,15 +86,15 @@ def ratios(comparison: Comparison) -> Figure | None:
 def distributions(name: str, base: Recording, head: Recording, *, paired: bool) -> Figure | None:
     """The ratio of each pair (the median of each process if they are not paired), and all
     rounds."""
-    sides = ((base, _BASE), (head, _HEAD))
+    sides = ((base, BASE), (head, HEAD))
     if not all(any(recording.seconds(name)) for recording, _ in sides):
         return None
     figure = Figure(figsize=(7.5, 1.9))
     processes, rounds = figure.subplots(1, 2)
     if paired:
         told = [100 * math.expm1(pair.logarithm) for pair in pairs_of(base, head, name)]
-        processes.plot(range(1, len(told) + 1), told, "o", color=_HEAD)
-        processes.axhline(0, color=_FAINT)
+        processes.plot(range(1, len(told) + 1), told, "o", color=HEAD)
+        processes.axhline(0, color=FAINT)
         processes.set(xlabel="pair", ylabel="head over base, %")
     else:
         for recording, colour in sides:
@@ -126,11 +126,11 @@ def roofline(recording: Recording) -> Figure | None:
     intensities = [facts["flops"] / facts["bytes_read"] for facts in found.values()]
     ends = min(*intensities, ridge) / 4, max(*intensities, ridge) * 4
     line = [ends[0] * bandwidth, peak, peak]
-    axes.loglog([ends[0], ridge, ends[1]], line, color=_BASE, linewidth=1.5)
+    axes.loglog([ends[0], ridge, ends[1]], line, color=BASE, linewidth=1.5)
     for (name, facts), intensity in zip(found.items(), intensities, strict=True):
         place, point = (intensity, facts["flops_per_second"]), Point.parse(name)
         label = f"{point.short} {point.target.partition('-')[0]}" if point else name
-        axes.plot(*place, "o", color=_HEAD, markersize=5)
+        axes.plot(*place, "o", color=HEAD, markersize=5)
         axes.annotate(label, place, textcoords="offset points", xytext=(5, -9), fontsize=7)
     # Names stand below their points.
     axes.set_ylim(bottom=axes.get_ylim()[0] / 2)
@@ -147,8 +147,8 @@ def history(
     figure = Figure(figsize=(7.5, 1.9))
     time, memory = figure.subplots(1, 2)
     peaks = [row["peak_memory_bytes"] for row in rows]
-    time.plot([1e3 * row["seconds"] for row in rows], "o-", color=_HEAD)
-    memory.plot([math.nan if peak is None else peak / 1e6 for peak in peaks], "o-", color=_HEAD)
+    time.plot([1e3 * row["seconds"] for row in rows], "o-", color=HEAD)
+    memory.plot([math.nan if peak is None else peak / 1e6 for peak in peaks], "o-", color=HEAD)
     time.set_ylabel("median, ms")
     memory.set_ylabel("peak memory, MB")
     # With many recordings or long names, only some names have room.
@@ -156,7 +156,7 @@ def history(
     shown = range(0, len(rows), math.ceil(len(rows) * max(map(len, names)) / _NAMES_LENGTH))
     for axes, own in ((time, steps), (memory, memory_steps)):
         for step in own:
-            axes.axvline(step - 0.5, color=_BAD, linestyle=":")
+            axes.axvline(step - 0.5, color=BAD, linestyle=":")
         axes.set_xticks(shown, [names[number] for number in shown], rotation=30, ha="right")
         axes.ticklabel_format(axis="y", useOffset=False)
     figure.tight_layout()
@@ -181,7 +181,7 @@ def power_curve(rates: Sequence[Mapping[str, Any]]) -> Figure:
             x, found, bounds, marker="o", capsize=3,
             label=point.workload if point else benchmark,
         )  # fmt: skip
-    axes.axhline(95, color=_FAINT, linewidth=1, linestyle=":")
+    axes.axhline(95, color=FAINT, linewidth=1, linestyle=":")
     axes.set(
         xlabel="slow-down as measured, %", ylabel="comparisons that find it, %", ylim=(-3, 103)
     )

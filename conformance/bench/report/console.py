@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from conformance.bench.points import common_setting
 from conformance.bench.report.rows import compared_rows, headline, measured_rows, power_rows
@@ -12,7 +14,11 @@ from conformance.bench.results.drawing import PowerReport, too_few
 from conformance.bench.results.stored import Recording
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions
+    from rich.text import Text
+
+_GAP = "  "
+"""Between two columns, and before what stands under a name."""
 
 
 def write_measured(console: Console, recording: Recording) -> None:
@@ -31,7 +37,17 @@ def write_comparison(console: Console, comparison: Comparison) -> None:
     told = common_setting([one.name for one in comparison.benchmarks])
     if told:
         console.print(f"  {told}")
-    console.print(table(("benchmark", "finding", "head / base", ""), compared_rows(comparison)))
+    rows = compared_rows(comparison)
+    columns = ("benchmark", "time", "head / base", "at most", "peak memory")
+    console.print(
+        table(
+            columns,
+            [(row.benchmark, row.time, row.ratio, row.at_most, row.memory) for row in rows],
+        )
+    )
+    for row in rows:
+        if row.status:
+            console.print(wrapped(f"{row.benchmark}: {row.why}", console.width))
 
 
 def write_power(console: Console, found: PowerReport) -> None:
@@ -56,13 +72,37 @@ def write_power(console: Console, found: PowerReport) -> None:
         )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A borderless table for the terminal; long names fold, numbers do not."""
-    from rich.table import Table
+@dataclass(frozen=True)
+class Table:
+    """A table without borders. Where its rows are wider than the terminal, the first cell of each
+    has a line of its own, and the others stand under it: no name and no number is broken."""
 
-    made = Table(box=None, pad_edge=False, header_style="dim")
-    for column in head:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*row)
-    return made
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        from rich.text import Text
+
+        every = [self.head, *self.rows]
+        widths = [max(len(row[column]) for row in every) for column in range(len(self.head))]
+        fits = sum(widths) + len(_GAP) * (len(widths) - 1) <= options.max_width
+        for number, row in enumerate(every):
+            cells = [str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)]
+            style = "" if number else "dim"
+            if fits:
+                yield Text(_GAP.join(cells).rstrip(), style)
+            else:
+                yield Text(row[0], style, overflow="fold")
+                yield Text(f"{_GAP}{_GAP.join(cells[1:]).rstrip()}", style, overflow="fold")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table for the terminal, as wide as it needs to be."""
+    return Table(head, rows)
+
+
+def wrapped(text: str, width: int) -> str:
+    """A reason under a table, in lines that the terminal has room for."""
+    return textwrap.fill(
+        text, width, initial_indent=_GAP, subsequent_indent=2 * _GAP, break_on_hyphens=False
+    )

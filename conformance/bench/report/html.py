@@ -1,8 +1,12 @@
-"""Pages that stand alone: one file, no network, no scripts."""
+"""Pages that stand alone, in the look of the certificate's report: one file, no network, no
+scripts."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -13,6 +17,7 @@ from conformance.bench.report.rows import compared_rows, measured_rows, memory_c
 from conformance.bench.report.templates import render
 from conformance.bench.results.comparison import Comparison, slowest_first
 from conformance.bench.results.stored import Recording
+from conformance.report.html import part, policy
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +32,17 @@ def comparison_page(comparison: Comparison, base: Recording, head: Recording) ->
     return render(
         "comparison.html.jinja",
         comparison=comparison,
-        compared=compared_rows(comparison),
-        statuses=[one.finding.exit_status for one in order],
+        compared=[
+            (
+                row.benchmark,
+                (row.time, row.time_status),
+                row.ratio,
+                row.at_most,
+                (row.memory, row.memory_status),
+                row.why,
+            )
+            for row in compared_rows(comparison)
+        ],
         ratios=_svgs([("", charts.ratios(comparison))]),
         distributions=_svgs(
             (short[one.name], charts.distributions(one.name, base, head, paired=comparison.paired))
@@ -58,14 +72,49 @@ def history_page(history: History) -> str:
 
 
 def _reached(recording: Recording) -> dict[str, Any]:
+    style = part("look.css") + Markup(Path(__file__).with_name("page.css").read_text("utf-8"))
     return {
+        "style": style,
+        "policy": policy(style),
         "recording": recording,
         "measured": measured_rows(recording),
         "roofline": _svgs([("", charts.roofline(recording))]),
     }
 
 
+_COLOURS = {
+    charts.BASE: "var(--base)", charts.HEAD: "var(--head)", charts.BAD: "var(--bad)",
+    charts.OPEN: "var(--warn)", charts.FAINT: "var(--faint)", "#000000": "var(--ink)",
+    "#ffffff": "none",
+}  # fmt: skip
+"""The colours of charts, in the page's own: they follow it into the dark."""
+_STYLE = re.compile(r' style="([^"]*)"')
+_REFERENCE = re.compile(r'(\bid="|href="#|url\(#)')
+
+
 def _svgs(drawn: Iterable[tuple[str, Figure | None]]) -> list[tuple[str, Markup]]:
     """The charts that there are, each under its title; only `charts` makes them, so that they need
     no escaping."""
-    return [(title, Markup(charts.as_svg(figure))) for title, figure in drawn if figure is not None]
+    return [
+        (title, Markup(_adapted(charts.as_svg(figure))))
+        for title, figure in drawn
+        if figure is not None
+    ]
+
+
+def _adapted(svg: str) -> str:
+    """A chart in the page's colours and font, without the styles that the page's policy forbids,
+    its names told apart from those of the other charts."""
+    own = hashlib.sha256(svg.encode("utf-8")).hexdigest()[:8]
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = _REFERENCE.sub(rf"\g<1>{own}-", _STYLE.sub(_as_attributes, svg))
+    for drawn, shown in _COLOURS.items():
+        svg = svg.replace(f'"{drawn}"', f'"{shown}"')
+    return svg.replace("<svg ", '<svg aria-hidden="true" ', 1)
+
+
+def _as_attributes(style: re.Match[str]) -> str:
+    pairs = (one.split(":", 1) for one in style[1].split(";") if ":" in one)
+    return "".join(
+        f' {name.strip()}="{value.strip()}"' for name, value in pairs if "family" not in name
+    )

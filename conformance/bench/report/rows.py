@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from conformance.bench.points import common_setting, labels
-from conformance.bench.results.comparison import Compared, Comparison, slowest_first
+from conformance.bench.results.comparison import (
+    NO_REGRESSION,
+    REGRESSION,
+    Compared,
+    Comparison,
+    needs_more_memory,
+    slowest_first,
+)
 from conformance.bench.results.stored import Recording
 from conformance.bench.units import seconds, size
 
@@ -32,11 +39,36 @@ def measured_rows(recording: Recording) -> list[tuple[str, ...]]:
     return rows
 
 
-def compared_rows(comparison: Comparison) -> list[tuple[str, ...]]:
-    """The finding on each benchmark, head over base, and why; failures first."""
+class ComparedRow(NamedTuple):
+    """What is said of one benchmark: of its time and of its memory, each with the exit status that
+    it would have by itself."""
+
+    benchmark: str
+    time: str
+    time_status: int
+    ratio: str
+    at_most: str
+    memory: str
+    memory_status: int
+    why: str
+    status: int
+
+
+def compared_rows(comparison: Comparison) -> list[ComparedRow]:
+    """The findings on each benchmark, failures first."""
     short = labels([one.name for one in comparison.benchmarks])
     return [
-        (short[one.name], one.finding, "" if one.ratio is None else f"{one.ratio:.3f}", one.why)
+        ComparedRow(
+            short[one.name],
+            time := one.time or one.finding,
+            time.exit_status,
+            "" if one.ratio is None else f"{one.ratio:.3f}",
+            "" if one.at_most is None else f"{100 * (one.at_most - 1):+.1f} %",
+            memory_change(one),
+            REGRESSION if needs_more_memory(one) else NO_REGRESSION,
+            one.why,
+            one.finding.exit_status,
+        )
         for one in slowest_first(comparison)
     ]
 

@@ -67,12 +67,14 @@ class Finding(str, Enum):
 
 @dataclass(frozen=True)
 class Compared:
-    """One benchmark: the finding, why in words, and the numbers behind it (ratios of head over
+    """One benchmark: the finding, why in words, the finding on `time` alone, which memory does not
+    hide (None if it was not timed on both sides), and the numbers behind it (ratios of head over
     base, seconds, bytes)."""
 
     name: str
     finding: Finding
     why: str
+    time: Finding | None = None
     ratio: float | None = None
     at_most: float | None = None
     deviation: float | None = None
@@ -295,13 +297,13 @@ def _measured(
     more = _more_memory(before, after)
     recorded_in = [side.label for side, peak in ((base, before), (head, after)) if peak is not None]
     at_most, estimate = (math.inf, 0.0) if test is None else (test.at_most, test.estimate)
-    table = (
-        (trouble, Finding.INCONCLUSIVE, f"disturbed: {trouble}"),
-        (slower, Finding.SLOWER, f"{slower}, and {more}" if more else slower),
+    on_memory = (
         (more, Finding.HUNGRIER, more),
         (not recorded_in, Finding.INCONCLUSIVE, "memory was recorded in neither"),
         (len(recorded_in) == 1, Finding.INCONCLUSIVE,
          f"memory was recorded in {''.join(recorded_in)} alone"),
+    )  # fmt: skip
+    on_time = (
         (test is None, Finding.INCONCLUSIVE,
          "one run does not show how much runs vary: record several of each (bench run --runs)"),
         (at_most > detectable, Finding.INCONCLUSIVE,
@@ -309,8 +311,13 @@ def _measured(
         (at_most < -NEGLIGIBLE, Finding.FASTER, f"{-100 * math.expm1(estimate):.1f} % less time"),
         (True, Finding.SAME, f"at most {_percent(max(at_most, 0.0))} slower"),
     )  # fmt: skip
+    first = (
+        (trouble, Finding.INCONCLUSIVE, f"disturbed: {trouble}"),
+        (slower, Finding.SLOWER, f"{slower}, and {more}" if more else slower),
+    )
     compared = Compared(
-        name, *_first(table), base_seconds=base.typical(name), head_seconds=head.typical(name),
+        name, *_first((*first, *on_memory, *on_time)), _first((*first, *on_time))[0],
+        base_seconds=base.typical(name), head_seconds=head.typical(name),
         base_bytes=before, head_bytes=after,
     )  # fmt: skip
     if test is None:
@@ -356,6 +363,11 @@ def with_pairs_missing(comparison: Comparison, missing: int) -> Comparison:
     )
     others = Compared("other pairs", Finding.INCONCLUSIVE, why)
     return replace(comparison, benchmarks=(*comparison.benchmarks, others))
+
+
+def needs_more_memory(one: Compared) -> bool:
+    """Whether head needs more memory at the peak, whatever became of its time."""
+    return bool(_more_memory(one.base_bytes, one.head_bytes))
 
 
 def slowest_first(comparison: Comparison) -> list[Compared]:
