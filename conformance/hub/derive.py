@@ -155,6 +155,8 @@ def _of_bos(published: Published, tokenizer: Any) -> tuple[Inference, ...]:
     dialogue = [("user", _QUESTION), ("assistant", _ANSWER)] * 2
     text = _rendered(published, dialogue)
     shown = text.count(token) if text is not None else None
+    if ids[:1] != [bos] and shown is not None and shown >= len(dialogue):
+        return _without_bos(f"{token!r} opens every turn of the template, and no dialogue alone")
     per_turn = (
         (Inference("bos_per_prompt", "per-turn", f"the template has {token!r} before each turn"),)
         if shown is not None and shown > 1

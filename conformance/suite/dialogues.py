@@ -150,6 +150,16 @@ def declared_bos(subject: Subject, questions: int) -> int:
     return {"one": 1, "per-turn": questions, "none": 0}[convention]
 
 
+def opens_turns(subject: Subject, token: int | None) -> bool:
+    """Whether the official template opens every turn with this token: what a tokenizer calls its
+    bos is then a mark of turns, as `<|im_start|>` is to SmolLM2, and no bos."""
+    try:
+        shown = template_ids(subject, ("What?", "That.", "Why?"), None)
+    except NotApplicable:
+        return False
+    return token is not None and shown.count(token) >= 3
+
+
 def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
     """Drop a token of nothing but space right before the terminator."""
     terminator = subject.terminator_id
@@ -168,7 +178,24 @@ def _with_one_bos(subject: Subject, ids: Ids) -> Ids:
     return [token for place, token in enumerate(ids) if token != bos or bos not in ids[:place]]
 
 
+def _without_empty_thought(subject: Subject, ids: Ids) -> Ids:
+    """Drop the thought of nothing that Qwen3's template writes before the last answer."""
+    thought = subject.encode("<think>\n\n</think>\n\n", special=False)
+    for place in range(len(ids) - len(thought) + 1):
+        if ids[place : place + len(thought)] == thought:
+            return ids[:place] + ids[place + len(thought) :]
+    return ids
+
+
+def _without_end_of_text(subject: Subject, ids: Ids) -> Ids:
+    """Drop the tokenizer's eos behind the last terminator, where they are two."""
+    ends = [subject.terminator_id, subject.tokenizer.eos_token_id]
+    return ids[:-1] if ids[-2:] == ends else ids
+
+
 ACCEPTED_DIFFERENCES: dict[str, Callable[[Subject, Ids], Ids]] = {
+    "no-end-of-text": _without_end_of_text,
+    "no-empty-thought": _without_empty_thought,
     "no-space-before-eos": _without_space_before_eos,
     "one-bos-per-dialogue": _with_one_bos,
 }
