@@ -17,6 +17,7 @@ from backbones.contract import LLMBackbone
 from backbones.loading import (
     BosConvention,
     build_without_weights,
+    choose_attention,
     load_generation_config,
     load_tokenizer,
     load_weights,
@@ -54,7 +55,12 @@ class HFCausalLLMBackbone(LLMBackbone):
     """Shell-style patterns of ids, each with the prompt format of the ids that match; the first
     match wins."""
     bos_convention: ClassVar[BosConvention] = "auto"
-    """`"auto"` where the tokenizer adds the bos, `"prompt"` where the prompt builder writes it."""
+    """`"auto"` where the tokenizer adds the bos, `"prompt"` where the prompt builder writes it,
+    `"none"` where there is none."""
+
+    exact_attention: ClassVar[str | None] = None
+    """The one attention of transformers that computes all that the family does; None where any
+    does."""
 
     llm: Any
     """An instance of the table's `llm_cls`, a `PreTrainedModel`; Any, because its members differ by
@@ -101,7 +107,8 @@ class HFCausalLLMBackbone(LLMBackbone):
         )
         add_pad_token(self.tokenizer)
         build = build_without_weights if inference_mode else load_weights
-        self.llm = build(llm_cls, hub_path, use_flash_attention_2, token=hf_token)
+        attention = choose_attention(use_flash_attention_2, self.exact_attention)
+        self.llm = build(llm_cls, hub_path, attention, token=hf_token)
         self.llm.generation_config = generation_config
         self.llm.config.use_cache = inference_mode
         fit_vocabulary(self.llm, self.tokenizer)

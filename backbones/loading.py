@@ -17,8 +17,8 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from backbones.transformers_releases import DTYPE, ZeroRandomFills, published_tokenizer
 
-BosConvention = Literal["auto", "prompt"]
-"""Who puts the bos before a text: the tokenizer, or the prompt builder."""
+BosConvention = Literal["auto", "prompt", "none"]
+"""Who puts the bos before a text: the tokenizer, the prompt builder, or nobody."""
 
 MASTER_DTYPE = torch.float32
 """The dtype of the trainable parameters, in both modes, whatever the checkpoint was saved in."""
@@ -32,7 +32,7 @@ class CheckpointError(RuntimeError):
 
 
 def load_weights(
-    llm_cls: Any, hub_path: str, use_flash_attention_2: bool, token: str | None
+    llm_cls: Any, hub_path: str, attention: str | None, token: str | None
 ) -> PreTrainedModel:
     """The published model with its published weights, in float32.
 
@@ -44,18 +44,17 @@ def load_weights(
         CheckpointError: a file is missing or unreadable, a tensor is missing, mis-shaped or left
             over, or there are no safetensors (nothing is ever unpickled).
     """
-    attention = _attention(use_flash_attention_2)
     if faults := _faults(llm_cls, hub_path, token):
         more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         shown = "; ".join(faults[:SHOWN_FAULTS])
         raise CheckpointError(f"the checkpoint {hub_path} cannot be loaded whole: {shown}{more}")
     return llm_cls.from_pretrained(
-        hub_path, token=token, use_safetensors=True, **{DTYPE: MASTER_DTYPE}, **attention
+        hub_path, token=token, use_safetensors=True, **_options(attention)
     )
 
 
 def build_without_weights(
-    llm_cls: Any, hub_path: str, use_flash_attention_2: bool, token: str | None
+    llm_cls: Any, hub_path: str, attention: str | None, token: str | None
 ) -> PreTrainedModel:
     """The published architecture, with the parameters of `load_weights` but no weight file read.
 
@@ -64,9 +63,7 @@ def build_without_weights(
     """
     config = llm_cls.config_class.from_pretrained(hub_path, token=token)
     with ZeroRandomFills():
-        return llm_cls._from_config(
-            config, **{DTYPE: MASTER_DTYPE}, **_attention(use_flash_attention_2)
-        )
+        return llm_cls._from_config(config, **_options(attention))
 
 
 def load_generation_config(hub_path: str, token: str | None) -> GenerationConfig:
@@ -116,17 +113,30 @@ def load_tokenizer(
     return tokenizer
 
 
-def _attention(use_flash_attention_2: bool) -> dict[str, Any]:
+def choose_attention(use_flash_attention_2: bool, exact: str | None) -> str | None:
+    """The attention to ask transformers for: the one that is `exact` for the family, if there is
+    one, else flash attention where it was requested and is installed; None for the library's
+    choice."""
     if not use_flash_attention_2:
-        return {}
-    if is_flash_attn_2_available():
-        return {"attn_implementation": "flash_attention_2"}
-    warnings.warn(
-        "flash-attention 2 was requested, but it needs CUDA and `pip install flash-attn`; torch's "
-        "attention is used instead. Pass use_flash_attention_2=False to choose that yourself.",
-        stacklevel=4,
+        return exact
+    if exact is None and is_flash_attn_2_available():
+        return "flash_attention_2"
+    why = (
+        "it needs CUDA and `pip install flash-attn`; torch's attention is used instead"
+        if exact is None
+        else f"this family is computed in full by {exact!r} attention alone, which is used instead"
     )
-    return {}
+    warnings.warn(
+        f"flash-attention 2 was requested, but {why}. Pass use_flash_attention_2=False to choose "
+        "that yourself.",
+        stacklevel=3,
+    )
+    return exact
+
+
+def _options(attention: str | None) -> dict[str, Any]:
+    chosen = {} if attention is None else {"attn_implementation": attention}
+    return {DTYPE: MASTER_DTYPE, **chosen}
 
 
 def _faults(llm_cls: Any, hub_path: str, token: str | None) -> list[str]:

@@ -24,8 +24,8 @@ _PIECE = 64
 LEAST_LOSS = 2e-2
 """Added to losses before they are compared, in nats: of logits that are sure of a text the loss is
 what rounding leaves, down to nothing. In float32 it is the logarithm of a sum that is one and a
-little, so it is off by a digit of that sum, 1.2e-7, however small it is itself: a hundred-thousandth
-of this is a little more."""
+little, so it is off by a digit of that sum, 1.2e-7, however small it is itself: the hundred
+thousandth part of this is a little more."""
 _LOSS_PARTS = 500
 LOSS_IN_HALF = f"{_LOSS_PARTS}ths of the cross-entropy of its own logits that the loss is"
 """Logits in half precision move a mean over them by some 1e-4, and a loss that is itself computed

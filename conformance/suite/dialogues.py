@@ -78,6 +78,8 @@ def official_ids(
     ours = subject.encode(told.prompt)
     if system_prompt is None and subject.declared.system_prompt:
         system_prompt = _system_prompt_in_force(told.host)
+        if system_prompt is None and _template_brings_a_system_prompt(subject):
+            raise NotApplicable("the template has a default system prompt, and the builder none")
     stripped = told.prompt == told.prompt.rstrip()
     official = template_ids(subject, messages, system_prompt, stripped=stripped)
     for difference in subject.recipe.accepted_template_differences:
@@ -250,6 +252,22 @@ def _system_prompt_in_force(host: Host) -> str | None:
     given, default = host.builder(marker), host.builder()
     with_marker, with_default = given.add_turn("human", "hello"), default.add_turn("human", "hello")
     before, found, after = with_marker.partition(marker)
-    if not found or not with_default.startswith(before) or not with_default.endswith(after):
-        raise NotApplicable("the builder's default system prompt cannot be told from its format")
-    return with_default[len(before) : len(with_default) - len(after)] or None
+    if found and with_default.startswith(before) and with_default.endswith(after):
+        return with_default[len(before) : len(with_default) - len(after)] or None
+    if found and with_default == host.builder("").add_turn("human", "hello"):
+        return None  # There is no default, and the format without a system prompt is another.
+    raise NotApplicable("the builder's default system prompt cannot be told from its format")
+
+
+def _template_brings_a_system_prompt(subject: Subject) -> bool:
+    """Whether the official template puts something where a system prompt would stand, if there is
+    none."""
+    marker = "@@conformance-system-prompt@@"
+    before, found, after = _rendered(subject, ["hello"], marker).partition(marker)
+    by_default = _rendered(subject, ["hello"], None)
+    return (
+        bool(found)
+        and len(by_default) > len(before) + len(after)
+        and by_default.startswith(before)
+        and by_default.endswith(after)
+    )

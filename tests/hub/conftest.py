@@ -16,7 +16,38 @@ SnapshotOf = Callable[[str], Path]
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 MISTRAL_V3 = "mistralai/Mistral-7B-v0.3"
 NEMO = "mistralai/Mistral-Nemo-Base-2407"
+QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
+QWEN3 = "Qwen/Qwen3-0.6B"
+LLAMA31 = "meta-llama/Llama-3.1-8B-Instruct"
+GEMMA, GEMMA3 = "google/gemma-2b-it", "google/gemma-3-1b-it"
+PHI3 = "microsoft/Phi-3-mini-4k-instruct"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 HUB_IDS = (
+    "HuggingFaceTB/SmolLM2-135M",
+    SMOLLM2,
+    "Qwen/Qwen2.5-0.5B",
+    QWEN,
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen2.5-7B-Instruct",
+    QWEN3,
+    "Qwen/Qwen3-0.6B-Base",
+    "Qwen/Qwen3-1.7B",
+    "Qwen/Qwen3-8B",
+    "google/gemma-2-2b",
+    "google/gemma-2-2b-it",
+    GEMMA,
+    "google/gemma-3-1b-pt",
+    GEMMA3,
+    "google/gemma-7b",
+    "meta-llama/Llama-3.1-8B",
+    LLAMA31,
+    "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "meta-llama/Meta-Llama-3-8B",
+    "meta-llama/Meta-Llama-3-8B-Instruct",
+    "microsoft/Phi-3-mini-128k-instruct",
+    PHI3,
     "lmsys/vicuna-13b-v1.5",
     "lmsys/vicuna-7b-v1.5",
     "meta-llama/Llama-2-13b-chat-hf",
