@@ -16,6 +16,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from backbones.contract import LLMBackbone
 from backbones.loading import (
     BosConvention,
+    LanguageModelPart,
     build_without_weights,
     choose_attention,
     load_generation_config,
@@ -35,10 +36,12 @@ class _Published(TypedDict):
 
 
 class PublishedModel(_Published, total=False):
-    """One row of a family's table: what an id stands for, and `since` which release of transformers
-    its class reads the whole of the published config."""
+    """One row of a family's table: what an id stands for, `since` which release of transformers
+    its class reads the whole of the published config, and `inside` which module of a
+    vision-language checkpoint the language model is, where it is one."""
 
     since: str
+    inside: str
 
 
 class HFCausalLLMBackbone(LLMBackbone):
@@ -108,7 +111,8 @@ class HFCausalLLMBackbone(LLMBackbone):
         add_pad_token(self.tokenizer)
         build = build_without_weights if inference_mode else load_weights
         attention = choose_attention(use_flash_attention_2, self.exact_attention)
-        self.llm = build(llm_cls, hub_path, attention, token=hf_token)
+        part = LanguageModelPart(llm_cls, hub_path, published.get("inside"), hf_token)
+        self.llm = build(part, attention)
         self.llm.generation_config = generation_config
         self.llm.config.use_cache = inference_mode
         fit_vocabulary(self.llm, self.tokenizer)

@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from backbones.gemma import Gemma2LLMBackbone, Gemma3LLMBackbone, GemmaLLMBackbone
 from backbones.huggingface import HFCausalLLMBackbone
+from backbones.idefics2 import Idefics2LLMBackbone
 from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.llama3 import LLaMa3LLMBackbone
 from backbones.mistral import MistralLLMBackbone
@@ -29,6 +30,7 @@ FAMILIES: tuple[type[HFCausalLLMBackbone], ...] = (
     GemmaLLMBackbone,
     Gemma2LLMBackbone,
     Gemma3LLMBackbone,
+    Idefics2LLMBackbone,
 )
 
 LLM_BACKBONES: dict[str, type[HFCausalLLMBackbone]] = {

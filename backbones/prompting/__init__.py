@@ -7,6 +7,7 @@ from backbones.prompting.chatml import (
     SmolLM2PromptBuilder,
 )
 from backbones.prompting.gemma import Gemma3PromptBuilder, GemmaPromptBuilder
+from backbones.prompting.idefics2 import Idefics2PromptBuilder
 from backbones.prompting.llama2_chat import LLaMa2ChatPromptBuilder
 from backbones.prompting.llama3 import Llama3PromptBuilder, Llama31PromptBuilder
 from backbones.prompting.mistral_instruct import (
@@ -33,6 +34,7 @@ __all__ = [
     "Gemma3PromptBuilder",
     "GemmaPromptBuilder",
     "GemmaPurePromptBuilder",
+    "Idefics2PromptBuilder",
     "LLaMa2ChatPromptBuilder",
     "Llama3PromptBuilder",
     "Llama3PurePromptBuilder",

@@ -200,6 +200,9 @@ class Recipe:
     sources: Mapping[str, str]
     parameters: int | None
     path: Path = field(compare=False)
+    language_model: str | None = None
+    """Where the language model stands in a vision-language checkpoint; None for a checkpoint of a
+    language model alone. `architecture` is the class of the whole checkpoint."""
     derived: bool = False
     """Whether it was derived from published files as it was asked for, rather than written down."""
 

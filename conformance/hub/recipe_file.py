@@ -99,6 +99,7 @@ def read_recipe(path: Path) -> Recipe:
             else None
         ),
         path=path,
+        language_model=table.optional_text("language_model"),
     )
     published.only_keys(PUBLISHED_KEYS, "one of " + ", ".join(PUBLISHED_KEYS))
     table.only_keys(TOP_LEVEL_KEYS, "one of " + ", ".join(TOP_LEVEL_KEYS))
@@ -109,6 +110,7 @@ TOP_LEVEL_KEYS = (
     "hub_id",
     "family",
     "architecture",
+    "language_model",
     "dtype",
     "chat_template",
     "template_oracle",

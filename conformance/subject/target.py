@@ -58,6 +58,7 @@ BUILT_IN_TARGETS = {
     "gemma2-2b-instruct": "backbones.gemma:Gemma2LLMBackbone",
     "gemma3-1b-pure": "backbones.gemma:Gemma3LLMBackbone",
     "gemma3-1b-instruct": "backbones.gemma:Gemma3LLMBackbone",
+    "idefics2-8b-instruct": "backbones.idefics2:Idefics2LLMBackbone",
 }
 """The ids of the reference backbones, for a checkout that is on the path without being installed
 (no entry points)."""

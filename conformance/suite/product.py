@@ -95,7 +95,7 @@ class Compared:
         )
         try:
             self._control = Control(
-                subject.weights_hub_id,
+                str(subject.published),
                 dtype=torch.float32,
                 token=None,
                 cache=False,

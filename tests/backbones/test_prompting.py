@@ -13,6 +13,7 @@ from backbones.prompting import (
     Gemma3PromptBuilder,
     GemmaPromptBuilder,
     GemmaPurePromptBuilder,
+    Idefics2PromptBuilder,
     LLaMa2ChatPromptBuilder,
     Llama3PromptBuilder,
     Llama3PurePromptBuilder,
@@ -35,6 +36,7 @@ BUILDERS = [
     Gemma3PromptBuilder,
     GemmaPromptBuilder,
     GemmaPurePromptBuilder,
+    Idefics2PromptBuilder,
     Llama3PromptBuilder,
     Llama3PurePromptBuilder,
     Llama31PromptBuilder,
@@ -106,6 +108,12 @@ MESSAGES = st.lists(
             "Be kind.",
             "<|system|>\nBe kind.<|end|>\n<|user|>\nq<|end|>\n<|assistant|>\na<|end|>\n"
             "<|user|>\nr<|end|>\n<|assistant|>",
+        ),
+        (
+            Idefics2PromptBuilder,
+            None,
+            "User: q<end_of_utterance>\nAssistant: a<end_of_utterance>\n"
+            "User: r<end_of_utterance>\nAssistant:",
         ),
         (GemmaPurePromptBuilder, None, "In: q\nOut: a<eos>In: r\nOut:"),
         (LLaMa2ChatPromptBuilder, "", "[INST] q [/INST] a</s>[INST] r [/INST]"),

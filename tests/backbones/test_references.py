@@ -32,6 +32,7 @@ ONE_OF_EACH = (
     "phi-2-3b",
     # Small vocabularies; those of Qwen and Llama 3 take minutes.
     "phi-3-mini-4k-instruct",
+    "idefics2-8b-instruct",
     *(
         pytest.param(name, marks=[pytest.mark.slow, pytest.mark.release])
         for name in (

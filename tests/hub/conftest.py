@@ -23,6 +23,7 @@ GEMMA, GEMMA3 = "google/gemma-2b-it", "google/gemma-3-1b-it"
 PHI3 = "microsoft/Phi-3-mini-4k-instruct"
 SMOLLM2 = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 HUB_IDS = (
+    "HuggingFaceM4/idefics2-8b",
     "HuggingFaceTB/SmolLM2-135M",
     SMOLLM2,
     "Qwen/Qwen2.5-0.5B",

@@ -130,6 +130,13 @@ def test_gemma() -> None:
     assert told == first.format(f"{SYSTEM['content']}\n\n")
 
 
+def test_idefics2() -> None:
+    asked = "<s>User: Hello<end_of_utterance>\nAssistant:"
+    hub_id = "HuggingFaceM4/idefics2-8b"
+    assert render(hub_id, TURNS[:1], add_generation_prompt=True) == asked
+    assert render(hub_id, TURNS[:2]) == f"{asked} Hi there<end_of_utterance>\n"
+
+
 def test_phi3_ends_a_finished_dialogue_twice() -> None:
     asked = "<|user|>\nHello<|end|>\n<|assistant|>\n"
     hub_id = "microsoft/Phi-3-mini-4k-instruct"

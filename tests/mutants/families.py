@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from backbones import prompting
 from backbones.gemma import Gemma2LLMBackbone, Gemma3LLMBackbone, GemmaLLMBackbone
+from backbones.idefics2 import Idefics2LLMBackbone
 from backbones.llama3 import LLaMa3LLMBackbone
 from backbones.phi3 import Phi3LLMBackbone
 from backbones.qwen3 import Qwen3LLMBackbone
@@ -25,6 +26,7 @@ LLAMA3, LLAMA31 = "llama3-8b-instruct", "llama3.1-8b-instruct"
 GEMMA, GEMMA2, GEMMA3 = "gemma-2b-instruct", "gemma2-2b-instruct", "gemma3-1b-instruct"
 PHI3 = "phi-3-mini-128k-instruct"
 SMOLLM2 = "smollm2-1.7b-instruct"
+IDEFICS2 = "idefics2-8b-instruct"
 
 
 class _Retokenized:
@@ -163,3 +165,34 @@ class MarkForBos(SmolLM2LLMBackbone):
             return ("<|im_start|>" if first else "") + super().human_turn(message, first)
 
     prompt_builders = (("*-instruct", SmolLM2PromptBuilder),)
+
+
+@planted("EMB-04", on=IDEFICS2)
+class HeadOfAnother(Idefics2LLMBackbone):
+    """Only what stands below `model.text_model` is taken over; the head, beside it, stays as it
+    was built."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        with torch.no_grad():
+            self.llm.lm_head.weight.copy_(self.llm.lm_head.weight.roll(1, dims=1))
+
+
+@planted("PRM-10", on=IDEFICS2)
+class LineBreakLeftOut(Idefics2LLMBackbone):
+    """A later question follows the answer's mark at once."""
+
+    class Idefics2PromptBuilder(prompting.Idefics2PromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message, first=True)
+
+    prompt_builders = (("*-instruct", Idefics2PromptBuilder),)
+
+
+@planted("FWD-04", on=IDEFICS2)
+class WindowOfTheClass(Idefics2LLMBackbone):
+    """The decoder is built from the whole checkpoint's config, which has no window of its own."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.llm.config.sliding_window = None
