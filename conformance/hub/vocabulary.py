@@ -152,6 +152,8 @@ def _split_by_pattern(
     vocabulary, merges = byte_level_pieces(
         ranked_tokens(source, recipe.tokenizer.ranks or 0), every_split=layout.joins_by_rank
     )
+    if not layout.has_control_tokens:  # Llama 3's repositories have no such files.
+        _write_vocabulary(vocabulary, merges, directory)
     added_tokens = _added_tokens(config, vocabulary)
     check_tokenizer(recipe, vocabulary, added_tokens)
     to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 
 from conformance.hub import Hub, HubView, known_recipes
 
@@ -64,6 +65,22 @@ HUB_IDS = (
     NEMO,
     "mistralai/Mistral-Nemo-Instruct-2407",
 )
+
+_ALIKE = (
+    "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-1.7B",
+    "Qwen/Qwen3-8B", "google/gemma-2-2b", "google/gemma-3-1b-pt", "google/gemma-7b",
+    "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Meta-Llama-3-8B",
+    "microsoft/Phi-3-mini-128k-instruct",
+)  # fmt: skip
+BUILT_IDS = tuple(
+    hub_id
+    for hub_id, recipe in sorted(known_recipes().items())
+    if hub_id not in _ALIKE and hasattr(transformers, recipe.architecture)
+)
+"""Those that are built here: of ids that differ in sizes or in a prompt alone one, as a large
+vocabulary takes seconds; and only what the installed library has."""
 
 
 @pytest.fixture(scope="session")
