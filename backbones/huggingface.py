@@ -16,7 +16,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from backbones.contract import LLMBackbone
 from backbones.loading import (
     BosConvention,
+    LanguageModelPart,
     build_without_weights,
+    choose_attention,
     load_generation_config,
     load_tokenizer,
     load_weights,
@@ -34,10 +36,12 @@ class _Published(TypedDict):
 
 
 class PublishedModel(_Published, total=False):
-    """One row of a family's table: what an id stands for, and `since` which release of transformers
-    its class reads the whole of the published config."""
+    """One row of a family's table: what an id stands for, `since` which release of transformers
+    its class reads the whole of the published config, and `inside` which module of a
+    vision-language checkpoint the language model is, where it is one."""
 
     since: str
+    inside: str
 
 
 class HFCausalLLMBackbone(LLMBackbone):
@@ -54,7 +58,12 @@ class HFCausalLLMBackbone(LLMBackbone):
     """Shell-style patterns of ids, each with the prompt format of the ids that match; the first
     match wins."""
     bos_convention: ClassVar[BosConvention] = "auto"
-    """`"auto"` where the tokenizer adds the bos, `"prompt"` where the prompt builder writes it."""
+    """`"auto"` where the tokenizer adds the bos, `"prompt"` where the prompt builder writes it,
+    `"none"` where there is none."""
+
+    exact_attention: ClassVar[str | None] = None
+    """The one attention of transformers that computes all that the family does; None where any
+    does."""
 
     llm: Any
     """An instance of the table's `llm_cls`, a `PreTrainedModel`; Any, because its members differ by
@@ -101,7 +110,9 @@ class HFCausalLLMBackbone(LLMBackbone):
         )
         add_pad_token(self.tokenizer)
         build = build_without_weights if inference_mode else load_weights
-        self.llm = build(llm_cls, hub_path, use_flash_attention_2, token=hf_token)
+        attention = choose_attention(use_flash_attention_2, self.exact_attention)
+        part = LanguageModelPart(llm_cls, hub_path, published.get("inside"), hf_token)
+        self.llm = build(part, attention)
         self.llm.generation_config = generation_config
         self.llm.config.use_cache = inference_mode
         fit_vocabulary(self.llm, self.tokenizer)

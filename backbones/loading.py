@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +18,10 @@ from transformers.utils.import_utils import is_flash_attn_2_available
 
 from backbones.transformers_releases import DTYPE, ZeroRandomFills, published_tokenizer
 
-BosConvention = Literal["auto", "prompt"]
-"""Who puts the bos before a text: the tokenizer, or the prompt builder."""
+BosConvention = Literal["auto", "prompt", "none"]
+"""Who puts the bos before a text: the tokenizer, the prompt builder, or nobody."""
+
+Fact = TypeVar("Fact")
 
 MASTER_DTYPE = torch.float32
 """The dtype of the trainable parameters, in both modes, whatever the checkpoint was saved in."""
@@ -31,9 +34,54 @@ class CheckpointError(RuntimeError):
     """A checkpoint that cannot be loaded whole; the message names the files and tensors."""
 
 
-def load_weights(
-    llm_cls: Any, hub_path: str, use_flash_attention_2: bool, token: str | None
-) -> PreTrainedModel:
+@dataclass(frozen=True)
+class LanguageModelPart:
+    """What is loaded: the model of class `llm_cls` that is published as `hub_path`, or, with
+    `inside`, the language model at that module of a vision-language checkpoint.
+
+    A checkpoint that a backbone saved is that of the language model alone, whatever it was loaded
+    from.
+    """
+
+    llm_cls: Any
+    hub_path: str
+    inside: str | None
+    token: str | None
+
+    def find(self, file: str) -> str | None:
+        """The path of a file of the checkpoint, None if there is no such file."""
+        return cached_file(
+            self.hub_path, file, token=self.token, _raise_exceptions_for_missing_entries=False
+        )
+
+    @functools.cached_property
+    def is_nested(self) -> bool:
+        config = self.find("config.json") if self.inside else None
+        return config is not None and "text_config" in _json(config)
+
+    def config(self) -> Any:
+        """The language model's own config."""
+        config_class = self.llm_cls.config_class
+        if not self.is_nested:
+            return config_class.from_pretrained(self.hub_path, token=self.token)
+        return config_class(**_json(self.find("config.json"))["text_config"])
+
+    def name(self, tensor: str) -> str | None:
+        """What the language model calls a tensor of the checkpoint; None for what is not its
+        own: vision tower and connector."""
+        if not self.is_nested:
+            return tensor
+        if tensor.startswith(f"{self.inside}."):
+            return self.llm_cls.base_model_prefix + tensor[len(self.inside or "") :]
+        return tensor if tensor.startswith("lm_head.") else None
+
+    def own(self, facts: Mapping[str, Fact]) -> dict[str, Fact]:
+        """Facts by tensor of the checkpoint, as facts by tensor of the language model."""
+        named = ((self.name(stored), fact) for stored, fact in facts.items())
+        return {name: fact for name, fact in named if name is not None}
+
+
+def load_weights(part: LanguageModelPart, attention: str | None) -> PreTrainedModel:
     """The published model with its published weights, in float32.
 
     The headers of the weight files are compared with the architecture first: transformers itself
@@ -44,29 +92,42 @@ def load_weights(
         CheckpointError: a file is missing or unreadable, a tensor is missing, mis-shaped or left
             over, or there are no safetensors (nothing is ever unpickled).
     """
-    attention = _attention(use_flash_attention_2)
-    if faults := _faults(llm_cls, hub_path, token):
+    if faults := _faults(part):
         more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
         shown = "; ".join(faults[:SHOWN_FAULTS])
-        raise CheckpointError(f"the checkpoint {hub_path} cannot be loaded whole: {shown}{more}")
-    return llm_cls.from_pretrained(
-        hub_path, token=token, use_safetensors=True, **{DTYPE: MASTER_DTYPE}, **attention
+        raise CheckpointError(
+            f"the checkpoint {part.hub_path} cannot be loaded whole: {shown}{more}"
+        )
+    if part.is_nested:
+        return _filled(part, build_without_weights(part, attention))
+    return part.llm_cls.from_pretrained(
+        part.hub_path, token=part.token, use_safetensors=True, **_options(attention)
     )
 
 
-def build_without_weights(
-    llm_cls: Any, hub_path: str, use_flash_attention_2: bool, token: str | None
-) -> PreTrainedModel:
+def build_without_weights(part: LanguageModelPart, attention: str | None) -> PreTrainedModel:
     """The published architecture, with the parameters of `load_weights` but no weight file read.
 
     Names, shapes and dtypes are the same. Values are zero or one until a state dict is loaded:
     drawing billions of random numbers would take minutes.
     """
-    config = llm_cls.config_class.from_pretrained(hub_path, token=token)
     with ZeroRandomFills():
-        return llm_cls._from_config(
-            config, **{DTYPE: MASTER_DTYPE}, **_attention(use_flash_attention_2)
-        )
+        return part.llm_cls._from_config(part.config(), **_options(attention))
+
+
+def _filled(part: LanguageModelPart, llm: PreTrainedModel) -> PreTrainedModel:
+    """`llm` with the tensors that are its own, a file at a time."""
+    parameters = dict(llm.named_parameters(remove_duplicate=False))
+    for file in sorted(set(_indexed_files(part.find).values())) or [WEIGHTS]:
+        with safe_open(part.find(file), framework="pt") as shard, torch.no_grad():
+            for stored in shard.keys():  # noqa: SIM118
+                if (name := part.name(stored)) in parameters:
+                    parameters[name].copy_(shard.get_tensor(stored))
+    return llm
+
+
+def _json(file: str | None) -> Any:
+    return json.loads(Path(str(file)).read_text(encoding="utf-8"))
 
 
 def load_generation_config(hub_path: str, token: str | None) -> GenerationConfig:
@@ -116,34 +177,44 @@ def load_tokenizer(
     return tokenizer
 
 
-def _attention(use_flash_attention_2: bool) -> dict[str, Any]:
+def choose_attention(use_flash_attention_2: bool, exact: str | None) -> str | None:
+    """The attention to ask transformers for: the one that is `exact` for the family, if there is
+    one, else flash attention where it was requested and is installed; None for the library's
+    choice."""
     if not use_flash_attention_2:
-        return {}
-    if is_flash_attn_2_available():
-        return {"attn_implementation": "flash_attention_2"}
+        return exact
+    if exact is None and is_flash_attn_2_available():
+        return "flash_attention_2"
+    why = (
+        "it needs CUDA and `pip install flash-attn`; torch's attention is used instead"
+        if exact is None
+        else f"this family is computed in full by {exact!r} attention alone, which is used instead"
+    )
     warnings.warn(
-        "flash-attention 2 was requested, but it needs CUDA and `pip install flash-attn`; torch's "
-        "attention is used instead. Pass use_flash_attention_2=False to choose that yourself.",
-        stacklevel=4,
+        f"flash-attention 2 was requested, but {why}. Pass use_flash_attention_2=False to choose "
+        "that yourself.",
+        stacklevel=3,
     )
-    return {}
+    return exact
 
 
-def _faults(llm_cls: Any, hub_path: str, token: str | None) -> list[str]:
+def _options(attention: str | None) -> dict[str, Any]:
+    chosen = {} if attention is None else {"attn_implementation": attention}
+    return {DTYPE: MASTER_DTYPE, **chosen}
+
+
+def _faults(part: LanguageModelPart) -> list[str]:
     """The faults that keep a checkpoint from being loaded whole; reads no tensor's data."""
-    find = functools.partial(
-        cached_file, hub_path, token=token, _raise_exceptions_for_missing_entries=False
-    )
     try:
-        file_of = _indexed_files(find)
+        file_of = _indexed_files(part.find)
     except CheckpointError as fault:
         return [str(fault)]
-    shapes, faults = _shapes_on_disk(find, file_of)
+    shapes, faults = _shapes_on_disk(part.find, file_of)
     if faults:
         return faults
-    config = llm_cls.config_class.from_pretrained(hub_path, token=token)
     with torch.device("meta"):
-        llm = llm_cls(config)
+        llm = part.llm_cls(part.config())
+    shapes, file_of = part.own(shapes), part.own(file_of)
     return [*_misfits(llm, shapes, file_of), *_leftovers(llm, shapes, file_of)]
 
 

@@ -6,15 +6,31 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from backbones.gemma import Gemma2LLMBackbone, Gemma3LLMBackbone, GemmaLLMBackbone
 from backbones.huggingface import HFCausalLLMBackbone
+from backbones.idefics2 import Idefics2LLMBackbone
 from backbones.llama2 import LLaMa2LLMBackbone
+from backbones.llama3 import LLaMa3LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
+from backbones.phi3 import Phi3LLMBackbone
+from backbones.qwen3 import Qwen3LLMBackbone
+from backbones.qwen25 import Qwen25LLMBackbone
+from backbones.smollm2 import SmolLM2LLMBackbone
 
 FAMILIES: tuple[type[HFCausalLLMBackbone], ...] = (
     LLaMa2LLMBackbone,
     MistralLLMBackbone,
     PhiLLMBackbone,
+    Qwen25LLMBackbone,
+    Qwen3LLMBackbone,
+    LLaMa3LLMBackbone,
+    Phi3LLMBackbone,
+    SmolLM2LLMBackbone,
+    GemmaLLMBackbone,
+    Gemma2LLMBackbone,
+    Gemma3LLMBackbone,
+    Idefics2LLMBackbone,
 )
 
 LLM_BACKBONES: dict[str, type[HFCausalLLMBackbone]] = {

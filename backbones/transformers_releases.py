@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
 import transformers
 from packaging.version import Version
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
@@ -22,6 +24,17 @@ RESIZE_WITHOUT_MEANS: dict[str, Any] = (
 )
 """Keeps `resize_token_embeddings` from drawing new rows around the mean of the old ones; 4.40 never
 does."""
+
+
+def from_library(module: str, name: str) -> Any:
+    """The class `name` of `transformers.<module>`, or an empty class of that name where the
+    installed release is older than it: a family's table can be read everywhere, and
+    `require_release` refuses its ids.
+    """
+    try:
+        return getattr(importlib.import_module(f"transformers.{module}"), name)
+    except (ImportError, AttributeError):
+        return type(name, (nn.Module,), {"__module__": f"transformers.{module}"})
 
 
 def require_release(since: str | None, what: str) -> None:

@@ -53,3 +53,22 @@ class ByteLevelPurePromptBuilder(PromptBuilder):
 
     def gpt_turn(self, message: str) -> str:
         return f" {message}{self.terminator}"
+
+
+class EndOfTextPurePromptBuilder(ByteLevelPurePromptBuilder):
+    """The same, ended by `<|endoftext|>` (Qwen, SmolLM2)."""
+
+    terminator = "<|endoftext|>"
+
+
+class Llama3PurePromptBuilder(ByteLevelPurePromptBuilder):
+    """The same, ended by `<|end_of_text|>` (Llama 3)."""
+
+    terminator = "<|end_of_text|>"
+
+
+class GemmaPurePromptBuilder(ByteLevelPurePromptBuilder):
+    """The same, ended by `<eos>` (Gemma): its SentencePiece puts no `▁` before a text, so a space
+    is part of the word that follows, as in byte-level BPE."""
+
+    terminator = "<eos>"

@@ -22,9 +22,11 @@ _GROWN = 1.05
 """What the weights of a copy, or those after a step, are of what they were."""
 _PIECE = 64
 """Positions whose cross-entropy is computed at once."""
-LEAST_LOSS = 1e-3
+LEAST_LOSS = 2e-2
 """Added to losses before they are compared, in nats: of logits that are sure of a text the loss is
-what their rounding leaves, down to nothing."""
+what rounding leaves, down to nothing. In float32 it is the logarithm of a sum that is one and a
+little, so it is off by a digit of that sum, 1.2e-7, however small it is itself: the hundred
+thousandth part of this is a little more."""
 _LOSS_PARTS = 500
 LOSS_IN_HALF = f"{_LOSS_PARTS}ths of the cross-entropy of its own logits that the loss is"
 """Logits in half precision move a mean over them by some 1e-4, and a loss that is itself computed

@@ -22,17 +22,23 @@ from conformance.parity.library import in_dtype, keep_layers, text_config
 @dataclass(frozen=True)
 class Mirrored:
     """What the mirror copies from a subject, because it is the subject's choice: the number of
-    rows, and those of the input embedding and the head that the checkpoint does not have, of shape
-    (new rows, ...); the head's by the names of its parameters, none where it shows no head."""
+    rows, those of the input embedding and the head that the checkpoint does not have, of shape
+    (new rows, ...), the head's by the names of its parameters (none where it shows no head), and
+    the row that pads, if it gets no gradient as an input.
+
+    The published config may pad with another token (Phi-3's with its end of text), which the
+    library then does not train as an input."""
 
     count: int
     embedding: torch.Tensor
     head: Mapping[str, torch.Tensor]
+    pad_row: int | None = None
 
 
 def mirrored_from(llm: Any, checkpoint_rows: int) -> Mirrored:
     """The choices of a built subject whose checkpoint has `checkpoint_rows` rows."""
     embedding, head = llm.get_input_embeddings().weight, llm.get_output_embeddings()
+    untrained = getattr(llm.get_input_embeddings(), "padding_idx", None)
     return Mirrored(
         count=int(embedding.shape[0]),
         embedding=embedding.detach()[checkpoint_rows:].float().clone(),
@@ -40,6 +46,8 @@ def mirrored_from(llm: Any, checkpoint_rows: int) -> Mirrored:
             name: tensor.detach()[checkpoint_rows:].float().clone()
             for name, tensor in (head.named_parameters() if head is not None else ())
         },
+        # Any other row than its pad's a subject has to train.
+        pad_row=untrained if untrained == text_config(llm).pad_token_id else None,
     )
 
 
@@ -75,7 +83,7 @@ class Control(torch.nn.Module):
         self.llm.config.use_cache = cache
         if mirrored is not None:
             self._fit(mirrored)
-        self.llm.generation_config.do_sample = False
+        self.llm.generation_config = greedy(self.llm.generation_config)
         self.eval()
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -101,6 +109,8 @@ class Control(torch.nn.Module):
         )
         self.llm.resize_token_embeddings(mirrored.count, **quick)
         embedding, head = self.llm.get_input_embeddings(), self.llm.get_output_embeddings()
+        if mirrored.pad_row is not None:
+            setattr(embedding, "padding_idx", mirrored.pad_row)  # noqa: B010
         first = mirrored.count - len(mirrored.embedding)
         # By name: what else the subject's head may have the library's model has not, and its logits
         # will tell.
@@ -114,6 +124,16 @@ class Control(torch.nn.Module):
                 there = parameter[first : first + len(new)]
                 if there.shape == new.shape:
                     there.copy_(new)
+
+
+def greedy(published: Any) -> Any:
+    """The generation config that clause GEN-04 asks for: of the published one the token ids and the
+    length limit, and none of what processes logits (Qwen2.5 publishes a repetition penalty, which
+    would outlive `do_sample=False`)."""
+    from transformers import GenerationConfig
+
+    kept = ("bos_token_id", "eos_token_id", "pad_token_id", "max_length")
+    return GenerationConfig(**{key: getattr(published, key) for key in kept}, do_sample=False)
 
 
 class Canonical(Control):
@@ -149,10 +169,8 @@ class Canonical(Control):
         published = GenerationConfig()
         with suppress(OSError):  # not every model publishes one
             published = GenerationConfig.from_pretrained(hub_id, token=hf_token)
-        self.llm.generation_config = GenerationConfig(
-            bos_token_id=published.bos_token_id, eos_token_id=published.eos_token_id,
-            pad_token_id=self.pad_token_id, max_length=published.max_length, do_sample=False,
-        )  # fmt: skip
+        self.llm.generation_config = greedy(published)
+        self.llm.generation_config.pad_token_id = self.pad_token_id
         embedding: Any = self.llm.get_input_embeddings()
         rows = max(len(self.tokenizer), embedding.weight.shape[0])
         self.llm.resize_token_embeddings(rows, pad_to_multiple_of=64)

@@ -12,7 +12,7 @@ from typing import Any
 from conformance.hub.published import FEWEST_TOKENS, text_part
 from conformance.hub.recipe import LAYOUTS, Recipe
 
-_SENTENCEPIECE_BOS, _SENTENCEPIECE_UNK = "<s>", "<unk>"
+_SENTENCEPIECE_UNK = "<unk>"
 
 
 class ContradictsRecipe(ValueError):
@@ -37,7 +37,7 @@ def check_tokenizer(
 def _differences(
     recipe: Recipe, vocabulary: Mapping[str, int], added: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    published, config = text_part(recipe.config), recipe.tokenizer.config
+    published, config = text_part(recipe.probe_config()), recipe.tokenizer.config
     ids = {**vocabulary, **{token["content"]: token["id"] for token in added}}
     free = len(vocabulary)
     for token in added:
@@ -67,7 +67,8 @@ def _differences_of_bos(layout: str, config: Mapping[str, Any]) -> Iterator[str]
             f"published tokenizer_config says add_bos_token = {str(bool(wanted)).lower()}"
         )
     if LAYOUTS[layout].encoder == "sentencepiece":
-        for name, fixed in (("bos_token", _SENTENCEPIECE_BOS), ("unk_token", _SENTENCEPIECE_UNK)):
+        fixed_names = (("bos_token", LAYOUTS[layout].bos), ("unk_token", _SENTENCEPIECE_UNK))
+        for name, fixed in fixed_names:
             content = _content(config.get(name))
             if content is not None and content != fixed:
                 yield f"the layout {layout} has {fixed!r} as {name}, and the recipe {content!r}"

@@ -153,12 +153,17 @@ def _of_bos(published: Published, tokenizer: Any) -> tuple[Inference, ...]:
         return _without_bos("the tokenizer has no bos token")
     ids = list(tokenizer(_QUESTION).input_ids)
     text = _rendered(published, [*_DIALOGUE, ("user", _NEXT_QUESTION)]) or ""
-    between = text.partition(_ANSWER)[2].partition(_NEXT_QUESTION)[0].lstrip()
-    # A token may be bos and eos: the one that ends the answer begins nothing.
-    ending = _ending(between, tokenizer) or ""
+    asked = text.partition(_QUESTION)[2].partition(_ANSWER)[0]
+    between = text.partition(_ANSWER)[2].partition(_NEXT_QUESTION)[0]
+    # A token may be bos and eos: the one that ends a turn begins nothing.
+    opens_answers, opens_questions = (
+        token in _behind_the_end(one, tokenizer) for one in (asked, between)
+    )
+    if ids[:1] != [bos] and opens_answers and opens_questions:
+        return _without_bos(f"{token!r} opens every turn of the template, and no dialogue alone")
     per_turn = (
         Inference("bos_per_prompt", "per-turn", f"the template has {token!r} before each turn")
-        if token in between.removeprefix(ending)
+        if opens_questions
         else Inference("bos_per_prompt", "one", "one begins a dialogue")
     )
     if ids[:1] == [bos]:
@@ -200,6 +205,12 @@ def _of_dialogue(published: Published, tokenizer: Any) -> tuple[Inference, ...]:
         why = "the template ends an answer in no special token: the tokenizer's own eos does"
         return Inference("terminator", tokenizer.eos_token or "", why), system
     return Inference("terminator", ends, "the template ends an answer in it"), system
+
+
+def _behind_the_end(after: str, tokenizer: Any) -> str:
+    """What stands between two turns, without the token that ends the first."""
+    after = after.lstrip()
+    return after.removeprefix(_ending(after, tokenizer) or "")
 
 
 def _ending(after: str, tokenizer: Any) -> str | None:

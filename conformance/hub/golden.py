@@ -11,14 +11,19 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from conformance.hub.recipe import LAYOUTS, Recipe, TokenizerRecipe
 from conformance.hub.recipes import known_recipes
 from conformance.hub.vocabulary import (
+    SENTENCEPIECE_CONTROLS,
     control_tokens,
+    marks_before_pieces,
     ranked_tokens,
     tekken_pattern,
     vocabulary_source,
@@ -91,13 +96,19 @@ TEXTS = (
 def main() -> None:
     """Writes every golden file that a built-in recipe names, and prints its path."""
     written: dict[str, Recipe] = {}
-    for recipe in known_recipes().values():
+    for recipe in chain.from_iterable(map(with_stand_in, known_recipes().values())):
         name = recipe.tokenizer.golden
         if name is not None and name not in written:
             written[name] = recipe
             path = fixtures_directory() / "golden" / name
             path.write_text(_as_text(golden_document(recipe)), encoding="utf-8")
             print(f"wrote {path}: {len(TEXTS)} texts")
+
+
+def with_stand_in(recipe: Recipe) -> list[Recipe]:
+    """The recipe, and the same over the vocabulary that would stand in for its own here."""
+    stand_in = recipe.tokenizer.stand_in
+    return [recipe, *([replace(recipe, tokenizer=stand_in)] if stand_in else [])]
 
 
 def golden_document(recipe: Recipe) -> dict[str, Any]:
@@ -146,6 +157,30 @@ def _metaspace_encoder(source: Path, recipe: Recipe) -> Encoder:
     return encode
 
 
+def _gemma_encoder(source: Path, recipe: Recipe) -> Encoder:
+    """SentencePiece without its dummy prefix between marks, its pieces renumbered."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(source))
+    prefix = processor.encode(_UNMERGED)
+    size = processor.get_piece_size()
+    marks = {
+        token["content"]: int(index)
+        for index, token in marks_before_pieces(recipe.tokenizer).items()
+    }
+    ids, pieces = dict(marks), [processor.id_to_piece(index) for index in range(size)]
+    as_bytes = [piece for index, piece in enumerate(pieces) if processor.is_byte(index)]
+    for piece in (*as_bytes, *pieces):
+        if piece not in SENTENCEPIECE_CONTROLS:
+            ids.setdefault(piece, len(ids))
+
+    def between(text: str) -> list[int]:
+        found = processor.encode(_UNMERGED + text)[len(prefix) :]
+        return [ids[pieces[index]] for index in found]
+
+    return _around(marks, between)
+
+
 def _around(added: Mapping[str, int], encode_part: Encoder) -> Encoder:
     """Give added tokens their ids, and have `encode_part` encode what lies between them."""
     longest_first = "|".join(re.escape(content) for content in sorted(added, key=len, reverse=True))
@@ -166,6 +201,34 @@ def _byte_level_encoder(source: Path, recipe: Recipe) -> Encoder:
         for index, token in recipe.tokenizer.config["added_tokens_decoder"].items()
     }
     return _around(added, _ranked_encoder(source, recipe.tokenizer, GPT2_PATTERN))
+
+
+def _split_encoder(source: Path, recipe: Recipe) -> Encoder:
+    layout = LAYOUTS[recipe.tokenizer.layout]
+    ranks = _ranked_encoder(source, recipe.tokenizer, layout.pattern or "")
+    listed = recipe.tokenizer.config.get("added_tokens_decoder", {})
+    added = (
+        control_tokens(recipe)
+        if layout.has_control_tokens
+        else {token["content"]: int(index) for index, token in listed.items()}
+    )
+    if not layout.nfc:
+        return _around(added, ranks)
+    return _around(added, lambda text: ranks(unicodedata.normalize("NFC", text)))
+
+
+def _digits_apart_encoder(source: Path, recipe: Recipe) -> Encoder:
+    ranks = _ranked_encoder(source, recipe.tokenizer, GPT2_PATTERN)
+    special = control_tokens(recipe)
+
+    def encode(text: str) -> list[int]:
+        parts: list[str] = []
+        for number, characters in groupby(text, lambda c: unicodedata.category(c)[0] == "N"):
+            together = "".join(characters)
+            parts += together if number else [together]
+        return [len(special) + rank for part in parts for rank in ranks(part)]
+
+    return _around(special, encode)
 
 
 def _tekken_encoder(source: Path, recipe: Recipe) -> Encoder:
@@ -190,7 +253,12 @@ _ENCODERS: dict[str, Callable[[Path, Recipe], Encoder]] = {
     "sentencepiece-bpe": _sentencepiece_encoder,
     "metaspace-bpe": _metaspace_encoder,
     "byte-level-bpe": _byte_level_encoder,
+    "gemma-bpe": _gemma_encoder,
+    "phi3-bpe": _sentencepiece_encoder,
+    "smollm-bpe": _digits_apart_encoder,
     "tekken-bpe": _tekken_encoder,
+    "qwen-bpe": _split_encoder,
+    "llama3-bpe": _split_encoder,
 }
 
 

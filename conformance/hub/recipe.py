@@ -44,24 +44,72 @@ class Layout:
     """A form of `tokenizer.json` that is made here.
 
     `encoder` is the library that reads the vocabulary's source, and whose ids are the golden ones.
+    `bos` is the token that a SentencePiece layout has for it. With `has_marks_first` the special
+    tokens, runs of blanks and HTML marks stand before the pieces (Gemma).
     With `has_control_tokens` the special tokens are the vocabulary's own control tokens, hundreds
-    of them, and the list that the config publishes (`added_tokens_decoder`) is made from it.
+    of them, and the list that the config publishes (`added_tokens_decoder`) is made from it;
+    `unnamed` is what those are called that have no name there. With `special_first` the special
+    tokens stand before the first rank.
+
+    `pattern` cuts a text before bytes are joined, where the layout has one of its own; with `nfc` a
+    text is normalised before that. With `joins_by_rank` any two neighbours are joined that make up
+    a token, and a word that is a token is one, as in tiktoken. With `digits_apart` each digit is
+    cut off before GPT-2's pattern cuts the rest.
     """
 
     encoder: str
     puts_bos_first: bool
+    bos: str = "<s>"
     has_control_tokens: bool = False
+    has_marks_first: bool = False
+    unnamed: str = "<SPECIAL_{}>"
+    special_first: bool = False
+    pattern: str | None = None
+    nfc: bool = False
+    joins_by_rank: bool = False
+    digits_apart: bool = False
+
+
+_CL100K_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How GPT-4 cuts a text (tiktoken's `cl100k_base`), but for numbers."""
 
 
 LAYOUTS = {
     "sentencepiece-bpe": Layout("sentencepiece", puts_bos_first=True),
     "metaspace-bpe": Layout("sentencepiece", puts_bos_first=True, has_control_tokens=True),
     "byte-level-bpe": Layout("tiktoken", puts_bos_first=False),
-    "tekken-bpe": Layout("tiktoken", puts_bos_first=True, has_control_tokens=True),
+    "phi3-bpe": Layout("sentencepiece", puts_bos_first=False),
+    "gemma-bpe": Layout("sentencepiece", puts_bos_first=True, bos="<bos>", has_marks_first=True),
+    "smollm-bpe": Layout("tiktoken", puts_bos_first=False, special_first=True, digits_apart=True),
+    "tekken-bpe": Layout(
+        "tiktoken", puts_bos_first=True, has_control_tokens=True, special_first=True
+    ),
+    "qwen-bpe": Layout(
+        "tiktoken", puts_bos_first=False, pattern=_CL100K_PATTERN % r"\p{N}", nfc=True
+    ),
+    "llama3-bpe": Layout(
+        "tiktoken",
+        puts_bos_first=True,
+        has_control_tokens=True,
+        unnamed="<|reserved_special_token_{}|>",
+        pattern=_CL100K_PATTERN % r"\p{N}{1,3}",
+        joins_by_rank=True,
+    ),
 }
 
 
 TOKENIZER_LAYOUTS = (*LAYOUTS, PUBLISHED_LAYOUT)
+
+
+VOCABULARY_PACKAGES = {
+    "mistral-common": "mistral_common/data",
+    "dashscope": "dashscope/resources",
+    "llama-models": "llama_models/llama3",
+}
+"""Packages that ship a vocabulary, with the folder it lies in. Nothing of them is imported."""
 
 
 class InvalidRecipe(CannotAssess):
@@ -81,12 +129,21 @@ class UnknownRecipe(CannotAssess):
 class TokenizerRecipe:
     """How the tokenizer's files are made.
 
-    `source` is a file of `mistral_common/data` with the digest `sha256`; for a ranked vocabulary
-    the first `ranks` entries are used. `layout` is that of `tokenizer.json`: `sentencepiece-bpe` (a
-    `▁` before the text and after each special token, spaces to `▁`, unknown characters to bytes),
-    `metaspace-bpe` (the same with a `▁` at the beginning of the text alone, and only where it does
-    not begin with one), `byte-level-bpe` (GPT-2's) or `tekken-bpe` (byte-level, with a bos, the
-    file's own pattern, and the special tokens before the first rank).
+    `source` is a file that `package` ships (`VOCABULARY_PACKAGES`), with the digest `sha256`; for a
+    ranked vocabulary the first `ranks` entries are used. Where the package is not installed,
+    `stand_in` takes its place, the same layout over another vocabulary, if there is one. `layout`
+    is that of `tokenizer.json`:
+
+    - `sentencepiece-bpe`: a `▁` before the text and after each special token, spaces to `▁`,
+      unknown characters to bytes (Llama 2); `phi3-bpe`: that without a bos; `metaspace-bpe`: that
+      with a `▁` at the beginning of the text alone, and only where it does not begin with one
+      (Mistral v0.3); `gemma-bpe`: with no `▁` before a text, and marks of several kinds before the
+      pieces;
+    - `byte-level-bpe`: GPT-2's; `smollm-bpe`: the same with the special tokens before the first
+      rank, and each digit by itself; `tekken-bpe`: with a bos, the file's own pattern, and the
+      special tokens before the first rank; `qwen-bpe`: NFC, and GPT-4's pattern with single digits;
+      `llama3-bpe`: a bos, and that pattern with three digits at a time.
+
     With the layout `published` nothing is made: `files` are the published ones, `source` is the
     folder they lie in, and `sha256` covers their names and contents.
 
@@ -104,6 +161,8 @@ class TokenizerRecipe:
     ranks: int | None = None
     ships_chat_template: bool = False
     golden: str | None = None
+    package: str = "mistral-common"
+    stand_in: TokenizerRecipe | None = None
     files: tuple[Path, ...] = field(default=(), compare=False)
 
 
@@ -141,6 +200,9 @@ class Recipe:
     sources: Mapping[str, str]
     parameters: int | None
     path: Path = field(compare=False)
+    language_model: str | None = None
+    """Where the language model stands in a vision-language checkpoint; None for a checkpoint of a
+    language model alone. `architecture` is the class of the whole checkpoint."""
     derived: bool = False
     """Whether it was derived from published files as it was asked for, rather than written down."""
 

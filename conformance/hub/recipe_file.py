@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from typing import Any, NoReturn
+
+from packaging.version import Version
 
 from conformance.hub.published import chat_template_in, files_in, tokenizer_config_in
 from conformance.hub.recipe import (
@@ -20,6 +24,7 @@ from conformance.hub.recipe import (
     TEMPLATE_ORACLES,
     TOKENIZER_KINDS,
     TOKENIZER_LAYOUTS,
+    VOCABULARY_PACKAGES,
     AcceptedDifference,
     InvalidRecipe,
     Recipe,
@@ -86,7 +91,7 @@ def read_recipe(path: Path) -> Recipe:
             AcceptedDifference(difference.text("name"), difference.text("reason"))
             for difference in table.tables("accepted_template_difference")
         ),
-        subject=table.table("subject").values if "subject" in document else {},
+        subject=_subject_of(table),
         sources=table.table("sources").texts(),
         parameters=(
             published.value("parameters", int, "the number of parameters")
@@ -94,6 +99,7 @@ def read_recipe(path: Path) -> Recipe:
             else None
         ),
         path=path,
+        language_model=table.optional_text("language_model"),
     )
     published.only_keys(PUBLISHED_KEYS, "one of " + ", ".join(PUBLISHED_KEYS))
     table.only_keys(TOP_LEVEL_KEYS, "one of " + ", ".join(TOP_LEVEL_KEYS))
@@ -104,6 +110,7 @@ TOP_LEVEL_KEYS = (
     "hub_id",
     "family",
     "architecture",
+    "language_model",
     "dtype",
     "chat_template",
     "template_oracle",
@@ -112,6 +119,7 @@ TOP_LEVEL_KEYS = (
     "tokenizer",
     "accepted_template_difference",
     "subject",
+    "subject_before",
     "sources",
 )
 
@@ -121,6 +129,7 @@ PUBLISHED_KEYS = ("parameters", "config", "generation_config")
 
 TOKENIZER_KEYS = (
     "kind",
+    "package",
     "source",
     "sha256",
     "layout",
@@ -129,10 +138,31 @@ TOKENIZER_KEYS = (
     "golden",
     "config",
     "special_tokens_map",
+    "stand_in",
 )
 
 
+STAND_IN_KEYS = ("source", "sha256", "golden")
+
+
 PUBLISHED_TOKENIZER_KEYS = ("kind", "source", "sha256", "layout")
+
+
+def _subject_of(table: _Table) -> dict[str, Any]:
+    """The declarations, as they are under the installed release of transformers."""
+    subject = dict(table.table("subject").values) if "subject" in table.values else {}
+    for differing in table.tables("subject_before"):
+        declared = dict(differing.values)
+        release = differing.text("transformers")
+        declared.pop("transformers")
+        if _library() < Version(release):
+            subject |= declared
+    return subject
+
+
+@lru_cache
+def _library() -> Version:
+    return Version(version("transformers"))
 
 
 def _check_file_name(table: _Table, hub_id: str) -> None:
@@ -187,13 +217,9 @@ def _read_tokenizer(table: _Table) -> TokenizerRecipe:
         table.wrong(
             "config", "has no 'tokenizer_class'", "the published tokenizer_config.json, verbatim"
         )
-    sha256 = table.text("sha256")
-    if len(sha256) != 64 or any(character not in "0123456789abcdef" for character in sha256):
-        table.wrong(
-            "sha256", f"is {sha256!r}", "64 lower-case hex digits, the digest of the source file"
-        )
+    sha256 = _sha256(table)
     table.only_keys(TOKENIZER_KEYS, "one of " + ", ".join(TOKENIZER_KEYS))
-    return TokenizerRecipe(
+    tokenizer = TokenizerRecipe(
         kind=table.one_of("kind", TOKENIZER_KINDS),
         source=table.text("source"),
         sha256=sha256,
@@ -208,7 +234,47 @@ def _read_tokenizer(table: _Table) -> TokenizerRecipe:
             else False
         ),
         golden=table.optional_text("golden"),
+        package=(
+            table.one_of("package", tuple(VOCABULARY_PACKAGES))
+            if "package" in table.values
+            else "mistral-common"
+        ),
     )
+    if "stand_in" not in table.values:
+        return tokenizer
+    stand_in = _read_stand_in(table.table("stand_in"), tokenizer)
+    return replace(tokenizer, stand_in=stand_in) if _is_installed(tokenizer.package) else stand_in
+
+
+def _read_stand_in(table: _Table, tokenizer: TokenizerRecipe) -> TokenizerRecipe:
+    """The tokenizer over a vocabulary of mistral-common, for where its own is not installed."""
+    table.only_keys(STAND_IN_KEYS, "one of " + ", ".join(STAND_IN_KEYS))
+    return replace(
+        tokenizer,
+        kind="stand-in",
+        package="mistral-common",
+        source=table.text("source"),
+        sha256=_sha256(table),
+        golden=table.optional_text("golden"),
+    )
+
+
+@lru_cache
+def _is_installed(package: str) -> bool:
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _sha256(table: _Table) -> str:
+    sha256 = table.text("sha256")
+    if len(sha256) != 64 or any(character not in "0123456789abcdef" for character in sha256):
+        table.wrong(
+            "sha256", f"is {sha256!r}", "64 lower-case hex digits, the digest of the source file"
+        )
+    return sha256
 
 
 def _read_published_tokenizer(table: _Table) -> TokenizerRecipe:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from conformance.assertions import Blocked, ClauseFailure, refusal
 from conformance.hub import HubTap, HubView, Recipe
+from conformance.hub.language_model import extract, is_nested, stored_name
 from conformance.hub.probe_sizes import layers_of
 from conformance.hub.published import text_part
 from conformance.subject.adapter import InvalidAdapter, defining_classes
@@ -330,10 +331,34 @@ class Subject:
             for backbone_id in recipe.subject.get("backbone_ids", ())
         }
 
+    @property
+    def published(self) -> Path:
+        """The files of the language model that the constructor is given now: the snapshot itself,
+        or what is the language model's of a vision-language one."""
+        snapshot, inside = self.view.snapshot(self.weights_hub_id), self.recipe.language_model
+        if inside is None or not is_nested(snapshot):  # What a backbone saved is not.
+            return snapshot
+        own = self.view.home / "language-models" / snapshot.name
+        if not own.is_dir():
+            extract(snapshot, inside, own)
+        return own
+
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The tensors on disk that the constructor was given."""
-        return Checkpoint(self.view.snapshot(self.weights_hub_id))
+        return Checkpoint(self.published)
+
+    def name_on_disk(self, tensor: str) -> str:
+        """The name of a tensor of `checkpoint` in the files that the constructor is given."""
+        return stored_name(tensor, self.recipe.language_model)
+
+    def change_config(self, snapshot: Path, changes: Mapping[str, Any]) -> None:
+        """Change fields of the language model's config in a directory that `hub_variant` edits."""
+        file = snapshot / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if self.recipe.language_model is not None:
+            changes = {"text_config": {**config["text_config"], **changes}}
+        file.write_text(json.dumps({**config, **changes}), encoding="utf-8")
 
     @cached_property
     def real_checkpoint(self) -> Checkpoint | None:
@@ -351,7 +376,7 @@ class Subject:
     def published_config(self) -> dict[str, Any]:
         """The checkpoint's `config.json` as the constructor found it, whatever it did with it, but
         for layers that are declared to be cut off."""
-        path = self.view.snapshot(self.weights_hub_id) / "config.json"
+        path = self.published / "config.json"
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kept = self.declared.layers_kept
         if kept is not None:
@@ -369,7 +394,7 @@ class Subject:
         from transformers import AutoConfig
 
         with suppress(Exception):
-            return AutoConfig.from_pretrained(self.view.snapshot(self.weights_hub_id))
+            return AutoConfig.from_pretrained(self.published)
         return SimpleNamespace(**self.published_config)
 
     @property
@@ -388,7 +413,7 @@ class Subject:
         """The checkpoint's own generation config, None if it has none."""
         from transformers import GenerationConfig
 
-        snapshot = self.view.snapshot(self.weights_hub_id)
+        snapshot = self.published
         return (
             GenerationConfig.from_pretrained(snapshot)
             if (snapshot / "generation_config.json").is_file()
@@ -405,9 +430,7 @@ class Subject:
     @cached_property
     def published_vocabulary(self) -> PublishedVocabulary:
         """The checkpoint's tokenizer, with nothing added."""
-        return PublishedVocabulary(
-            self.view.snapshot(self.weights_hub_id), own_class=type(self.tokenizer)
-        )
+        return PublishedVocabulary(self.published, own_class=type(self.tokenizer))
 
     def encode(self, text: str, *, special: bool = True, tokenizer: Any = None) -> list[int]:
         """Token ids of `text`, as a host encodes it: with the tokenizer's own special tokens, or

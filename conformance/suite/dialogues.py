@@ -78,6 +78,8 @@ def official_ids(
     ours = subject.encode(told.prompt)
     if system_prompt is None and subject.declared.system_prompt:
         system_prompt = _system_prompt_in_force(told.host)
+        if system_prompt is None and _template_brings_a_system_prompt(subject):
+            raise NotApplicable("the template has a default system prompt, and the builder none")
     stripped = told.prompt == told.prompt.rstrip()
     official = template_ids(subject, messages, system_prompt, stripped=stripped)
     for difference in subject.recipe.accepted_template_differences:
@@ -150,6 +152,16 @@ def declared_bos(subject: Subject, questions: int) -> int:
     return {"one": 1, "per-turn": questions, "none": 0}[convention]
 
 
+def opens_turns(subject: Subject, token: int | None) -> bool:
+    """Whether the official template opens every turn with this token: what a tokenizer calls its
+    bos is then a mark of turns, as `<|im_start|>` is to SmolLM2, and no bos."""
+    try:
+        shown = template_ids(subject, ("What?", "That.", "Why?"), None)
+    except NotApplicable:
+        return False
+    return token is not None and shown.count(token) >= 3
+
+
 def _without_space_before_eos(subject: Subject, ids: Ids) -> Ids:
     """Drop a token of nothing but space right before the terminator."""
     terminator = subject.terminator_id
@@ -168,7 +180,24 @@ def _with_one_bos(subject: Subject, ids: Ids) -> Ids:
     return [token for place, token in enumerate(ids) if token != bos or bos not in ids[:place]]
 
 
+def _without_empty_thought(subject: Subject, ids: Ids) -> Ids:
+    """Drop the thought of nothing that Qwen3's template writes before the last answer."""
+    thought = subject.encode("<think>\n\n</think>\n\n", special=False)
+    for place in range(len(ids) - len(thought) + 1):
+        if ids[place : place + len(thought)] == thought:
+            return ids[:place] + ids[place + len(thought) :]
+    return ids
+
+
+def _without_end_of_text(subject: Subject, ids: Ids) -> Ids:
+    """Drop the tokenizer's eos behind the last terminator, where they are two."""
+    ends = [subject.terminator_id, subject.tokenizer.eos_token_id]
+    return ids[:-1] if ids[-2:] == ends else ids
+
+
 ACCEPTED_DIFFERENCES: dict[str, Callable[[Subject, Ids], Ids]] = {
+    "no-end-of-text": _without_end_of_text,
+    "no-empty-thought": _without_empty_thought,
     "no-space-before-eos": _without_space_before_eos,
     "one-bos-per-dialogue": _with_one_bos,
 }
@@ -223,6 +252,22 @@ def _system_prompt_in_force(host: Host) -> str | None:
     given, default = host.builder(marker), host.builder()
     with_marker, with_default = given.add_turn("human", "hello"), default.add_turn("human", "hello")
     before, found, after = with_marker.partition(marker)
-    if not found or not with_default.startswith(before) or not with_default.endswith(after):
-        raise NotApplicable("the builder's default system prompt cannot be told from its format")
-    return with_default[len(before) : len(with_default) - len(after)] or None
+    if found and with_default.startswith(before) and with_default.endswith(after):
+        return with_default[len(before) : len(with_default) - len(after)] or None
+    if found and with_default == host.builder("").add_turn("human", "hello"):
+        return None  # There is no default, and the format without a system prompt is another.
+    raise NotApplicable("the builder's default system prompt cannot be told from its format")
+
+
+def _template_brings_a_system_prompt(subject: Subject) -> bool:
+    """Whether the official template puts something where a system prompt would stand, if there is
+    none."""
+    marker = "@@conformance-system-prompt@@"
+    before, found, after = _rendered(subject, ["hello"], marker).partition(marker)
+    by_default = _rendered(subject, ["hello"], None)
+    return (
+        bool(found)
+        and len(by_default) > len(before) + len(after)
+        and by_default.startswith(before)
+        and by_default.endswith(after)
+    )

@@ -145,9 +145,7 @@ def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
     model_class = type(subject.training.llm)
     if not hasattr(model_class, "from_pretrained"):
         raise NotApplicable(f"a {model_class.__name__} has no `from_pretrained`")
-    llm = model_class.from_pretrained(
-        subject.view.snapshot(subject.weights_hub_id), **in_dtype(dtype)
-    ).eval()
+    llm = model_class.from_pretrained(subject.published, **in_dtype(dtype)).eval()
     keep_layers(llm, subject.declared.layers_kept)
     return llm
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from conformance.assertions import NotRun
+from conformance.hub.language_model import decoder_config
 from conformance.parity.device_memory import free_bytes
 from conformance.parity.kernels import SDPA_KERNELS, only_kernel
 from conformance.parity.library import cast_parameters
@@ -99,7 +100,8 @@ def published(subject: Subject, on: torch.device, held: int) -> Published:
 
 
 def _built(subject: Subject, on: torch.device, held: int) -> Published:
-    config, dtype = subject.recipe.config, subject.training.half_precision_dtype
+    config = decoder_config(subject.recipe.config)
+    dtype = subject.training.half_precision_dtype
     parameters = sum(math.prod(shape) for shape in published_shapes(config).values())
     free = free_bytes(on)
     least = int(parameters * dtype.itemsize * _ROOM)

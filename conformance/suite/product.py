@@ -100,7 +100,7 @@ class Compared:
         mirrored = mirrored_from(shared.llm, self._rows)
         try:
             self._control = Control(
-                subject.weights_hub_id,
+                str(subject.published),
                 dtype=torch.float32,
                 token=None,
                 cache=False,

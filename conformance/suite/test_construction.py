@@ -141,7 +141,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(subject: Subject) -> None:
     name = next(iter(tensors_to_find(subject)), None)
     if name is None:
         raise NotApplicable("the checkpoint has no tensor beside those of the vocabulary")
-    with subject.hub_variant(functools.partial(_shorten, name)), refusal() as refused:
+    with (
+        subject.hub_variant(functools.partial(_shorten, subject.name_on_disk(name))),
+        refusal() as refused,
+    ):
         _ = subject.build().llm  # some load it when it is first asked for
     require(
         bool(refused),

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from conformance.assertions import NotApplicable, quoted, refusal, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.hub.language_model import decoder_config
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
@@ -459,4 +460,4 @@ def _vocabulary_tensors(subject: Subject) -> list[tuple[str, torch.Tensor, torch
 
 
 def _published_config(subject: Subject) -> dict[str, Any]:
-    return dict(subject.recipe.config)
+    return decoder_config(subject.recipe.config)

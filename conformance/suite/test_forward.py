@@ -6,7 +6,6 @@ legitimate differences in the order of sums stay within the semantics gate.
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -769,11 +768,7 @@ def test_other_published_configs_are_followed(
     }
 
     def edit(snapshot: Path) -> None:
-        file = snapshot / "config.json"
-        file.write_text(
-            json.dumps({**json.loads(file.read_text(encoding="utf-8")), **changes}),
-            encoding="utf-8",
-        )
+        subject.change_config(snapshot, changes)
 
     with subject.hub_variant(edit):
         llm = subject.build_float32().llm

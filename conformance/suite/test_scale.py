@@ -9,6 +9,7 @@ import torch
 
 from conformance.assertions import require, within
 from conformance.catalogue import MUST, requirement
+from conformance.hub.language_model import decoder_config
 from conformance.hub.weights import has_tied_head, norm_centre
 from conformance.oracle import architecture_of
 from conformance.parity.full_size import Measured, all_cores, full_size_parity
@@ -28,7 +29,7 @@ layer reads anyway."""
 def test_the_published_size_is_the_family_s(subject: Subject) -> None:
     """The published configuration's parameter count, shapes and names are what the family's table
     says (on the meta device)."""
-    config = subject.recipe.config
+    config = decoder_config(subject.recipe.config)
     expected = published_shapes(config)
     llm = on_meta(configurable_class(subject), config, _attention(subject))
     with judging_config(expected="the names of the checkpoint", mend=_MEND):
@@ -65,7 +66,7 @@ def test_every_layer_agrees_at_the_published_size(subject: Subject) -> None:
     """Full-size streamed parity: every layer and the head pass gates 1 and 3 at the published
     widths, with memory bounded by one layer."""
     checkpoint = subject.real_checkpoint
-    config = subject.recipe.config if checkpoint is None else checkpoint.config
+    config = decoder_config(subject.recipe.config) if checkpoint is None else checkpoint.config
     shapes = published_shapes(config)
     vocabulary = int(config["vocab_size"])
     tied = has_tied_head(shapes, vocabulary)

@@ -8,17 +8,41 @@ from hypothesis import strategies as st
 
 from backbones.prompting import (
     ByteLevelPurePromptBuilder,
+    ChatMLPromptBuilder,
+    EndOfTextPurePromptBuilder,
+    Gemma3PromptBuilder,
+    GemmaPromptBuilder,
+    GemmaPurePromptBuilder,
+    Idefics2PromptBuilder,
     LLaMa2ChatPromptBuilder,
+    Llama3PromptBuilder,
+    Llama3PurePromptBuilder,
+    Llama31PromptBuilder,
     MetaspacePurePromptBuilder,
     MistralInstructPromptBuilder,
     MistralTekkenInstructPromptBuilder,
     MistralV3InstructPromptBuilder,
+    Phi3PromptBuilder,
     PhiPromptBuilder,
     PurePromptBuilder,
+    Qwen25PromptBuilder,
+    SmolLM2PromptBuilder,
     VicunaV15ChatPromptBuilder,
 )
 
 BUILDERS = [
+    ChatMLPromptBuilder,
+    EndOfTextPurePromptBuilder,
+    Gemma3PromptBuilder,
+    GemmaPromptBuilder,
+    GemmaPurePromptBuilder,
+    Idefics2PromptBuilder,
+    Llama3PromptBuilder,
+    Llama3PurePromptBuilder,
+    Llama31PromptBuilder,
+    Phi3PromptBuilder,
+    Qwen25PromptBuilder,
+    SmolLM2PromptBuilder,
     ByteLevelPurePromptBuilder,
     MistralTekkenInstructPromptBuilder,
     LLaMa2ChatPromptBuilder,
@@ -58,6 +82,40 @@ MESSAGES = st.lists(
             "Be kind.",
             "[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nq [/INST] a</s>[INST] r [/INST]",
         ),
+        (
+            ChatMLPromptBuilder,
+            "Be kind.",
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nq<|im_end|>\n"
+            "<|im_start|>assistant\na<|im_end|>\n<|im_start|>user\nr<|im_end|>\n"
+            "<|im_start|>assistant",
+        ),
+        (
+            Llama3PromptBuilder,
+            None,
+            "<|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\na<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\nr<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>",
+        ),
+        (
+            Gemma3PromptBuilder,
+            "Be kind.",
+            "<start_of_turn>user\nBe kind.\n\nq<end_of_turn>\n<start_of_turn>model\na<end_of_turn>"
+            "\n<start_of_turn>user\nr<end_of_turn>\n<start_of_turn>model",
+        ),
+        (
+            Phi3PromptBuilder,
+            "Be kind.",
+            "<|system|>\nBe kind.<|end|>\n<|user|>\nq<|end|>\n<|assistant|>\na<|end|>\n"
+            "<|user|>\nr<|end|>\n<|assistant|>",
+        ),
+        (
+            Idefics2PromptBuilder,
+            None,
+            "User: q<end_of_utterance>\nAssistant: a<end_of_utterance>\n"
+            "User: r<end_of_utterance>\nAssistant:",
+        ),
+        (GemmaPurePromptBuilder, None, "In: q\nOut: a<eos>In: r\nOut:"),
         (LLaMa2ChatPromptBuilder, "", "[INST] q [/INST] a</s>[INST] r [/INST]"),
     ],
 )
@@ -95,7 +153,7 @@ def test_a_turn_out_of_order_raises_and_changes_nothing(builder):
     with pytest.raises(ValueError, match="turn 1 is for 'gpt'"):
         prompt.get_potential_prompt("q")
     assert prompt.get_prompt() == before
-    assert prompt.add_turn("gpt", "").endswith(prompt.terminator)
+    assert prompt.add_turn("gpt", "").rstrip().endswith(prompt.terminator)
 
 
 @pytest.mark.parametrize("builder", BUILDERS)

@@ -366,7 +366,7 @@ def test_a_wrong_profile_gets_a_suggestion(call: Call) -> None:
         ("certify --profile co", ["core"]),
         ("certify --profile core,tr", ["core,training"]),
         ("certify --only PAD-01,PAD-02", ["PAD-01,PAD-02"]),
-        ("certify an-id --id phi", ["phi-2-3b"]),
+        ("certify an-id --id phi-2", ["phi-2-3b"]),
         ("requirements CON-01", ["CON-01"]),
     ],
 )

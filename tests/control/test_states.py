@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from itertools import combinations
 
+from transformers import GenerationConfig
+
 from conformance.control import DEFAULTS, FACTORS, covering_rows, described, with_gradients
+from conformance.control.model import greedy
 
 
 def test_every_pair_of_values_that_can_occur_occurs() -> None:
@@ -95,3 +98,13 @@ def test_a_row_is_told_by_what_is_not_plain() -> None:
     assert described(row) == (
         "built with inference_mode=True, with a mask of kind `boolean`, in a batch of 3"
     )
+
+
+def test_the_controls_own_generation_is_what_greedy_means() -> None:
+    """Qwen2.5 publishes a repetition penalty, which `do_sample=False` leaves in force."""
+    published = GenerationConfig(
+        eos_token_id=[1, 2], max_length=64, do_sample=True, temperature=0.7, repetition_penalty=1.1
+    )
+    kept = greedy(published)
+    assert (kept.eos_token_id, kept.max_length, kept.do_sample) == ([1, 2], 64, False)
+    assert {kept.temperature, kept.repetition_penalty} <= {None, 1.0}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 
 from conformance.hub import Hub, HubView, known_recipes
 
@@ -16,7 +17,39 @@ SnapshotOf = Callable[[str], Path]
 MISTRAL = "mistralai/Mistral-7B-v0.1"
 MISTRAL_V3 = "mistralai/Mistral-7B-v0.3"
 NEMO = "mistralai/Mistral-Nemo-Base-2407"
+QWEN = "Qwen/Qwen2.5-0.5B-Instruct"
+QWEN3 = "Qwen/Qwen3-0.6B"
+LLAMA31 = "meta-llama/Llama-3.1-8B-Instruct"
+GEMMA, GEMMA3 = "google/gemma-2b-it", "google/gemma-3-1b-it"
+PHI3 = "microsoft/Phi-3-mini-4k-instruct"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-1.7B-Instruct"
 HUB_IDS = (
+    "HuggingFaceM4/idefics2-8b",
+    "HuggingFaceTB/SmolLM2-135M",
+    SMOLLM2,
+    "Qwen/Qwen2.5-0.5B",
+    QWEN,
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen2.5-7B-Instruct",
+    QWEN3,
+    "Qwen/Qwen3-0.6B-Base",
+    "Qwen/Qwen3-1.7B",
+    "Qwen/Qwen3-8B",
+    "google/gemma-2-2b",
+    "google/gemma-2-2b-it",
+    GEMMA,
+    "google/gemma-3-1b-pt",
+    GEMMA3,
+    "google/gemma-7b",
+    "meta-llama/Llama-3.1-8B",
+    LLAMA31,
+    "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "meta-llama/Meta-Llama-3-8B",
+    "meta-llama/Meta-Llama-3-8B-Instruct",
+    "microsoft/Phi-3-mini-128k-instruct",
+    PHI3,
     "lmsys/vicuna-13b-v1.5",
     "lmsys/vicuna-7b-v1.5",
     "meta-llama/Llama-2-13b-chat-hf",
@@ -32,6 +65,22 @@ HUB_IDS = (
     NEMO,
     "mistralai/Mistral-Nemo-Instruct-2407",
 )
+
+_ALIKE = (
+    "HuggingFaceTB/SmolLM2-135M", "Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct", "Qwen/Qwen3-0.6B-Base", "Qwen/Qwen3-1.7B",
+    "Qwen/Qwen3-8B", "google/gemma-2-2b", "google/gemma-3-1b-pt", "google/gemma-7b",
+    "meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B",
+    "meta-llama/Llama-3.2-1B-Instruct", "meta-llama/Meta-Llama-3-8B",
+    "microsoft/Phi-3-mini-128k-instruct",
+)  # fmt: skip
+BUILT_IDS = tuple(
+    hub_id
+    for hub_id, recipe in sorted(known_recipes().items())
+    if hub_id not in _ALIKE and hasattr(transformers, recipe.architecture)
+)
+"""Those that are built here: of ids that differ in sizes or in a prompt alone one, as a large
+vocabulary takes seconds; and only what the installed library has."""
 
 
 @pytest.fixture(scope="session")

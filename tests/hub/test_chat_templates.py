@@ -86,9 +86,69 @@ def test_vicuna() -> None:
     )
 
 
+def test_chatml() -> None:
+    asked = "<|im_start|>user\nHello<|im_end|>\n"
+    answered = f"{asked}<|im_start|>assistant\nHi there<|im_end|>\n"
+    opened = "<|im_start|>assistant\n"
+    for hub_id, default in (
+        (
+            "Qwen/Qwen2.5-7B-Instruct",
+            "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+        ),
+        (
+            "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+            "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+        ),
+    ):
+        system = f"<|im_start|>system\n{default}<|im_end|>\n"
+        assert render(hub_id, TURNS[:2]) == system + answered
+        assert render(hub_id, TURNS[:1], add_generation_prompt=True) == system + asked + opened
+    assert render("Qwen/Qwen3-8B", TURNS[:1], add_generation_prompt=True) == asked + opened
+    thought = answered.replace("Hi there", "<think>\n\n</think>\n\nHi there")
+    assert render("Qwen/Qwen3-8B", TURNS[:2]) == thought
+
+
+def test_llama3() -> None:
+    def turn(role: str, text: str) -> str:
+        return f"<|start_header_id|>{role}<|end_header_id|>\n\n{text}<|eot_id|>"
+
+    dialogue = turn("user", "Hello") + turn("assistant", "Hi there")
+    assert render("meta-llama/Meta-Llama-3-8B-Instruct", TURNS[:2]) == f"<s>{dialogue}"
+    for hub_id in ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.2-1B-Instruct"):
+        dates = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+        assert render(hub_id, TURNS[:2]) == f"<s>{turn('system', dates)}{dialogue}"
+        system = turn("system", dates + SYSTEM["content"])
+        assert render(hub_id, [SYSTEM, *TURNS[:2]]) == f"<s>{system}{dialogue}"
+
+
+def test_gemma() -> None:
+    first = "<s><start_of_turn>user\n{}Hello<end_of_turn>\n<start_of_turn>model\n"
+    asked = {"add_generation_prompt": True}
+    for hub_id in ("google/gemma-2b-it", "google/gemma-2-2b-it", "google/gemma-3-1b-it"):
+        assert render(hub_id, TURNS[:1], **asked) == first.format("")
+    told = render("google/gemma-3-1b-it", [SYSTEM, TURNS[0]], **asked)
+    assert told == first.format(f"{SYSTEM['content']}\n\n")
+
+
+def test_idefics2() -> None:
+    asked = "<s>User: Hello<end_of_utterance>\nAssistant:"
+    hub_id = "HuggingFaceM4/idefics2-8b"
+    assert render(hub_id, TURNS[:1], add_generation_prompt=True) == asked
+    assert render(hub_id, TURNS[:2]) == f"{asked} Hi there<end_of_utterance>\n"
+
+
+def test_phi3_ends_a_finished_dialogue_twice() -> None:
+    asked = "<|user|>\nHello<|end|>\n<|assistant|>\n"
+    hub_id = "microsoft/Phi-3-mini-4k-instruct"
+    assert render(hub_id, TURNS[:1], add_generation_prompt=True) == asked
+    assert render(hub_id, TURNS[:2]) == f"{asked}Hi there<|end|>\n</s>"
+
+
 @pytest.mark.parametrize(
     "hub_id",
     [
+        "google/gemma-2b-it",
+        "google/gemma-3-1b-it",
         "mistralai/Mistral-7B-Instruct-v0.1",
         "mistralai/Mistral-7B-Instruct-v0.2",
         "mistralai/Mistral-7B-Instruct-v0.3",
@@ -112,6 +172,16 @@ def test_base_models_have_the_seeds() -> None:
         hub_id for hub_id, recipe in known_recipes().items() if recipe.template_oracle == "seed"
     }
     assert of_the_seed == {
+        "HuggingFaceTB/SmolLM2-135M",
+        "Qwen/Qwen2.5-0.5B",
+        "Qwen/Qwen2.5-7B",
+        "Qwen/Qwen3-0.6B-Base",
+        "google/gemma-2-2b",
+        "google/gemma-3-1b-pt",
+        "google/gemma-7b",
+        "meta-llama/Llama-3.1-8B",
+        "meta-llama/Llama-3.2-1B",
+        "meta-llama/Meta-Llama-3-8B",
         "meta-llama/Llama-2-7b-hf",
         "meta-llama/Llama-2-13b-hf",
         "mistralai/Mistral-7B-v0.1",

@@ -10,7 +10,9 @@ from backbones.huggingface import HFCausalLLMBackbone
 from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.loading import (
     MASTER_DTYPE,
+    LanguageModelPart,
     build_without_weights,
+    choose_attention,
     load_generation_config,
     load_tokenizer,
     load_weights,
@@ -71,10 +73,13 @@ class InSteps(HFCausalLLMBackbone):
         add_pad_token(self.tokenizer)
 
     def trained_llm(self, flash: bool, token: str | None) -> Any:
-        return load_weights(self.llm_cls, self.hub_path, flash, token=token)
+        return load_weights(self.part(token), choose_attention(flash, None))
 
     def empty_llm(self, flash: bool, token: str | None) -> Any:
-        return build_without_weights(self.llm_cls, self.hub_path, flash, token=token)
+        return build_without_weights(self.part(token), choose_attention(flash, None))
+
+    def part(self, token: str | None) -> LanguageModelPart:
+        return LanguageModelPart(self.llm_cls, self.hub_path, None, token)
 
     def generation_config(self, token: str | None) -> Any:
         return load_generation_config(self.hub_path, token=token)

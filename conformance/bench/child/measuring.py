@@ -39,6 +39,7 @@ from conformance.bench.request import HOME, LEAST_ROUNDS, BenchRequest
 from conformance.bench.results.statistics import steady_from
 from conformance.bench.results.stored import SCHEMA
 from conformance.errors import CannotAssess
+from conformance.hub.language_model import decoder_config
 from conformance.oracle.shapes import parameter_shapes
 from conformance.parity.library import attention_of, attentions_of, cast_parameters
 from conformance.parity.streaming import seeded_model
@@ -300,7 +301,7 @@ def _half_precision(subject: Any, request: BenchRequest) -> Any:
     backbone = subject.build()
     dtype, on = backbone.half_precision_dtype, torch.device(request.device)
     if request.size == "full":
-        config = subject.recipe.config
+        config = decoder_config(subject.recipe.config)
         backbone.llm = None
         backbone.llm = seeded_model(
             type(subject.training.llm), config, parameter_shapes(config), dtype, on,
