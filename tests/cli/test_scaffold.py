@@ -107,7 +107,7 @@ def test_what_no_template_says_is_for_a_person(template: str | None, told: str) 
 def test_names_follow_from_that_of_the_project(
     project: str, module: str, backbone: str, tmp_path: Path
 ) -> None:
-    names = names_of(project, "Qwen/Qwen2-0.5B-Instruct", tmp_path / project)
+    names = names_of(project, "Qwen/Qwen2.5-0.5B-Instruct", tmp_path / project)
     assert (names.module, names.prompts) == (module, f"{module}_prompts")
     assert names.backbone == backbone
     assert names.backbone_id == "qwen2.5-0.5b-instruct"
