@@ -19,7 +19,7 @@ from conformance.subject.declarations import Declarations
 from tests.hub.conftest import SnapshotOf
 from tests.published import RANKS, write_published
 
-HUB_ID = "Qwen/Qwen2.5-0.5B-Instruct"
+HUB_ID = "Qwen/Qwen2-0.5B-Instruct"
 PER_TURN = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
     "{% elif m.role == 'user' %}{{ bos_token + 'Q: ' + m.content + ' A:' }}"

@@ -45,7 +45,7 @@ def test_the_config_and_the_tokenizer_are_fetched_and_no_weights(
 ) -> None:
     run = _add(HUB_ID, served, tmp_path)
     assert run.returncode == 0, run.stderr
-    assert (tmp_path / "recipes" / "Qwen--Qwen2.5-0.5B-Instruct.toml").is_file()
+    assert (tmp_path / "recipes" / "Qwen--Qwen2-0.5B-Instruct.toml").is_file()
     assert not [path for path in served.requested if "safetensors" in path]
 
 

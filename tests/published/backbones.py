@@ -14,14 +14,14 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 MODELS = {
-    "qwen25-0_5b-instruct": ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen2ForCausalLM"),
+    "qwen25-0_5b-instruct": ("Qwen/Qwen2-0.5B-Instruct", "Qwen2ForCausalLM"),
     "pythia-70m": ("EleutherAI/pythia-70m", "GPTNeoXForCausalLM"),
-    "qwen3-0_6b-instruct": ("Qwen/Qwen3-0.6B", "Qwen3ForCausalLM"),
-    "llama3_2-1b-instruct": ("meta-llama/Llama-3.2-1B-Instruct", "LlamaForCausalLM"),
-    "gemma-2b-instruct": ("google/gemma-2b-it", "GemmaForCausalLM"),
-    "gemma2-2b-instruct": ("google/gemma-2-2b-it", "Gemma2ForCausalLM"),
-    "gemma3-1b-instruct": ("google/gemma-3-1b-it", "Gemma3ForCausalLM"),
-    "phi3-mini": ("microsoft/Phi-3-mini-4k-instruct", "Phi3ForCausalLM"),
+    "qwen3-0_6b-instruct": ("Qwen/Qwen3-4B", "Qwen3ForCausalLM"),
+    "llama3_2-1b-instruct": ("meta-llama/Llama-3.2-3B-Instruct", "LlamaForCausalLM"),
+    "gemma-2b-instruct": ("google/gemma-1.1-2b-it", "GemmaForCausalLM"),
+    "gemma2-2b-instruct": ("google/gemma-2-9b-it", "Gemma2ForCausalLM"),
+    "gemma3-1b-instruct": ("google/gemma-3-270m-it", "Gemma3ForCausalLM"),
+    "phi3-mini": ("microsoft/Phi-3.5-mini-instruct", "Phi3ForCausalLM"),
     "olmo2-1b": ("allenai/OLMo-2-0425-1B", "Olmo2ForCausalLM"),
     "stablelm2-1_6b": ("stabilityai/stablelm-2-1_6b", "StableLmForCausalLM"),
 }

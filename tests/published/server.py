@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.published import write_published
 
-HUB_ID = "Qwen/Qwen2.5-0.5B-Instruct"
+HUB_ID = "Qwen/Qwen2-0.5B-Instruct"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -110,27 +110,27 @@ def test_the_command_takes_anamed_folder(tmp_path: Path) -> None:
 
 
 def test_the_users_own_cache_is_searched(tmp_path: Path) -> None:
-    repository = tmp_path / "home" / "hub" / "models--Qwen--Qwen2.5-0.5B-Instruct"
+    repository = tmp_path / "home" / "hub" / "models--Qwen--Qwen2-0.5B-Instruct"
     write_published(repository / "snapshots" / "abc")
     before = sorted(repository.rglob("*"))
     run = _certify(HF_HOME=str(tmp_path / "home"))
     assert "2 passed" in run.stderr + run.stdout, run.stderr
-    assert "deriving recipe Qwen/Qwen2.5-0.5B-Instruct" in run.stderr
+    assert "deriving recipe Qwen/Qwen2-0.5B-Instruct" in run.stderr
     assert sorted(repository.rglob("*")) == before
 
 
 def test_a_model_that_is_nowhere_is_named_with_what_to_do(tmp_path: Path) -> None:
-    write_published(tmp_path / "hub" / "models--Qwen--Qwen2.5-0.5B" / "snapshots" / "abc")
+    write_published(tmp_path / "hub" / "models--Qwen--Qwen2-0.5B-Instruct-v2" / "snapshots" / "abc")
     run = _certify(HF_HOME=str(tmp_path))
     assert run.returncode == 2
-    assert "Did you mean:\n  Qwen/Qwen2.5-0.5B\n" in run.stderr
-    assert "--model Qwen/Qwen2.5-0.5B-Instruct=FOLDER" in " ".join(run.stderr.split())
+    assert "  Qwen/Qwen2-0.5B-Instruct-v2\n" in run.stderr
+    assert "--model Qwen/Qwen2-0.5B-Instruct=FOLDER" in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
 
 
 @pytest.mark.parametrize(
     ("model", "told"),
-    [("Qwen/Qwen2.5-0.5B-Instruct", "should be ORG/NAME=FOLDER"), ("a/b=/nowhere", "not a folder")],
+    [("Qwen/Qwen2-0.5B-Instruct", "should be ORG/NAME=FOLDER"), ("a/b=/nowhere", "not a folder")],
 )
 def test_a_model_that_cannot_be_meant_is_refused(model: str, told: str) -> None:
     run = _certify("--model", model)
@@ -140,6 +140,6 @@ def test_a_model_that_cannot_be_meant_is_refused(model: str, told: str) -> None:
 
 def test_files_that_are_no_decoder_are_exit_2(tmp_path: Path) -> None:
     folder = write_published(tmp_path, architectures=["BertForMaskedLM"], model_type="bert")
-    run = _certify("--model", f"Qwen/Qwen2.5-0.5B-Instruct={folder}")
+    run = _certify("--model", f"Qwen/Qwen2-0.5B-Instruct={folder}")
     assert run.returncode == 2
     assert "no decoder of text" in " ".join(run.stderr.split())
