@@ -15,6 +15,7 @@ from conformance.cli import (
     doctor,
     drift,
     hub,
+    matrix,
     replay,
     scaffold,
 )
@@ -78,6 +79,7 @@ app.command("requirements")(clauses.requirements)
 app.command("report")(certificates.report)
 app.command("replay")(replay.replay)
 app.command("diff")(certificates.diff)
+app.command("matrix")(matrix.matrix)
 app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
 app.command("drift")(drift.drift)

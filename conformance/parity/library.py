@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 SUCCESSORS = {
-    "use_flash_attention_2": '`attn_implementation="flash_attention_2"`',
+    "use_flash_attention_2": '`attn_implementation="flash_attention_2"`, where it is asked for,',
     "use_auth_token": "`token=…`",
     "load_in_8bit": "`quantization_config=BitsAndBytesConfig(load_in_8bit=True)`",
     "load_in_4bit": "`quantization_config=BitsAndBytesConfig(load_in_4bit=True)`",

@@ -253,7 +253,8 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
             )
             if version
         ),
-        "digest": digest_of_sources(sources)[:16] + f"… of {len(sources)} source files"
+        "digest": digest_of_sources(sources)[:16]
+        + f"… of {len(sources)} source file{'' if len(sources) == 1 else 's'}"
         if (sources := assessment.sources)
         else "",
         "run": f"{assessment.weights} weights on {assessment.device}, budget {assessment.budget}, "

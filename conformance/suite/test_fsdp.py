@@ -109,9 +109,8 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     with one_rank(), refusal() as refused:
         # With its own flat parameters FSDP refuses a unit that is partly frozen, which is not the
         # policy's fault.
-        wrapped = _fsdp(
-            backbone, auto_wrap_policy=backbone.get_fsdp_wrapping_policy(), use_orig_params=True
-        )
+        policy = backbone.get_fsdp_wrapping_policy()
+        wrapped = _fsdp(backbone, auto_wrap_policy=policy, use_orig_params=True)
         units = sum(id(unit.module) not in beside for unit in FSDP.fsdp_modules(wrapped))
         tell("wrap units", _unit_by_unit(wrapped, FSDP))
         require(
@@ -121,6 +120,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             mend="build the policy with `transformer_auto_wrap_policy` and "
             "`{self.transformer_layer_cls}`",
             units=units,
+            policy=_named_policy(policy),
         )
         _require_no_unit_by_size(wrapped)
         with torch.no_grad():
@@ -383,6 +383,20 @@ def test_the_last_layer_is_read_when_asked(subject: Subject) -> None:
         backbone.llm.resize_token_embeddings(rows + 64)
     if not refused:
         _last_layer_modules(backbone, f"after llm.resize_token_embeddings({rows + 64}) ")
+
+
+def _named_policy(policy: Any) -> str:
+    """A policy by its name, with what it was given."""
+    if not isinstance(policy, functools.partial):
+        return str(getattr(policy, "__name__", None) or type(policy).__name__)
+    given = ", ".join(f"{name}={_named_value(value)}" for name, value in policy.keywords.items())
+    return f"{_named_policy(policy.func)}({given})"
+
+
+def _named_value(value: Any) -> str:
+    if isinstance(value, (set, frozenset, list, tuple)):
+        return "{" + ", ".join(sorted(map(_named_value, value))) + "}"
+    return str(getattr(value, "__name__", None) or repr(value))
 
 
 def _last_layer_modules(backbone: Any, when: str = "") -> list[nn.Module]:
