@@ -235,6 +235,10 @@ def areas_of(verdict: Verdict) -> list[Area]:
     return [Area(name, tuple(clauses)) for name, clauses in by_area.items()]
 
 
+def _files(number: int) -> str:
+    return f"{number} source file{'' if number == 1 else 's'}"
+
+
 def facts(verdict: Verdict) -> list[tuple[str, str]]:
     """What the verdict is about, for the first screen."""
     assessment = verdict.assessment
@@ -253,8 +257,7 @@ def facts(verdict: Verdict) -> list[tuple[str, str]]:
             )
             if version
         ),
-        "digest": digest_of_sources(sources)[:16]
-        + f"… of {len(sources)} source file{'' if len(sources) == 1 else 's'}"
+        "digest": digest_of_sources(sources)[:16] + f"… of {_files(len(sources))}"
         if (sources := assessment.sources)
         else "",
         "run": f"{assessment.weights} weights on {assessment.device}, budget {assessment.budget}, "

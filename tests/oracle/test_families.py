@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from conformance.hub import known_recipes
+from conformance.hub.language_model import decoder_config
 from conformance.oracle import Decoder, InvalidConfig, NoReference, Place, architecture_of
 from conformance.oracle.architecture import LinearScaling, LongRope, Rotary, YarnScaling
 from conformance.oracle.families import _FAMILIES
@@ -38,7 +39,7 @@ PHI = {
 
 @pytest.mark.parametrize("hub_id", sorted(known_recipes()))
 def test_every_recipe_has_a_reference(hub_id: str) -> None:
-    published = known_recipes()[hub_id].config
+    published = decoder_config(known_recipes()[hub_id].config)
     architecture = architecture_of(published)
     assert architecture.layers == published["num_hidden_layers"]
     # NeMo's heads are narrower together than its hidden width, which the config says.

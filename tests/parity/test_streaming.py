@@ -164,7 +164,9 @@ def test_a_sound_class_is_within_both_gates(config: dict[str, Any], dtype: torch
     assert len([one for one in found if one.what == "input"]) == 2 * (modules - 1)
 
 
-@pytest.mark.parametrize("hub_id", sorted(known_recipes()))
+@pytest.mark.parametrize(
+    "hub_id", sorted(name for name, one in known_recipes().items() if one.parameters is not None)
+)
 def test_the_family_s_table_is_the_published_size(hub_id: str) -> None:
     recipe = known_recipes()[hub_id]
     shapes = parameter_shapes(recipe.config)
