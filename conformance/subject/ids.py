@@ -11,9 +11,9 @@ from typing import Any
 from conformance.errors import CannotAssess, did_you_mean
 from conformance.subject.raised import where
 
-_CLOSE = 0.75
+_CLOSE = 0.925
 """How like a known id (`difflib`, 1 for the same) an unknown one is that is told to be misspelt
-where the class shows no table: lower, a new family's own id would count."""
+where the class shows no table: a letter or two. Lower, an id of a new family's own would count."""
 
 
 class UnknownId(CannotAssess):
