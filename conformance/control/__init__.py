@@ -13,7 +13,7 @@ from conformance.control.calls import (
     CannotBeCopied,
     Inputs,
     NoSuchAttention,
-    embedded,
+    embeddings_of,
     observe,
 )
 from conformance.control.compare import Difference, differences, same
@@ -48,7 +48,7 @@ __all__ = [
     "covering_rows",
     "described",
     "differences",
-    "embedded",
+    "embeddings_of",
     "is_for_inference",
     "makes_sense",
     "mirrored_from",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ import torch
 
 from conformance.control.states import CHANGING, DEFAULTS, Row
 from conformance.parity.library import attention_of, text_config
+from conformance.places import is_ours
 
 IGNORED_LABEL = -100
 _GROWN = 1.05
@@ -35,7 +37,7 @@ Observation = dict[str, Any]
 """What a call returned: tensors over real positions and known ids, and plain facts."""
 
 
-def embedded(backbone: Any, ids: torch.Tensor) -> torch.Tensor:
+def embeddings_of(backbone: Any, ids: torch.Tensor) -> torch.Tensor:
     """The embeddings of ids, as a host looks them up: by the backbone's own method, or by the
     module where it has none."""
     own = getattr(backbone, "embed_input_ids", None)
@@ -145,6 +147,10 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
                 attention != _attention_named(backbone)
             )
             return seen
+        except NameError as error:
+            if is_ours(traceback.extract_tb(error.__traceback__)[-1].filename):
+                raise  # a mistake of ours, which must not pass for a refusal
+            raise CallRefused from error
         except Exception as error:
             raise CallRefused from error
 
@@ -339,7 +345,7 @@ class _Call:
 
     def _embedded(self, backbone: Any) -> torch.Tensor:
         # Hosts embed the rows of a batch one by one, too: ids of one axis.
-        rows = [embedded(backbone, row) for row in self.ids]
+        rows = [embeddings_of(backbone, row) for row in self.ids]
         embedded = torch.stack(rows)
         if self.patches is None:
             return embedded

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from conformance.control.calls import IGNORED_LABEL, Inputs, embedded
+from conformance.control.calls import IGNORED_LABEL, Inputs, embeddings_of
 
 STEPS = (
     "forward", "masked", "patches", "generate", "decode far", "step", "train", "eval", "reload",
@@ -57,7 +57,7 @@ def _call(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
         mask[0, :4] = mask[1, :1] = 0
         backbone(input_ids=ids, attention_mask=mask)
     elif step == "patches":
-        rows = embedded(backbone, ids)
+        rows = embeddings_of(backbone, ids)
         patches = inputs.patches(3, 4).to(rows.dtype) * rows.float().std()
         whole = torch.cat([rows[:, :1], patches, rows[:, 1:]], 1)
         backbone(inputs_embeds=whole, attention_mask=torch.ones(whole.shape[:2], dtype=torch.long))

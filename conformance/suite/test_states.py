@@ -28,7 +28,7 @@ from conformance.assertions import (
     within,
 )
 from conformance.catalogue import MUST, requirement
-from conformance.control import Control, Inputs, embedded, is_for_inference
+from conformance.control import Control, Inputs, embeddings_of, is_for_inference
 from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.life import STEPS, probe, take
 from conformance.parity.equality import relative_rms
@@ -180,7 +180,7 @@ def _in_form(form: str, call: Mapping[str, Any], backbone: Any) -> dict[str, Any
     if form == "ids":
         return dict(call)
     rest = {name: value for name, value in call.items() if name != "input_ids"}
-    return {"inputs_embeds": embedded(backbone, call["input_ids"]), **rest}
+    return {"inputs_embeds": embeddings_of(backbone, call["input_ids"]), **rest}
 
 
 def _alike(inputs: Inputs) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -301,7 +301,7 @@ def test_a_call_in_another_dtype_changes_no_weights(subject: Subject) -> None:
     for told, context in (("outside", nullcontext()), ("under", torch.autocast("cpu", half))):
         with torch.no_grad(), context, refusal():
             backbone(
-                inputs_embeds=embedded(backbone, ids).to(half),
+                inputs_embeds=embeddings_of(backbone, ids).to(half),
                 attention_mask=torch.ones_like(ids),
             )
         changed = [n for n, p in backbone.llm.named_parameters() if p.dtype != before[n]]
@@ -778,7 +778,7 @@ def _generated(
     with torch.no_grad(), _counted_ids(backbone, looked_up):
         prompt = (
             {"input_ids": ids} if form == "ids"
-            else {"inputs_embeds": embedded(backbone, ids)}
+            else {"inputs_embeds": embeddings_of(backbone, ids)}
         )  # fmt: skip
         out = backbone.llm.generate(
             **prompt, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,

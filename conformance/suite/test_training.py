@@ -12,7 +12,7 @@ import torch
 
 from conformance.assertions import NotApplicable, refusal, require, within
 from conformance.catalogue import MUST, requirement
-from conformance.control import Inputs, embedded
+from conformance.control import Inputs, embeddings_of
 from conformance.control.calls import cross_entropy, without_dropout
 from conformance.parity.equality import (
     GRADIENT_RELATIVE_RMS,
@@ -215,7 +215,7 @@ def test_a_frozen_model_recomputes_too(subject: Subject) -> None:
     backbone.train()
     layers = decoder_layers(backbone)
     ids, mask, labels = _batch(together.inputs, ignored=False)
-    given = embedded(backbone, ids).detach().requires_grad_()
+    given = embeddings_of(backbone, ids).detach().requires_grad_()
     with _counted(layers) as calls:
         backbone(inputs_embeds=given, attention_mask=mask, labels=labels).loss.backward()
     missed = [index for index in range(len(layers)) if calls[index] < 2]
@@ -418,13 +418,13 @@ def _gradients_of_what_is_read(
 ) -> Iterator[tuple[str, torch.Tensor | None]]:
     """What is read, and the gradient that flows back from it to the embeddings below."""
     ids, mask, _ = _batch(inputs, ignored=False)
-    given = embedded(backbone, ids).detach().requires_grad_()
+    given = embeddings_of(backbone, ids).detach().requires_grad_()
     states = backbone(
         inputs_embeds=given, attention_mask=mask, output_hidden_states=True
     ).hidden_states
     for index, state in enumerate(states[1:], 1):
         yield f"the hidden states of layer {index}", _back_to(given, state[mask.bool()])
-    prefix = embedded(backbone, ids[:, :4]).detach().requires_grad_()
+    prefix = embeddings_of(backbone, ids[:, :4]).detach().requires_grad_()
     cache = backbone(inputs_embeds=prefix, use_cache=True).past_key_values
     logits = backbone(
         input_ids=ids[:, 4:7], attention_mask=torch.ones(len(ids), 7, dtype=torch.long),
