@@ -80,15 +80,6 @@ class DatesLeftOut(LLaMa3LLMBackbone):
     prompt_builders = (("*-instruct", Llama31PromptBuilder),)
 
 
-@planted("TOK-05", on=LLAMA3)
-class DigitByDigit(_Retokenized, LLaMa3LLMBackbone):
-    """Qwen's split pattern: numbers come apart digit by digit, where Llama 3 takes three."""
-
-    def edit_tokenizer(self, document: Any) -> None:
-        split = document["pre_tokenizer"]["pretokenizers"][0]["pattern"]
-        split["Regex"] = split["Regex"].replace(r"\p{N}{1,3}", r"\p{N}")
-
-
 @planted("PRM-10", on=GEMMA)
 class AssistantForModel(GemmaLLMBackbone):
     """The answer's turn is called `assistant`, as everywhere else, and not `model`."""
