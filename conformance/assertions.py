@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
+
+from conformance.places import is_ours
 
 _told: ContextVar[dict[str, Any] | None] = ContextVar("told", default=None)
 """The evidence recorded so far by the clause being judged; None outside clauses."""
@@ -123,17 +126,24 @@ def listening() -> Iterator[dict[str, Any]]:
 @contextmanager
 def refusal(*types: type[Exception]) -> Iterator[list[Exception]]:
     """Collect the exception that the body raises, if it is one of `types` (any Exception if none is
-    given)."""
+    given). A slip of ours is no refusal, and goes on."""
     caught: list[Exception] = []
     try:
         yield caught
     except Exception as error:
-        if types and not isinstance(error, types):
+        if (types and not isinstance(error, types)) or is_slip_of_ours(error):
             raise
         caught.append(error)
         # The last alone: an exception keeps alive what its frames hold, models among it.
         if (collected := _refused.get()) is not None:
             collected[:] = [error]
+
+
+def is_slip_of_ours(error: BaseException) -> bool:
+    """Whether our own code used a name that is not bound. Where what a subject or the library
+    refuses is passed over, that must not pass for it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, NameError) and bool(frames) and is_ours(frames[-1].filename)
 
 
 def _names(text: str, error: Exception) -> bool:

@@ -12,6 +12,9 @@ import typer
 from conformance.cli.options import Json
 from conformance.report.terminal import say
 
+_TOLD_EVERY = 20
+"""Pages, which take a second or two."""
+
 
 def matrix(
     places: Annotated[
@@ -31,7 +34,12 @@ def matrix(
 
     entries = entries_in(places)
     say(f"writing {len(entries)} pages to `{out}`", sys.stderr)
-    write_site(entries, out)
+
+    def tell(number: int) -> None:
+        if number % _TOLD_EVERY == 0:
+            say(f"  {number} of {len(entries)}", sys.stderr)
+
+    write_site(entries, out, tell)
     if as_json:
         say(json.dumps([entry.as_json() for entry in entries], indent=2))
         return

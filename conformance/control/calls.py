@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,9 +14,9 @@ from typing import Any
 
 import torch
 
+from conformance.assertions import is_slip_of_ours
 from conformance.control.states import CHANGING, DEFAULTS, Row
 from conformance.parity.library import attention_of, text_config
-from conformance.places import is_ours
 
 IGNORED_LABEL = -100
 _GROWN = 1.05
@@ -147,11 +146,9 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
                 attention != _attention_named(backbone)
             )
             return seen
-        except NameError as error:
-            if is_ours(traceback.extract_tb(error.__traceback__)[-1].filename):
-                raise  # a mistake of ours, which must not pass for a refusal
-            raise CallRefused from error
         except Exception as error:
+            if is_slip_of_ours(error):
+                raise
             raise CallRefused from error
 
 

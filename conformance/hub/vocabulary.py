@@ -97,12 +97,17 @@ def _write_vocabulary(
     (directory / "merges.txt").write_text(merges_text, encoding="utf-8")
 
 
+def _behind_special_tokens(recipe: Recipe, source: Path) -> tuple[dict[str, int], list[Merge]]:
+    """A ranked vocabulary that begins with the recipe's special tokens, and its merges."""
+    ranked, merges = byte_level_pieces(ranked_tokens(source, recipe.tokenizer.ranks or 0))
+    special = control_tokens(recipe)
+    return {**special, **{text: len(special) + rank for text, rank in ranked.items()}}, merges
+
+
 def _tekken(
     recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
 ) -> dict[str, Any]:
-    ranked, merges = byte_level_pieces(ranked_tokens(source, recipe.tokenizer.ranks or 0))
-    control = control_tokens(recipe)
-    vocabulary = {**control, **{text: len(control) + rank for text, rank in ranked.items()}}
+    vocabulary, merges = _behind_special_tokens(recipe, source)
     added_tokens = _added_tokens(config, vocabulary)
     check_tokenizer(recipe, vocabulary, added_tokens)
     split = {
@@ -127,9 +132,7 @@ def _tekken(
 def _digits_apart(
     recipe: Recipe, source: Path, config: Mapping[str, Any], directory: Path
 ) -> dict[str, Any]:
-    ranked, merges = byte_level_pieces(ranked_tokens(source, recipe.tokenizer.ranks or 0))
-    special = control_tokens(recipe)
-    vocabulary = {**special, **{text: len(special) + rank for text, rank in ranked.items()}}
+    vocabulary, merges = _behind_special_tokens(recipe, source)
     _write_vocabulary(vocabulary, merges, directory)
     added_tokens = _added_tokens(config, vocabulary)
     check_tokenizer(recipe, vocabulary, added_tokens)

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -23,6 +23,9 @@ from conformance.report.prose import Token, apart, prose, statement, tokens
 from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from conformance.verdict.resources import digest_of_sources
 from conformance.verdict.verdict import RootCause, Verdict
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 PAGE = PACKAGE / "report" / "page"
 """Templates, style and script of pages."""
@@ -43,21 +46,7 @@ _LONG = ("traceback", "log")
 
 def html(verdict: Verdict) -> str:
     """The report as an HTML document. Whatever comes from the subject is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(PAGE),
-        autoescape=True,
-        # What a browser or an editor would obey, whoever wrote it, is shown as its escape.
-        finalize=lambda value: (
-            value
-            if isinstance(value, Markup) or not isinstance(value, str)
-            else narrative.visible(value)
-        ),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {
         "text": narrative.as_text, "prose": prose, "statement": statement,
     }  # fmt: skip
@@ -86,6 +75,25 @@ def html(verdict: Verdict) -> str:
         style=style,
         script=script,
         policy=policy(style, script),
+    )
+
+
+def templates() -> Environment:
+    """The templates of pages. Whatever they show is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(PAGE),
+        autoescape=True,
+        # What a browser or an editor would obey, whoever wrote it, is shown as its escape.
+        finalize=lambda value: (
+            value
+            if isinstance(value, Markup) or not isinstance(value, str)
+            else narrative.visible(value)
+        ),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from conformance.errors import CannotAssess
-from conformance.report.html import PAGE, html, part, policy, styled
+from conformance.report.html import html, part, policy, styled, templates
 from conformance.report.narrative import visible
 from conformance.report.writing import write_whole, writing_to
 from conformance.verdict.certificate import serialise
@@ -187,15 +187,7 @@ def badge(standing: str) -> str:
 
 def index(entries: Sequence[Entry]) -> str:
     """The table: a row an id, a column a release of transformers."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(PAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters["address"] = quote
     style, script = styled("matrix.css"), part("matrix.js")
     releases = sorted({entry.transformers for entry in entries}, key=_release, reverse=True)

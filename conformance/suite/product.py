@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from conformance.assertions import ClauseFailure, NotApplicable, tell
+from conformance.assertions import ClauseFailure, NotApplicable, is_slip_of_ours, tell
 from conformance.control import (
     CHANGING,
     DEFAULTS,
@@ -109,6 +109,8 @@ class Compared:
             )
             keep_layers(self._control.llm, subject.declared.layers_kept)
         except Exception as error:
+            if is_slip_of_ours(error):
+                raise
             raise NotApplicable(
                 f"the library cannot load a control from {subject.weights_hub_id}: "
                 f"{type(error).__name__}: {error}"
@@ -122,7 +124,9 @@ class Compared:
         if build not in self._backbones:
             try:
                 self._backbones[build] = self._built(build)
-            except Exception:
+            except Exception as error:
+                if is_slip_of_ours(error):
+                    raise
                 # CON-05 judges what flash attention asks for, CON-14 a missing token. On another
                 # rank a sound class may wait for a process group, and not every one can be copied.
                 self._backbones[build] = None
@@ -173,7 +177,8 @@ class Compared:
         """The differences between subject and control in this row, one a quantity.
 
         Raises:
-            CallRefused: if the control refuses the row, which then says nothing.
+            CallRefused: if the control refuses the row, or the subject cannot be brought into its
+                state; it then says nothing.
         """
         row = {**DEFAULTS, **row}
         backbone, control = self.backbone(row["build"]), self.control(row["build"])
@@ -185,7 +190,7 @@ class Compared:
         try:
             observed = observe(backbone, row, self.inputs, self.half)
         except (CannotBeCopied, NoSuchAttention):
-            return
+            raise  # no difference: the row says nothing of what is computed
         except CallRefused as refusal:
             observe(control, row, self.inputs, self.half)
             cause = refusal.__cause__

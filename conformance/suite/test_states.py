@@ -22,6 +22,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from conformance.assertions import (
     ClauseFailure,
     NotApplicable,
+    is_slip_of_ours,
     quoted,
     refusal,
     require,
@@ -626,8 +627,8 @@ def test_generation_in_any_state(subject: Subject) -> None:
         ):  # fmt: skip
             try:
                 wanted, expected, enough = by_control(cached, batch, length, new, form)
-            except Exception:
-                if form == "ids":
+            except Exception as refused:
+                if form == "ids" or is_slip_of_ours(refused):
                     raise
                 continue  # what the library cannot do is not asked of the subject
             emitted, observed, positions = _generated(
