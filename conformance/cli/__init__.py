@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import traceback
@@ -82,6 +83,10 @@ def _refuse(message: str, arguments: Sequence[str], *, traced: bool = True) -> i
     if "--json" in arguments:
         say(json.dumps({"error": message}, indent=2))
     say(wrapped(f"conformance: {message}", sys.stderr, indent=2), sys.stderr)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        from conformance.report.github import tell_github_refusal
+
+        tell_github_refusal(message)
     return CANNOT_ASSESS
 
 

@@ -189,6 +189,7 @@ def judge(
     from conformance.hub import known_recipes
     from conformance.report.console import write_report
     from conformance.report.files import check_writable, write_all
+    from conformance.report.github import runs_here, tell_github
     from conformance.report.progress import progress
     from conformance.subject.adapter import Adapter
     from conformance.subject.declarations import configuration_in
@@ -221,6 +222,8 @@ def judge(
         deep=verbose,
         options=_options_to_repeat(request),
     )
+    if runs_here():
+        tell_github(verdict)
     if as_json:
         say(serialise(verdict.as_certificate()).rstrip())
     elif out is not None:

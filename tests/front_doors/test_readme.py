@@ -1,0 +1,37 @@
+"""README.md shows what happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_failure_that_it_shows_is_what_its_file_gives(tmp_path: Path) -> None:
+    section = README.split("## Read a failure")[1]
+    source = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    shown = re.search(r"```\n(PAD-03.*?)\n\n", section, re.DOTALL)
+    command = re.search(r"`conformance (certify mine\.py\S* --id \S+)", section)
+    assert source is not None
+    assert shown is not None
+    assert command is not None
+    (tmp_path / "mine.py").write_text(source[1])
+    found = subprocess.run(
+        [sys.executable, "-m", "conformance", *command[1].split(), "--only", "PAD-03"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"},
+    )
+    assert found.returncode == 1, found.stderr
+    assert found.stdout.startswith(shown[1])
