@@ -86,7 +86,7 @@ class _Page:
         if outcome.counterexample:
             yield from self._fact("shown by", narrative.counterexample_of(outcome, deep=self._deep))
         if cause.blocked:
-            yield from self._fact("so", narrative.blocked_summary(cause))
+            yield from self._fact("so", narrative.blocked_summary(cause, whole=self._deep))
 
     def not_run(self, verdict: Verdict) -> Iterator[Text]:
         for reason, outcomes in narrative.unrun_reasons(verdict).items():

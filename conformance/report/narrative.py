@@ -26,6 +26,8 @@ _IN_HEADLINE = ("exception", "where")
 _DRAWN_EVIDENCE = ("error growth", "wrap units", "receptive field", "states", "tokens", "code")
 """Evidence that the page draws, or shows beside what it belongs to."""
 
+_BLOCKED_NAMED = 12
+"""Of more clauses than these, blocked by one cause, their number says enough."""
 _EXCERPT_CHARACTERS = 600
 """Beyond this many characters a piece of evidence is cut off, unless all of it was requested."""
 
@@ -98,10 +100,13 @@ def counterexample_of(outcome: ClauseOutcome, *, deep: bool = False) -> str:
     return excerpt(", ".join(f"{name} = {value!r}" for name, value in draws.items()), whole=deep)
 
 
-def blocked_summary(cause: RootCause) -> str:
-    """`blocks 3 clauses: PAD-01, PAD-02, EMB-01`."""
+def blocked_summary(cause: RootCause, *, whole: bool = True) -> str:
+    """`blocks 3 clauses: PAD-01, PAD-02, EMB-01`; unless `whole`, many are counted alone."""
     number = len(cause.blocked)
-    return f"blocks {number} clause{'' if number == 1 else 's'}: {listed(cause.blocked)}"
+    told = f"blocks {number} clause{'' if number == 1 else 's'}"
+    if number > _BLOCKED_NAMED and not whole:
+        return f"{told}; --verbose names them"
+    return f"{told}: {listed(cause.blocked)}"
 
 
 def listed(outcomes: Iterable[ClauseOutcome]) -> str:

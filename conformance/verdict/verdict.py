@@ -19,6 +19,10 @@ WARNED = "WARNED"
 FAILED = "FAILED"
 
 
+_STANDING = {Outcome.BLOCKED: "blocked", Outcome.NOT_RUN: "not run"}
+"""What is said of clauses that were not judged; of all others that deny, that they are not met."""
+
+
 class NotCertified(AssertionError):
     """Raised by `Verdict.raise_if_failed`; the message leads with the root causes."""
 
@@ -88,10 +92,10 @@ class Verdict:
             reasons.append("the run was cut short")
         if self.only is not None:
             if self.denying:
-                reasons.append(f"{_clauses(len(self.denying))} not met")
+                reasons.append(_told(self.denying, "clause"))
             reasons.append("a run of chosen clauses never certifies")
         elif self.denying:
-            reasons.append(f"{_clauses(len(self.denying), 'MUST')} not met")
+            reasons.append(_told(self.denying, MUST))
         elif not any(
             outcome.level == MUST and outcome.outcome is Outcome.PASSED for outcome in self.outcomes
         ):
@@ -271,6 +275,16 @@ def _first_unmet(needs: Iterable[str], by_id: Mapping[str, ClauseOutcome]) -> Cl
     met = (Outcome.PASSED, Outcome.NOT_APPLICABLE)
     return next(
         (by_id[need] for need in needs if need in by_id and by_id[need].outcome not in met), None
+    )
+
+
+def _told(denying: Iterable[ClauseOutcome], noun: str) -> str:
+    """`1 MUST not met, 35 blocked`: the first alone are to be mended."""
+    kinds = Counter(_STANDING.get(one.outcome, "not met") for one in denying)
+    counts = [(kinds[kind], kind) for kind in ("not met", *_STANDING.values()) if kind in kinds]
+    (number, kind), *others = counts
+    return ", ".join(
+        [f"{_clauses(number, noun)} {kind}", *(f"{number} {kind}" for number, kind in others)]
     )
 
 

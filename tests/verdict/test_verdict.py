@@ -27,6 +27,14 @@ def test_an_unmet_should_is_a_warning(how: str) -> None:
     assert [warned.id for warned in judged.warned] == ["PAD-04"]
 
 
+def test_what_is_blocked_is_not_counted_among_what_is_to_be_mended() -> None:
+    assert one_cause_that_blocks().reasons_for_denial == ("1 MUST not met, 2 blocked",)
+    assert verdict(outcome("PAD-03", "blocked", root_cause="PAD-01")).reasons_for_denial == (
+        "1 MUST blocked",
+    )
+    assert hang().reasons_for_denial == ("the run was cut short", "1 MUST not run")
+
+
 def test_what_does_not_apply_never_denies() -> None:
     assert verdict(outcome("PAD-03", "not-applicable")).result == PASSED
 
