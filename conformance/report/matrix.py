@@ -199,6 +199,7 @@ def index(entries: Sequence[Entry]) -> str:
         rows=rows,
         releases=releases,
         families=sorted({entry.family for entry in entries}),
+        profiles=sorted({entry.profiles for entry in entries}),
         standings=[one for one in _COLOURS if any(one == entry.standing for entry in entries)],
         style=style,
         script=script,

@@ -7,6 +7,7 @@ that is not found: `npm install --no-save axe-core`, or `AXE_CORE=…/axe.min.js
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -14,12 +15,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
 from conformance.bench.report.html import comparison_page
 from conformance.places import DOCUMENTATION
 from conformance.report.html import html
+from conformance.report.matrix import entries_in, write_site
+from conformance.verdict.certificate import serialise
 from conformance.verdict.load import read_certificate
 from conformance.verdict.outcomes import Outcome
 from tests import ROOT
@@ -30,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 CERTIFICATES = Path(__file__).with_name("certificates")
 REPORTS = (*sorted(path.stem for path in CERTIFICATES.glob("*.json")), "nasty")
-PAGES = (*REPORTS, "benchmarks")
+PAGES = (*REPORTS, "benchmarks", "matrix")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -76,8 +80,22 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in REPORTS:
         judged = nasty() if name == "nasty" else read_certificate(CERTIFICATES / f"{name}.json")
         written[name].write_text(html(judged), encoding="utf-8")
+    written["matrix"] = site(folder)
     written["benchmarks"].write_text(comparison_page(*compared_recordings()), encoding="utf-8")
     return written
+
+
+def site(folder: Path) -> Path:
+    """The index of a site of all certificates here, of an id under two releases among them."""
+    found = [read_certificate(path) for path in sorted(CERTIFICATES.glob("*.json"))]
+    packages = {"packages": {"transformers": "4.40.1"}}
+    older = replace(found[0], assessment=replace(found[0].assessment, environment=packages))
+    for number, judged in enumerate([*found, older, nasty()]):
+        text = serialise(judged.as_certificate())
+        (folder / f"{number}").mkdir()
+        (folder / f"{number}" / "certificate.json").write_text(text, encoding="utf-8")
+    write_site(entries_in([folder]), folder / "site")
+    return folder / "site" / "index.html"
 
 
 class Visit:
@@ -143,7 +161,10 @@ def test_nothing_is_asked_for_cut_off_or_one_letter_wide(
         background = visit.asks("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 384) == (scheme == "dark")
     assert visit.complaints == []
-    assert visit.requests == [pages[name].as_uri()]
+    # A site shows its badges.
+    assert visit.requests[0] == pages[name].as_uri()
+    assert all(request.endswith("/badge.svg") for request in visit.requests[1:])
+    assert name == "matrix" or len(visit.requests) == 1
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -217,6 +238,8 @@ def test_links_lead_somewhere(browser: Any, pages: dict[str, Path], name: str) -
         for link in dict.fromkeys(links):
             if link.startswith("#"):
                 assert visit.asks("(id) => document.getElementById(id) !== null", link[1:]), link
+            elif not link.startswith("https:"):
+                assert (pages[name].parent / unquote(link)).is_file(), link
             else:
                 assert link.startswith(f"{DOCUMENTATION}/")
                 document = ROOT / "docs" / link.removeprefix(f"{DOCUMENTATION}/")
@@ -261,3 +284,42 @@ def test_without_scripts_everything_is_there_to_unfold(
         visit.page.locator("#area-Tokenizer > summary").click()
         visit.page.locator("#TOK-04 > summary").click()
         assert visit.page.locator("#TOK-04 .body").is_visible()
+
+
+def test_the_filters_of_a_site_leave_what_was_asked_for(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    with Visit(browser, pages["matrix"]) as visit:
+        listed = json.loads((pages["matrix"].parent / "matrix.json").read_text(encoding="utf-8"))
+        ids = {(one["family"], one["id"]) for one in listed}
+        rows = visit.page.locator("tbody tr:visible")
+        told = visit.page.locator(".filters output")
+        assert rows.count() == len(ids)
+        visit.page.get_by_label("Standing").select_option("not certified")
+        refused = {
+            (one["family"], one["id"]) for one in listed if one["standing"] == "not certified"
+        }
+        assert 0 < rows.count() == len(refused) < len(ids)
+        assert told.inner_text() == f"{len(refused)} of {len(ids)}"
+        visit.page.get_by_label("Standing").select_option("")
+        visit.page.get_by_role("searchbox").fill("no such id")
+        assert rows.count() == 0
+        visit.page.get_by_role("searchbox").fill("")
+        visit.page.get_by_label("Profile").select_option("default")
+        assert rows.count() == len(
+            {(one["family"], one["id"]) for one in listed if one["profiles"] == ["default"]}
+        )
+    assert visit.complaints == []
+
+
+def test_a_badge_is_copied_with_the_address_of_its_site(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    with Visit(browser, pages["matrix"]) as visit:
+        visit.page.locator("details summary").first.click()
+        shown = visit.page.locator("details pre code").first.inner_text()
+        site = pages["matrix"].parent.as_uri()
+        assert re.fullmatch(rf"\[!\[conformance: .*\]\({site}/.*badge.svg\)\]\({site}/.*\)", shown)
+        assert visit.asks(
+            "[...document.images].filter((one) => one.complete && one.naturalWidth > 0).length > 0"
+        )

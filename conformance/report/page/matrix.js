@@ -3,12 +3,13 @@ const rows = [...document.querySelectorAll("tbody tr")];
 
 function show() {
   const text = form.elements.text.value.trim().toLowerCase();
-  const { family, standing } = form.elements;
+  const { family, standing, profile } = form.elements;
   let shown = 0;
   for (const row of rows) {
     const fits = row.firstElementChild.textContent.toLowerCase().includes(text)
       && (!family.value || row.dataset.family === family.value)
-      && (!standing.value || row.dataset.standings.split("|").includes(standing.value));
+      && (!standing.value || row.dataset.standings.split("|").includes(standing.value))
+      && (!profile.value || row.dataset.profiles.split("|").includes(profile.value));
     row.hidden = !fits;
     shown += fits;
   }
