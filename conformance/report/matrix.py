@@ -55,7 +55,7 @@ class Entry:
     def family(self) -> str:
         """As it is declared, or else the id up to its first number."""
         declared = self.verdict.assessment.declarations.get("family")
-        return visible(str(declared or re.split(r"[-_]?\d", self.backbone_id)[0]))
+        return visible(str(declared or re.split(r"[-_]?v?\d", self.backbone_id)[0]))
 
     @property
     def transformers(self) -> str:
