@@ -13,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import Any
 
 import torch
@@ -162,6 +163,51 @@ def test_a_call_is_not_taken_for_the_last_one(subject: Subject) -> None:
                 mend="keep nothing between calls, or compare everything that it depends on",
                 conditions=conditions(found.dtype, found.device),
             )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_a_call_without_a_cache_begins_anew(subject: Subject) -> None:
+    """After calls with a cache, a call that is given none is a sequence of its own, however short
+    it is and whatever it leaves out."""
+    together = compared(subject)
+    for build, form in product(("training", "inference"), ("ids", "embeddings")):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        for rows, length, masked, cached in product((1, 2), (1, 2, 5), (False, True), (None, True)):
+            ids = together.inputs.ids(rows, length, offset=3)
+            call: dict[str, Any] = {"input_ids": ids}
+            call |= {"attention_mask": torch.ones_like(ids)} if masked else {}
+            call |= {} if cached is None else {"use_cache": cached}
+            with torch.no_grad():
+                _decode(backbone, together.inputs.ids(rows, 6), form)
+                wanted = control(**_in_form(form, call, control)).logits
+                found = backbone(**_in_form(form, call, backbone)).logits
+            columns = together.inputs.columns
+            same = found.shape[:2] == wanted.shape[:2]
+            error = (
+                relative_rms(found[..., columns], wanted[..., columns]) if same else float("inf")
+            )
+            within(
+                "logits of a call of its own",
+                error,
+                SEMANTICS,
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, with {form}, behind "
+                f"calls with a cache the logits of a batch of {rows} x {length} tokens"
+                f"{'' if masked else ', without a mask'}, given no cache, are off by a relative "
+                f"RMS of {error:.2g}",
+                expected="those of a sequence that begins here",
+                mend="continue the cache that is given, and no other",
+                conditions=conditions(found.dtype, found.device),
+            )
+
+
+def _decode(backbone: Any, ids: torch.Tensor, form: str) -> None:
+    """A prompt, and a token behind it by its cache."""
+    prompt = _in_form(form, {"input_ids": ids[:, :-1]}, backbone)
+    output = backbone(**prompt, use_cache=True)
+    step = _in_form(form, {"input_ids": ids[:, -1:]}, backbone)
+    backbone(**step, past_key_values=output.past_key_values, use_cache=True)
 
 
 @contextmanager

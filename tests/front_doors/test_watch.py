@@ -45,6 +45,8 @@ def test_an_edit_is_judged_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
             stdout=written,
             stderr=written,
             start_new_session=True,
+            # Whoever starts tests in the background hands down an ignored SIGINT.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         said = _said_in(log, process)

@@ -1261,3 +1261,21 @@ class CacheFlagSetForACall(MistralLLMBackbone):
         output = super().forward(*positional, **keywords)
         config.use_cache = kept
         return output
+
+
+@planted("FWD-15")
+class OneTokenContinuesTheLastCall(MistralLLMBackbone):
+    """A call of one token is taken for a step behind the last call's cache, which is kept: a new
+    sequence that begins with its bos is answered in another one's context."""
+
+    _kept: Any = None
+
+    def forward(self, input_ids: Any = None, **keywords: Any) -> Any:
+        one = input_ids is not None and input_ids.shape[1] == 1
+        alone = keywords.get("past_key_values") is None and "attention_mask" not in keywords
+        if one and alone and self._kept is not None and self._kept[0] == len(input_ids):
+            keywords["past_key_values"] = self._kept[1]
+        output = super().forward(input_ids, **keywords)
+        if input_ids is not None and not self.training and not isinstance(output, tuple):
+            self._kept = (len(input_ids), output.past_key_values)
+        return output
