@@ -11,9 +11,12 @@ import functools
 import inspect
 import os
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +69,8 @@ class HubTap:
         self._on_missing = on_missing
         self._asked: set[str] = set()
         self._inside = threading.local()
+        self._missing: tuple[str, ...] = ()
+        self._nowhere = ""
         self._replaced: dict[int, tuple[Any, Any]] = {}
         self._settings: list[tuple[ModuleType, str, Any]] = []
 
@@ -101,6 +106,17 @@ class HubTap:
         _exchange({id(new): original for original, new in self._replaced.values()})
         self._replaced.clear()
 
+    @contextmanager
+    def without(self, *patterns: str) -> Iterator[None]:
+        """While the body runs, files whose names match are found by nobody who asks for them by
+        name, as on a machine without them."""
+        with tempfile.TemporaryDirectory(prefix="conformance-") as folder:
+            self._missing, self._nowhere = patterns, folder
+            try:
+                yield
+            finally:
+                self._missing = ()
+
     def _tapped(self, original: Callable[..., Any], repository: str) -> Callable[..., Any]:
         signature = inspect.signature(original)
         open_ended = any(
@@ -116,7 +132,8 @@ class HubTap:
             repo_id = str(arguments[repository])
             if os.path.exists(repo_id) or arguments.get("repo_type") not in (None, "model"):
                 return original(*args, **kwargs)
-            for name, value in self._forced().items():
+            names = _files_asked_for(arguments)
+            for name, value in self._forced(names).items():
                 if name in signature.parameters or (
                     open_ended and name in ("cache_dir", "local_files_only")
                 ):
@@ -137,9 +154,13 @@ class HubTap:
 
         return tapped
 
-    def _forced(self) -> dict[str, Any]:
+    def _is_missing(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self._missing)
+
+    def _forced(self, names: Iterable[str]) -> dict[str, Any]:
+        missing = any(map(self._is_missing, names))
         return {
-            "cache_dir": str(self._view.cache),
+            "cache_dir": self._nowhere if missing else str(self._view.cache),
             "local_files_only": True,
             "force_download": False,
         }
@@ -153,11 +174,16 @@ class HubTap:
         token = arguments.get("token", arguments.get("use_auth_token"))
         # huggingface_hub 2 passes on the revision it resolved; the caller's own is its `initial`.
         revision = getattr(arguments.get("revision"), "initial", arguments.get("revision"))
-        names = arguments.get("filenames") or [arguments.get("filename", "")]
-        for name in names:
-            name = os.path.join(arguments.get("subfolder") or "", name)
-            found = mounted and (self._view.snapshot(repo_id) / name).exists()
+        for name in _files_asked_for(arguments):
+            there = mounted and not self._is_missing(name)
+            found = there and (self._view.snapshot(repo_id) / name).exists()
             self.calls.append(HubCall(repo_id, name, token, revision, found, cache_only))
+
+
+def _files_asked_for(arguments: Mapping[str, Any]) -> list[str]:
+    """Their paths in the repository; one that is empty where the whole of it is asked for."""
+    names = arguments.get("filenames") or [arguments.get("filename", "")]
+    return [os.path.join(arguments.get("subfolder") or "", name) for name in names]
 
 
 def _flat(bound: inspect.BoundArguments) -> dict[str, Any]:

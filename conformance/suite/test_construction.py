@@ -447,6 +447,10 @@ def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
         for name, told in subject.changes_by_building(inference_mode=False, flash=True).items():
             if not is_mild(name):
                 changed[name] = f"construction with use_flash_attention_2=True changed {told}"
+    for told, changes in _by_refused_constructions(subject).items():
+        for name, change in changes.items():
+            if not is_mild(name):
+                changed.setdefault(name, f"{told} changed {change}")
     for mode in ("training", "inference"):
         inference = mode == "inference"
         found = {
@@ -475,6 +479,25 @@ def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
         expected="the process as it was before",
         mend="set such state inside a context manager, or not at all",
     )
+
+
+def _by_refused_constructions(subject: Subject) -> dict[str, Mapping[str, str]]:
+    """What constructions that raise change, before a library has anything to leave behind: hosts
+    catch the error and take another model."""
+    found = {}
+    if not subject.lacks("backbone_id"):
+        found["construction with an id that is refused"] = subject.changes_by_building(
+            inference_mode=False, refused=UNKNOWN_ID
+        )
+    for told, patterns in {
+        "any of the checkpoint's files": ("*",),
+        "the checkpoint's weights": ("*.safetensors", "*.safetensors.index.json", "*.bin*"),
+    }.items():
+        with subject.tap.without(*patterns):
+            found[f"construction without {told}"] = subject.changes_by_building(
+                inference_mode=False, refused=subject.backbone_id
+            )
+    return found
 
 
 def _changed_and_seeded(

@@ -881,3 +881,27 @@ class TokenInTheErrorOfARefusal(MistralLLMBackbone):
             super().__init__(llm_backbone_id, llm_max_length, hf_token, **options)
         except OSError as error:
             raise RuntimeError(f"no access with hf_token={hf_token!r}") from error
+
+
+@planted("CON-11")
+class DefaultDtypeLeftByErrors(MistralLLMBackbone):
+    """The default dtype is set while the weights load and put back behind them: a host that
+    catches the error of a missing checkpoint goes on in bfloat16."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        super().__init__(*args, **kwargs)
+        torch.set_default_dtype(before)
+
+
+@planted("CON-11")
+class OfflineWhileItLoads(MistralInSteps):
+    """The environment is told to stay offline while this model loads, and told otherwise only when
+    it has: after an error nothing else can be fetched."""
+
+    def trained_llm(self, flash: bool, token: str | None) -> Any:
+        os.environ["TRANSFORMERS_OFFLINE"] = "yes"
+        loaded = super().trained_llm(flash, token)
+        del os.environ["TRANSFORMERS_OFFLINE"]
+        return loaded
