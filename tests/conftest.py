@@ -40,9 +40,8 @@ def offline() -> None:
 
 @pytest.fixture
 def budget(request: pytest.FixtureRequest) -> str:
-    """The budget of judging by whole profiles: quick where defects are sampled, which is on the
-    older generations of transformers in tox."""
-    return "quick" if request.config.getoption("--mutants") == "sample" else "standard"
+    """The budget of judging by whole profiles: standard before a release alone."""
+    return "standard" if request.config.getoption("--mutants") == "full" else "quick"
 
 
 @pytest.fixture(autouse=True)

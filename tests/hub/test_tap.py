@@ -48,6 +48,21 @@ def load_all(hub_id: str, token: str | None) -> None:
     GenerationConfig.from_pretrained(hub_id, token=token)
 
 
+def test_files_are_missing_while_they_are_kept_back(view: HubView, snapshot_of: SnapshotOf) -> None:
+    view.mount(MISTRAL, snapshot_of(MISTRAL))
+    model_class = transformers.MistralForCausalLM
+    with HubTap(view) as tap:
+        with tap.without("*.safetensors", "*.safetensors.index.json", "*.bin*"):
+            AutoConfig.from_pretrained(MISTRAL)
+            # 4.57 trips over files that it has not found.
+            with pytest.raises((OSError, AttributeError)):
+                model_class.from_pretrained(MISTRAL)
+        asked = [call for call in tap.calls if "safetensors" in call.filename]
+        assert asked
+        assert not any(call.found for call in asked)
+        model_class.from_pretrained(MISTRAL)
+
+
 @pytest.mark.parametrize("hub_id", _LOADED)
 def test_every_request_is_served_from_the_view_and_recorded_with_its_token(
     hub_id: str, view: HubView, snapshot_of: SnapshotOf, no_network: list[object]

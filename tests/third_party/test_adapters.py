@@ -67,7 +67,11 @@ def without(text: str, *lines: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("shape", [VLA, CUT, TWO], ids=lambda shape: shape.adapter)
+@pytest.mark.parametrize(
+    "shape",
+    [VLA, *(pytest.param(shape, marks=pytest.mark.release) for shape in (CUT, TWO))],
+    ids=lambda shape: shape.adapter,
+)
 def test_a_sound_class_of_another_shape_is_certified(shape: Shape) -> None:
     done, predicate = certify(shape)
     assert done.returncode == 0, predicate.get("failedTests", done.stderr)
