@@ -439,9 +439,10 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
 
 @requirement("CON-11", MUST, needs=["CON-01"])
 def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
-    """Construction, and every use that hosts make of a backbone, leave the process as it was: every
-    setting of torch, NumPy, Python and logging that changes what the rest of the process computes
-    or says, environment, working directory, signal handlers. Neither seeds a random generator."""
+    """Construction, one that is refused too, and every use that hosts make of a backbone leave the
+    process as it was: every setting of torch, NumPy, Python and logging that changes what the rest
+    of the process computes or says, environment, working directory, signal handlers. Neither seeds
+    a random generator."""
     changed: dict[str, str] = {}
     with refusal():  # CON-05 judges that; libraries leave something behind as they raise
         for name, told in subject.changes_by_building(inference_mode=False, flash=True).items():
