@@ -190,7 +190,8 @@ def _require_no_unit_by_size(wrapped: Any) -> None:
     ]
     require(
         not by_size,
-        observed=f"with {_PUBLISHED_NUMEL:,} parameters in it `{by_size[0] if by_size else ''}` "
+        observed=f"with {_PUBLISHED_NUMEL:,} parameters in it "
+        f"`{next(filter(None, by_size), 'the backbone itself')}` "
         f"becomes a unit of its own, as do {len(by_size)} modules in all",
         expected="units by class alone: the layers, and the root",
         mend="build the policy with `transformer_auto_wrap_policy` and "
