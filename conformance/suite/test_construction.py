@@ -14,6 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -203,21 +204,32 @@ def test_inference_mode_reads_no_weights(subject: Subject) -> None:
 
 @requirement("CON-04", MUST, needs=["CON-01"], uses=["backbone_id"])
 def test_unknown_id_is_refused(subject: Subject) -> None:
-    """An unknown id is refused with an error that names the id, before anything is loaded. Listing
-    the known ids: SHOULD (CON-12)."""
-    asked_before = len(subject.tap.calls)
-    error = _error_for_unknown_id(subject)
-    asked = [_address(call) for call in subject.tap.calls[asked_before:]]
-    require(
-        error is not None and UNKNOWN_ID in str(error) and not asked,
-        observed=f"the id {UNKNOWN_ID!r} " + (
-            "was accepted" if error is None else f"made the constructor ask the hub for "
-                f"{asked[0]}" if asked
-            else f"was refused with {type(error).__name__}: {quoted(str(error))}"
-        ),
-        expected="an error that names the id, before the hub is asked for anything",
-        mend="look the id up first and raise a ValueError that names it and the known ids",
-    )  # fmt: skip
+    """An unknown id, one that is misspelt too, is refused with an error that names the id, before
+    anything is loaded. Listing the known ids: SHOULD (CON-12)."""
+    for unknown in (UNKNOWN_ID, _misspelt(subject.backbone_id)):
+        if unknown in subject.recipes_by_id:
+            continue
+        asked_before = len(subject.tap.calls)
+        error = _error_for_unknown_id(subject, unknown)
+        asked = [_address(call) for call in subject.tap.calls[asked_before:]]
+        require(
+            error is not None and unknown in str(error) and not asked,
+            observed=f"the id {unknown!r} " + (
+                "was accepted" if error is None else f"made the constructor ask the hub for "
+                    f"{asked[0]}" if asked
+                else f"was refused with {type(error).__name__}: {quoted(str(error))}"
+            ),
+            expected="an error that names the id, before the hub is asked for anything",
+            mend="look the id up first and raise a ValueError that names it and the known ids",
+        )  # fmt: skip
+
+
+def _misspelt(backbone_id: str) -> str:
+    """The id with two letters exchanged, as fingers do: `msitral-…`."""
+    for at, (one, other) in enumerate(pairwise(backbone_id)):
+        if at and one != other and (one + other).isalpha():
+            return f"{backbone_id[:at]}{other}{one}{backbone_id[at + 2 :]}"
+    return UNKNOWN_ID
 
 
 @requirement("CON-05", MUST, uses=["use_flash_attention_2"])
@@ -969,9 +981,9 @@ def _signature_of(llm: Any) -> dict[str, str]:
     }
 
 
-def _error_for_unknown_id(subject: Subject) -> BaseException | None:
+def _error_for_unknown_id(subject: Subject, unknown: str = UNKNOWN_ID) -> BaseException | None:
     with refusal(Exception) as refused:
-        subject.build(UNKNOWN_ID)
+        subject.build(unknown)
     return refused[0] if refused else None
 
 

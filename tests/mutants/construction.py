@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import logging
 import os
@@ -905,3 +906,13 @@ class OfflineWhileItLoads(MistralInSteps):
         loaded = super().trained_llm(flash, token)
         del os.environ["TRANSFORMERS_OFFLINE"]
         return loaded
+
+
+@planted("CON-04")
+class NearestIdIsTaken(MistralInSteps):
+    """An id that is not in the table is taken for the one that it resembles most: a run named in
+    haste trains another model than its log says."""
+
+    def look_up(self, llm_backbone_id: str) -> None:
+        near = difflib.get_close_matches(llm_backbone_id, list(self.models), n=1, cutoff=0.9)
+        super().look_up(near[0] if near else llm_backbone_id)
