@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +30,9 @@ from conformance.suite.rounding import (
 )
 from conformance.suite.strategies import sequences
 
+_SIZES_APART = 1.25
+"""How much larger or smaller all gradients together may be in half precision: rounding moves them
+by a few per cent, and a mistake in scaling by the number of labels, of rows or of steps."""
 _ACTIVATION_SCALES = (1, 2**8, 2**17)
 """Trained models have residuals of 1e3 to 1e5; the last is beyond float16's largest number, 65,504.
 """
@@ -160,15 +166,23 @@ def test_far_positions_survive_the_cast(subject: Subject, seed: int) -> None:
     backbone = subject.half_precision
     reference = reference_of(subject, backbone.llm)
     ids, far = far_batch(reference, seed)
-    rounds_alike(
-        reference,
-        backbone.half_precision_dtype,
-        lambda: backbone.forward(input_ids=ids).logits,
-        ids,
-        far,
-        mend="keep `inv_freq` in float32 through `.to(dtype)`: a rounded frequency is off in "
-        "proportion to the position",
-    )
+    # Generation goes by `llm` alone, and may come first.
+    fresh = subject.build()
+    for forward in (fresh.to(fresh.half_precision_dtype).eval().llm, backbone.forward):
+        rounds_alike(
+            reference,
+            backbone.half_precision_dtype,
+            functools.partial(_logits_by, forward, ids),
+            ids,
+            far,
+            mend="keep `inv_freq` in float32 through `.to(dtype)`: a rounded frequency is off in "
+            "proportion to the position",
+        )
+
+
+def _logits_by(forward: Callable[..., Any], ids: torch.Tensor) -> torch.Tensor:
+    logits: torch.Tensor = forward(input_ids=ids).logits
+    return logits
 
 
 @requirement("HALF-08", MUST, profile="numerics", needs=["HALF-07"], uses=["half_precision_dtype"])
@@ -231,7 +245,8 @@ def test_autocast_rounds_no_worse(subject: Subject, seed: int) -> None:
     "HALF-06", MUST, profile="numerics", needs=["HALF-02"], uses=["half_precision_dtype", "forward"]
 )
 def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
-    """bf16 gradients agree in direction with fp32 gradients (per parameter, calibrated)."""
+    """bf16 gradients agree in direction with fp32 gradients (per parameter, calibrated), and in
+    size."""
     _not_routed(subject)
     ids = probe_ids(subject, batch=2, length=64)
     # One instance, before and after: two builds may differ in what they draw, which CON-10 judges.
@@ -252,6 +267,17 @@ def test_half_precision_gradients_point_the_same_way(subject: Subject) -> None:
             conditions=conditions(dtype, "cpu"),
             module=name,
         )
+    size = _norm(rounded) / _norm(exact)
+    require(
+        1 / _SIZES_APART < size < _SIZES_APART,
+        observed=f"the gradients in {dtype} are together {size:.3g} times those in float32",
+        expected="gradients as large: an optimizer's step, and clipping, go by their size",
+        mend="scale the loss in no precision; average over labels once",
+    )
+
+
+def _norm(gradients: Mapping[str, torch.Tensor]) -> float:
+    return math.sqrt(sum(float(one.pow(2).sum()) for one in gradients.values()))
 
 
 def _not_routed(subject: Subject) -> None:

@@ -12,7 +12,7 @@ import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import product
 from typing import Any
 
@@ -33,9 +33,10 @@ from conformance.catalogue import MUST, requirement
 from conformance.control import Control, Inputs, embeddings_of, is_for_inference
 from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.life import STEPS, probe, take
+from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
-from conformance.parity.library import text_config
+from conformance.parity.library import attention_of, text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import built_both_ways, decoder_layers
 from conformance.suite.product import OF_TRAINING, Compared, compared, failure, first_finding
@@ -110,6 +111,152 @@ def test_any_call_in_any_state(subject: Subject) -> None:
             found,
             mend="hand every argument through in every state, and keep nothing between calls",
         )
+
+
+@requirement("FWD-14", MUST, profile="numerics")
+def test_arguments_may_stand_by_position(subject: Subject) -> None:
+    """By position the arguments are ids, mask, positions, cache, embeddings and labels, in the
+    library's order; what takes keywords alone refuses them."""
+    together = compared(subject)
+    backbone = together.backbone("training")
+    ids = together.inputs.ids(2, 9)
+    mask, positions = torch.ones_like(ids), torch.arange(9).repeat(2, 1)
+    mask[1, :3] = 0
+    positions[1] = (positions[1] - 3).clamp(min=0)
+    named = {"attention_mask": mask, "position_ids": positions, "past_key_values": None,
+             "inputs_embeds": None, "labels": ids}  # fmt: skip
+    for count in range(1, len(named) + 1):
+        given = dict(list(named.items())[:count])
+        with torch.no_grad():
+            wanted = backbone(input_ids=ids, **given)
+            with refusal() as refused:
+                found = backbone(ids, *given.values())
+        if refused:
+            break
+        error = relative_rms(found.logits[mask.bool()], wanted.logits[mask.bool()])
+        if "labels" in given:
+            error = max(error, relative_rms(found.loss, wanted.loss))
+        within(
+            "logits by position",
+            error,
+            SEMANTICS,
+            observed=f"with the arguments up to `{list(given)[-1]}` given by position, the answer "
+            f"differs by a relative RMS of {error:.2g} from that by keywords",
+            expected="the same answer: input_ids, attention_mask, position_ids, past_key_values, "
+            "inputs_embeds, labels is the order of every model of the library",
+            mend="keep the library's order of arguments, or take them by keyword alone",
+            conditions=conditions(found.logits.dtype, found.logits.device),
+        )
+
+
+@requirement("FWD-14", MUST, profile="numerics")
+def test_large_padded_batches_keep_their_rows(subject: Subject) -> None:
+    """Rows of a large batch, padded on either side, come back where they were."""
+    together = compared(subject)
+    ids = together.inputs.ids(5, 131)
+    lengths = torch.tensor([90, 131, 17, 64, 120])[:, None]
+    places = torch.arange(131)
+    for side, mask in {
+        "right": (places < lengths).long(), "left": (places >= 131 - lengths).long(),
+    }.items():  # fmt: skip
+        for build in ("training", "inference"):
+            backbone, control = together.backbone(build), together.control(build)
+            if backbone is None:
+                continue
+            call = {"input_ids": ids, "attention_mask": mask}
+            with torch.no_grad():
+                wanted = control(**call).logits[..., together.inputs.columns]
+                found = backbone(**call).logits[..., together.inputs.columns]
+            apart = [
+                row
+                for row, real in enumerate(mask.bool())
+                if relative_rms(found[row, real], wanted[row, real]) > SEMANTICS
+            ]
+            require(
+                not apart,
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, in a batch of 5 rows "
+                f"over 131 tokens, padded on the {side}, the logits of rows {apart} are not "
+                "those of the library's own model",
+                expected="each row's own logits in its place",
+                mend="put rows back where they were, whatever order they are computed in",
+            )
+
+
+@requirement("FWD-14", MUST, profile="numerics")
+def test_no_cache_is_kept_where_none_is_wanted(subject: Subject) -> None:
+    """With `use_cache=False` no cache comes back, however it is built."""
+    together = compared(subject)
+    ids = together.inputs.ids(2, 6)
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        with torch.no_grad():
+            kept = [
+                getattr(one(input_ids=ids, use_cache=False), "past_key_values", None) is not None
+                for one in (control, backbone)
+            ]
+        require(
+            kept[0] or not kept[1],
+            observed=f"built with {_BUILDS.get(build, 'the defaults')}, a call with "
+            "`use_cache=False` returns a cache",
+            expected="none: whoever scores many texts has memory for no cache",
+            mend="hand `use_cache` on as it is given, False too",
+        )
+
+
+@requirement("FWD-14", MUST, profile="numerics")
+def test_attention_maps_are_the_librarys(subject: Subject) -> None:
+    """`output_attentions=True` gives the weights of every layer and head."""
+    together, judged = compared(subject), 0
+    ids = together.inputs.ids(2, 9)
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        try:
+            wanted = _attention_maps(control, ids)
+        except Exception as refused:
+            if is_slip_of_ours(refused):
+                raise
+            continue  # what the library cannot do is not asked of the subject
+        if not wanted or any(one is None for one in wanted):
+            continue
+        judged += 1
+        found = _attention_maps(backbone, ids)
+        same = [tuple(one.shape) for one in found] == [tuple(one.shape) for one in wanted]
+        error = (
+            max(relative_rms(one, other) for one, other in zip(found, wanted, strict=True))
+            if same
+            else float("inf")
+        )
+        within(
+            "attention weights",
+            error,
+            SEMANTICS,
+            observed=f"built with {_BUILDS.get(build, 'the defaults')}, the attention weights "
+            + (
+                f"differ by a relative RMS of {error:.2g}"
+                if same
+                else f"have the shapes {[tuple(one.shape) for one in found]}"
+            ),
+            expected="those of the library's own model, "
+            f"{len(wanted)} of shape {tuple(wanted[0].shape)}",
+            mend="return `attentions` as the language model gives them",
+        )
+    if not judged:
+        raise NotApplicable("the library's model returns no attention weights")
+
+
+def _attention_maps(backbone: Any, ids: torch.Tensor) -> list[torch.Tensor]:
+    with ExitStack() as state:
+        state.enter_context(torch.no_grad())
+        state.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        if hasattr(backbone.llm, "set_attn_implementation"):  # others have no weights to return
+            state.enter_context(attention_of(backbone.llm, "eager"))
+        output = backbone(input_ids=ids, output_attentions=True)
+    return list(getattr(output, "attentions", None) or ())
 
 
 @requirement("FWD-15", MUST, profile="numerics", needs=["FWD-14"], uses=["forward"])
@@ -200,6 +347,54 @@ def test_a_call_without_a_cache_begins_anew(subject: Subject) -> None:
                 mend="continue the cache that is given, and no other",
                 conditions=conditions(found.dtype, found.device),
             )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_caches_do_not_mix(subject: Subject) -> None:
+    """Two caches that are continued in turns, one of a padded batch, know nothing of each other,
+    with a mask and without one."""
+    together = compared(subject)
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        wanted, found = (_in_turns(one, together.inputs) for one in (control, backbone))
+        for told, expected in wanted.items():
+            error = relative_rms(found[told], expected)
+            within(
+                "logits behind one of two caches",
+                error,
+                SEMANTICS,
+                observed=f"built with {_BUILDS.get(build, 'the defaults')}, with two caches "
+                f"continued in turns, the logits of {told} are off by a relative RMS of "
+                f"{error:.2g}",
+                expected="what the library's own model returns behind that cache",
+                mend="keep masks, positions and caches with the call that brings them",
+                conditions=conditions(found[told].dtype, found[told].device),
+            )
+
+
+def _in_turns(backbone: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Logits, (2, 1, ids), of steps behind two caches of two rows each."""
+    long, short = inputs.ids(2, 9), inputs.ids(2, 6, offset=2)
+    mask = torch.ones(2, 10, dtype=torch.long)
+    mask[1, :4] = 0
+    step, found = inputs.ids(2, 1, offset=4), {}
+    with torch.no_grad():
+        plain = backbone(input_ids=short, use_cache=True).past_key_values
+        padded = backbone(
+            input_ids=long, attention_mask=mask[:, :9], use_cache=True
+        ).past_key_values
+        for told, cache, given in (
+            ("a step without a mask behind a prompt without padding", plain, {}),
+            ("a step with a mask behind a padded prompt", padded, {"attention_mask": mask}),
+            ("a second step without a mask", plain, {}),
+        ):
+            output = backbone(input_ids=step, past_key_values=cache, use_cache=True, **given)
+            if cache is plain:
+                plain = output.past_key_values
+            found[told] = output.logits[..., inputs.columns]
+    return found
 
 
 def _decode(backbone: Any, ids: torch.Tensor, form: str) -> None:
@@ -667,9 +862,11 @@ def test_generation_in_any_state(subject: Subject) -> None:
         if backbone is None:
             continue
         cached = is_for_inference(build)
-        far = [(1, 5, 70, "ids")] if build in ("training", "inference") else []
+        # Many tokens, and some behind as many as `llm_max_length` allows a text to have.
+        far = [(1, 5, 70, "ids"), (1, LLM_MAX_LENGTH - 2, 5, "ids")]
         for batch, length, new, form in (
-            *far, (3, 12, 4, "ids"), (3, 12, 4, "ids"), (3, 12, 4, "embeddings"),
+            *(far if build in ("training", "inference") else ()),
+            (3, 12, 4, "ids"), (3, 12, 4, "ids"), (3, 12, 4, "embeddings"),
         ):  # fmt: skip
             try:
                 wanted, expected, enough = by_control(cached, batch, length, new, form)
@@ -714,6 +911,11 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
     """Beams, several sequences a prompt, and a generation config that the caller hands over give
     what the library's own model gives."""
     from transformers import GenerationConfig
+    from transformers.generation import (
+        LogitsProcessorList,
+        MaxLengthCriteria,
+        StoppingCriteriaList,
+    )
 
     together = compared(subject)
     if not hasattr(subject.training.llm, "generate"):
@@ -732,6 +934,14 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
         },
         "a generation_config for 3 tokens": {
             "generation_config": GenerationConfig(**greedy, max_new_tokens=3)
+        },
+        "the caller's own stopping_criteria": {
+            **greedy, "max_new_tokens": 6,
+            "stopping_criteria": StoppingCriteriaList([MaxLengthCriteria(ids.shape[1] + 2)]),
+        },
+        "the caller's own logits_processor": {
+            **greedy, "max_new_tokens": 4,
+            "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
         },
     }  # fmt: skip
     for build in ("training", "inference"):
@@ -753,6 +963,78 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
                 expected=f"{wanted}, which the library's own model emits",
                 mend="leave `generate` to the library, with every argument",
             )
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_samples_differ(subject: Subject) -> None:
+    """Two samples that are drawn one after the other differ, as those of the library's own model
+    do."""
+    together = compared(subject)
+    if not hasattr(subject.training.llm, "generate"):
+        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    ids, mask = _prompts(together.inputs, 1, 6)
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        alike = []
+        for one in (control, backbone):
+            llm: Any = one.llm
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(subject.seed)
+                samples = [
+                    llm.generate(
+                        input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, top_p=1.0,
+                        temperature=1.0, max_new_tokens=12,
+                        pad_token_id=int(together.inputs.ordinary[0]),
+                    ).tolist()
+                    for _ in range(2)
+                ]  # fmt: skip
+            alike.append(samples[0] == samples[1])
+        require(
+            alike[0] or not alike[1],
+            observed=f"built with {_BUILDS.get(build, 'the defaults')}, two samples of twelve "
+            "tokens of one prompt, drawn one after the other, are the same",
+            expected="two samples: those of the library's own model differ",
+            mend="seed nothing inside `generate`; whoever wants the same sample twice seeds before",
+        )
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_copies_generate_by_themselves(subject: Subject) -> None:
+    """A copy whose weights have changed since generates by its own."""
+    together = compared(subject)
+    if not hasattr(subject.training.llm, "generate"):
+        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    ids, mask = _prompts(together.inputs, 2, 8)
+    for build in ("training", "inference"):
+        backbone, control = together.backbone(build), together.control(build)
+        if backbone is None:
+            continue
+        emitted = []
+        for one in (control, backbone):
+            with refusal() as refused:  # CON-16 judges copying
+                copied = copy.deepcopy(one)
+            if refused:
+                break
+            head = copied.llm.get_output_embeddings().weight
+            with torch.no_grad():
+                head.copy_(head.roll(1, 0))
+                out = copied.llm.generate(
+                    input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=3,
+                    min_new_tokens=3, pad_token_id=int(together.inputs.ordinary[0]),
+                )  # fmt: skip
+            emitted.append(out[:, ids.shape[1] :].tolist())
+        if len(emitted) < 2:
+            continue
+        require(
+            emitted[0] == emitted[1],
+            observed=f"built with {_BUILDS.get(build, 'the defaults')}, a copy whose head was "
+            f"changed emits {emitted[1]}",
+            expected=f"{emitted[0]}, which a copy of the library's own model emits with that head",
+            mend="bind nothing to one instance: a closure in the place of a method stays that "
+            "instance's in every copy",
+        )
 
 
 @requirement("GEN-02", MUST, profile="numerics", needs=["GEN-05"], uses=["forward"])

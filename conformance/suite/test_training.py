@@ -46,7 +46,8 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
     batches = {
         "": _batch(together.inputs, ignored=False),
         ", with some labels -100": _batch(together.inputs, ignored=True),
-        ", over nine rows with labels for one token, two, and so on": _uneven(together.inputs),
+        ", over nine rows with labels for one token, two, and so on": _uneven(together.inputs, 9),
+        ", over forty rows with labels for one token to nine": _uneven(together.inputs, 40),
     }
     for mode in (False, True):
         for told, (ids, mask, labels) in batches.items():
@@ -76,6 +77,36 @@ def test_loss_is_the_cross_entropy(subject: Subject) -> None:
                 conditions=conditions(output.loss.dtype, output.loss.device),
             )
     _no_finding(subject, LOSS, mend="compute the loss alike in every state")
+
+
+@requirement("TRN-01", MUST, profile="training")
+def test_labels_of_new_tokens_count(subject: Subject) -> None:
+    """Labels of tokens that were added after construction count like any other."""
+    backbone = subject.build()
+    tokenizer, inputs = backbone.get_tokenizer(), compared(subject).inputs
+    tokenizer.add_tokens(["<a token of the conformance suite>"])
+    new, rows = len(tokenizer) - 1, backbone.llm.get_input_embeddings().weight.shape[0]
+    if new >= rows:
+        raise NotApplicable("there is no row for another token")
+    ids, mask, labels = _batch(inputs, ignored=False)
+    labels[:, 3:5] = new
+    backbone.eval()
+    with torch.no_grad():
+        output = backbone(input_ids=ids, attention_mask=mask, labels=labels)
+    wanted = float(cross_entropy(logits_of(output), labels))
+    if not math.isfinite(wanted):
+        raise NotApplicable("rows without a token have no finite logits")
+    error = abs(float(output.loss) - wanted) / abs(wanted)
+    within(
+        "loss of new tokens",
+        error,
+        SEMANTICS,
+        observed=f"with labels of a token that was added after construction the loss is "
+        f"{float(output.loss):.6g}",
+        expected=f"{wanted:.6g}: action tokens are added so",
+        mend="leave out the labels that are -100, and no others",
+        conditions=conditions(output.loss.dtype, output.loss.device),
+    )
 
 
 def _as_if(output: Any, labels: torch.Tensor, inputs: Inputs) -> str:
@@ -117,6 +148,30 @@ def test_ignored_labels_have_no_influence(subject: Subject) -> None:
         for mode in (True, False):
             backbone.train(mode)
             _require_no_influence(backbone, together.inputs)
+
+
+@requirement("TRN-02", MUST, profile="training")
+def test_a_long_text_teaches_as_a_whole(subject: Subject) -> None:
+    """The gradient of the loss over 600 tokens is that of the cross-entropy of the subject's own
+    logits: a loss that is computed in pieces trains on all of them."""
+    together = compared(subject)
+    backbone = together.backbone("training")
+    ids = together.inputs.ids(1, 600)
+    with without_dropout(backbone):
+        backbone.train()
+        output = backbone(input_ids=ids, labels=ids)
+        own = _gradients(backbone, cross_entropy(logits_of(output), ids), keep=True)
+        wrong, name = worst_gradient(_gradients(backbone, output.loss), own)
+        backbone.eval()
+    within(
+        "gradient of a long text's loss",
+        wrong,
+        GRADIENT_RELATIVE_RMS,
+        observed=f"over 600 tokens the loss's gradient in `{name}` differs by {wrong:.2g} from "
+        "that of the cross-entropy of its own logits",
+        expected="the same gradient, from every piece of the text",
+        mend="detach no piece of a loss that is computed in pieces",
+    )
 
 
 def _require_no_influence(backbone: Any, inputs: Inputs) -> None:
@@ -464,6 +519,33 @@ def test_a_gradient_that_is_not_finite_shows(subject: Subject) -> None:
     )
 
 
+@requirement("TRN-04", MUST, profile="training")
+def test_weights_that_are_no_numbers_show(subject: Subject) -> None:
+    """Weights that are not numbers any more show in loss and logits."""
+    together = compared(subject)
+    ids, mask, labels = _batch(together.inputs, ignored=False)
+    backbone, shows = together.backbone("training"), []
+    last = {id(parameter) for parameter in decoder_layers(backbone)[-1].parameters()}
+    name = next(name for name, p in backbone.llm.named_parameters() if id(p) in last)
+    for one in (together.control("training"), backbone):
+        weight = dict(one.llm.named_parameters()).get(name)
+        if weight is None:
+            raise NotApplicable(f"the library's own model has no `{name}`")
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            weight.fill_(float("nan"))
+            output = one(input_ids=ids, attention_mask=mask, labels=labels)
+            weight.copy_(kept)
+        finite = logits_of(output)[mask.bool()][:, together.inputs.columns].isfinite().any()
+        shows.append(not bool(finite) and not math.isfinite(float(output.loss)))
+    require(
+        shows[1] or not shows[0],
+        observed="with NaN for the weights of the last layer, loss or logits are finite",
+        expected="NaN: a run that has diverged has to show it",
+        mend="replace no NaN; what hides one trains on noise",
+    )
+
+
 @requirement("TRN-05", MUST, profile="training", needs=["TRN-04"], uses=["forward"])
 def test_micro_batches_add_up(subject: Subject) -> None:
     """Accumulating micro-batches gives the full batch's gradient when tokens are weighted, on the
@@ -555,12 +637,14 @@ def _batch(inputs: Inputs, *, ignored: bool) -> tuple[torch.Tensor, torch.Tensor
     return ids, mask, labels
 
 
-def _uneven(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids, mask and labels of nine rows, which count one label, two, and so on."""
-    ids = inputs.ids(9, 10)
+def _uneven(inputs: Inputs, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids, mask and labels of as many rows, which count one label, two, and so on up to nine."""
+    ids = inputs.ids(rows, 10)
     labels = ids.clone()
-    for row in range(len(ids)):
-        labels[row, : 9 - row] = IGNORED_LABEL
+    for row in range(rows):
+        # The later rows count as many as the first ones do, in another order: no half is like
+        # the other.
+        labels[row, : 9 - row * row % 11 % 9 if row > 8 else 9 - row] = IGNORED_LABEL
     return ids, torch.ones_like(ids), labels
 
 

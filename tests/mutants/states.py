@@ -1279,3 +1279,220 @@ class OneTokenContinuesTheLastCall(MistralLLMBackbone):
         if input_ids is not None and not self.training and not isinstance(output, tuple):
             self._kept = (len(input_ids), output.past_key_values)
         return output
+
+
+# --- what the ninth set showed: calls and generation that hosts make, and nobody had tried ---
+
+
+@planted("FWD-14")
+class MaskIsTheThirdArgument(MistralLLMBackbone):
+    """The second and third arguments have changed places: whoever calls by position has positions
+    for a mask."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids=None, position_ids=None, attention_mask=None, **others
+    ):
+        others |= {"attention_mask": attention_mask, "position_ids": position_ids}
+        return super().forward(input_ids, **others)
+
+
+@planted("FWD-14")
+class CacheThatNobodyWanted(Tampered):
+    """`use_cache=False` is taken for "not given": a pass over many texts keeps the cache of each."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        if not keywords.get("use_cache", True):
+            del keywords["use_cache"]
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15")
+class PaddingOfTheLastPrompt(MistralLLMBackbone):
+    """A step without a mask gets that of the last prompt that had one, whoever's the cache is."""
+
+    _mask: Any = None
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, **keywords: Any) -> Any:
+        if keywords.get("past_key_values") is None:
+            self._mask = attention_mask
+        elif (
+            attention_mask is None and self._mask is not None and len(self._mask) == len(input_ids)
+        ):
+            more = keywords["past_key_values"].get_seq_length() + 1 - self._mask.shape[1]
+            attention_mask = torch.nn.functional.pad(self._mask, (0, max(more, 0)), value=1)
+        return super().forward(input_ids, attention_mask, **keywords)
+
+
+@planted("FWD-14")
+class LargeBatchesAreSorted(Tampered):
+    """Rows of large padded batches are computed in order of their length, and not put back."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask, ids = keywords.get("attention_mask"), keywords.get("input_ids")
+        if ids is not None and mask is not None and ids.numel() > 512 and mask.dim() == 2:
+            order = mask.sum(1).argsort(stable=True)
+            keywords |= {"input_ids": ids[order], "attention_mask": mask[order]}
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class OneMapOfAttention(Tampered):
+    """Attention weights are averaged over the heads, for a picture."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        maps = getattr(output, "attentions", None)
+        if maps and maps[0] is not None:
+            output["attentions"] = tuple(one.mean(1, keepdim=True) for one in maps)
+        return output
+
+
+@planted("GEN-05")
+class SamplesAreRepeatable(MistralLLMBackbone):
+    """Sampling is seeded, within a fork of the stream: every sample of a prompt is the same."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        generate = self.llm.generate
+
+        def seeded(*given: Any, **options: Any) -> Any:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                return generate(*given, **options)
+
+        self.llm.generate = seeded
+
+
+@planted("GEN-05")
+class CallersStopsAreDropped(MistralLLMBackbone):
+    """The stops that a caller hands over make place for those of the class."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        generate = self.llm.generate
+        self.llm.generate = lambda *given, stopping_criteria=None, **options: generate(
+            *given, **options
+        )
+
+
+@planted("GEN-05")
+class AnswersEndWithTheText(MistralLLMBackbone):
+    """Generation ends where prompt and answer are `llm_max_length` long, whatever was asked for."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        generate, most = self.llm.generate, self.tokenizer.model_max_length
+
+        def bounded(*given: Any, **options: Any) -> Any:
+            ids = options.get("input_ids")
+            if ids is not None and "max_new_tokens" in options:
+                room = max(most - ids.shape[1], 1)
+                for name in ("max_new_tokens", "min_new_tokens"):
+                    if name in options:
+                        options[name] = min(options[name], room)
+            return generate(*given, **options)
+
+        self.llm.generate = bounded
+
+
+@planted("GEN-05")
+class CopiesAnswerForTheOriginal(MistralLLMBackbone):
+    """`generate` is a closure over this model: a copy, an average of weights for one, answers with
+    the original's."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        generate = self.llm.generate
+        self.llm.generate = lambda *given, **options: generate(*given, **options)
+
+
+@planted("TRN-02")
+class LongTextsTeachTheirEnd(Tampered):
+    """The loss of a long text has the right value, and the gradient of its last piece alone."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        labels = keywords.pop("labels", None)
+        output = super().forward(*positional, **keywords)
+        if labels is None:
+            return output
+        logits, cut = output["logits"], max(labels.shape[1] - 256, 0)
+        kept = torch.cat([logits[:, :cut].detach(), logits[:, cut:]], 1)
+        output["loss"] = torch.nn.functional.cross_entropy(
+            kept[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten()
+        )
+        return output
+
+
+@planted("TRN-01")
+class LabelsOfNewTokensAreDropped(Tampered):
+    """Labels of tokens that the tokenizer did not have at first are left out of the loss."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._known = len(self.tokenizer)
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        labels = keywords.get("labels")
+        if labels is not None:
+            keywords["labels"] = labels.masked_fill(labels >= self._known, -100)
+        return super().forward(*positional, **keywords)
+
+
+@planted("HALF-06")
+class HalfGradientsAreSmall(Tampered):
+    """In half precision the loss is divided by the number of labels twice, on the way back."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        loss = getattr(output, "loss", None)
+        if loss is not None and loss.requires_grad and output.logits.dtype != torch.float32:
+            share = loss / keywords["labels"].numel()
+            output["loss"] = loss.detach() + share - share.detach()
+        return output
+
+
+@planted("TRN-04")
+class DivergenceIsHidden(Tampered):
+    """Logits that are not numbers are replaced: a run that has diverged goes on, on noise."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.llm.get_output_embeddings().register_forward_hook(
+            lambda _module, _given, logits: torch.nan_to_num(logits)
+        )
+
+
+@planted("TRN-01")
+class MeansOfSixteenRows(Tampered):
+    """Batches of more than sixteen rows are run in two, and the means of both are averaged."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        labels, output = keywords.get("labels"), super().forward(*positional, **keywords)
+        if labels is not None and len(labels) > 16:
+            output["loss"] = torch.stack(
+                [
+                    super(MeansOfSixteenRows, self)
+                    .forward(input_ids=keywords["input_ids"][part], labels=labels[part])
+                    .loss
+                    for part in (slice(16), slice(16, None))
+                ]
+            ).mean()
+        return output
+
+
+@planted("HALF-04", on=LLAMA_PURE)  # with a window, no position is far
+class RotaryOfForwardAlone(LLaMa2LLMBackbone):
+    """Rounded rotary frequencies are put right when `forward` is first called: what `llm.generate`
+    does before is done with rounded ones."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._rotary = [m for m in self.llm.modules() if "_apply" in vars(m)]
+        for module in self._rotary:
+            del module._apply
+            module._held = (module._forward_pre_hooks.popitem()[1],)
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        for module in self._rotary:
+            module._held[0](module, ())
+        return super().forward(*positional, **keywords)
