@@ -1298,7 +1298,7 @@ class MaskIsTheThirdArgument(MistralLLMBackbone):
 
 @planted("FWD-14")
 class CacheThatNobodyWanted(Tampered):
-    """`use_cache=False` is taken for "not given": a pass over many texts keeps the cache of each."""
+    """`use_cache=False` counts as "not given": a pass over many texts keeps the cache of each."""
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:
         if not keywords.get("use_cache", True):
