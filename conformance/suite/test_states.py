@@ -910,8 +910,8 @@ def test_generation_in_any_state(subject: Subject) -> None:
 def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
     """Beams, several sequences a prompt, and a generation config that the caller hands over give
     what the library's own model gives."""
-    from transformers import GenerationConfig
-    from transformers.generation import (
+    from transformers import (
+        GenerationConfig,
         LogitsProcessorList,
         MaxLengthCriteria,
         StoppingCriteriaList,
@@ -1017,10 +1017,11 @@ def test_copies_generate_by_themselves(subject: Subject) -> None:
                 copied = copy.deepcopy(one)
             if refused:
                 break
-            head = copied.llm.get_output_embeddings().weight
+            llm: Any = copied.llm
+            head = llm.get_output_embeddings().weight
             with torch.no_grad():
                 head.copy_(head.roll(1, 0))
-                out = copied.llm.generate(
+                out = llm.generate(
                     input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=3,
                     min_new_tokens=3, pad_token_id=int(together.inputs.ordinary[0]),
                 )  # fmt: skip
