@@ -913,12 +913,7 @@ def test_generation_in_any_state(subject: Subject) -> None:
 def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
     """Beams, several sequences a prompt, and a generation config that the caller hands over give
     what the library's own model gives."""
-    from transformers import (
-        GenerationConfig,
-        LogitsProcessorList,
-        MaxLengthCriteria,
-        StoppingCriteriaList,
-    )
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     together = compared(subject)
     if not hasattr(subject.training.llm, "generate"):
@@ -940,7 +935,7 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
         },
         "the caller's own stopping_criteria": {
             **greedy, "max_new_tokens": 6,
-            "stopping_criteria": StoppingCriteriaList([MaxLengthCriteria(ids.shape[1] + 2)]),
+            "stopping_criteria": StoppingCriteriaList([_behind(ids.shape[1] + 2)]),
         },
         "the caller's own logits_processor": {
             **greedy, "max_new_tokens": 4,
@@ -966,6 +961,15 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
                 expected=f"{wanted}, which the library's own model emits",
                 mend="leave `generate` to the library, with every argument",
             )
+
+
+def _behind(length: int) -> Callable[..., torch.Tensor]:
+    """A stop of a host's own: all rows end at this length, prompt and all."""
+
+    def reached(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(ids),), ids.shape[1] >= length)
+
+    return reached
 
 
 @requirement("GEN-05", MUST, profile="numerics")
