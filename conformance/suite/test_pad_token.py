@@ -149,8 +149,8 @@ def test_every_token_embeds(subject: Subject) -> None:
 @requirement("PAD-06", MUST, needs=["PAD-01"])
 @for_all(texts=text_batches)
 def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
-    """Batches pad on the right in training mode; the attention mask is 0 exactly on the padding,
-    and 1 on an eos inside the text."""
+    """Batches pad on the right in training mode, and on the left where a host sets `padding_side`
+    so; the attention mask is 0 exactly on the padding, and 1 on an eos inside the text."""
     tokenizer = subject.tokenizer
     texts = [texts[0] + (tokenizer.eos_token or "") + texts[0], *texts[1:]]
     batch = tokenizer(texts, padding=True)
@@ -186,6 +186,45 @@ def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
             mend="use the tokenizer's own attention mask; `ids != pad` hides real tokens when ids "
             "coincide",
         )
+
+
+@requirement("PAD-06", MUST, needs=["PAD-01"])
+def test_hosts_may_pad_on_the_left(subject: Subject) -> None:
+    """A host that sets `padding_side` to left, to generate from a batch, has it padded there."""
+    texts = ["Stop.", "What should the robot do with the cup?"]
+    for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
+        tokenizer = backbone.get_tokenizer()
+        # Whether a batch encodes as its texts do alone is TOK-09's.
+        rows = [list(ids) for ids in tokenizer(texts).input_ids]
+        missing = [max(map(len, rows)) - len(ids) for ids in rows]
+        expected = {
+            "input_ids": [
+                [tokenizer.pad_token_id] * padding + ids
+                for padding, ids in zip(missing, rows, strict=True)
+            ],
+            "attention_mask": [
+                [0] * padding + [1] * len(ids) for padding, ids in zip(missing, rows, strict=True)
+            ],
+        }
+        before = tokenizer.padding_side
+        try:
+            tokenizer.padding_side = "left"
+            batches = {"a batch": tokenizer(texts, padding=True)}
+            if hasattr(tokenizer, "pad"):
+                encoded = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in rows]
+                batches["`tokenizer.pad`"] = tokenizer.pad(encoded)
+        finally:
+            tokenizer.padding_side = before
+        for name, batch in batches.items():
+            found = {key: [list(row) for row in batch[key]] for key in expected}
+            require(
+                found == expected,
+                observed=f'in {mode} mode, once a host sets padding_side = "left", {name} is '
+                f"{quoted(found, 300)}",
+                expected=quoted(expected, 300),
+                mend="leave `padding_side` to whoever sets it: batched generation needs padding "
+                "on the left",
+            )
 
 
 @requirement("PAD-07", MUST, needs=["PAD-01"])

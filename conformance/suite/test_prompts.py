@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +49,9 @@ from conformance.suite.strategies import (
 def test_builders_construct_for_the_hosts(subject: Subject) -> None:
     """The builder constructs, with and without a system prompt, for every host that is declared;
     where none is, for at least one of `prismatic` and `openvla`. It has `add_turn`, `get_prompt`
-    and `get_potential_prompt`, and leaving the system prompt out is passing None. A host that fails
-    blocks its own laws alone: every law about prompts holds for each host that works."""
+    and `get_potential_prompt`, leaving the system prompt out is passing None, and hosts may name
+    the arguments of the builder and of `add_turn`. A host that fails blocks its own laws alone:
+    every law about prompts holds for each host that works."""
     failing = {host: fault for host, fault in subject.host_faults.items() if fault}
     families = {host.model_family for host in subject.host_faults}
     works = families - {host.model_family for host in failing}
@@ -64,6 +67,30 @@ def test_builders_construct_for_the_hosts(subject: Subject) -> None:
             expected="the same: one host leaves it out, and another passes None",
             mend="default `system_prompt` to None, and ask for None in one place",
         )
+
+
+@requirement("PRM-16", MUST, needs=["CON-01"], uses=["prompt_builder_fn"])
+def test_arguments_go_by_name_too(subject: Subject) -> None:
+    """Hosts name the arguments, as in `prompt_builder_fn(model_family=…)` and `add_turn(role=…,
+    message=…)`, or pass them by position: the turn is the same."""
+    turn = {"role": "human", "message": "Who is there?"}
+    for host in subject.working_hosts:
+        for given in ({}, {"system_prompt": "You are a robot."}):
+            named = {"model_family": host.model_family, **given}
+            expected, observed = _first_turn(host, given.get("system_prompt")), None
+            with refusal() as refused:
+                observed = host.builder_class(**named).add_turn(**turn)
+            require(
+                observed == expected,
+                observed=f"{host} `prompt_builder_fn({'=…, '.join(named)}=…)` with "
+                f"`add_turn(role=…, message=…)` "
+                + (f"raised {refused[0]!r}" if refused else f"gave {quoted(observed, 160)}"),
+                expected=f"{quoted(expected, 160)}, as by position",
+                mend="call the parameters `model_family` and `system_prompt`, those of `add_turn` "
+                "`role` and `message`",
+                # To whoever passes them by position the builder is of use.
+                partial=True,
+            )
 
 
 @requirement("PRM-17", SHOULD, needs=["PRM-16"], uses=["prompt_builder_fn"])
@@ -210,7 +237,8 @@ def test_the_potential_prompt_strips_alike(subject: Subject, history: list[str],
 @for_all_runs
 def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
     """*Purity*: reading (`get_prompt`, `get_potential_prompt`) changes nothing; two builders share
-    nothing, whether their class was taken from the backbone once or for each."""
+    nothing, whether their class was taken from the backbone once or for each; and one that nobody
+    holds is freed."""
 
     class Reading(StepMachine):
         def __init__(self) -> None:
@@ -259,6 +287,43 @@ def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
             self.look_at_others()
 
     return Reading
+
+
+_DROPPED = (20, 1200)
+"""How many builders are dropped: a few at first, and if those are kept, more than a cache of
+bounded size holds."""
+
+
+@requirement("PRM-05", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+def test_a_builder_is_let_go(subject: Subject) -> None:
+    """A builder that nobody holds is freed, whatever it was asked: data sets make one for every
+    sample."""
+    for host in subject.working_hosts:
+        kept = 0
+        for count in _DROPPED:
+            dropped = [told for number in range(count) if (told := _told_and_dropped(host, number))]
+            gc.collect()  # objects that refer to each other wait for the collector
+            kept = sum(builder() is not None for builder in dropped)
+            if kept <= count // 2:
+                break
+        require(
+            kept <= count // 2,
+            observed=f"{host} {kept} of {count} builders stay in memory after the last reference "
+            "to them is gone",
+            expected="memory that is free again",
+            mend="keep no list of builders; `functools.cache` on a method keeps every `self`",
+        )
+
+
+def _told_and_dropped(host: Host, number: int) -> weakref.ref[Any] | None:
+    """A weak reference to a builder that was used and is held by nobody."""
+    builder = host.builder()
+    turns_of(builder, (f"What is step {number}?", f"Move to shelf {number}."))
+    builder.get_potential_prompt(f"Why shelf {number}?")
+    builder.get_prompt()
+    with refusal(TypeError):  # a class with `__slots__` may have none
+        return weakref.ref(builder)
+    return None
 
 
 def _asked(builder: Any) -> Any:
@@ -348,7 +413,8 @@ def test_other_roles_are_refused(subject: Subject) -> None:
 def test_messages_survive_without_image_markers(subject: Subject, messages: list[str]) -> None:
     """`<image>` markers are stripped from messages, which are then told as the same messages
     without markers are; everything else of an ordinary message survives verbatim up to surrounding
-    space, however long it is and however often it was said."""
+    space, however long it is and however often it was said. Nothing stands in the place of an empty
+    question."""
     for told in conversations(subject, messages):
         for number, (sent, turn) in enumerate(zip(messages, told.turns, strict=True)):
             expected = sent.replace(IMAGE_MARKER, "").strip()
@@ -368,6 +434,65 @@ def test_messages_survive_without_image_markers(subject: Subject, messages: list
             "without the markers of training",
             mend=f'use `message.replace("{IMAGE_MARKER}", "").strip()`, in that order',
         )
+
+
+_DOCUMENT = " ".join(f"step {number}" for number in range(10_000, 19_100))
+"""What people paste whole: about a hundred thousand characters."""
+
+
+@requirement("PRM-07", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+def test_documents_survive_whole(subject: Subject) -> None:
+    """Messages survive however long they are, in turns and in prompts: what fits is for tokenizers
+    to say."""
+    for told in conversations(subject, [_DOCUMENT, _DOCUMENT]):
+        potential = told.host.builder().get_potential_prompt(_DOCUMENT)
+        for name, text, times in (
+            ("the human turn", told.turns[0], 1),
+            ("the gpt turn", told.turns[1], 1),
+            ("the prompt of both", told.prompt, 2),
+            ("get_potential_prompt", potential, 1),
+        ):
+            require(
+                text.count(_DOCUMENT) == times,
+                observed=f"{told.host} of a message of {len(_DOCUMENT)} characters, {name} is "
+                f"{quoted(text, 120)}, {len(text)} characters",
+                expected="all of the message in it",
+                mend="leave messages as long as they are: truncation is the tokenizer's, if it is "
+                "asked for",
+            )
+
+
+@requirement("PRM-07", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+def test_an_empty_question_stays_empty(subject: Subject) -> None:
+    """A question of nothing, or of an image alone, is wrapped as any other: nothing stands in its
+    place."""
+    for host in subject.working_hosts:
+        for said in ([], ["Is it?", "Yes."]):
+            for sent in ("", IMAGE_MARKER, " \n"):
+                found, worded = (_asked_next(host, said, text) for text in (sent, _WORD))
+                # What is left of markers in `get_potential_prompt` is PRM-14's.
+                for call in ("add_turn", "get_potential_prompt") if not sent else ("add_turn",):
+                    bare = "".join(worded[call].replace(_WORD, "").split())
+                    require(
+                        "".join(found[call].split()) == bare,
+                        observed=f"{host} after {len(said)} turns {call} made of the question "
+                        f"{sent!r} {quoted(found[call], 200)}, and of {_WORD!r} "
+                        f"{quoted(worded[call], 200)}",
+                        expected="the same without the word",
+                        mend="put nothing in the place of an empty question",
+                    )
+
+
+_WORD = "Xylophone"
+"""A question that no format has a word of."""
+
+
+def _asked_next(host: Host, said: list[str], question: str) -> dict[str, str]:
+    """What each call that takes a question makes of it."""
+    builder = host.builder()
+    turns_of(builder, said)
+    potential = builder.get_potential_prompt(question)
+    return {"add_turn": builder.add_turn("human", question), "get_potential_prompt": potential}
 
 
 @requirement("PRM-08", MUST, needs=["TOK-02"], uses=["prompt_builder_fn"])
@@ -488,7 +613,8 @@ def test_the_inference_prompt_is_a_prefix_of_training(
 ) -> None:
     """*Prefix*: with the declared fix-up, the encoded inference prompt is a prefix of the encoded
     training prompt, in both host encodings. Where line breaks stand between turns, which encoding
-    turn by turn strips, that holds of the first exchange there."""
+    turn by turn strips, that holds of the first exchange there. A builder taken in `train()` writes
+    what one taken in `eval()` does."""
     for boundary in _boundaries(subject, messages, action):
         require(
             boundary.training[: len(boundary.inference)] == boundary.inference,
@@ -504,6 +630,30 @@ def test_the_inference_prompt_is_a_prefix_of_training(
             "it (SentencePiece: end of the question; byte-level BPE: start of the answer)",
             tokens=tokens_apart(subject, boundary.inference, boundary.training),
         )
+
+
+@requirement("PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
+def test_training_tells_what_inference_asks(subject: Subject) -> None:
+    """Builders taken in `train()` write what those taken in `eval()` do, whichever mode the
+    backbone was built for."""
+    said = ["What is it?", "A cup.", "Why?"]
+    backbone = subject.build()
+    backbone.train()
+    in_training = backbone.prompt_builder_fn
+    for asking in subject.working_hosts:
+        trained = Host(asking.model_family, in_training, asking.mode)
+        for system_prompt in (None, "You are a robot."):
+            asked, told = (
+                turns_of(host.builder(system_prompt), said) for host in (asking, trained)
+            )
+            require(
+                told == asked,
+                observed=f"{asking} a builder taken in train() writes {quoted(told, 240)}",
+                expected=f"{quoted(asked, 240)}, as one taken in eval() does: what is trained on "
+                "is what is asked",
+                mend="let `prompt_builder_fn` depend on the id alone; a data set that brings its "
+                "own system prompt passes it",
+            )
 
 
 @requirement(

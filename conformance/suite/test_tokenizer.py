@@ -102,7 +102,8 @@ _LONG_TEXTS = (
 
 @requirement("TOK-03", MUST, needs=["CON-01"], uses=["llm_max_length"])
 def test_length_and_truncation(subject: Subject) -> None:
-    """`model_max_length` is `llm_max_length`; truncation keeps the beginning (and bos)."""
+    """`model_max_length` is `llm_max_length`; truncation keeps the beginning (and bos), or what a
+    host chooses by `truncation_side`, and happens only where it is asked for."""
     short = subject.build_for_inference(llm_max_length=SHORT_LENGTH).get_tokenizer()
     published = positions_of(subject.training.llm)
     long = subject.build_for_inference(llm_max_length=published).get_tokenizer()
@@ -136,6 +137,43 @@ def test_length_and_truncation(subject: Subject) -> None:
             mend='load the tokenizer with `truncation_side="right"`: cut from the left, patches '
             "land in the text; and let it decide how much text fits",
         )
+
+
+@requirement("TOK-03", MUST, needs=["CON-01"], uses=["llm_max_length"])
+def test_truncation_is_as_it_was_asked_for(subject: Subject) -> None:
+    """Nothing is truncated that nobody asked to be, in tensors either; and what a host makes of
+    `truncation_side` counts."""
+    # One that nobody else uses.
+    short = subject.build_for_inference(llm_max_length=SHORT_LENGTH).get_tokenizer()
+    text = _LONG_TEXTS[0]
+    bare = subject.encode(text, special=False, tokenizer=short)
+    whole = subject.encode(text, tokenizer=short)
+    alone = short(text, return_tensors="pt").input_ids
+    # Of one length: what padding takes is PAD-01's.
+    batch = short([text, text], return_tensors="pt").input_ids
+    unasked = {
+        "encoded": whole,
+        "encoded to tensors": alone[0].tolist(),
+        "encoded to tensors in a batch": batch[0].tolist(),
+    }
+    for call, ids in unasked.items():
+        require(
+            len(ids) >= len(bare) and ids == whole,
+            observed=f"without `truncation`, {quoted(text, 60)} is {call} as {len(ids)} ids, "
+            f"{quoted(ids, 120)}",
+            expected=f"all of its {len(bare)} ids: model_max_length {SHORT_LENGTH} counts where "
+            "truncation is asked for",
+            mend="leave `truncation` to the caller, who may cut a document into windows",
+        )
+    short.truncation_side = "left"
+    cut = list(short(text, add_special_tokens=False, truncation=True).input_ids)
+    require(
+        cut == bare[-SHORT_LENGTH:],
+        observed=f'once a host sets truncation_side = "left", {quoted(text, 60)} is truncated to '
+        f"{quoted(cut, 160)}",
+        expected=f"its last {SHORT_LENGTH} ids, {quoted(bare[-SHORT_LENGTH:], 160)}",
+        mend="leave `truncation_side` to whoever sets it",
+    )
 
 
 @requirement("TOK-04", MUST, needs=["CON-01"])

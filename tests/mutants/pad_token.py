@@ -121,11 +121,10 @@ class MaskHidesEveryEos(MistralLLMBackbone):
 
 def _masked_by_id(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
     encoded = super(type(tokenizer), tokenizer).__call__(*args, **kwargs)
-    if encoded["input_ids"] and isinstance(encoded["input_ids"][0], list):
+    rows = encoded["input_ids"]
+    if isinstance(rows, list) and rows and isinstance(rows[0], list):
         hidden = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-        encoded["attention_mask"] = [
-            [int(token not in hidden) for token in ids] for ids in encoded["input_ids"]
-        ]
+        encoded["attention_mask"] = [[int(token not in hidden) for token in ids] for ids in rows]
     return encoded
 
 
@@ -181,3 +180,19 @@ class MaskFilledWithPad(MistralLLMBackbone):
             return padded
 
         same_class_but(self.tokenizer, pad=pad)
+
+
+@planted("PAD-06")
+class PadsOnTheRightAlways(MistralLLMBackbone):
+    """Each call sets `padding_side` back to the right: batched generation, which asked for the
+    left, goes on from padding."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        plain = type(self.tokenizer)
+
+        def call(tokenizer: Any, *args: Any, **options: Any) -> Any:
+            tokenizer.padding_side = "right"
+            return plain.__call__(tokenizer, *args, **options)
+
+        same_class_but(self.tokenizer, __call__=call)

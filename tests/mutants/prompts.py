@@ -786,3 +786,78 @@ def _made_in_a_function() -> type[prompting.PromptBuilder]:
 
     Local.__name__ = prompting.MistralInstructPromptBuilder.__name__
     return Local
+
+
+@planted("PRM-07", on=VICUNA)
+class SilenceIsSpelledOut(LLaMa2LLMBackbone):
+    """A question of nothing, as samples of pictures alone have it, is written as `(silence)`: words
+    that the data does not hold."""
+
+    class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return super().human_turn(message if message else "(silence)", first)
+
+    prompt_builders = (("vicuna-*", VicunaV15ChatPromptBuilder),)
+
+
+@planted("PRM-07", on=PURE)
+class LogsLoseTheirBeginning(MistralLLMBackbone):
+    """Of an answer the last 20,000 characters are kept: a transcript of a long run begins in the
+    middle."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            return super().gpt_turn(message[-20_000:])
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-16", on=PHI)
+class TurnsByPositionAlone(PhiLLMBackbone):
+    """`add_turn` knows no names: OpenVLA, which writes `add_turn(role=…, message=…)`, gets a
+    TypeError."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        def add_turn(self, role: str, message: str, /) -> str:
+            return super().add_turn(role, message)
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-16", on=PURE)
+class HostByPositionAlone(MistralLLMBackbone):
+    """The builder calls its first argument `host`: a data set that writes
+    `prompt_builder_fn(model_family=…)` gets a TypeError."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def __init__(self, host: str, system_prompt: str | None = None) -> None:
+            super().__init__(host, system_prompt)
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-11", on=VICUNA)
+class NoIntroductionWhileTraining(LLaMa2LLMBackbone):
+    """In `train()` dialogues have no default system prompt, which saves tokens; evaluation, in
+    `eval()`, has it."""
+
+    @property
+    def prompt_builder_fn(self) -> type[prompting.PromptBuilder]:
+        builder = super().prompt_builder_fn
+        bare = {"default_system_prompt": None}
+        return type(builder.__name__, (builder,), bare) if self.training else builder
+
+
+@planted("PRM-05", on=PURE)
+class DialoguesKeptForTheReport(MistralLLMBackbone):
+    """Every builder is put on a list, for a report at the end of the run: an epoch's dialogues fill
+    the memory."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        made: ClassVar[list[Any]] = []
+
+        def add_turn(self, role: str, message: str) -> str:
+            self.made.append(self)
+            return super().add_turn(role, message)
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)

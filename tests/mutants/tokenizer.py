@@ -344,3 +344,26 @@ class BatchesClippedByCharacters(MistralLLMBackbone):
             return plain.__call__(tokenizer, text, *args, **options)
 
         same_class_but(self.tokenizer, __call__=call)
+
+
+@planted("TOK-03", on=PURE)
+class TensorsFitTheModel(CalledOtherwise, MistralLLMBackbone):
+    """Tensors are never wider than `model_max_length`, whatever was asked: who cuts documents into
+    windows gets the first one alone."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        encoded = call(text, **options)
+        if options.get("return_tensors"):
+            for key, rows in encoded.items():
+                encoded[key] = rows[:, : tokenizer.model_max_length]
+        return encoded
+
+
+@planted("TOK-03", on=PHI)
+class TruncatesOnTheRightAlways(CalledOtherwise, PhiLLMBackbone):
+    """Each call sets `truncation_side` back to the right: a host that keeps the end of a dialogue
+    gets its beginning."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        tokenizer.truncation_side = "right"
+        return call(text, **options)
