@@ -8,6 +8,7 @@ what a process prints or how far it gets, not what the rest of it computes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import gc
 import locale
@@ -42,6 +43,8 @@ _MODULES: Mapping[str, ModuleType] = {
 }
 _BY_TORCH = frozenset({"TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"})
 """Variables that torch sets when its compiler is first imported, which a forward may do."""
+_HOSTS_LOGGER = "a_host.training"
+"""A logger that no library has, as a host makes one for its log."""
 _VARIABLE = "the environment variable "
 _HANDLER = "the handler of "
 
@@ -346,6 +349,11 @@ def _of_python() -> dict[str, _Setting]:
             _set_root_logger,
             lambda value: (logging.ERROR + 1, value[1]),
         ),
+        "a host's logger": _Setting(
+            lambda: _told_of_logger(logging.getLogger(_HOSTS_LOGGER)),
+            lambda value: vars(logging.getLogger(_HOSTS_LOGGER)).update(value),
+            lambda value: {**value, "level": logging.INFO + 3, "handlers": [logging.NullHandler()]},
+        ),
         "the level below which logging is disabled": _Setting(
             lambda: logging.root.manager.disable, logging.disable, lambda level: level + 1
         ),
@@ -414,6 +422,11 @@ def _resource_limits() -> dict[str, tuple[int, int]]:
         for name in dir(resource)
         if name.startswith("RLIMIT_")
     }
+
+
+def _told_of_logger(logger: logging.Logger) -> dict[str, Any]:
+    told = ("level", "propagate", "disabled", "handlers", "filters")
+    return {name: copy.copy(getattr(logger, name)) for name in told}
 
 
 def _set_root_logger(value: tuple[int, tuple[logging.Handler, ...]]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,10 +126,12 @@ class Subject:
         hf_token: str | None = CANARY_TOKEN,
         inference_mode: bool = False,
         use_flash_attention_2: bool = False,
+        left_out: Collection[str] = (),
     ) -> Any:
         """A fresh backbone; what the constructor raises passes through.
 
-        `llm_max_length=None` leaves the length to the constructor's default. The process is
+        `llm_max_length=None`, as arguments that are `left_out`, leaves the length to the
+        constructor's default. The process is
         restored, even if the constructor raises: transformers, for one, then leaves the default
         dtype at that of loading.
 
@@ -138,14 +140,17 @@ class Subject:
         """
         from conformance.subject.process_state import restored
 
+        given = {
+            **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
+            "hf_token": hf_token,
+            "inference_mode": inference_mode,
+            "use_flash_attention_2": use_flash_attention_2,
+        }
         with restored() as self._changed_by_building:
             try:
                 built = self.factory(
                     self.backbone_id if backbone_id is None else backbone_id,
-                    **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
-                    hf_token=hf_token,
-                    inference_mode=inference_mode,
-                    use_flash_attention_2=use_flash_attention_2,
+                    **{name: value for name, value in given.items() if name not in left_out},
                 )
             except InvalidAdapter as misfit:
                 if "training" not in self.__dict__:
@@ -165,6 +170,17 @@ class Subject:
                 mend="return the constructed backbone from the factory",
             )
         return backbone
+
+    def has_default(self, argument: str) -> bool:
+        """Whether the constructor shows a default for this argument: what takes `**options` shows
+        none, and may have one."""
+        try:
+            parameters = inspect.signature(self.factory).parameters
+        except (TypeError, ValueError):
+            return False
+        return (
+            argument in parameters and parameters[argument].default is not inspect.Parameter.empty
+        )
 
     def build_for_inference(self, **arguments: Any) -> Any:
         """A fresh `inference_mode=True` backbone, for clauses that judge something else.

@@ -59,11 +59,16 @@ OF_TRAINING = (*LOSS, *GRADIENTS)
 SHARE = {"quick": 0.3, "standard": 1.0, "thorough": 1.0}
 """Share of the rows that each budget runs."""
 
+LEFT_OUT = {
+    f"without {argument}": argument
+    for argument in ("inference_mode", "hf_token", "llm_max_length", "use_flash_attention_2")
+}
+"""Builds that leave an argument to its default, which no covering row has."""
 
 _TAKES = {
     "no token": "hf_token", "inference": "inference_mode", "all at once": "inference_mode",
     "flash": "use_flash_attention_2", "long": "llm_max_length",
-    "checkpointed": "enable_gradient_checkpointing",
+    "checkpointed": "enable_gradient_checkpointing", **LEFT_OUT,
 }  # fmt: skip
 """The member or argument that makes each build differ from the one for training."""
 
@@ -227,7 +232,9 @@ class Compared:
         }  # fmt: skip
         with _on_another_rank() if build == "another rank" else nullcontext():
             backbone = self._subject.build(
-                llm_max_length=self.asked_length(build), **options.get(build, {})
+                llm_max_length=self.asked_length(build),
+                left_out=[LEFT_OUT[build]] if build in LEFT_OUT else [],
+                **options.get(build, {}),
             )
         if build == "copied":
             backbone = copy.deepcopy(backbone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import warnings
@@ -90,10 +91,10 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
 @requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=[*WRAPPING, "forward"])
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     """`FullyShardedDataParallel` around the whole backbone, as hosts wrap it, with
-    `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are and
-    whatever is frozen, and its forward gives the logits of the backbone unwrapped; every parameter
-    that the forward uses is registered, under one name unless weights are tied, and no copy of the
-    weights is kept beside them."""
+    `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are,
+    whatever is frozen and of a copy too, and its forward gives the logits of the backbone
+    unwrapped; every parameter that the forward uses is registered, under one name unless weights
+    are tied, and no copy of the weights is kept beside them."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build().eval()
@@ -102,6 +103,8 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     beside = {
         id(module) for root in subject.outside(backbone).values() for module in root.modules()
     }
+    with refusal() as not_copied:  # not every class can be
+        copied = copy.deepcopy(backbone)
     batch = _padded_batch(subject)
     logits = _real_logits(subject, backbone.forward(**batch), batch)
     _require_registered_once(backbone, logits)
@@ -135,6 +138,8 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             mend="let the forward find its parameters where they are registered",
         )
     _require_the_same_units_frozen(backbone)
+    if not not_copied:
+        _require_the_same_units_of(copied)
     error = relative_rms(sharded, logits.detach())
     require(
         error <= SEMANTICS,
@@ -221,6 +226,25 @@ def _require_the_same_units_frozen(backbone: Any) -> None:
         not left,
         observed=f"with every parameter frozen, {len(left)} of {len(layers)} layers are no units",
         expected="units by class alone, whatever is trained: what is frozen takes as much memory",
+        mend="build the policy with `transformer_auto_wrap_policy` and "
+        "`{self.transformer_layer_cls}`",
+    )
+
+
+def _require_the_same_units_of(copied: Any) -> None:
+    """An average of the weights, or a model to compare with, is a copy that is sharded too."""
+    policy, layers = copied.get_fsdp_wrapping_policy(), decoder_layers(copied)
+    if not callable(policy):  # a `CustomPolicy`, which looks at modules alone
+        return
+    left = [
+        layer
+        for layer in layers
+        if not policy(module=layer, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
+    ]
+    require(
+        not left,
+        observed=f"of a copy, {len(left)} of {len(layers)} layers are no units by its own policy",
+        expected="units by class alone, of copy.deepcopy(backbone) too",
         mend="build the policy with `transformer_auto_wrap_policy` and "
         "`{self.transformer_layer_cls}`",
     )

@@ -39,7 +39,14 @@ from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import attention_of, text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import built_both_ways, decoder_layers
-from conformance.suite.product import OF_TRAINING, Compared, compared, failure, first_finding
+from conformance.suite.product import (
+    LEFT_OUT,
+    OF_TRAINING,
+    Compared,
+    compared,
+    failure,
+    first_finding,
+)
 from conformance.suite.properties import for_all
 
 _BUILDS = {
@@ -49,6 +56,7 @@ _BUILDS = {
     "llm_max_length that is published",
     "copied": "copy.deepcopy",
     "another rank": "RANK, LOCAL_RANK = 1 in the environment, as torchrun sets them",
+    **{build: f"{argument} left out" for build, argument in LEFT_OUT.items()},
 }  # fmt: skip
 _MAY_DIFFER = {
     "use_cache", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "vocab_size",
@@ -61,13 +69,15 @@ _LIVES = (
 )  # fmt: skip
 """Histories that are tried before any is drawn."""
 _ABSENT = "absent"
+_LENGTH = "whether `model_max_length` of the tokenizer is what was asked for"
 
 
 @requirement("CON-16", MUST, needs=["CON-02", "CON-05", "CON-13", "CON-14"])
 def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
-    """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, on another
-    rank) or copied, the backbone is the same: configs, modules, dtypes, buffers, dropout rates,
-    tokenizer and the members of the contract."""
+    """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, with an
+    argument left to its default, on another rank) or copied, the backbone is the same: configs,
+    modules, dtypes, buffers, dropout rates, tokenizer and the members of the contract. Where
+    `inference_mode` is left out, it is built for training."""
     together = compared(subject)
     for build, argument in _BUILDS.items():
         if together.backbone(build) is None:
@@ -82,6 +92,7 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
             for name in {**plain, **facts}
             if not _equal(facts.get(name, _ABSENT), plain.get(name, _ABSENT))
             and not (name in derived and facts.get(name) in (derived[name], None))
+            and not (name == _LENGTH and LEFT_OUT.get(build) == "llm_max_length")
         ]
         first = differing[0] if differing else ""
         found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, plain))
@@ -91,6 +102,27 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
             expected="the same backbone, however it is built",
             mend="do what does not depend on this argument in one place for all of its values",
             differing=differing[:20],
+        )
+
+
+@requirement("CON-16", MUST)
+def test_what_has_a_default_may_be_left_out(subject: Subject) -> None:
+    """An argument for which the constructor shows a default may be left out."""
+    together = compared(subject)
+    for build, argument in LEFT_OUT.items():
+        # Flash attention may be the default: CON-05 judges what it asks for.
+        judged = argument != "use_flash_attention_2" and subject.has_default(argument)
+        if not judged or subject.lacks(argument) or together.backbone(build) is not None:
+            continue
+        with refusal() as refused:
+            subject.build(left_out=[argument])
+        require(
+            not refused,
+            observed=f"with {argument} left out, construction raised "
+            f"{type(refused[0]).__name__ if refused else ''}: {quoted(''.join(map(str, refused)))}",
+            expected="the backbone that its default gives",
+            mend=f"give {argument} a default that can be built, or none",
+            argument=argument,
         )
 
 
@@ -580,6 +612,151 @@ def test_state_dicts_hold_what_is_frozen(subject: Subject) -> None:
 
 
 @requirement("FWD-15", MUST, profile="numerics")
+def test_what_was_frozen_is_trained_again(subject: Subject) -> None:
+    """What a host froze is listed among the parameters, and can be trained again."""
+    for built, backbone in built_both_ways(subject):
+        listed = dict(backbone.named_parameters())
+        trained = [name for name, parameter in listed.items() if parameter.requires_grad]
+        backbone.requires_grad_(False)
+        names = {name for name, _ in backbone.named_parameters()}
+        held = {id(parameter) for parameter in backbone.parameters()}
+        hidden = [n for n, one in listed.items() if n not in names or id(one) not in held]
+        backbone.requires_grad_(True)
+        frozen = [name for name in trained if not listed[name].requires_grad]
+        require(
+            not frozen,
+            observed=f"built for {built}, after requires_grad_(False) and requires_grad_(True) "
+            f"{len(frozen)} of {len(trained)} parameters stay frozen, the first is {frozen[:1]}",
+            expected="all of them trained again: the next stage of a training unfreezes them",
+            mend="leave `requires_grad_`, `parameters` and `named_parameters` to the module",
+        )
+        require(
+            not hidden,
+            observed=f"built for {built}, with everything frozen {len(hidden)} of {len(listed)} "
+            f"parameters are not listed, the first is {hidden[:1]}",
+            expected="all of them: a host that counts, moves or unfreezes them goes by the list",
+            mend="leave `parameters` and `named_parameters` to the module",
+        )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_a_host_saves_and_loads_the_backbone(subject: Subject) -> None:
+    """The state dict of a host that holds the backbone has every tensor of it, under the name by
+    which the host holds it, and loads into the backbone."""
+    for built, backbone in built_both_ways(subject):
+        host = torch.nn.ModuleDict({"vlm": torch.nn.ModuleDict({"backbone": backbone})})
+        own, whole = backbone.state_dict(), host.state_dict()
+        missing = [name for name in own if f"vlm.backbone.{name}" not in whole]
+        require(
+            not missing and len(whole) == len(own),
+            observed=f"built for {built}, the state dict of a host that holds the backbone as "
+            f"`vlm.backbone` has {len(whole)} tensors, and lacks {len(missing)} of the backbone's "
+            f"{len(own)}" + (f", the first is `vlm.backbone.{missing[0]}`" if missing else ""),
+            expected="all of them, under `vlm.backbone.`: what a host saves is the whole model",
+            mend="leave `state_dict` to the module, or hand `destination` and `prefix` on",
+        )
+        trained = {
+            name: 1.01 * tensor if tensor.is_floating_point() else tensor
+            for name, tensor in whole.items()
+        }
+        with refusal() as refused:
+            host.load_state_dict(trained)
+        now = backbone.state_dict()
+        other = [
+            name for name in own if not torch.equal(now[name], trained[f"vlm.backbone.{name}"])
+        ]
+        require(
+            not refused and not other,
+            observed=f"built for {built}, a host's load_state_dict "
+            + (
+                f"raised {quoted(str(refused[0]))}"
+                if refused
+                else f"left {len(other)} tensors of the backbone as they were, the first is "
+                f"{other[:1]}"
+            ),
+            expected="what was loaded: it came out of the host's own state dict",
+            mend="leave `_load_from_state_dict` to the module, or go by the `prefix` it is given",
+        )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_the_model_in_place_is_run(subject: Subject) -> None:
+    """A model that a host puts in the place of `llm`, as it does to wrap it in adapters, is the one
+    that runs."""
+    together = compared(subject)
+    ids, columns = together.inputs.ids(2, 9), together.inputs.columns
+    call = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    for build, form in product(("training", "inference"), ("ids", "embeddings")):
+        backbone = together.backbone(build)
+        # Behind a property, or an adapter's path, nothing can be put in its place.
+        if backbone is None or ("llm", backbone.llm) not in backbone.named_children():
+            continue
+        # What the place should give is what the backbone gives with these weights.
+        with _other_weights(backbone.llm), torch.no_grad():
+            alone = backbone.llm(**call).logits[..., columns]
+            wanted = backbone(**_in_form(form, call, backbone)).logits[..., columns]
+        with refusal() as refused, torch.no_grad():
+            other = copy.deepcopy(backbone.llm)
+            _grow(other)
+            copied = other(**call).logits[..., columns]
+        # A copy that is none, or hangs on the first model, says nothing of the backbone.
+        if refused or relative_rms(copied, alone) > SEMANTICS:
+            continue
+        with _in_place_of_llm(backbone, other) as taken, refusal() as refused, torch.no_grad():
+            if not taken:
+                continue
+            found = backbone(**_in_form(form, call, backbone)).logits[..., columns]
+        error = float("inf") if refused else relative_rms(found, wanted)
+        within(
+            "logits of the model in place",
+            error,
+            SEMANTICS,
+            observed=f"built with {_BUILDS.get(build, 'the defaults')}, with a copy of other "
+            f"weights in the place of `llm`, forward with {form} "
+            + (
+                f"raised {quoted(str(refused[0]))}"
+                if refused
+                else f"is off by a relative RMS of {error:.2g}"
+            ),
+            expected="what these weights give: `backbone.llm = get_peft_model(backbone.llm)` is "
+            "how hosts add adapters",
+            mend="look `self.llm` up in each call, and keep no other reference to it or its parts",
+            conditions=conditions(wanted.dtype, wanted.device),
+        )
+
+
+def _grow(llm: Any) -> None:
+    with torch.no_grad():
+        for parameter in llm.parameters():
+            parameter.mul_(1.1)
+
+
+@contextmanager
+def _other_weights(llm: Any) -> Iterator[None]:
+    """The model with other weights while the body runs."""
+    own = {name: tensor.clone() for name, tensor in llm.state_dict().items()}
+    _grow(llm)
+    try:
+        yield
+    finally:
+        llm.load_state_dict(own)
+
+
+@contextmanager
+def _in_place_of_llm(backbone: Any, other: Any) -> Iterator[bool]:
+    """Put another model in the place of `llm` while the body runs, and say whether it can be."""
+    own = backbone.llm
+    with refusal():
+        backbone.llm = other
+    taken = backbone.llm is other
+    try:
+        yield taken
+    finally:
+        if taken:
+            backbone.llm = own
+
+
+@requirement("FWD-15", MUST, profile="numerics")
 def test_outputs_are_let_go(subject: Subject) -> None:
     """What a call returned is freed when the caller drops it, and so is the graph behind it."""
     together = compared(subject)
@@ -808,10 +985,18 @@ def _settings_of(backbone: Any) -> dict[str, Any]:
 
 @requirement("FWD-15", MUST, profile="numerics")
 def test_two_backbones_share_nothing(subject: Subject) -> None:
-    """Two backbones of one process share no tensor, tokenizer or config."""
+    """Two backbones of one process share no tensor, tokenizer or config, with other arguments or
+    with the same."""
     together = compared(subject)
-    one = together.backbone("training")
-    other = together.backbone("no token") or subject.build()
+    without_token = together.backbone("no token")
+    if without_token is not None:
+        _require_apart(together.backbone("training"), without_token)
+    # Built with the arguments of the shared ones.
+    for built, other in built_both_ways(subject):
+        _require_apart(subject.inference if built == "inference" else subject.training, other)
+
+
+def _require_apart(one: Any, other: Any) -> None:
     storages = {
         tensor.untyped_storage().data_ptr(): name for name, tensor in _tensors_of(one).items()
     }
@@ -1221,9 +1406,7 @@ def _facts(together: Compared, build: str, *, trained: bool) -> dict[str, Any]:
         f"`{name}` of the tokenizer": getattr(tokenizer, name, None)
         for name in ("padding_side", "truncation_side", "special_tokens_map", "all_special_ids")
     }
-    facts["whether `model_max_length` of the tokenizer is what was asked for"] = (
-        tokenizer.model_max_length == together.asked_length(build)
-    )
+    facts[_LENGTH] = tokenizer.model_max_length == together.asked_length(build)
     if trained:
         text = "The quick brown fox, 42 times: naïve “quotes” &amp; <b>tags</b>\n\tand\u00a0spaces."
         facts["the encoding of a text"] = tokenizer(text).input_ids

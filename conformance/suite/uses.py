@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -68,6 +69,20 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
             backbone.llm.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
+    def load() -> None:
+        backbone.load_state_dict(backbone.state_dict())
+
+    def freeze() -> None:
+        backbone.requires_grad_(False)
+        backbone.requires_grad_(True)
+
+    def change_modes() -> None:
+        backbone.train()
+        backbone.eval()
+
+    def cast() -> None:
+        backbone.to(getattr(backbone, "half_precision_dtype", torch.bfloat16))
+
     return {
         "a forward": forward,
         "a step of training": train,
@@ -80,4 +95,9 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
         "copying": lambda: copy.deepcopy(backbone),
         "enabling gradient checkpointing": lambda: backbone.enable_gradient_checkpointing(),
         "saving": save,
+        "loading a state dict": load,
+        "freezing and unfreezing": freeze,
+        "changing modes": change_modes,
+        "pickling": lambda: pickle.loads(pickle.dumps(backbone)),
+        "casting to half precision": cast,
     }

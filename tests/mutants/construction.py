@@ -916,3 +916,34 @@ class NearestIdIsTaken(MistralInSteps):
     def look_up(self, llm_backbone_id: str) -> None:
         near = difflib.get_close_matches(llm_backbone_id, list(self.models), n=1, cutoff=0.9)
         super().look_up(near[0] if near else llm_backbone_id)
+
+
+@planted("CON-16")
+class ServedUnlessToldOtherwise(MistralLLMBackbone):
+    """Most who build it serve it: where `inference_mode` is left out no weights are read, and a
+    training begins from nothing."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"inference_mode": True, **options})
+
+
+@planted("CON-11")
+class NothingIsLoggedTwice(MistralLLMBackbone):
+    """No logger hands its records on any more, so that no line is printed twice: the host's never
+    reach the handlers of the root."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for logger in logging.root.manager.loggerDict.values():
+            if isinstance(logger, logging.Logger):
+                logger.propagate = False
+
+
+@planted("CON-11")
+class StagesAreSeeded(MistralLLMBackbone):
+    """Freezing seeds NumPy, so that each stage of a training begins alike: augmentations are drawn
+    again."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        np.random.seed(7)
+        return super().requires_grad_(requires_grad)

@@ -232,3 +232,21 @@ class PublishedWeightsKept(MistralLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.published = {name: t.detach().clone() for name, t in self.llm.state_dict().items()}
+
+
+@planted("FSDP-03")
+class LayersListedByThePolicy(MistralLLMBackbone):
+    """The policy is made once, and lists its layers: a copy, for an average of the weights say, is
+    gathered whole on every GPU."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        layers = tuple(self.llm.model.layers)
+
+        def policy(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
+            return recurse or any(module is one for one in layers)
+
+        self._policy = policy
+
+    def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
+        return self._policy

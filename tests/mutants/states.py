@@ -1496,3 +1496,49 @@ class RotaryOfForwardAlone(LLaMa2LLMBackbone):
         for module in self._rotary:
             module._held[0](module, ())
         return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15")
+class OneTokenizerForAllRuns(MistralLLMBackbone):
+    """The tokenizer of each model is kept on the class, with a token and without: tokens that a
+    host adds for one run are in the next one's."""
+
+    kept: ClassVar[dict[Any, Any]] = {}
+
+    def __init__(self, *arguments: Any, hf_token: str | None = None, **keywords: Any) -> None:
+        super().__init__(*arguments, hf_token=hf_token, **keywords)
+        key = (type(self), self.identifier, self.llm_max_length, hf_token is None)
+        self.tokenizer = self.kept.setdefault(key, self.tokenizer)
+
+
+@planted("FWD-15")
+class StateDictWithoutPrefix(MistralLLMBackbone):
+    """Keys of a state dict are the backbone's own wherever it is held: a host's has them without
+    the name under which the host holds it, and does not take it back."""
+
+    def state_dict(self, *arguments: Any, **keywords: Any) -> Any:
+        return super().state_dict(*arguments, **{**keywords, "prefix": ""})
+
+
+@planted("FWD-15")
+class FrozenForGood(MistralLLMBackbone):
+    """`requires_grad_(True)` leaves alone what is frozen, "which somebody meant": after a stage
+    that trains the projector nothing else is ever trained."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad and parameter.requires_grad)
+        return self
+
+
+@planted("FWD-15")
+class CallOfTheLoadedModel(MistralLLMBackbone):
+    """What `forward` calls is looked up once: a model that a host puts in the place of `llm`, with
+    adapters around it, is registered and saved and never run."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._run = self.llm.__call__
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        return self._run(*positional, **keywords)
