@@ -413,14 +413,15 @@ def test_caches_do_not_mix(subject: Subject) -> None:
 
 def _in_turns(backbone: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
     """Logits, (2, 1, ids), of steps behind two caches of two rows each."""
+    # The padded prompt is the shorter one: its mask would fit behind the other.
     long, short = inputs.ids(2, 9), inputs.ids(2, 6, offset=2)
-    mask = torch.ones(2, 10, dtype=torch.long)
-    mask[1, :4] = 0
+    mask = torch.ones(2, 7, dtype=torch.long)
+    mask[1, :3] = 0
     step, found = inputs.ids(2, 1, offset=4), {}
     with torch.no_grad():
-        plain = backbone(input_ids=short, use_cache=True).past_key_values
+        plain = backbone(input_ids=long, use_cache=True).past_key_values
         padded = backbone(
-            input_ids=long, attention_mask=mask[:, :9], use_cache=True
+            input_ids=short, attention_mask=mask[:, :6], use_cache=True
         ).past_key_values
         for told, cache, given in (
             ("a step without a mask behind a prompt without padding", plain, {}),
