@@ -216,6 +216,13 @@ class Compared:
                 found = list(differences(observed, expected, exact))
         yield from found
 
+    def pairs(self) -> Iterator[tuple[str, Any, Control]]:
+        """The subject as it is built for training and for inference, beside its control."""
+        for build in ("training", "inference"):
+            backbone = self.backbone(build)
+            if backbone is not None:
+                yield build, backbone, self.control(build)
+
     def asked_length(self, build: str) -> int:
         """The `llm_max_length` that this build is asked for, in tokens."""
         long = build in ("long", "all at once") and not self._subject.lacks("llm_max_length")

@@ -196,10 +196,7 @@ def test_large_padded_batches_keep_their_rows(subject: Subject) -> None:
     for side, mask in {
         "right": (places < lengths).long(), "left": (places >= 131 - lengths).long(),
     }.items():  # fmt: skip
-        for build in ("training", "inference"):
-            backbone, control = together.backbone(build), together.control(build)
-            if backbone is None:
-                continue
+        for build, backbone, control in together.pairs():
             call = {"input_ids": ids, "attention_mask": mask}
             with torch.no_grad():
                 wanted = control(**call).logits[..., together.inputs.columns]
@@ -224,10 +221,7 @@ def test_no_cache_is_kept_where_none_is_wanted(subject: Subject) -> None:
     """With `use_cache=False` no cache comes back, however it is built."""
     together = compared(subject)
     ids = together.inputs.ids(2, 6)
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         with torch.no_grad():
             kept = [
                 getattr(one(input_ids=ids, use_cache=False), "past_key_values", None) is not None
@@ -247,10 +241,7 @@ def test_attention_maps_are_the_librarys(subject: Subject) -> None:
     """`output_attentions=True` gives the weights of every layer and head."""
     together, judged = compared(subject), 0
     ids = together.inputs.ids(2, 9)
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         try:
             wanted = _attention_maps(control, ids)
         except Exception as refused:
@@ -354,10 +345,7 @@ def test_a_call_without_a_cache_begins_anew(subject: Subject) -> None:
     """After calls with a cache, a call that is given none is a sequence of its own, however short
     it is and whatever it leaves out."""
     together = compared(subject)
-    for build, form in product(("training", "inference"), ("ids", "embeddings")):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for (build, backbone, control), form in product(together.pairs(), ("ids", "embeddings")):
         for rows, length, masked, cached in product((1, 2), (1, 2, 5), (False, True), (None, True)):
             ids = together.inputs.ids(rows, length, offset=3)
             call: dict[str, Any] = {"input_ids": ids}
@@ -391,10 +379,7 @@ def test_caches_do_not_mix(subject: Subject) -> None:
     """Two caches that are continued in turns, one of a padded batch, know nothing of each other,
     with a mask and without one."""
     together = compared(subject)
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         wanted, found = (_in_turns(one, together.inputs) for one in (control, backbone))
         for told, expected in wanted.items():
             error = relative_rms(found[told], expected)
@@ -490,10 +475,7 @@ def test_caches_may_be_cut_and_of_a_fixed_size(subject: Subject) -> None:
     """A cache that was cut, as speculative decoding does, is continued from where it then ends, and
     one of a fixed size from what it holds."""
     together, judged = compared(subject), 0
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         for told, continued in (("cut", _behind_a_cut_cache), ("a StaticCache", _behind_a_room)):
             try:
                 wanted = continued(control, together.inputs)
@@ -1130,10 +1112,7 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
             "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
         },
     }  # fmt: skip
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         for told, options in asked.items():
             emitted = []
             for one in (control, backbone):
@@ -1168,10 +1147,7 @@ def test_samples_differ(subject: Subject) -> None:
     if not hasattr(subject.training.llm, "generate"):
         raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
     ids, mask = _prompts(together.inputs, 1, 6)
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         alike = []
         for one in (control, backbone):
             llm: Any = one.llm
@@ -1202,10 +1178,7 @@ def test_copies_generate_by_themselves(subject: Subject) -> None:
     if not hasattr(subject.training.llm, "generate"):
         raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
     ids, mask = _prompts(together.inputs, 2, 8)
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         emitted = []
         for one in (control, backbone):
             with refusal() as refused:  # CON-16 judges copying
@@ -1238,10 +1211,7 @@ def test_generation_stops_at_every_eos(subject: Subject) -> None:
     """Generation stops at every eos id of the generation config, each row of a batch by itself, and
     nothing but filling follows."""
     together = compared(subject)
-    for build in ("training", "inference"):
-        backbone, control = together.backbone(build), together.control(build)
-        if backbone is None:
-            continue
+    for build, backbone, control in together.pairs():
         freely, _, _ = _generated(control, together.inputs, 3, 12, 8, "ids")
         # Tokens that two of the rows emit in time, so that they end apart, and the third does not.
         stops = [int(freely[0, 1]), int(freely[1, 4])]
