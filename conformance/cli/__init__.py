@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import traceback
@@ -83,9 +82,9 @@ def _refuse(message: str, arguments: Sequence[str], *, traced: bool = True) -> i
     if "--json" in arguments:
         say(json.dumps({"error": message}, indent=2))
     say(wrapped(f"conformance: {message}", sys.stderr, indent=2), sys.stderr)
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        from conformance.report.github import tell_github_refusal
+    from conformance.report.github import runs_here, tell_github_refusal
 
+    if runs_here():
         tell_github_refusal(message)
     return CANNOT_ASSESS
 

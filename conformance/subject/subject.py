@@ -130,10 +130,9 @@ class Subject:
     ) -> Any:
         """A fresh backbone; what the constructor raises passes through.
 
-        `llm_max_length=None`, as arguments that are `left_out`, leaves the length to the
-        constructor's default. The process is
-        restored, even if the constructor raises: transformers, for one, then leaves the default
-        dtype at that of loading.
+        Arguments that are `left_out` are left to the constructor's defaults, and so is the length
+        with `llm_max_length=None`. The process is restored, even if the constructor raises:
+        transformers, for one, then leaves the default dtype at that of loading.
 
         Raises:
             ClauseFailure: if the factory returns something that is not a backbone.
@@ -211,7 +210,7 @@ class Subject:
         with unusual_settings():
             if refused is not None:
                 with suppress(Exception):
-                    self.build(refused)
+                    self.build(refused, inference_mode=inference_mode)
             elif inference_mode:
                 self.build_for_inference()
             else:

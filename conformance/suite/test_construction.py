@@ -204,9 +204,9 @@ def test_inference_mode_reads_no_weights(subject: Subject) -> None:
 
 @requirement("CON-04", MUST, needs=["CON-01"], uses=["backbone_id"])
 def test_unknown_id_is_refused(subject: Subject) -> None:
-    """An unknown id, one that is misspelt too, is refused with an error that names the id, before
-    anything is loaded. Listing the known ids: SHOULD (CON-12)."""
-    for unknown in (UNKNOWN_ID, _misspelt(subject.backbone_id)):
+    """An unknown or misspelt id is refused with an error that names it, before anything is loaded.
+    Listing the known ids: SHOULD (CON-12)."""
+    for unknown in dict.fromkeys((UNKNOWN_ID, _misspelt(subject.backbone_id))):
         if unknown in subject.recipes_by_id:
             continue
         asked_before = len(subject.tap.calls)
@@ -451,7 +451,7 @@ def test_construction_ignores_the_global_rng(subject: Subject) -> None:
 
 @requirement("CON-11", MUST, needs=["CON-01"])
 def test_construction_and_use_leave_the_process_alone(subject: Subject) -> None:
-    """Construction, one that is refused too, and every use that hosts make of a backbone leave the
+    """Construction, even where it raises, and every use that hosts make of a backbone leave the
     process as it was: every setting of torch, NumPy, Python and logging that changes what the rest
     of the process computes or says, environment, working directory, signal handlers. Neither seeds
     a random generator."""

@@ -208,32 +208,30 @@ def _require_no_unit_by_size(wrapped: Any) -> None:
 def _require_the_same_units_frozen(backbone: Any) -> None:
     """Whoever trains the projector alone shards the frozen layers all the same."""
     trained = [(parameter, parameter.requires_grad) for parameter in backbone.parameters()]
-    layers = decoder_layers(backbone)
     try:
         backbone.requires_grad_(False)
-        policy = backbone.get_fsdp_wrapping_policy()
-        if not callable(policy):  # a `CustomPolicy`, which looks at modules alone
-            return
-        left = [
-            layer
-            for layer in layers
-            if not policy(module=layer, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
-        ]
+        _require_units_by_class(
+            backbone,
+            "with every parameter frozen",
+            expected="units by class alone, whatever is trained: what is frozen takes as much "
+            "memory",
+        )
     finally:
         for parameter, wanted in trained:
             parameter.requires_grad_(wanted)
-    require(
-        not left,
-        observed=f"with every parameter frozen, {len(left)} of {len(layers)} layers are no units",
-        expected="units by class alone, whatever is trained: what is frozen takes as much memory",
-        mend="build the policy with `transformer_auto_wrap_policy` and "
-        "`{self.transformer_layer_cls}`",
-    )
 
 
 def _require_the_same_units_of(copied: Any) -> None:
     """An average of the weights, or a model to compare with, is a copy that is sharded too."""
-    policy, layers = copied.get_fsdp_wrapping_policy(), decoder_layers(copied)
+    _require_units_by_class(
+        copied,
+        "of a copy, by its own policy",
+        expected="units by class alone, of copy.deepcopy(backbone) too",
+    )
+
+
+def _require_units_by_class(backbone: Any, told: str, *, expected: str) -> None:
+    policy, layers = backbone.get_fsdp_wrapping_policy(), decoder_layers(backbone)
     if not callable(policy):  # a `CustomPolicy`, which looks at modules alone
         return
     left = [
@@ -243,8 +241,8 @@ def _require_the_same_units_of(copied: Any) -> None:
     ]
     require(
         not left,
-        observed=f"of a copy, {len(left)} of {len(layers)} layers are no units by its own policy",
-        expected="units by class alone, of copy.deepcopy(backbone) too",
+        observed=f"{told}, {len(left)} of {len(layers)} layers are no units",
+        expected=expected,
         mend="build the policy with `transformer_auto_wrap_policy` and "
         "`{self.transformer_layer_cls}`",
     )

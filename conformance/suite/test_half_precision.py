@@ -31,8 +31,8 @@ from conformance.suite.rounding import (
 from conformance.suite.strategies import sequences
 
 _SIZES_APART = 1.25
-"""How much larger or smaller all gradients together may be in half precision: rounding moves them
-by a few per cent, and a mistake in scaling by the number of labels, of rows or of steps."""
+"""How much larger or smaller all gradients together may be in half precision. Rounding moves them
+by a few per cent; a mistake in scaling is as large as a number of labels, rows or steps."""
 _ACTIVATION_SCALES = (1, 2**8, 2**17)
 """Trained models have residuals of 1e3 to 1e5; the last is beyond float16's largest number, 65,504.
 """

@@ -1021,9 +1021,7 @@ def test_generation_in_any_state(subject: Subject) -> None:
     """However it is built, generation emits what the library's own model emits: from prompts alone
     and left-padded in a batch, as ids and as embeddings, in `eval()` and after `train()`, over 70
     tokens, and again; built for inference it computes no more positions for it."""
-    together = compared(subject)
-    if not hasattr(subject.training.llm, "generate"):
-        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    together = _that_generates(subject)
 
     @functools.cache
     def by_control(cached: bool, *asked: Any) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -1085,9 +1083,7 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
     what the library's own model gives."""
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-    together = compared(subject)
-    if not hasattr(subject.training.llm, "generate"):
-        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    together = _that_generates(subject)
     ids, mask = _prompts(together.inputs, 2, 8)
     filling = int(together.inputs.ordinary[0])
     greedy = {"do_sample": False, "pad_token_id": filling}
@@ -1130,6 +1126,12 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
             )
 
 
+def _that_generates(subject: Subject) -> Compared:
+    if not hasattr(subject.training.llm, "generate"):
+        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    return compared(subject)
+
+
 def _behind(length: int) -> Callable[..., torch.Tensor]:
     """A stop of a host's own: all rows end at this length, prompt and all."""
 
@@ -1143,9 +1145,7 @@ def _behind(length: int) -> Callable[..., torch.Tensor]:
 def test_samples_differ(subject: Subject) -> None:
     """Two samples that are drawn one after the other differ, as those of the library's own model
     do."""
-    together = compared(subject)
-    if not hasattr(subject.training.llm, "generate"):
-        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    together = _that_generates(subject)
     ids, mask = _prompts(together.inputs, 1, 6)
     for build, backbone, control in together.pairs():
         alike = []
@@ -1174,9 +1174,7 @@ def test_samples_differ(subject: Subject) -> None:
 @requirement("GEN-05", MUST, profile="numerics")
 def test_copies_generate_by_themselves(subject: Subject) -> None:
     """A copy whose weights have changed since generates by its own."""
-    together = compared(subject)
-    if not hasattr(subject.training.llm, "generate"):
-        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    together = _that_generates(subject)
     ids, mask = _prompts(together.inputs, 2, 8)
     for build, backbone, control in together.pairs():
         emitted = []

@@ -32,8 +32,6 @@ from conformance.suite.product import GRADIENTS, LOSS, compared, failure, first_
 
 _OVERFITTING = (12, 1e-2, 0.5)
 """Steps of AdamW, their rate, and the share of the first loss that must be left at most."""
-
-
 _SWITCHED_OFF = -1e4
 """Below any logit that a model computes."""
 _LOSS_SCALE = 2.0**16
@@ -536,8 +534,10 @@ def test_weights_that_are_no_numbers_show(subject: Subject) -> None:
         kept = weight.detach().clone()
         with torch.no_grad():
             weight.fill_(float("nan"))
-            output = one(input_ids=ids, attention_mask=mask, labels=labels)
-            weight.copy_(kept)
+            try:
+                output = one(input_ids=ids, attention_mask=mask, labels=labels)
+            finally:
+                weight.copy_(kept)
         finite = logits_of(output)[mask.bool()][:, together.inputs.columns].isfinite().any()
         shows.append(not bool(finite) and not math.isfinite(float(output.loss)))
     require(
@@ -644,9 +644,9 @@ def _uneven(inputs: Inputs, rows: int) -> tuple[torch.Tensor, torch.Tensor, torc
     ids = inputs.ids(rows, 10)
     labels = ids.clone()
     for row in range(rows):
-        # The later rows count as many as the first ones do, in another order: no half is like
-        # the other.
-        labels[row, : 9 - row * row % 11 % 9 if row > 8 else 9 - row] = IGNORED_LABEL
+        # From the tenth on in no order: halves of the batch differ in what they count.
+        more = row if row < 9 else row * row % 11 % 9
+        labels[row, : 9 - more] = IGNORED_LABEL
     return ids, torch.ones_like(ids), labels
 
 

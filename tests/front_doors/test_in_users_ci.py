@@ -15,22 +15,14 @@ from typing import Any
 import pytest
 
 from tests import ROOT
+from tests.front_doors import test_drift
+from tests.front_doors.test_other_doors import PAD_IS_EOS
 
 yaml = pytest.importorskip("yaml")
 
 DOCUMENT = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 ID = "mistral-v0.1-7b-instruct"
-PAD_IS_EOS = """
-from backbones.mistral import MISTRAL_MODELS, MistralLLMBackbone
-
-
-class MyBackbone(MistralLLMBackbone):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.llm.config.pad_token_id = self.tokenizer.eos_token_id
-        self.llm.generation_config.pad_token_id = self.tokenizer.eos_token_id
-"""
+MINE = PAD_IS_EOS.replace("PadIsEos", "MyBackbone")
 
 
 def snippet(language: str, heading: str) -> str:
@@ -52,15 +44,10 @@ def step(name: str) -> dict[str, Any]:
 
 def environment(**further: str) -> dict[str, str]:
     """This process's, with `conformance` of this checkout on the path and none of GitHub's."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
+    ours = test_drift.environment()
+    kept = {name: value for name, value in ours.items() if not name.startswith("GITHUB_")}
     scripts = os.path.dirname(sys.executable)
-    return {
-        **kept,
-        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "NO_COLOR": "1",
-        **further,
-    }
+    return {**kept, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", **further}
 
 
 def on_github(repository: Path, **further: str) -> dict[str, str]:
@@ -107,7 +94,7 @@ def certify_step(
 def repository(tmp_path: Path) -> Path:
     folder = tmp_path / "repository"
     (folder / "robots").mkdir(parents=True)
-    (folder / "robots" / "mine.py").write_text(PAD_IS_EOS)
+    (folder / "robots" / "mine.py").write_text(MINE)
     return folder
 
 
@@ -128,8 +115,8 @@ def test_the_action_annotates_the_line_summarises_and_sets_its_outputs(repositor
     assert "%0Ato mend: add a token of its own" in told[0]
     line = int(told[0].split("line=")[1].split(",")[0])
     assert (
-        "class MyBackbone" in PAD_IS_EOS.splitlines()[line - 1]
-        or "__init__" in (PAD_IS_EOS.splitlines()[line - 1])
+        "class MyBackbone" in MINE.splitlines()[line - 1]
+        or "__init__" in (MINE.splitlines()[line - 1])
     )
     assert (repository.parent / "output").read_text() == "result=FAILED\ncertified=false\n"
     assert "## PAD-03 failed" in (repository.parent / "summary").read_text()
@@ -175,7 +162,7 @@ def test_the_hook_runs_before_a_push(tmp_path: Path) -> None:
     pytest.importorskip("pre_commit")
     theirs = tmp_path / "theirs"
     theirs.mkdir()
-    (theirs / "mine.py").write_text(PAD_IS_EOS)
+    (theirs / "mine.py").write_text(MINE)
     config = yaml.safe_load(snippet("yaml", "pre-commit"))
     repo = config["repos"][0]
     hooks = tmp_path / "hooks"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
+from tests.front_doors.test_drift import environment
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -31,7 +31,7 @@ def test_the_failure_that_it_shows_is_what_its_file_gives(tmp_path: Path) -> Non
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "NO_COLOR": "1"},
+        env={**environment(), "COLUMNS": "80"},
     )
     assert found.returncode == 1, found.stderr
     # What a whole run says that it blocks is not asked for here.

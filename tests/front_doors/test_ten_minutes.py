@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests import ROOT
+from tests.front_doors.test_in_users_ci import environment as on_the_path
 from tests.published import write_published
 
 pytestmark = pytest.mark.slow
@@ -26,20 +25,13 @@ def steps() -> list[tuple[str, str]]:
 
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    scripts = os.path.dirname(sys.executable)
     return subprocess.run(
         ["bash", "-c", command],
         cwd=folder,
         capture_output=True,
         text=True,
         timeout=600,
-        env={
-            **os.environ,
-            "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "COLUMNS": "80",
-            "NO_COLOR": "1",
-        },
+        env={**on_the_path(), "COLUMNS": "80"},
     )
 
 

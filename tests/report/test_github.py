@@ -52,8 +52,12 @@ def test_every_annotation_is_one_line_whatever_the_backbone_says() -> None:
 
 
 def test_github_shows_ten_of_a_kind() -> None:
-    many = [outcome(one, "failed", evidence={"observed": one}) for one in CLAUSES]
-    assert len(list(workflow_commands(verdict(*many), {}))) == len(CLAUSES)
+    few = [outcome(one, "failed", evidence={"observed": one}) for one in CLAUSES]
+    assert len(list(workflow_commands(verdict(*few), {}))) == len(CLAUSES)
+    # Clauses that nobody expected are causes of their own.
+    many = verdict(*(outcome(f"XYZ-{number:02}") for number in range(12)))
+    assert len(many.root_causes) == 12
+    assert len(list(workflow_commands(many, {}))) == 10
 
 
 def test_the_files_of_a_step_are_added_to(
