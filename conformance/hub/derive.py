@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from conformance.hub.chat import InvalidTemplate, TemplateRefuses, render
+from conformance.hub.language_model import completed, is_head, place_of
 from conformance.hub.probe_sizes import NoSizes, probe_sizes
 from conformance.hub.published import (
     CONFIG,
@@ -27,7 +28,7 @@ from conformance.hub.published import (
     text_part,
 )
 from conformance.hub.recipe import DTYPES, PUBLISHED_LAYOUT, Recipe, TokenizerRecipe
-from conformance.hub.weights import NoSuchArchitecture, model_of
+from conformance.hub.weights import as_published, model_of
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,7 @@ def derive(directory: Path, hub_id: str, *, trust_remote_code: bool = False) -> 
         UnusableFiles: no recipe can be made from them; the message says why, and what to try.
     """
     published = read_published(directory, hub_id, trust_remote_code=trust_remote_code)
+    published = replace(published, config=_completed(published))
     try:
         sizes = probe_sizes(published.config)
     except NoSizes as error:
@@ -70,12 +72,13 @@ def derive(directory: Path, hub_id: str, *, trust_remote_code: bool = False) -> 
             f"with a [probe] table by hand"
         ) from None
     tokenizer = _tokenizer(published)
+    model = tiny_model(published, sizes)
     inferences = (
         *_of_bos(published, tokenizer),
         *_of_dialogue(published, tokenizer),
         _of_normalisation(tokenizer),
         _of_dtype(published.config),
-        *_of_model(published, sizes),
+        *_of_model(published, model),
     )
     text = text_part(published.config)
     recipe = Recipe(
@@ -103,9 +106,45 @@ def derive(directory: Path, hub_id: str, *, trust_remote_code: bool = False) -> 
         sources={"config": f"config.json of {hub_id}", "tokenizer": f"files of {hub_id}"},
         parameters=None,
         path=directory,
+        language_model=_place_of_language_model(published, model),
         derived=True,
     )
     return Derived(recipe, published, inferences)
+
+
+def _completed(published: Published) -> Mapping[str, Any]:
+    import transformers
+
+    if not hasattr(transformers, published.architecture):
+        raise _too_old(published, f"has no class {published.architecture!r}")
+    try:
+        return completed(published.config)
+    except Exception as error:
+        raise UnusableFiles(
+            f"transformers {transformers.__version__} cannot read `{published.directory / CONFIG}` "
+            f"of {published.hub_id}: {type(error).__name__}: {error}. If the file is whole, it "
+            f"asks for another release"
+        ) from error
+
+
+def _too_old(published: Published, lacks: str) -> UnusableFiles:
+    import transformers
+
+    written_by = published.config.get("transformers_version", "an unnamed release")
+    return UnusableFiles(
+        f"transformers {transformers.__version__} {lacks}, which reads {published.hub_id}; install "
+        f"a release that has it (the files were written by {written_by})"
+    )
+
+
+def _place_of_language_model(published: Published, model: Any) -> str | None:
+    """Where the tensors of the language model stand in a vision-language checkpoint."""
+    if text_part(published.config) is published.config:
+        return None
+    address = model.get_input_embeddings().weight.data_ptr()
+    stored = as_published(model, model.state_dict())
+    named = [name for name, tensor in stored.items() if tensor.data_ptr() == address]
+    return place_of(min(named, key=is_head))
 
 
 def _tokenizer(published: Published) -> Any:
@@ -274,20 +313,13 @@ def tiny_model(published: Published, sizes: Mapping[str, Any]) -> Any:
     try:
         with torch.random.fork_rng(devices=[]):
             model = model_of({**published.config, **sizes}, published.architecture)
-    except NoSuchArchitecture as error:
-        written_by = published.config.get("transformers_version", "an unnamed release")
-        raise UnusableFiles(
-            f"{error}, which reads {published.hub_id}; install a release that has it (the files "
-            f"were written by {written_by})"
-        ) from None
     except ValueError as error:
         raise UnusableFiles(f"{error} ({published.hub_id}, at probe sizes)") from error
     return model.float().eval()
 
 
-def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference, ...]:
+def _of_model(published: Published, model: Any) -> tuple[Inference, ...]:
     """What the library's model of this config does to embeddings, seen on a tiny one."""
-    model = tiny_model(published, sizes)
     try:
         inside, fed = _scales(model)
     except Exception as error:
@@ -301,7 +333,7 @@ def _of_model(published: Published, sizes: Mapping[str, Any]) -> tuple[Inference
     return (
         Inference("embedding_scale", inside, f"measured on the input embedding: {inside:g}"),
         Inference("patch_scale", fed, f"measured before the first layer: {fed:g}"),
-        *_of_positions(model),
+        *_of_positions(model, _decoder(model)),
     )
 
 
@@ -314,7 +346,9 @@ def _scales(model: Any) -> tuple[float, float]:
     rows = torch.nn.functional.embedding(ids, embedding.weight)
     seen: list[torch.Tensor] = []
     layers = max(
-        (m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=len, default=None
+        (m for m in _decoder(model).modules() if isinstance(m, torch.nn.ModuleList)),
+        key=len,
+        default=None,
     )
     if layers is None or not len(layers):
         return 1.0, 1.0
@@ -332,6 +366,12 @@ def _scales(model: Any) -> tuple[float, float]:
     return _factor(embedded, rows), _factor(seen[0], rows) if seen else 1.0
 
 
+def _decoder(model: Any) -> Any:
+    """The part of the model that text passes through: what holds the input embedding."""
+    embedding = model.get_input_embeddings()
+    return next(m for m in model.modules() if any(child is embedding for child in m.children()))
+
+
 def _factor(scaled: torch.Tensor, plain: torch.Tensor) -> float:
     """The number by which one is the other, 1 if there is none."""
     if scaled.shape != plain.shape:
@@ -346,17 +386,17 @@ def _factor(scaled: torch.Tensor, plain: torch.Tensor) -> float:
     return root if abs(factor / root - 1) < 1e-4 else factor
 
 
-def _of_positions(model: Any) -> tuple[Inference, ...]:
+def _of_positions(model: Any, decoder: Any) -> tuple[Inference, ...]:
     import torch
 
     tables = [
         name
-        for name, module in model.named_modules()
+        for name, module in decoder.named_modules()
         if isinstance(module, torch.nn.Embedding) and module is not model.get_input_embeddings()
     ]
     if tables:
         return (Inference("positions", "absolute", f"`{tables[0]}` is a table of positions"),)
-    if any("rotary" in name or "rope" in name for name, _ in model.named_modules()):
+    if any("rotary" in name or "rope" in name for name, _ in decoder.named_modules()):
         return (Inference("positions", "rotary", "the model has a rotary embedding"),)
     if getattr(model.config, "alibi", False) or model.config.model_type in ("bloom", "mpt"):
         return (Inference("positions", "alibi", "the config says so"),)

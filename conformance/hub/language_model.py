@@ -1,22 +1,75 @@
 """The language model inside a vision-language checkpoint, as a checkpoint of its own.
 
 A vision-language model publishes its decoder under a name of its own (`model.text_model`) and the
-decoder's config as `text_config`. What the suite compares a backbone with is the decoder alone: its
-tensors under the names that its own class has for them.
+decoder's config as `text_config`, which may leave sizes to its class. What the suite compares a
+backbone with is the decoder alone: its tensors under the names that its own class has for them.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conformance.hub.published import CONFIG, text_part
+from conformance.hub.probe_sizes import parts_beside_text
+from conformance.hub.published import CONFIG, TEXT_CONFIG, text_part
 
 _INNER = "model"
 """What the inner model of a causal language model of transformers is called."""
-_HEAD = "lm_head."
+_HEAD = "lm_head"
+_LEFT_OUT = (
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_hidden_layers",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+    "sliding_window",
+    "layer_types",
+    "query_pre_attn_scalar",
+    "rms_norm_eps",
+)
+"""What a published part of a vision-language config may leave to the defaults of its class, by its
+names there: LLaVA's says of its decoder that it is a Llama, and no more."""
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A vision-language config in which each part says what it leaves to its class. Others are as
+    they are. Imports transformers.
+
+    Raises:
+        ValueError: transformers does not know the model type, or refuses the config.
+    """
+    if text_part(config) is config:
+        return dict(config)
+    from transformers import AutoConfig
+
+    fields = {key: value for key, value in config.items() if key != "model_type"}
+    whole = AutoConfig.for_model(config["model_type"], **fields)
+    parts = {
+        key: {**_defaults(getattr(whole, key, None), config[key]), **config[key]}
+        for key in (TEXT_CONFIG, *parts_beside_text(config))
+    }
+    return {**config, **parts}
+
+
+def _defaults(part: Any, said: Mapping[str, Any]) -> dict[str, Any]:
+    found = {key: getattr(part, key, None) for key in _LEFT_OUT if key not in said}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def place_of(embedding: str) -> str:
+    """Where the language model stands whose input embedding is this tensor of the checkpoint."""
+    return embedding.rsplit(".", 2)[0]
+
+
+def is_head(tensor: str) -> bool:
+    """Whether a tensor is the head's, by its name in any checkpoint."""
+    return tensor.split(".")[-2:-1] == [_HEAD]
 
 
 def own_name(tensor: str, inside: str) -> str | None:
@@ -24,14 +77,25 @@ def own_name(tensor: str, inside: str) -> str | None:
     None for one that is not the language model's."""
     if tensor.startswith(f"{inside}."):
         return f"{_INNER}{tensor[len(inside) :]}"
-    return tensor if tensor.startswith(_HEAD) else None
+    head = _head(inside)
+    return f"{_HEAD}{tensor[len(head) :]}" if tensor.startswith(f"{head}.") else None
 
 
 def stored_name(tensor: str, inside: str | None) -> str:
     """The name in the checkpoint of a tensor that the language model calls `tensor`."""
-    if inside is None or not tensor.startswith(f"{_INNER}."):
+    if inside is None:
         return tensor
-    return f"{inside}{tensor[len(_INNER) :]}"
+    for own, stored in ((_INNER, inside), (_HEAD, _head(inside))):
+        if tensor.startswith(f"{own}."):
+            return f"{stored}{tensor[len(own) :]}"
+    return tensor
+
+
+def _head(inside: str) -> str:
+    """Where the head stands: beside the inner model of a language model that is stored whole, as
+    LLaVA's `language_model.model` is, and else at the top."""
+    above, _, last = inside.rpartition(".")
+    return f"{above}.{_HEAD}" if above and last == _INNER else _HEAD
 
 
 def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +108,7 @@ def decoder_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_nested(snapshot: Path) -> bool:
     """Whether the checkpoint in this directory is a vision-language model's."""
-    return "text_config" in json.loads((snapshot / CONFIG).read_text(encoding="utf-8"))
+    return TEXT_CONFIG in json.loads((snapshot / CONFIG).read_text(encoding="utf-8"))
 
 
 def extract(snapshot: Path, inside: str, target: Path) -> None:
@@ -64,3 +128,33 @@ def extract(snapshot: Path, inside: str, target: Path) -> None:
         elif not path.name.endswith(".safetensors.index.json"):
             (target / path.name).symlink_to(path.resolve())
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def put_back(snapshot: Path, own: Path, inside: str | None) -> None:
+    """Make `snapshot` the checkpoint that was saved in `own`, whose files move.
+
+    Where the language model alone was saved, and `snapshot` is a vision-language model's, it takes
+    the place of the one in there: a class that reads such checkpoints need not read others.
+    """
+    from safetensors.torch import load_file, save_file
+
+    if inside is not None and is_nested(snapshot) and not is_nested(own):
+        config = json.loads((snapshot / CONFIG).read_text(encoding="utf-8"))
+        saved = json.loads((own / CONFIG).read_text(encoding="utf-8"))
+        rows = {"vocab_size": saved["vocab_size"]}
+        config |= {TEXT_CONFIG: {**config[TEXT_CONFIG], **rows}}
+        config |= rows if "vocab_size" in config else {}
+        (own / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+        tensors = {}
+        for path in sorted(snapshot.glob("*.safetensors")):
+            tensors.update(load_file(path))
+        for path in sorted(own.glob("*.safetensors")):
+            named = load_file(path).items()
+            tensors.update({stored_name(name, inside): tensor for name, tensor in named})
+            path.unlink()
+        (own / "model.safetensors.index.json").unlink(missing_ok=True)
+        save_file(tensors, own / "model.safetensors", metadata={"format": "pt"})
+    for path in snapshot.iterdir():
+        path.unlink()
+    for path in own.iterdir():
+        shutil.move(path, snapshot / path.name)

@@ -11,7 +11,9 @@ The rule keeps what decides how a model is wired and shrinks the rest:
   learns too slowly for the laws of training;
 - layers: two, or as many as it takes to see each kind of layer;
 - windows: 16 tokens, which a test sequence outgrows;
-- the vocabulary: as published.
+- the vocabulary: as published;
+- what stands beside the language model of a vision-language checkpoint, which no text passes
+  through: as narrow and shallow as it is built.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from conformance.hub.published import text_part
+from conformance.hub.published import TEXT_CONFIG, text_part
 
 WINDOW = 16
 """Tokens that a layer with a window sees in a probe."""
@@ -29,6 +31,22 @@ _HEAD_WIDTHS = range(8, 129, 2)
 _MULTIPLE = 8
 _NARROWEST = 48
 _EXPERTS = 4
+
+_TOWER = {
+    "hidden_size": 32,
+    "embed_dim": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 2,
+    "num_heads": 2,
+    "num_key_value_heads": 1,
+    "num_hidden_layers": 2,
+    "depth": 2,
+    "resampler_depth": 1,
+    "resampler_n_heads": 2,
+    "resampler_head_dim": 8,
+    "resampler_n_latents": 4,
+}
+"""The sizes of a vision tower or a connector, by what configs call them."""
 
 _NAMES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -53,7 +71,8 @@ def probe_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     text = text_part(config)
     if text is not config:
-        return {"text_config": {**text, **probe_sizes(text)}}
+        sizes = {**text, **probe_sizes(text)}
+        return {TEXT_CONFIG: sizes, **_of_towers(config, text, sizes)}
     keys = {size: _key_of(text, names) for size, names in _NAMES.items()}
     for size in ("hidden", "heads", "layers"):
         if keys[size] is None:
@@ -213,6 +232,41 @@ def _spread(values: list[float], count: int) -> list[float]:
     """As many of the values, from the first to the last."""
     last = len(values) - 1
     return [values[round(i * last / max(1, count - 1))] for i in range(count)]
+
+
+def _of_towers(
+    config: Mapping[str, Any], text: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The other parts of a vision-language config. What is as wide as the language model in the
+    published config is so in the probe."""
+    key = _key_of(text, _NAMES["hidden"])
+    assert key is not None, "there are sizes of it"
+    width, narrow = text[key], sizes[key]
+    taken = config.get("vision_feature_layer") or 0
+    deepest = max(abs(layer) for layer in (taken if isinstance(taken, list) else [taken]))
+
+    def of(name: str, size: Any) -> Any:
+        if not isinstance(size, int) or isinstance(size, bool):
+            return size
+        if size == width:
+            return narrow
+        if name == "num_hidden_layers":
+            return min(size, max(_TOWER[name], deepest))
+        return min(size, _TOWER.get(name, size))
+
+    return {
+        part: {name: of(name, size) for name, size in config[part].items()}
+        for part in parts_beside_text(config)
+    }
+
+
+def parts_beside_text(config: Mapping[str, Any]) -> list[str]:
+    """The keys of a vision-language config that describe what stands beside its language model."""
+    return [
+        key
+        for key, part in config.items()
+        if key.endswith("_config") and key != TEXT_CONFIG and isinstance(part, Mapping)
+    ]
 
 
 def _of_experts(config: Mapping[str, Any], ratio: float) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from typing import Any
 from conformance.errors import CannotAssess
 
 CONFIG = "config.json"
+TEXT_CONFIG = "text_config"
+"""The key of a vision-language config that describes the language model."""
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -181,7 +183,7 @@ def copy_tokenizer(files: Sequence[Path], directory: Path) -> None:
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The part of a config that describes the decoder of text: all of it, but in a vision-language
     model."""
-    found = config.get("text_config")
+    found = config.get(TEXT_CONFIG)
     return found if isinstance(found, Mapping) else config
 
 

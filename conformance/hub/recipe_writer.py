@@ -100,6 +100,11 @@ def _document(derived: Derived) -> str:
             f"hub_id = {_value(recipe.hub_id)}",
             f"family = {_value(recipe.family)}",
             f"architecture = {_value(recipe.architecture)}",
+            *(
+                [f"language_model = {_value(recipe.language_model)}"]
+                if recipe.language_model is not None
+                else []
+            ),
             f"dtype = {_value(recipe.dtype)}",
             "",
             "[published]",

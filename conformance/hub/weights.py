@@ -92,19 +92,26 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
         for prefix, module in model.named_modules():
             if module is head:
                 del tensors[f"{prefix}.weight"]
-    return {name: tuple(tensor.shape) for name, tensor in _as_published(model, tensors).items()}
+    return {name: tuple(tensor.shape) for name, tensor in as_published(model, tensors).items()}
 
 
-def _as_published(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors under the names that `save_pretrained` writes: those of transformers 4, which
-    published checkpoints have, where 5 has others."""
+def as_published(model: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names that `save_pretrained` writes: those of the release that
+    published checkpoints were written by, where a later one has others."""
     try:
         from transformers.core_model_loading import revert_weight_conversion
     except ImportError:  # before 5
-        return tensors
+        renamed = getattr(model, "_checkpoint_conversion_mapping", {})
+        prefixes = {new: re.sub(r"\(.*\)", "", old).lstrip("^") for old, new in renamed.items()}
+        return {_by_prefix(name, prefixes): tensor for name, tensor in tensors.items()}
     reverted: dict[str, torch.Tensor] = revert_weight_conversion(model, tensors)
     # In the model's own order: it decides which file a tensor is in.
     return reverted if set(reverted) != set(tensors) else tensors
+
+
+def _by_prefix(name: str, prefixes: Mapping[str, str]) -> str:
+    found = next((new for new in prefixes if name.startswith(new)), "")
+    return f"{prefixes[found]}{name[len(found) :]}" if found else name
 
 
 def has_tied_head(shapes: Mapping[str, tuple[int, ...]], vocabulary: int) -> bool:

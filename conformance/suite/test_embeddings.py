@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 
 from conformance.assertions import NotApplicable, quoted, refusal, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.hub.language_model import decoder_config
+from conformance.hub.language_model import decoder_config, put_back
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
@@ -168,12 +169,13 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     idempotent. What is saved is what the model holds, bit-equal."""
 
     def save(snapshot: Path) -> None:
-        for path in snapshot.iterdir():
-            path.unlink()
-        subject.training.llm.save_pretrained(snapshot)
-        subject.tokenizer.save_pretrained(snapshot)
-        for path in snapshot.glob("*.safetensors"):
-            saved.update(load_file(path))
+        with TemporaryDirectory() as directory:
+            own = Path(directory)
+            subject.training.llm.save_pretrained(own)
+            subject.tokenizer.save_pretrained(own)
+            for path in own.glob("*.safetensors"):
+                saved.update(load_file(path))
+            put_back(snapshot, own, subject.recipe.language_model)
 
     saved: dict[str, torch.Tensor] = {}
     before = (_rows(subject.training), len(subject.tokenizer))

@@ -15,9 +15,10 @@ import transformers
 from conformance.hub import Hub, UnusableFiles, known_recipes, recipe_for
 from conformance.hub.derive import Derived, derive
 from conformance.hub.recipe_writer import RecipeExists, write_recipe
+from conformance.hub.weights import checkpoint_shapes
 from conformance.subject.declarations import Declarations
 from tests.hub.conftest import SnapshotOf
-from tests.published import RANKS, write_published
+from tests.published import CONFIGS, RANKS, write_published
 
 HUB_ID = "Qwen/Qwen2-0.5B-Instruct"
 PER_TURN = (
@@ -79,6 +80,38 @@ def test_a_base_model_ends_in_its_own_eos(tmp_path: Path) -> None:
     derived = derive(folder, "EleutherAI/pythia-70m")
     assert _declared(derived).terminator == "<|endoftext|>"
     assert derived.recipe.chat_template is None
+
+
+@pytest.mark.parametrize(
+    ("family", "place", "scales", "heads"),
+    [
+        ("llava", "language_model.model", {1.0}, 8),
+        ("paligemma", "language_model.model", {1.0, 8.0}, 8),
+        ("smolvlm", "model.text_model", {1.0}, 6),
+    ],
+)
+def test_the_language_model_of_a_vision_language_checkpoint(
+    family: str, place: str, scales: set[float], heads: int, tmp_path: Path
+) -> None:
+    """LLaVA's config says of its decoder no more than that it is a Llama. Where PaliGemma's scales
+    its embeddings is another place in transformers 5."""
+    folder = write_published(tmp_path / "model", family, template=None)
+    if not hasattr(transformers, CONFIGS[family]["architectures"][0]):
+        with pytest.raises(UnusableFiles, match="install a release that has it"):
+            derive(folder, HUB_ID)
+        return
+    derived = derive(folder, HUB_ID)
+    declared = _declared(derived)
+    assert derived.recipe.language_model == place
+    assert {declared.embedding_scale, declared.patch_scale} == scales
+    assert declared.positions == "rotary"
+    probe = derived.recipe.probe_config()
+    assert probe["text_config"]["num_attention_heads"] == heads
+    shapes = checkpoint_shapes(probe, derived.recipe.architecture)
+    assert sum(math.prod(shape) for shape in shapes.values()) < 2_000_000
+    write_recipe(derived, tmp_path / "recipes")
+    written = recipe_for(HUB_ID, [tmp_path / "recipes"])
+    assert (written.language_model, written.digest()) == (place, derived.recipe.digest())
 
 
 def test_a_template_with_a_bos_for_each_turn(tmp_path: Path) -> None:

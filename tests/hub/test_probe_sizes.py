@@ -93,3 +93,24 @@ def test_what_is_missing_is_named() -> None:
         probe_sizes({"num_attention_heads": 4})
     with pytest.raises(NoSizes, match="6 attention heads cannot share 4"):
         probe_sizes({**PLAIN, "num_attention_heads": 6, "num_key_value_heads": 4})
+
+
+@pytest.mark.parametrize(("feature_layer", "layers"), [(-2, 2), ([-2, 4], 4), (None, 2)])
+def test_what_stands_beside_a_language_model_is_small(feature_layer: Any, layers: int) -> None:
+    sizes = probe_sizes(
+        {
+            "text_config": {**PLAIN, "model_type": "llama"},
+            "vision_config": {
+                "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16,
+                "num_hidden_layers": 24, "image_size": 336, "patch_size": 14,
+                "projection_dim": 4096, "model_type": "clip_vision_model", "is_wide": True,
+            },
+            "vision_feature_layer": feature_layer,
+        }
+    )  # fmt: skip
+    assert sizes["text_config"] == {**PLAIN, "model_type": "llama", **probe_sizes(PLAIN)}
+    assert sizes["vision_config"] == {
+        "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
+        "num_hidden_layers": layers, "image_size": 336, "patch_size": 14,
+        "projection_dim": 64, "model_type": "clip_vision_model", "is_wide": True,
+    }  # fmt: skip

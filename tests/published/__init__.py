@@ -123,10 +123,63 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
         "rope_theta": 10000, "tie_word_embeddings": False, "bos_token_id": RANKS,
         "eos_token_id": RANKS, "torch_dtype": "bfloat16", "vocab_size": RANKS + 64,
     },
+    "llava": {
+        "architectures": ["LlavaForConditionalGeneration"], "model_type": "llava",
+        "ignore_index": -100, "image_token_index": RANKS + 1, "pad_token_id": RANKS,
+        "projector_hidden_act": "gelu", "tie_word_embeddings": False, "torch_dtype": "float16",
+        "text_config": {
+            "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"],
+            "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
+            "torch_dtype": "float16", "vocab_size": RANKS + 64,
+        },
+        "vision_config": {
+            "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096,
+            "model_type": "clip_vision_model", "num_attention_heads": 16,
+            "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768,
+            "vocab_size": 32000,
+        },
+        "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
+        "transformers_version": "4.36.0.dev0",
+    },
+    "paligemma": {
+        "architectures": ["PaliGemmaForConditionalGeneration"], "model_type": "paligemma",
+        "bos_token_id": RANKS, "eos_token_id": RANKS, "pad_token_id": RANKS, "hidden_size": 2048,
+        "ignore_index": -100, "image_token_index": RANKS + 1, "projection_dim": 2048,
+        "torch_dtype": "float32",
+        "text_config": {
+            "hidden_size": 2048, "intermediate_size": 16384, "model_type": "gemma",
+            "num_attention_heads": 8, "num_hidden_layers": 18, "num_image_tokens": 256,
+            "num_key_value_heads": 1, "torch_dtype": "float32", "vocab_size": RANKS + 64,
+        },
+        "vision_config": {
+            "hidden_size": 1152, "intermediate_size": 4304, "model_type": "siglip_vision_model",
+            "num_attention_heads": 16, "num_hidden_layers": 27, "num_image_tokens": 256,
+            "patch_size": 14, "projection_dim": 2048, "projector_hidden_act": "gelu_fast",
+            "torch_dtype": "float32", "vision_use_head": False,
+        },
+    },
+    "smolvlm": {
+        "architectures": ["SmolVLMForConditionalGeneration"], "model_type": "smolvlm",
+        "image_token_id": RANKS + 1, "pad_token_id": RANKS, "scale_factor": 4,
+        "tie_word_embeddings": False, "torch_dtype": "float32", "vocab_size": RANKS + 64,
+        "text_config": {
+            "architectures": ["VLlama3ForCausalLM"], "head_dim": 64, "hidden_size": 960,
+            "intermediate_size": 2560, "max_position_embeddings": 8192, "model_type": "llama",
+            "num_attention_heads": 15, "num_hidden_layers": 32, "num_key_value_heads": 5,
+            "pad_token_id": RANKS, "rms_norm_eps": 1e-05, "rope_theta": 100000,
+            "torch_dtype": "bfloat16", "vocab_size": RANKS + 64,
+        },
+        "vision_config": {
+            "hidden_size": 768, "image_size": 512, "max_image_size": {"longest_edge": 512},
+            "model_type": "smolvlm_vision", "num_attention_heads": 12, "patch_size": 16,
+            "size": {"longest_edge": 2048},
+        },
+    },
 }  # fmt: skip
 """Published configs (Qwen2.5-0.5B-Instruct, Pythia-70m, Qwen3-0.6B, Llama-3.2-1B-Instruct,
-gemma-2b-it, gemma-2-2b-it, gemma-3-1b-it, Phi-3-mini-4k-instruct, OLMo-2-1B, stablelm-2-1_6b) with
-the ids and rows of the small vocabulary."""
+gemma-2b-it, gemma-2-2b-it, gemma-3-1b-it, Phi-3-mini-4k-instruct, OLMo-2-1B, stablelm-2-1_6b,
+llava-1.5-7b-hf, paligemma-3b-pt-224, SmolVLM2-500M) with the ids and rows of the small
+vocabulary."""
 
 
 _CLASSES = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}

@@ -92,6 +92,8 @@ class Plain:
 class AnyBackbone(torch.nn.Module):
     """A decoder of the library, by backbone id."""
 
+    models = MODELS
+
     def __init__(
         self,
         backbone_id: str,
@@ -101,24 +103,18 @@ class AnyBackbone(torch.nn.Module):
         use_flash_attention_2: bool = False,
     ) -> None:
         super().__init__()
-        if backbone_id not in MODELS:
-            raise ValueError(f"no model {backbone_id!r}; there are {', '.join(MODELS)}")
+        if backbone_id not in self.models:
+            raise ValueError(f"no model {backbone_id!r}; there are {', '.join(self.models)}")
         self.identifier, self.inference_mode = backbone_id, inference_mode
         self.llm_max_length = llm_max_length
-        hub_id, class_name = MODELS[backbone_id]
+        hub_id, class_name = self.models[backbone_id]
         self.llm_family = class_name.removesuffix("ForCausalLM").lower()
         model_class = getattr(transformers, class_name)
         # Other attentions know no cap on scores; transformers 4 leaves it out in silence.
         chosen = {"attn_implementation": "eager"} if "Gemma2" in class_name else {}
-        if inference_mode:
-            config = AutoConfig.from_pretrained(hub_id, token=hf_token)
-            self.llm = model_class._from_config(config, torch_dtype=torch.float32, **chosen)
-        else:
-            if use_flash_attention_2:
-                chosen = {"attn_implementation": "flash_attention_2"}
-            self.llm = model_class.from_pretrained(
-                hub_id, token=hf_token, torch_dtype=torch.float32, **chosen
-            )
+        if use_flash_attention_2 and not inference_mode:
+            chosen = {"attn_implementation": "flash_attention_2"}
+        self.llm = self.load(model_class, hub_id, hf_token, chosen)
         self.llm.generation_config = GenerationConfig.from_pretrained(hub_id, token=hf_token)
         self.llm.generation_config.do_sample = False
         self.llm.config.use_cache = inference_mode
@@ -130,6 +126,15 @@ class AnyBackbone(torch.nn.Module):
         if not inference_mode:
             # After the rows, as new ones come in a new module.
             self.llm.enable_input_require_grads()
+
+    def load(self, model_class: Any, hub_id: str, token: str | None, chosen: dict[str, str]) -> Any:
+        """The model: with its weights for training, of random ones for inference."""
+        if not self.inference_mode:
+            return model_class.from_pretrained(
+                hub_id, token=token, torch_dtype=torch.float32, **chosen
+            )
+        config = AutoConfig.from_pretrained(hub_id, token=token)
+        return model_class._from_config(config, torch_dtype=torch.float32, **chosen)
 
     def add_pad_token(self) -> None:
         self.tokenizer.add_special_tokens({"pad_token": "<PAD>"})
@@ -189,7 +194,8 @@ class AnyBackbone(torch.nn.Module):
 
     @property
     def half_precision_dtype(self) -> torch.dtype:
-        return torch.float16 if self.llm_family == "gptneox" else torch.bfloat16
+        published = ("gptneox", "llavaforconditionalgeneration")
+        return torch.float16 if self.llm_family in published else torch.bfloat16
 
     @property
     def last_layer_finetune_modules(self) -> tuple[torch.nn.Module, ...]:

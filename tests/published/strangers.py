@@ -8,15 +8,25 @@ import transformers
 from packaging.version import Version
 
 from tests.forks import Case
-from tests.published import backbones, write_published
+from tests.published import backbones, vision_language, write_published
 
 FAMILY = {
     "qwen25-0_5b-instruct": "qwen2", "pythia-70m": "gpt_neox", "qwen3-0_6b-instruct": "qwen3",
     "llama3_2-1b-instruct": "llama3", "gemma-2b-instruct": "gemma", "gemma2-2b-instruct": "gemma2",
     "gemma3-1b-instruct": "gemma3", "phi3-mini": "phi3", "olmo2-1b": "olmo2",
-    "stablelm2-1_6b": "stablelm",
+    "stablelm2-1_6b": "stablelm", "llava-7b": "llava", "smolvlm2-500m": "smolvlm",
 }  # fmt: skip
 """The family in `tests.published.CONFIGS` of each backbone id."""
+
+
+MODELS = backbones.MODELS | vision_language.MODELS
+"""Hub id and class of the model, by backbone id."""
+
+
+def class_for(backbone_id: str) -> type[backbones.AnyBackbone]:
+    """The sound class that knows this id."""
+    inside = backbone_id in vision_language.MODELS
+    return vision_language.InsideAVisionModel if inside else backbones.AnyBackbone
 
 
 def named_folder(backbone_id: str, home: Path) -> str:
@@ -27,7 +37,7 @@ def named_folder(backbone_id: str, home: Path) -> str:
         write_published(folder, FAMILY[backbone_id])
     else:
         write_published(folder, FAMILY[backbone_id], template=None)
-    return f"{backbones.MODELS[backbone_id][0]}={folder}"
+    return f"{MODELS[backbone_id][0]}={folder}"
 
 
 def is_there(backbone_id: str) -> bool:
@@ -35,13 +45,13 @@ def is_there(backbone_id: str) -> bool:
     Llama 3.1's scaling is younger than its class."""
     if "llama3" in backbone_id and Version(transformers.__version__) < Version("4.43"):
         return False
-    return hasattr(transformers, backbones.MODELS[backbone_id][1])
+    return hasattr(transformers, MODELS[backbone_id][1])
 
 
 def stranger_cases(home: Path) -> list[Case]:
     """The sound class under each id whose family the installed transformers has."""
     return [
-        Case(one, backbones.AnyBackbone, one, {}, models=(named_folder(one, home),))
+        Case(one, class_for(one), one, {}, models=(named_folder(one, home),))
         for one in FAMILY
         if is_there(one)
     ]

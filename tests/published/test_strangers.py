@@ -18,7 +18,7 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.forks import Case, judge_in_forks
 from tests.published import backbones, write_published
 from tests.published.defects import PLANTED, Planted
-from tests.published.strangers import FAMILY, is_there, named_folder
+from tests.published.strangers import FAMILY, class_for, is_there, named_folder
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def _judged(factory: Any, backbone_id: str, home: Path, **options: Any) -> dict[
 def test_a_sound_class_is_certified(backbone_id: str, tmp_path: Path) -> None:
     if not is_there(backbone_id):
         pytest.skip(f"transformers {transformers.__version__} has no {FAMILY[backbone_id]}")
-    outcomes = _judged(backbones.AnyBackbone, backbone_id, tmp_path, budget="quick")
+    outcomes = _judged(class_for(backbone_id), backbone_id, tmp_path, budget="quick")
     unmet = {
         clause: found.summary
         for clause, found in outcomes.items()
