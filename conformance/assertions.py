@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
@@ -19,6 +19,8 @@ _refused: ContextVar[list[Exception] | None] = ContextVar("refused", default=Non
 """The last exception that the clause being judged collected with `refusal`; None outside
 clauses."""
 
+_getting_on: ContextVar[Callable[[], None]] = ContextVar("getting on", default=lambda: None)
+"""What hears of each thing that the clause being judged has done."""
 
 _TELLING_CHARACTERS = 40
 """As many of an exception's message tell it from others."""
@@ -111,14 +113,22 @@ def tell(name: str, value: Any) -> None:
         told[name] = value
 
 
+def getting_on() -> None:
+    """Say that the clause being judged does: one that looks at hundreds of calls takes minutes on a
+    busy machine, and whoever waits for it must not think that it hangs."""
+    _getting_on.get()()
+
+
 @contextmanager
-def listening() -> Iterator[dict[str, Any]]:
-    """Collect what `within` and `tell` record in the body."""
+def listening(on_progress: Callable[[], None] = lambda: None) -> Iterator[dict[str, Any]]:
+    """Collect what `within` and `tell` record in the body; `on_progress` hears of `getting_on`."""
     heard: dict[str, Any] = {}
     token, collected = _told.set(heard), _refused.set([])
+    heard_of = _getting_on.set(on_progress)
     try:
         yield heard
     finally:
+        _getting_on.reset(heard_of)
         _refused.reset(collected)
         _told.reset(token)
 

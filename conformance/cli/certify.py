@@ -69,7 +69,7 @@ def certify(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes to share the clauses between.")] = 1,
     timeout: Annotated[
-        float, typer.Option(help="Seconds for each step.")
+        float, typer.Option(help="Seconds in which a step that does not get on hangs.")
     ] = DEFAULT_TIMEOUT_SECONDS,
     max_memory: Annotated[
         Optional[float],

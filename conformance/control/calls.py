@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from conformance.assertions import is_slip_of_ours
+from conformance.assertions import getting_on, is_slip_of_ours
 from conformance.control.states import CHANGING, DEFAULTS, Row
 from conformance.parity.library import attention_of, text_config
 
@@ -110,6 +110,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
     Raises:
         CallRefused: for what the backbone raises.
     """
+    getting_on()
     row = {**DEFAULTS, **row}
     if row["history"] in ("after copying", "after assigning"):
         backbone = _grown_copy(backbone, assigned=row["history"] == "after assigning")

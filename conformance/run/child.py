@@ -1,8 +1,8 @@
 """The process in which the subject lives: resolves, constructs and judges it, and streams the
 results.
 
-One JSON object per line goes to the pipe whose number is the first argument; the second is the
-request. Standard output and error belong to the subject.
+One JSON object per line goes to the pipe whose number is the first argument, and an empty line as
+a sign of life; the second is the request. Standard output and error belong to the subject.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from conformance.subject.raised import files_loaded, libraries_loaded
 
 _STREAM_FD_FLOOR = 200
 """Above the descriptors that careless code closes wholesale."""
+_SIGN_SECONDS = 1.0
+"""Signs of life are this far apart."""
 
 
 class EventStream:
@@ -36,6 +39,7 @@ class EventStream:
         self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _STREAM_FD_FLOOR)
         os.close(fd)
         self._outcomes = 0
+        self._last_sign = 0.0
 
     def send(self, event: events.Event) -> None:
         self._outcomes += isinstance(event, events.Judged)
@@ -47,6 +51,12 @@ class EventStream:
 
     def phase(self, name: str, detail: str) -> None:
         self.send(events.Phase(name, detail))
+
+    def alive(self) -> None:
+        """Say that the clause being judged gets on: an empty line, once a second at most."""
+        if time.monotonic() - self._last_sign > _SIGN_SECONDS:
+            self._last_sign = time.monotonic()
+            os.write(self._fd, b"\n")
 
     def footer(self) -> None:
         """The last line; a stream without it was cut short."""
@@ -94,7 +104,7 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
         session.construct()
         stream.send(session.facts())
         stream.phase("judging", resolved.backbone_id)
-        for index, item in enumerate(judge(session.subject, clauses)):
+        for index, item in enumerate(judge(session.subject, clauses, stream.alive)):
             if isinstance(item, Requirement):
                 stream.send(events.Begin(item.id, index // 2, len(clauses)))
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,20 +28,27 @@ from conformance.suite import collection
 from conformance.verdict.outcomes import UNMET, ClauseOutcome, Outcome
 
 
-def judge(subject: Subject, clause_ids: Sequence[str]) -> Iterator[ClauseOutcome | Requirement]:
+def judge(
+    subject: Subject,
+    clause_ids: Sequence[str],
+    on_progress: Callable[[], None] = lambda: None,
+) -> Iterator[ClauseOutcome | Requirement]:
     """Judge the clauses; yields each clause's Requirement as it begins and its ClauseOutcome when
-    it ends."""
+    it ends. `on_progress` is called in between, whenever a clause has got on."""
     requirements = collection.requirements_of_suite()
     outcomes: dict[str, ClauseOutcome] = {}
     for clause_id in in_order_of_need(clause_ids, requirements):
         clause = requirements[clause_id]
         yield clause
-        outcomes[clause_id] = _judge_clause(subject, clause, outcomes)
+        outcomes[clause_id] = _judge_clause(subject, clause, outcomes, on_progress)
         yield outcomes[clause_id]
 
 
 def _judge_clause(
-    subject: Subject, clause: Requirement, earlier: Mapping[str, ClauseOutcome]
+    subject: Subject,
+    clause: Requirement,
+    earlier: Mapping[str, ClauseOutcome],
+    on_progress: Callable[[], None],
 ) -> ClauseOutcome:
     started = time.perf_counter()
     unmet = next(
@@ -67,7 +74,7 @@ def _judge_clause(
     try:
         # What a use of the subject leaves behind in the process must not hide from CON-11, nor
         # change what later clauses compute.
-        with listening() as told, restored():
+        with listening(on_progress) as told, restored():
             found = _run_tests(subject, clause)
     except Blocked as block:
         blocked = _blocked(clause, block.cause, earlier)

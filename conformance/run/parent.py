@@ -27,6 +27,8 @@ from conformance.verdict.outcomes import UNMET, Assessment, ClauseOutcome, Outco
 
 _POLL_SECONDS = 0.1
 _DRAIN_SECONDS = 2.0
+_TIMEOUTS = 10
+"""So many timeouts may a step take that shows signs of life."""
 
 
 Start = Callable[..., launch.Process]
@@ -127,7 +129,7 @@ class _Child:
         )
         os.close(writing_end)
         os.set_blocking(self.pipe, False)
-        self._last_word = time.monotonic()
+        self._last_word = self._last_event = time.monotonic()
 
     def read(self, on_event: OnEvent) -> bool:
         """Take in what has arrived; False at the end of the stream."""
@@ -139,7 +141,7 @@ class _Child:
             return False
         self._last_word = time.monotonic()
         *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
+        for line in filter(None, lines):  # an empty one is a sign of life
             self._take(line, on_event)
         return True
 
@@ -157,17 +159,23 @@ class _Child:
                     f"the subject's process {launch.manner_of_death(self._process.returncode)}"
                 )
             self.done = True
-        elif time.monotonic() - self._last_word > self._timeout:
+        elif (hung := self._hung()) is not None:
             self._process.send_signal(signal.SIGUSR1)
             time.sleep(_POLL_SECONDS)
-            self._end(
-                f"nothing happened for {self._timeout:g} s (raise --timeout if that is too strict)"
-            )
+            self._end(f"{hung} (raise --timeout if that is too strict)")
         elif (resident := _resident_bytes(self._process.pid)) > self._memory_limit:
             self._end(
                 f"the subject's process used {resident / 2**30:.1f} GiB of memory, "
                 f"more than its limit of {self._memory_limit / 2**30:.1f} GiB"
             )
+
+    def _hung(self) -> str | None:
+        now = time.monotonic()
+        if now - self._last_word > self._timeout:
+            return f"nothing happened for {self._timeout:g} s"
+        if now - self._last_event > _TIMEOUTS * self._timeout:
+            return f"there was no end of it in {_TIMEOUTS * self._timeout:g} s"
+        return None
 
     def kill(self) -> None:
         """End the child and whatever runs in its process group."""
@@ -190,6 +198,7 @@ class _Child:
         except ValueError:
             self._end(f"the stream of results was garbled: {line[:80]!r}")
             return
+        self._last_event = time.monotonic()
         self._note(event)
         is_shown = isinstance(event, (events.Phase, events.Loaded)) or (
             isinstance(event, (events.Begin, events.Judged)) and event.id in self.share

@@ -54,8 +54,9 @@ class RunRequest:
     profile `scale` streams (all others run on the probe): `full` (the published size with seeded
     weights) or the directory of a real checkpoint; it is `probe` without that profile. `auto`
     chooses `full` or `probe`. `device` is `cuda` with profile `gpu` and else `cpu`, which `auto`
-    chooses. `timeout` is in seconds and bounds each step (resolution, construction, one clause);
-    `memory_limit` is in bytes of resident memory, None for three quarters of what is available.
+    chooses. `timeout` is in seconds: a step (resolution, construction, one clause) in which nothing
+    happens for so long hangs, and so does one that takes ten times as long in all; `memory_limit`
+    is in bytes of resident memory, None for three quarters of what is available.
     `models` are `ORG/NAME=FOLDER`, published files of hub ids without a recipe, and `cache` the
     `hub` folder of the Hugging Face cache in which others are looked for, the user's own by
     default; configs that ask for code of their own are taken with `trust_remote_code` alone.

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from conformance.assertions import Blocked, ClauseFailure, refusal
+from conformance.assertions import Blocked, ClauseFailure, getting_on, refusal
 from conformance.hub import HubTap, HubView, Recipe
 from conformance.hub.language_model import extract, is_nested, stored_name
 from conformance.hub.probe_sizes import layers_of
@@ -139,6 +139,7 @@ class Subject:
         """
         from conformance.subject.process_state import restored
 
+        getting_on()
         given = {
             **({} if llm_max_length is None else {"llm_max_length": llm_max_length}),
             "hf_token": hf_token,

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun
+from conformance.assertions import Blocked, ClauseFailure, NotApplicable, NotRun, getting_on
 from conformance.subject.subject import Subject
 
 STANDARD_EXAMPLES = 30
@@ -52,6 +52,7 @@ def for_all(
             def body(**drawn: Any) -> None:
                 if limit.skips(drawn) or ended:
                     return
+                getting_on()
                 try:
                     check(subject, **drawn)
                 except (Blocked, NotApplicable, NotRun) as reason:
@@ -94,6 +95,7 @@ def step(**strategies: Any) -> Callable[[Callable[..., None]], Any]:
     def decorate(take: Callable[..., None]) -> Any:
         @functools.wraps(take)
         def recorded(self: StepMachine, **drawn: Any) -> None:
+            getting_on()
             self.steps.append({"step": take.__name__, **drawn})
             if self.limit.skips({"steps": self.steps}):
                 return
@@ -174,6 +176,7 @@ def _leads_to(drawn: dict[str, Any], failure: dict[str, Any]) -> bool:
 
 
 def _try_edge(subject: Subject, check: Callable[..., None], edge: Mapping[str, Any]) -> None:
+    getting_on()
     try:
         check(subject, **edge)
     except Exception as error:
