@@ -16,6 +16,7 @@ import torch
 
 from conformance.assertions import getting_on, is_slip_of_ours
 from conformance.control.states import CHANGING, DEFAULTS, Row
+from conformance.parity.equality import parameters_by_name
 from conformance.parity.library import attention_of, text_config
 
 IGNORED_LABEL = -100
@@ -421,7 +422,7 @@ def _gradients(backbone: Any, seen: Observation, made: _Call) -> dict[str, torch
     value = (compared * weights).float().mean()
     # Two that every model has, whatever it calls its parameters.
     named = {
-        **dict(backbone.llm.named_parameters()),
+        **parameters_by_name(backbone.llm),
         "the input embedding": backbone.llm.get_input_embeddings().weight,
         "the head": backbone.llm.get_output_embeddings().weight,
     }

@@ -28,11 +28,21 @@ def relative_rms(observed: torch.Tensor, expected: torch.Tensor) -> float:
     return difference / scale if scale > 0 else (0.0 if difference == 0 else float("inf"))
 
 
+_WRAPPER = "_checkpoint_wrapped_module."
+"""What torch's activation checkpointing puts into the names of parameters, and leaves out of those
+of a state dict."""
+
+
+def parameters_by_name(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters, by the names that a state dict has for them."""
+    return {name.replace(_WRAPPER, ""): one for name, one in model.named_parameters()}
+
+
 def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The gradient of every parameter that has one, in float64."""
     return {
         name: parameter.grad.double()
-        for name, parameter in model.named_parameters()
+        for name, parameter in parameters_by_name(model).items()
         if parameter.grad is not None
     }
 

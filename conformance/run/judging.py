@@ -139,7 +139,9 @@ def _run_tests(subject: Subject, clause: Requirement) -> _Found:
         except BaseException as error:
             found = _judged_exception(error, subject)
             if found.outcome is Outcome.FAILED:
-                same = seen_on_control(subject, clause, test, error)
+                same = found.evidence.get("control") or seen_on_control(
+                    subject, clause, test, error
+                )
                 if same is not None:
                     evidence = {**found.evidence, "control": same}
                     return replace(found, outcome=Outcome.UPSTREAM, evidence=evidence)
@@ -157,7 +159,11 @@ def _judged_exception(error: BaseException, subject: Subject) -> _Found:
     if isinstance(error, ClauseFailure):
         evidence = dict(error.evidence)
         if error.__cause__ is not None and not isinstance(error.__cause__, ClauseFailure):
-            evidence.update(raised_as_evidence(error.__cause__, subject.factory))
+            raised = raised_as_evidence(error.__cause__, subject.factory)
+            if _is_ours(error.__cause__, traceback.extract_tb(error.__cause__.__traceback__)):
+                # The library's compiled code refused what our line handed to it: not the place.
+                raised = {name: raised[name] for name in ("exception", "traceback")}
+            evidence.update(raised)
         return _Found(Outcome.FAILED, str(error), evidence, counterexample)
     told = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -19,6 +19,8 @@ from conformance.subject.declarations import Declarations
 from conformance.subject.subject import Subject
 
 IMAGE_MARKER = "<image>"
+UNKNOWN_ID = "no-such-backbone-13b"
+"""A backbone id that no class knows and no rule covers."""
 
 LOOK_ALIKES = (
     "<s", "s>", "</s", "<s >", "</ s>", "<|", "|>", "<|endoftext", "endoftext|>", "<|im_start|>",

@@ -350,12 +350,13 @@ def test_gradients_reach_the_input_embeddings(subject: Subject) -> None:
     backbone.requires_grad_(False)
     mend = (
         "call `llm.enable_input_require_grads()` after `resize_token_embeddings`, which "
-        "replaces the module it hooks"
+        "replaces the module it hooks, and embed by calling that module, not by its weight"
     )
     require(
         backbone.embed_input_ids(ids).requires_grad,
         observed="with every parameter frozen, `embed_input_ids(ids).requires_grad` is False",
-        expected="True: a projector before a frozen model needs gradients through it",
+        expected="True: layers that are checkpointed with `use_reentrant=True` get no gradient "
+        "from a text whose frozen embeddings need none",
         mend=mend,
     )
     layers = [] if subject.lacks("transformer_layer_cls") else decoder_layers(backbone)

@@ -14,7 +14,7 @@ from torch import nn
 
 from conformance.assertions import ClauseFailure, NotApplicable, refusal, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
-from conformance.parity.equality import gradients_agree, relative_rms
+from conformance.parity.equality import gradients_agree, parameters_by_name, relative_rms
 from conformance.parity.gates import SEMANTICS
 from conformance.subject.secrets import held_by
 from conformance.subject.subject import Subject
@@ -277,8 +277,8 @@ def _require_nothing_beside(backbone: Any) -> None:
 
 @requirement("FSDP-04", MUST, needs=["FSDP-01"], uses=["transformer_layer_cls", "forward"])
 def test_fully_shard_changes_nothing(subject: Subject) -> None:
-    """`fully_shard` on each instance, then the root, works, and forward and gradients stay equal
-    (calibrated; not-applicable below torch 2.6)."""
+    """`fully_shard` on each instance, then the backbone as the root, works, and forward and
+    gradients stay equal (calibrated; not-applicable below torch 2.6)."""
     if (
         tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
         < FULLY_SHARD_SINCE
@@ -294,7 +294,9 @@ def test_fully_shard_changes_nothing(subject: Subject) -> None:
         mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
         for layer in decoder_layers(backbone):
             fully_shard(layer, mesh=mesh)
-        fully_shard(backbone.llm, mesh=mesh)
+        # The root is what a host calls: a backbone may read the parameters of `llm` in a forward of
+        # its own, where sharding `llm` alone has not gathered them.
+        fully_shard(backbone, mesh=mesh)
         loss, sharded = _loss_and_gradients(subject, backbone)
     mend = (
         "look parameters up in forward: sharding replaces them, and one kept from construction (a "
@@ -555,13 +557,11 @@ def _padded_batch(subject: Subject) -> dict[str, torch.Tensor]:
 def _loss_and_gradients(subject: Subject, backbone: Any) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients by parameter name, dropout off, wrappers' prefixes removed."""
     backbone.eval()
-    loss = backbone.forward(**_padded_batch(subject)).loss
+    loss = backbone(**_padded_batch(subject)).loss
     loss.backward()
     gradients = {
-        name.replace("_checkpoint_wrapped_module.", ""): (
-            p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
-        )
-        for name, p in backbone.llm.named_parameters()
+        name: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+        for name, p in parameters_by_name(backbone.llm).items()
         if p.grad is not None
     }
     backbone.zero_grad(set_to_none=True)

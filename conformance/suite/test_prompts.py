@@ -29,6 +29,7 @@ from conformance.suite.models import tokens_apart
 from conformance.suite.properties import StepMachine, for_all, for_all_runs, step
 from conformance.suite.strategies import (
     IMAGE_MARKER,
+    UNKNOWN_ID,
     actions,
     any_message,
     dialogue,
@@ -132,13 +133,14 @@ def test_builders_can_be_pickled(subject: Subject) -> None:
 @requirement("PRM-01", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
 def test_the_rule_names_the_builder(subject: Subject) -> None:
     """Every registered id maps to the prompt builder class that its family's declared rule names
-    (suffixes `-pure`, `-instruct`, `-chat` for the seed's families; Vicuna's by prefix)."""
+    (suffixes `-pure`, `-instruct`, `-chat` for the seed's families; Vicuna's by prefix), whether
+    `prompt_builder_fn` is that class or a function that returns its instances."""
     declared = _declaring_a_rule(subject)
     registered = () if _mapping_is_frozen(subject) else declared.backbone_ids
-    names = {subject.backbone_id: _name_of(subject.training.prompt_builder_fn)}
+    names = {subject.backbone_id: _class_built_by(subject)}
     for backbone_id in registered:
         with _identified_as(subject, backbone_id):
-            names[backbone_id] = _name_of(subject.training.prompt_builder_fn)
+            names[backbone_id] = _class_built_by(subject)
     for backbone_id, name in names.items():
         expected = declared.builder_for(backbone_id)
         require(
@@ -173,11 +175,11 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
             "the builder is chosen at construction, where CON-04 has unknown ids refused"
         )
     with _identified_as(subject, identifier), refusal() as refused:
-        builder = subject.training.prompt_builder_fn
+        builder = _class_built_by(subject)
     require(
         bool(refused) and isinstance(refused[0], ValueError) and identifier in str(refused[0]),
         observed=f"{identifier!r} "
-        + (f"raised {refused[0]!r}" if refused else f"uses {_name_of(builder)}"),
+        + (f"raised {refused[0]!r}" if refused else f"uses {builder}"),
         expected="a ValueError that names the identifier",
         mend='raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`") '
         "where no rule applies, or "
@@ -925,23 +927,31 @@ class _identified_as:
 
 def _mapping_is_frozen(subject: Subject) -> bool:
     """Whether `prompt_builder_fn` does not follow `identifier`: another id of the declared rule
-    changes nothing."""
+    changes nothing, or, of a family with one builder, an id that no rule covers."""
     try:
         subject.training.identifier = subject.training.identifier
     except AttributeError:
         return True
     declared = subject.declared
     own = declared.builder_for(subject.backbone_id)
-    other = next(
-        (rule for rule in declared.prompt_rule if rule.builder != own and "*" in rule.pattern), None
-    )
-    if other is None:
-        return False
     stem = subject.backbone_id.rpartition("-")[0]
-    identifier = other.pattern.replace("*", stem if other.pattern.startswith("*") else "7b")
-    with _identified_as(subject, identifier), refusal() as refused:
-        builder = subject.training.prompt_builder_fn
-    return not refused and _name_of(builder) == own
+    others = (
+        rule.pattern.replace("*", stem if rule.pattern.startswith("*") else "7b")
+        for rule in declared.prompt_rule
+        if rule.builder != own and "*" in rule.pattern
+    )
+    with _identified_as(subject, next(others, UNKNOWN_ID)), refusal() as refused:
+        built = _class_built_by(subject)
+    return not refused and built == own
+
+
+def _class_built_by(subject: Subject) -> str:
+    """The class of the builders that `prompt_builder_fn` returns now."""
+    taken = subject.training.prompt_builder_fn
+    if isinstance(taken, type):
+        return taken.__name__
+    host = subject.working_hosts[0]
+    return type(taken(host.model_family, system_prompt=None)).__name__
 
 
 def _name_of(builder: Any) -> str:

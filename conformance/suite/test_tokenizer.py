@@ -203,7 +203,8 @@ def _normalised(text: str, form: str) -> str:
 
 @requirement("TOK-05", MUST, needs=["CON-01"])
 def test_golden_ids_come_out(subject: Subject) -> None:
-    """The golden token ids recorded for the family's tokenizer still come out (fixtures/golden)."""
+    """The golden token ids recorded for the family's tokenizer still come out (fixtures/golden).
+    What the installed AutoTokenizer makes of the published files is the library's fault."""
     golden = subject.recipe.tokenizer.golden
     if golden is None:
         raise NotApplicable(
@@ -218,8 +219,11 @@ def test_golden_ids_come_out(subject: Subject) -> None:
         if (ids := subject.encode(case["text"], special=False)) != case["ids"]
     ]
     text, observed, expected = wrong[0] if wrong else ("", [], [])
+    reads = subject.published_vocabulary.automatic_gives
+    excused = bool(wrong) and all(reads(text, ids) for text, ids, _ in wrong)
     require(
         not wrong,
+        **({"control": {"observed": "AutoTokenizer encodes them so, too"}} if excused else {}),
         observed=f"{len(wrong)} of {len(cases)} texts encode otherwise; {quoted(text)} to "
         f"{quoted(observed, 160)}",
         expected=quoted(expected, 160),

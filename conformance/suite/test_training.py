@@ -17,6 +17,7 @@ from conformance.control.calls import cross_entropy, without_dropout
 from conformance.parity.equality import (
     GRADIENT_RELATIVE_RMS,
     gradients_of,
+    parameters_by_name,
     relative_rms,
     worst_gradient,
 )
@@ -652,7 +653,8 @@ def _uneven(inputs: Inputs, rows: int) -> tuple[torch.Tensor, torch.Tensor, torc
 
 def _gradients(backbone: Any, loss: torch.Tensor, *, keep: bool = False) -> dict[str, torch.Tensor]:
     """The gradients of `loss`, whose graph is freed unless it is to be kept."""
-    parameters = {n: p for n, p in backbone.llm.named_parameters() if p.requires_grad}
+    named = parameters_by_name(backbone.llm).items()
+    parameters = {name: p for name, p in named if p.requires_grad}
     found = torch.autograd.grad(
         loss, list(parameters.values()), allow_unused=True, retain_graph=keep
     )

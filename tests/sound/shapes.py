@@ -8,7 +8,10 @@ from typing import Any, Optional
 
 import torch
 from torch import nn
+from transformers import PhiForCausalLM
+from transformers.models.phi.modeling_phi import PhiDecoderLayer
 
+from backbones.prompting import PhiPromptBuilder
 from tests.sound import sound
 from tests.sound.plain import UNGUARDED, Plain
 
@@ -192,3 +195,53 @@ def factory_of_two(*args, **kwargs):
     """A factory that returns the backbone and its tokenizer."""
     backbone = TakesAnything(*args, **kwargs)
     return backbone, backbone.get_tokenizer()
+
+
+@sound(*UNGUARDED)
+class LooksUpFirst(Plain):
+    """Its forward looks embeddings up itself, outside of the model's."""
+
+    def forward(self, input_ids=None, inputs_embeds=None, **kwargs):
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_input_ids(input_ids)
+        return self.llm(inputs_embeds=inputs_embeds, **kwargs)
+
+
+@sound(*UNGUARDED)
+class CheckpointedByTorch(Plain):
+    """Checkpoints with torch's own wrapper, which adds to the names of parameters."""
+
+    def enable_gradient_checkpointing(self):
+        from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+            CheckpointImpl,
+            apply_activation_checkpointing,
+            checkpoint_wrapper,
+        )
+
+        apply_activation_checkpointing(
+            self.llm,
+            checkpoint_wrapper_fn=partial(
+                checkpoint_wrapper, checkpoint_impl=CheckpointImpl.NO_REENTRANT
+            ),
+            check_fn=lambda module: isinstance(module, self.transformer_layer_cls),
+        )
+
+
+@sound(*UNGUARDED, "PRM-18")
+class BuildsByMethod(Plain):
+    """What makes prompt builders is a function, as its name says: a method here."""
+
+    def prompt_builder_fn(self, model_family, system_prompt=None):
+        if self.identifier not in self.table:
+            raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`")
+        return self.prompt_builder(model_family, system_prompt)
+
+
+@sound(*UNGUARDED, "TOK-06", on="phi-2-3b")
+class OneBuilderForOneFormat(Plain):
+    """All ids of the family have one format: the builder is a constant. The constructor refuses
+    ids of other families."""
+
+    table = {"phi-2-3b": "microsoft/phi-2"}
+    llm_cls, transformer_layer_cls = PhiForCausalLM, PhiDecoderLayer
+    prompt_builder_fn = PhiPromptBuilder
