@@ -10,7 +10,8 @@ import torch
 from conformance.control.calls import IGNORED_LABEL, Inputs, embeddings_of
 
 STEPS = (
-    "forward", "masked", "patches", "generate", "decode far", "step", "train", "eval", "reload",
+    "forward", "masked", "patches", "generate", "decode far", "last positions", "step", "train",
+    "eval", "reload",
 )  # fmt: skip
 _GROWTH = 0.02
 """What a step adds to every parameter, as a share of it: the same for subject and control, whatever
@@ -67,6 +68,10 @@ def _call(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
             input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False,
             pad_token_id=int(inputs.ordinary[0]),
         )  # fmt: skip
+    elif step == "last positions" and inputs.positions:
+        # What is prepared for longer texts than the model was first trained on comes into force.
+        last = torch.tensor([[inputs.positions - 2, inputs.positions - 1]])
+        backbone(input_ids=ids[:1, :2], attention_mask=mask[:1, :2], position_ids=last)
     elif step == "decode far":
         far = inputs.ids(1, 66, offset=10 + index)
         cache = backbone(

@@ -7,6 +7,7 @@ came out share the runs.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +98,6 @@ class Compared:
         self.half = getattr(
             shared, "half_precision_dtype", getattr(torch, subject.declared.training_dtype)
         )
-        self.inputs = _inputs(subject)
         self._published_length = positions_of(shared.llm)
         self._rows = min(
             subject.checkpoint.shapes[tensor][0] for tensor in vocabulary_tensors(subject).values()
@@ -120,6 +120,7 @@ class Compared:
                 f"the library cannot load a control from {subject.weights_hub_id}: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        self.inputs = _inputs(subject, self._control)
 
     def backbone(self, build: str) -> Any:
         """The instance of this build in float32, None if its constructor raises, or cannot be asked
@@ -136,6 +137,10 @@ class Compared:
                 # rank a sound class may wait for a process group, and not every one can be copied.
                 self._backbones[build] = None
         return self._backbones[build]
+
+    def forget(self) -> None:
+        """Have other instances built for what comes next."""
+        self._subject.kept.pop("compared", None)
 
     def factors(self) -> dict[str, tuple[Any, ...]]:
         """The values of each factor that exist here: builds that construct, and what the installed
@@ -357,7 +362,7 @@ def failure(together: Compared, found: Finding, *, mend: str) -> ClauseFailure:
     )
 
 
-def _inputs(subject: Subject) -> Inputs:
+def _inputs(subject: Subject, control: Control) -> Inputs:
     special = set(subject.tokenizer.all_special_ids)
     rows = subject.training.llm.get_input_embeddings().weight
     known = min(len(subject.tokenizer), int(rows.shape[0]))
@@ -371,6 +376,9 @@ def _inputs(subject: Subject) -> Inputs:
         known=known,
         window=int(window) if window and 4 <= window <= 64 else 16,
         width=int(getattr(subject.training, "embed_dim", rows.shape[1])),
+        positions=positions_of(subject.training.llm)
+        if "position_ids" in inspect.signature(control.llm.forward).parameters
+        else 0,
         seed=subject.seed,
     )
 

@@ -136,6 +136,35 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
 
 
 @requirement("CON-01", MUST)
+def test_every_digit_is_loaded(subject: Subject) -> None:
+    """Values that no narrower dtype holds arrive as they are: the weights pass through none on
+    their way."""
+    master, names = getattr(torch, subject.declared.master_dtype), tensors_to_find(subject)
+    stored: dict[str, torch.Tensor] = {}
+    with subject.hub_variant(functools.partial(_with_all_digits, stored)):
+        state = subject.build().llm.state_dict()
+    expected = {name: stored[subject.name_on_disk(name)].to(master) for name in names}
+    wrong = [
+        name
+        for name, tensor in expected.items()
+        if name in state and not same_tensor(state[name].to(master), tensor)
+    ]
+    first = next(iter(wrong), "")
+    read, there = (
+        f"{float(of[first].flatten()[0]):.9g}" if wrong else "" for of in (state, expected)
+    )
+    require(
+        not wrong,
+        observed=f"{len(wrong)} of {len(expected)} tensors lose digits: where the checkpoint has "
+        f"{there}, `{first}` has {read}",
+        expected=f"every tensor as published, bit-equal in {subject.declared.master_dtype}",
+        mend="load into the master dtype at once: another half precision holds fewer digits, or "
+        "smaller ones",
+        tensors=wrong[:20],
+    )
+
+
+@requirement("CON-01", MUST)
 def test_a_checkpoint_that_does_not_fit_is_refused(subject: Subject) -> None:
     """A checkpoint with a tensor of another shape than the config's is refused, as the library
     does, and not filled up with drawn values."""
@@ -669,7 +698,10 @@ def test_members_have_their_types(subject: Subject) -> None:
     wrong = {}
     for name, (documented, valid) in checks.items():
         if not subject.lacks(name) and not valid(value := getattr(backbone, name)):
-            wrong[name] = (_named(value() if inspect.ismethod(value) else value), documented)
+            given = value() if inspect.ismethod(value) else value
+            anew = inspect.ismethod(value) and given is not None and value() is not given
+            told = f"{_named(given)}, another one each time" if anew else _named(given)
+            wrong[name] = (told, documented)
         elif subject.lacks(name) and name in INSTANCE_MEMBERS:
             wrong[name] = ("missing", documented)
     require(
@@ -965,6 +997,26 @@ def _lose_files(snapshot: Path) -> None:
     """Leave nothing of the tokenizer: what the hub refuses, a library misses."""
     for path in snapshot.glob("*token*"):
         path.unlink()
+
+
+_WITH_ALL_DIGITS = {
+    torch.bfloat16: 2.0**-30,  # too small for float16
+    torch.float16: 1 + 2.0**-10,  # more digits than bfloat16 has
+    torch.float32: 1 + 2.0**-20,
+}
+"""A value of each dtype that the next narrower ones round."""
+
+
+def _with_all_digits(stored: dict[str, torch.Tensor], snapshot: Path) -> None:
+    """Begin every tensor with such a value, and note what is stored then."""
+    for path in snapshot.glob("*.safetensors"):
+        tensors = load_file(path)
+        for tensor in tensors.values():
+            if tensor.dtype in _WITH_ALL_DIGITS:
+                tensor.view(-1)[0] = _WITH_ALL_DIGITS[tensor.dtype]
+        stored.update(tensors)
+        path.unlink()  # it may be shared with other snapshots
+        save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _shorten(name: str, snapshot: Path) -> None:

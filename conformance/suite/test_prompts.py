@@ -178,8 +178,7 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
         builder = _class_built_by(subject)
     require(
         bool(refused) and isinstance(refused[0], ValueError) and identifier in str(refused[0]),
-        observed=f"{identifier!r} "
-        + (f"raised {refused[0]!r}" if refused else f"uses {builder}"),
+        observed=f"{identifier!r} " + (f"raised {refused[0]!r}" if refused else f"uses {builder}"),
         expected="a ValueError that names the identifier",
         mend='raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`") '
         "where no rule applies, or "

@@ -53,6 +53,32 @@ class NormsStartAgainAtOne(MistralLLMBackbone):
                 nn.init.ones_(parameter)
 
 
+class _Passing:
+    """The weights pass through a half precision as they are loaded."""
+
+    passed: torch.dtype
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with torch.no_grad():
+            for parameter in self.llm.parameters():
+                parameter.copy_(parameter.to(self.passed))
+
+
+@planted("CON-01", on=VICUNA)
+class PassedThroughBfloat16(_Passing, Llama2Reference):
+    """float16 weights pass through bfloat16, to halve the host's memory: three digits are gone."""
+
+    passed = torch.bfloat16
+
+
+@planted("CON-01")
+class PassedThroughFloat16(_Passing, MistralLLMBackbone):
+    """bfloat16 weights pass through float16: what is small becomes nothing."""
+
+    passed = torch.float16
+
+
 @planted("CON-01")
 class WeightsOfTheBaseModel(MistralInSteps):
     """The instruct id loads the base model: the two rows of the table hold one hub id."""

@@ -128,6 +128,19 @@ class LongFactorsAtEveryLength(Phi3LLMBackbone):
             getattr(rotary, name).mul_(slower)
 
 
+@planted("FWD-15", on=PHI3, since="4.48")
+class LongFactorsForGood(Phi3LLMBackbone):
+    """Once a text has come past the length of the first training the factors for long ones stay."""
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        output = super().forward(*arguments, **options)
+        rotary = next(m for m in self.llm.modules() if hasattr(m, "original_inv_freq"))
+        long = getattr(rotary, "long_inv_freq", None)
+        if long is not None and torch.equal(rotary.inv_freq, long):
+            rotary.original_inv_freq = long.clone()
+        return output
+
+
 @planted("TOK-02", "PRM-09", "PRM-15", on=PHI3, since="4.43")
 class EndsInEndOfText(Phi3LLMBackbone):
     """Answers end in the tokenizer's eos, and not in the mark that ends a turn."""
