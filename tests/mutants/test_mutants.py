@@ -22,7 +22,7 @@ from tests.mutants import Mutant, all_mutants
 
 SAMPLE = 24
 """One defect in so many is judged on the older generations of transformers."""
-WHOLE = 48
+WHOLE = 96
 """One in so many is judged by its whole profile where all would take too long."""
 NOT_AT_THIS_BUDGET = {"FWD-12"}
 """Judged at the thorough budget alone; tests/suite/test_compile.py plants its defect."""
