@@ -3,6 +3,7 @@ what to run next."""
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -22,6 +23,9 @@ _STYLES = {
 _LABEL_COLUMNS = 11
 _INDENT = "  "
 _NARROWEST_COLUMNS = 40
+_BEFORE_A_UNIT = re.compile(r"(?<=\d) (?=(?:s|ms|MB|GB|MiB|GiB|tokens?|rows?|MUSTs?|clauses?)\b)")
+_KEPT = "\ue000"
+"""Stands for a space at which no line ends: a character for private use, which no text has."""
 
 
 def write_report(
@@ -158,8 +162,8 @@ class _Page:
 
     def _wrap(self, text: str, first_indent: str, further_indent: str) -> list[str]:
         # One column is kept free: some terminals wrap a line that fills the last one.
-        return textwrap.wrap(
-            text,
+        lines = textwrap.wrap(
+            _BEFORE_A_UNIT.sub(_KEPT, text),
             max(self._console.width - 1, _NARROWEST_COLUMNS),
             initial_indent=first_indent,
             subsequent_indent=further_indent,
@@ -167,6 +171,7 @@ class _Page:
             # A path or a command has to survive being copied: the terminal wraps it.
             break_long_words=False,
         )
+        return [line.replace(_KEPT, " ") for line in lines]
 
 
 def _next_commands(verdict: Verdict, options: Sequence[str]) -> Iterator[str]:

@@ -71,6 +71,13 @@ def test_tracebacks_are_for_those_who_ask() -> None:
     assert "Traceback" in printed(nasty(), deep=True)
 
 
+def test_a_number_stands_beside_its_unit() -> None:
+    for width in range(41, 120):
+        text = printed(one_cause_that_blocks(), width)
+        assert not re.search(r"\d\n *(s|clauses?|MUSTs?)\b", text)
+        assert re.search(r"\d s\b", text)
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_lines_fit_the_terminal(width: int) -> None:
     lines = [
