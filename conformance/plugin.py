@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="S",
         type=float,
         default=120.0,
-        help="seconds for each step [120]",
+        help="seconds in which a step that does not get on hangs [120]",
     )
     group.addoption(
         "--backbone-jobs",

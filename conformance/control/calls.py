@@ -60,15 +60,15 @@ class CannotBeCopied(CallRefused):
 @dataclass(frozen=True)
 class Inputs:
     """What calls are made of: the ids that a text may hold, `known` ids in all, the window (or 16
-    where there is none), the width of an embedding, how many `positions` the model
-    has (none where it takes no `position_ids`), a seed, and
-    the ids that begin and end a text, if there are any."""
+    where there is none), the width of an embedding, the `first_length` in tokens behind which
+    a model computes with other rotary factors (0 where there is none), a seed, and the ids that
+    begin and end a text, if there are any."""
 
     ordinary: torch.Tensor
     known: int
     window: int
     width: int
-    positions: int
+    first_length: int
     seed: int
     bos: int | None = None
     eos: int | None = None

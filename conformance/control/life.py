@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from conformance.assertions import getting_on
 from conformance.control.calls import IGNORED_LABEL, Inputs, embeddings_of
 
 STEPS = (
-    "forward", "masked", "patches", "generate", "decode far", "last positions", "step", "train",
+    "forward", "masked", "patches", "generate", "decode far", "far positions", "step", "train",
     "eval", "reload",
 )  # fmt: skip
 _GROWTH = 0.02
@@ -20,6 +21,7 @@ their gradients are (TRN-04 compares those)."""
 
 def take(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
     """Take one step; `index` gives each its own ids."""
+    getting_on()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if step in ("train", "eval"):
@@ -68,17 +70,16 @@ def _call(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
             input_ids=ids, attention_mask=mask, max_new_tokens=4, do_sample=False,
             pad_token_id=int(inputs.ordinary[0]),
         )  # fmt: skip
-    elif step == "last positions" and inputs.positions:
-        # What is prepared for longer texts than the model was first trained on comes into force.
-        last = torch.tensor([[inputs.positions - 2, inputs.positions - 1]])
-        backbone(input_ids=ids[:1, :2], attention_mask=mask[:1, :2], position_ids=last)
+    elif step == "far positions" and inputs.first_length:
+        far = torch.tensor([[inputs.first_length, inputs.first_length + 1]])
+        backbone(input_ids=ids[:1, :2], attention_mask=mask[:1, :2], position_ids=far)
     elif step == "decode far":
-        far = inputs.ids(1, 66, offset=10 + index)
+        text = inputs.ids(1, 66, offset=10 + index)
         cache = backbone(
-            input_ids=far, attention_mask=torch.ones_like(far), use_cache=True
+            input_ids=text, attention_mask=torch.ones_like(text), use_cache=True
         ).past_key_values
         backbone(
-            input_ids=far[:, :1], attention_mask=torch.ones(1, 67, dtype=torch.long),
+            input_ids=text[:, :1], attention_mask=torch.ones(1, 67, dtype=torch.long),
             past_key_values=cache, use_cache=True,
         )  # fmt: skip
 

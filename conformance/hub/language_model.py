@@ -20,6 +20,7 @@ _INNER = "model"
 """What the inner model of a causal language model of transformers is called."""
 _HEAD = "lm_head"
 _LEFT_OUT = (
+    "model_type",
     "hidden_size",
     "intermediate_size",
     "num_attention_heads",
@@ -29,6 +30,9 @@ _LEFT_OUT = (
     "vocab_size",
     "max_position_embeddings",
     "sliding_window",
+    "sliding_window_pattern",
+    "use_sliding_window",
+    "max_window_layers",
     "layer_types",
     "query_pre_attn_scalar",
     "rms_norm_eps",
@@ -54,7 +58,10 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
         key: {**_defaults(getattr(whole, key, None), config[key]), **config[key]}
         for key in (TEXT_CONFIG, *parts_beside_text(config))
     }
-    return {**config, **parts}
+    # Whether the head is the embedding the whole model's class says, to its decoder too.
+    tied = {"tie_word_embeddings": bool(getattr(whole, "tie_word_embeddings", False))}
+    parts[TEXT_CONFIG] = {**tied, **parts[TEXT_CONFIG]}
+    return {**tied, **config, **parts}
 
 
 def _defaults(part: Any, said: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +145,8 @@ def put_back(snapshot: Path, own: Path, inside: str | None) -> None:
     """
     from safetensors.torch import load_file, save_file
 
-    if inside is not None and is_nested(snapshot) and not is_nested(own):
+    alone = (own / CONFIG).is_file() and not is_nested(own)
+    if inside is not None and alone and is_nested(snapshot):
         config = json.loads((snapshot / CONFIG).read_text(encoding="utf-8"))
         saved = json.loads((own / CONFIG).read_text(encoding="utf-8"))
         rows = {"vocab_size": saved["vocab_size"]}

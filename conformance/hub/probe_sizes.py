@@ -13,7 +13,7 @@ The rule keeps what decides how a model is wired and shrinks the rest:
 - windows: 16 tokens, which a test sequence outgrows;
 - the vocabulary: as published;
 - what stands beside the language model of a vision-language checkpoint, which no text passes
-  through: as narrow and shallow as it is built.
+  through: small.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ _TOWER = {
     "resampler_n_latents": 4,
 }
 """The sizes of a vision tower or a connector, by what configs call them."""
+
+_WIDTHS = ("hidden_size", "embed_dim", "projection_dim", "out_hidden_size")
+"""Sizes of them that may be the language model's width."""
 
 _NAMES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -248,7 +251,7 @@ def _of_towers(
     def of(name: str, size: Any) -> Any:
         if not isinstance(size, int) or isinstance(size, bool):
             return size
-        if size == width:
+        if size == width and name in _WIDTHS:
             return narrow
         if name == "num_hidden_layers":
             return min(size, max(_TOWER[name], deepest))
@@ -265,7 +268,9 @@ def parts_beside_text(config: Mapping[str, Any]) -> list[str]:
     return [
         key
         for key, part in config.items()
-        if key.endswith("_config") and key != TEXT_CONFIG and isinstance(part, Mapping)
+        if key.endswith("_config")
+        and key not in (TEXT_CONFIG, "quantization_config")
+        and isinstance(part, Mapping)
     ]
 
 

@@ -209,7 +209,15 @@ class Recipe:
     def probe_config(self) -> dict[str, Any]:
         """The published config with the tiny overrides applied: the probe checkpoint's
         `config.json`."""
-        return {**self.config, **self.probe}
+        return {**self.config, **{key: self._merged(key) for key in self.probe}}
+
+    def _merged(self, key: str) -> Any:
+        """The value of a key in the probe; of a part of a vision-language config, what is not
+        overridden stays."""
+        ours, published = self.probe[key], self.config.get(key)
+        if isinstance(ours, Mapping) and isinstance(published, Mapping):
+            return {**published, **ours}
+        return ours
 
     def digest(self) -> str:
         """SHA-256 (64 hex digits) of everything that shapes the written files, and of nothing else.

@@ -113,7 +113,10 @@ def _document(derived: Derived) -> str:
             "# Ratios and grouping are kept, windows are shorter than a test sequence, and there",
             "# are layers of each kind.",
             "[probe]",
-            *(f"{key} = {_value(value)}" for key, value in recipe.probe.items()),
+            *(
+                f"{key} = {_value(_overridden(value, recipe.config.get(key)))}"
+                for key, value in recipe.probe.items()
+            ),
             "",
             "[tokenizer]",
             f"kind = {_value(recipe.tokenizer.kind)}",
@@ -129,6 +132,13 @@ def _document(derived: Derived) -> str:
             "",
         ]
     )
+
+
+def _overridden(value: Any, published: Any) -> Any:
+    """Of a part of a config what the probe has otherwise."""
+    if not isinstance(value, Mapping) or not isinstance(published, Mapping):
+        return value
+    return {k: v for k, v in value.items() if k not in published or published[k] != v}
 
 
 def _published(document: Mapping[str, Any]) -> str:

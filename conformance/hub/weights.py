@@ -87,7 +87,7 @@ def checkpoint_shapes(config: Mapping[str, Any], architecture: str) -> dict[str,
         for name, tensor in model.state_dict().items()
         if tensor.is_floating_point() and not name.endswith("inv_freq")
     }
-    if model.config.tie_word_embeddings:
+    if getattr(model.config, "tie_word_embeddings", False):
         head = model.get_output_embeddings()
         for prefix, module in model.named_modules():
             if module is head:

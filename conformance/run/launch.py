@@ -129,13 +129,23 @@ def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
     # At the published size threads do help, and on a busy machine those that spin while waiting
     # double the time.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Logits over a large vocabulary are 100 MB, which glibc would take from the kernel and give
-    # back at every call: a third of the time.
-    environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**27))
-    environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
+    if _keeps_large_tensors():
+        # Logits over a large vocabulary are 100 MB, which glibc would take from the kernel and give
+        # back at every call: a third of the time.
+        environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**27))
+        environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
     # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.
     environment.setdefault(
         "HYPOTHESIS_STORAGE_DIRECTORY",
         str(Path(tempfile.gettempdir()) / f"conformance-hypothesis-{os.getuid()}"),
     )
     return environment
+
+
+def _keeps_large_tensors() -> bool:
+    """Whether the C library takes a threshold of more than 32 MiB: glibc from 2.35 on."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (AttributeError, OSError, ValueError):  # another C library
+        return False
+    return name == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)

@@ -7,7 +7,6 @@ came out share the runs.
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -140,7 +139,7 @@ class Compared:
 
     def forget(self) -> None:
         """Have other instances built for what comes next."""
-        self._subject.kept.pop("compared", None)
+        self._backbones.clear()
 
     def factors(self) -> dict[str, tuple[Any, ...]]:
         """The values of each factor that exist here: builds that construct, and what the installed
@@ -376,11 +375,18 @@ def _inputs(subject: Subject, control: Control) -> Inputs:
         known=known,
         window=int(window) if window and 4 <= window <= 64 else 16,
         width=int(getattr(subject.training, "embed_dim", rows.shape[1])),
-        positions=positions_of(subject.training.llm)
-        if "position_ids" in inspect.signature(control.llm.forward).parameters
-        else 0,
+        first_length=_first_length(text_config(control.llm)),
         seed=subject.seed,
     )
+
+
+def _first_length(config: Any) -> int:
+    """The length that a model with long rotary factors was first trained at; 0 without any."""
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None)
+    if not scaling or "long_factor" not in scaling:
+        return 0
+    first = getattr(config, "original_max_position_embeddings", None)
+    return int(first or scaling.get("original_max_position_embeddings") or 0)
 
 
 def _usable(token: int | None, pad: int | None, known: int) -> int | None:

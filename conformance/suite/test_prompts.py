@@ -137,10 +137,11 @@ def test_the_rule_names_the_builder(subject: Subject) -> None:
     `prompt_builder_fn` is that class or a function that returns its instances."""
     declared = _declaring_a_rule(subject)
     registered = () if _mapping_is_frozen(subject) else declared.backbone_ids
-    names = {subject.backbone_id: _class_built_by(subject)}
+    host = subject.working_hosts[0]
+    names = {subject.backbone_id: _class_built_by(subject, host)}
     for backbone_id in registered:
         with _identified_as(subject, backbone_id):
-            names[backbone_id] = _class_built_by(subject)
+            names[backbone_id] = _class_built_by(subject, host)
     for backbone_id, name in names.items():
         expected = declared.builder_for(backbone_id)
         require(
@@ -174,8 +175,11 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
         raise NotApplicable(
             "the builder is chosen at construction, where CON-04 has unknown ids refused"
         )
+    if _has_one_builder(subject):
+        raise NotApplicable("there is one builder, whatever the id: CON-04 has unknown ids refused")
+    host = subject.working_hosts[0]
     with _identified_as(subject, identifier), refusal() as refused:
-        builder = _class_built_by(subject)
+        builder = _class_built_by(subject, host)
     require(
         bool(refused) and isinstance(refused[0], ValueError) and identifier in str(refused[0]),
         observed=f"{identifier!r} " + (f"raised {refused[0]!r}" if refused else f"uses {builder}"),
@@ -926,30 +930,54 @@ class _identified_as:
 
 def _mapping_is_frozen(subject: Subject) -> bool:
     """Whether `prompt_builder_fn` does not follow `identifier`: another id of the declared rule
-    changes nothing, or, of a family with one builder, an id that no rule covers."""
-    try:
-        subject.training.identifier = subject.training.identifier
-    except AttributeError:
+    changes nothing."""
+    if not _takes_another_id(subject):
         return True
     declared = subject.declared
     own = declared.builder_for(subject.backbone_id)
     stem = subject.backbone_id.rpartition("-")[0]
-    others = (
-        rule.pattern.replace("*", stem if rule.pattern.startswith("*") else "7b")
-        for rule in declared.prompt_rule
-        if rule.builder != own and "*" in rule.pattern
+    other = next(
+        (rule for rule in declared.prompt_rule if rule.builder != own and "*" in rule.pattern), None
     )
-    with _identified_as(subject, next(others, UNKNOWN_ID)), refusal() as refused:
-        built = _class_built_by(subject)
-    return not refused and built == own
+    if other is None:
+        return False
+    identifier = other.pattern.replace("*", stem if other.pattern.startswith("*") else "7b")
+    return _class_built_for(subject, identifier) == own
 
 
-def _class_built_by(subject: Subject) -> str:
+def _has_one_builder(subject: Subject) -> bool:
+    """Whether the declared rule names one builder, and `prompt_builder_fn` gives it whatever the id
+    is: of a family with one format a constant is as good as a choice."""
+    named = {rule.builder for rule in subject.declared.prompt_rule}
+    return (
+        len(named) == 1
+        and subject.declared.builder_for(UNKNOWN_ID) is None
+        and _class_built_for(subject, UNKNOWN_ID) in named
+    )
+
+
+def _takes_another_id(subject: Subject) -> bool:
+    try:
+        subject.training.identifier = subject.training.identifier
+    except AttributeError:
+        return False
+    return True
+
+
+def _class_built_for(subject: Subject, identifier: str) -> str | None:
+    """The class of the builders that `prompt_builder_fn` returns under this id, None if it
+    raises."""
+    host = subject.working_hosts[0]
+    with _identified_as(subject, identifier), refusal():
+        return _class_built_by(subject, host)
+    return None
+
+
+def _class_built_by(subject: Subject, host: Host) -> str:
     """The class of the builders that `prompt_builder_fn` returns now."""
     taken = subject.training.prompt_builder_fn
     if isinstance(taken, type):
         return taken.__name__
-    host = subject.working_hosts[0]
     return type(taken(host.model_family, system_prompt=None)).__name__
 
 

@@ -65,7 +65,7 @@ _MAY_DIFFER = {
 holds to the rows in each mode."""
 _LIVES = (
     ("forward", "masked", "generate", "forward", "step", "masked", "reload", "decode far",
-     "last positions", "patches", "train", "step", "eval", "forward"),
+     "far positions", "patches", "train", "step", "eval", "forward"),
 )  # fmt: skip
 """Histories that are tried before any is drawn."""
 _ABSENT = "absent"
@@ -1302,7 +1302,7 @@ def _live(together: Compared, steps: list[str]) -> None:
     try:
         with without_dropout(backbone), without_dropout(control):
             _live_alike(together, backbone, control, steps)
-    except ClauseFailure:
+    except Exception:
         together.forget()  # what this history left is no fault of what other clauses look at
         raise
 

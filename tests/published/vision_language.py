@@ -24,7 +24,8 @@ class InsideAVisionModel(AnyBackbone):
     models = MODELS
 
     def load(self, model_class: Any, hub_id: str, token: str | None, chosen: dict[str, str]) -> Any:
-        whole = super().load(model_class, hub_id, token, chosen)
+        # Parts of a config may name a dtype of their own.
+        whole = super().load(model_class, hub_id, token, chosen).float()
         config = whole.config.text_config
         config.tie_word_embeddings = whole.config.tie_word_embeddings
         with torch.device("meta"):
