@@ -24,9 +24,6 @@ _getting_on: ContextVar[Callable[[], None]] = ContextVar("getting on", default=l
 
 _TELLING_CHARACTERS = 40
 """As many of an exception's message tell it from others."""
-SEEN_ON_CONTROL = "control"
-"""Key of evidence: what the library's own model or tokenizer shows by the same inputs. A failure
-with it is the library's, and counts as *upstream*."""
 BLOCKS_USERS_OF = "blocks users of"
 """Key of evidence: a failure that leaves this member of the contract unusable, so that clauses that
 use it cannot be judged."""

@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from conformance.assertions import (
     BLOCKS_USERS_OF,
-    SEEN_ON_CONTROL,
     Blocked,
     ClauseFailure,
     NotApplicable,
@@ -19,7 +19,7 @@ from conformance.assertions import (
     listening,
 )
 from conformance.catalogue import Requirement, in_order_of_need
-from conformance.places import is_ours
+from conformance.places import PACKAGE, is_ours
 from conformance.run.blame import seen_on_control
 from conformance.subject.contract import OPTIONAL_MEMBERS
 from conformance.subject.process_state import restored
@@ -140,11 +140,9 @@ def _run_tests(subject: Subject, clause: Requirement) -> _Found:
         except BaseException as error:
             found = _judged_exception(error, subject)
             if found.outcome is Outcome.FAILED:
-                same = found.evidence.get(SEEN_ON_CONTROL) or seen_on_control(
-                    subject, clause, test, error
-                )
+                same = seen_on_control(subject, clause, test, error)
                 if same is not None:
-                    evidence = {**found.evidence, SEEN_ON_CONTROL: same}
+                    evidence = {**found.evidence, "control": same}
                     return replace(found, outcome=Outcome.UPSTREAM, evidence=evidence)
             return found
     if len(reasons) == len(tests):
@@ -161,7 +159,7 @@ def _judged_exception(error: BaseException, subject: Subject) -> _Found:
         evidence = dict(error.evidence)
         if error.__cause__ is not None and not isinstance(error.__cause__, ClauseFailure):
             raised = raised_as_evidence(error.__cause__, subject.factory)
-            if raised["where"].startswith("conformance/suite/"):
+            if not raised["code"] and _is_raised_in_suite(error.__cause__):
                 # The library's compiled code refused what our line handed to it: not the place.
                 raised = {name: raised[name] for name in ("exception", "traceback")}
             evidence.update(raised)
@@ -183,6 +181,11 @@ def _judged_exception(error: BaseException, subject: Subject) -> _Found:
     return _Found(
         Outcome.FAILED, f"the backbone {did} ({evidence['where']})", evidence, counterexample
     )
+
+
+def _is_raised_in_suite(error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE / "suite")
 
 
 def _is_ours(error: BaseException, frames: traceback.StackSummary) -> bool:

@@ -41,11 +41,7 @@ class PublishedVocabulary:
 
     def gives(self, text: str, ids: list[int]) -> bool:
         """Whether `ids` are those of `text` without special tokens."""
-        return ids == self.ids(text) or self.automatic_gives(text, ids)
-
-    def automatic_gives(self, text: str, ids: list[int]) -> bool:
-        """Whether the installed AutoTokenizer, with nothing added, encodes `text` to `ids`."""
-        return ids == _ids(self._automatic, text)
+        return ids == self.ids(text) or ids == _ids(self._automatic, text)
 
     def own_class_gives(self, text: str, ids: list[int]) -> bool:
         """Whether the subject's own tokenizer class, with nothing added, encodes `text` to
