@@ -58,7 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="S",
         type=float,
         default=120.0,
-        help="seconds in which a step that does not get on hangs [120]",
+        help="seconds without progress after which a step counts as hung [120]",
     )
     group.addoption(
         "--backbone-jobs",

@@ -69,7 +69,7 @@ def certify(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes to share the clauses between.")] = 1,
     timeout: Annotated[
-        float, typer.Option(help="Seconds in which a step that does not get on hangs.")
+        float, typer.Option(help="Seconds without progress after which a step counts as hung.")
     ] = DEFAULT_TIMEOUT_SECONDS,
     max_memory: Annotated[
         Optional[float],

@@ -71,6 +71,7 @@ def _call(backbone: Any, step: str, inputs: Inputs, index: int) -> None:
             pad_token_id=int(inputs.ordinary[0]),
         )  # fmt: skip
     elif step == "far positions" and inputs.first_length:
+        # The factors for longer texts come into force.
         far = torch.tensor([[inputs.first_length, inputs.first_length + 1]])
         backbone(input_ids=ids[:1, :2], attention_mask=mask[:1, :2], position_ids=far)
     elif step == "decode far":

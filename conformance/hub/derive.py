@@ -116,7 +116,12 @@ def _completed(published: Published) -> Mapping[str, Any]:
     import transformers
 
     if not hasattr(transformers, published.architecture):
-        raise _too_old(published, f"has no class {published.architecture!r}")
+        written_by = published.config.get("transformers_version", "an unnamed release")
+        raise UnusableFiles(
+            f"transformers {transformers.__version__} has no class {published.architecture!r}, "
+            f"which reads {published.hub_id}; install a release that has it (the files were "
+            f"written by {written_by})"
+        )
     try:
         return completed(published.config)
     except Exception as error:
@@ -125,16 +130,6 @@ def _completed(published: Published) -> Mapping[str, Any]:
             f"of {published.hub_id}: {type(error).__name__}: {error}. If the file is whole, it "
             f"asks for another release"
         ) from error
-
-
-def _too_old(published: Published, lacks: str) -> UnusableFiles:
-    import transformers
-
-    written_by = published.config.get("transformers_version", "an unnamed release")
-    return UnusableFiles(
-        f"transformers {transformers.__version__} {lacks}, which reads {published.hub_id}; install "
-        f"a release that has it (the files were written by {written_by})"
-    )
 
 
 def _place_of_language_model(published: Published, model: Any) -> str | None:
@@ -333,7 +328,7 @@ def _of_model(published: Published, model: Any) -> tuple[Inference, ...]:
     return (
         Inference("embedding_scale", inside, f"measured on the input embedding: {inside:g}"),
         Inference("patch_scale", fed, f"measured before the first layer: {fed:g}"),
-        *_of_positions(model, _decoder(model)),
+        *_of_positions(model),
     )
 
 
@@ -386,9 +381,10 @@ def _factor(scaled: torch.Tensor, plain: torch.Tensor) -> float:
     return root if abs(factor / root - 1) < 1e-4 else factor
 
 
-def _of_positions(model: Any, decoder: Any) -> tuple[Inference, ...]:
+def _of_positions(model: Any) -> tuple[Inference, ...]:
     import torch
 
+    decoder = _decoder(model)
     tables = [
         name
         for name, module in decoder.named_modules()

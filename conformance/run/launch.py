@@ -131,7 +131,7 @@ def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if _keeps_large_tensors():
         # Logits over a large vocabulary are 100 MB, which glibc would take from the kernel and give
-        # back at every call: a third of the time.
+        # back at every call: half of the time over 150,000 rows.
         environment.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**27))
         environment.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
     # Hypothesis would otherwise leave a .hypothesis folder wherever it is run.

@@ -12,7 +12,7 @@ import random
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -102,12 +102,7 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
         expected="the weights that the id stands for",
         mend="correct the hub id in the table of ids, or the recipe's `backbone_ids`",
     )
-    master = getattr(torch, subject.declared.master_dtype)
-    ours = llm.state_dict()
-    # Releases rename modules as they load (a nested language model's, say): a tensor without a
-    # namesake may be elsewhere.
-    elsewhere = [tensor for name, tensor in ours.items() if name not in subject.checkpoint]
-    wrong, wanted = [], tensors_to_find(subject)
+    ours, wanted = llm.state_dict(), tensors_to_find(subject)
     require(
         bool(wanted),
         observed="every tensor of the checkpoint is of the vocabulary, of a layer that is declared "
@@ -115,11 +110,7 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
         expected="a language model whose weights can be looked for",
         mend="declare what is not the language model alone, in `outside` and `layers_kept`",
     )
-    for name in wanted:
-        expected = subject.checkpoint[name].to(master)
-        # CON-09 checks the dtype in which the model keeps it.
-        if not _is_held(expected, [ours[name]] if name in ours else elsewhere):
-            wrong.append(name)
+    wrong = _lost(subject, ours, ((name, subject.checkpoint[name]) for name in wanted))
     first = next(iter(wrong), "")
     require(
         not wrong,
@@ -136,17 +127,11 @@ def test_training_mode_holds_the_checkpoint(subject: Subject) -> None:
 def test_every_digit_is_loaded(subject: Subject) -> None:
     """Values that no narrower dtype holds arrive as they are: the weights pass through none on
     their way."""
-    master, names = getattr(torch, subject.declared.master_dtype), tensors_to_find(subject)
     stored: dict[str, torch.Tensor] = {}
     with subject.hub_variant(functools.partial(_with_all_digits, stored)):
         state = subject.build().llm.state_dict()
-    elsewhere = [tensor for name, tensor in state.items() if name not in subject.checkpoint]
-    expected = {name: stored[subject.name_on_disk(name)].to(master) for name in names}
-    wrong = [
-        name
-        for name, tensor in expected.items()
-        if not _is_held(tensor, [state[name]] if name in state else elsewhere)
-    ]
+    expected = {name: stored[subject.name_on_disk(name)] for name in tensors_to_find(subject)}
+    wrong = _lost(subject, state, expected.items())
     first = next(iter(wrong), "")
     there = f"{float(expected[first].flatten()[0]):.9g}" if wrong else ""
     read = f"has {float(state[first].flatten()[0]):.9g}" if first in state else "is not there so"
@@ -996,9 +981,25 @@ def _lose_files(snapshot: Path) -> None:
         path.unlink()
 
 
-def _is_held(expected: torch.Tensor, found: Sequence[torch.Tensor]) -> bool:
-    """Whether one of the tensors found is the expected one, bit-equal in its dtype."""
-    return any(same_tensor(one.to(expected.dtype), expected) for one in found)
+def _lost(
+    subject: Subject,
+    state: Mapping[str, torch.Tensor],
+    published: Iterable[tuple[str, torch.Tensor]],
+) -> list[str]:
+    """The names of published tensors that are not in the state dict, bit-equal in the declared
+    master dtype. CON-09 checks the dtype in which the model keeps them."""
+    master = getattr(torch, subject.declared.master_dtype)
+    # Releases rename modules as they load (a nested language model's, say): a tensor without a
+    # namesake may be elsewhere.
+    elsewhere = [tensor for name, tensor in state.items() if name not in subject.checkpoint]
+    return [
+        name
+        for name, tensor in published
+        if not any(
+            same_tensor(found.to(master), tensor.to(master))
+            for found in ([state[name]] if name in state else elsewhere)
+        )
+    ]
 
 
 _WITH_ALL_DIGITS = {
@@ -1011,24 +1012,27 @@ _WITH_ALL_DIGITS = {
 
 def _with_all_digits(stored: dict[str, torch.Tensor], snapshot: Path) -> None:
     """Begin every tensor with such a value, and note what is stored then."""
-    for path in snapshot.glob("*.safetensors"):
-        tensors = load_file(path)
-        for tensor in tensors.values():
-            if tensor.dtype in _WITH_ALL_DIGITS:
-                tensor.view(-1)[0] = _WITH_ALL_DIGITS[tensor.dtype]
-        stored.update(tensors)
-        path.unlink()  # it may be shared with other snapshots
-        save_file(tensors, path, metadata={"format": "pt"})
+
+    def begun(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dtype in _WITH_ALL_DIGITS:
+            tensor.view(-1)[0] = _WITH_ALL_DIGITS[tensor.dtype]
+        stored[name] = tensor
+        return tensor
+
+    _rewrite(snapshot, begun)
 
 
 def _shorten(name: str, snapshot: Path) -> None:
     """Give a tensor of the checkpoint one row less."""
+    _rewrite(snapshot, lambda one, tensor: tensor[:-1].clone() if one == name else tensor)
+
+
+def _rewrite(snapshot: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> None:
+    """Store what `change` makes of each tensor, by its name."""
     for path in snapshot.glob("*.safetensors"):
-        tensors = load_file(path)
-        if name in tensors:
-            tensors[name] = tensors[name][:-1].clone()
-            path.unlink()  # it may be shared with other snapshots
-            save_file(tensors, path, metadata={"format": "pt"})
+        tensors = {name: change(name, tensor) for name, tensor in load_file(path).items()}
+        path.unlink()  # it may be shared with other snapshots
+        save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _signature_of(llm: Any) -> dict[str, str]:

@@ -931,7 +931,9 @@ class _identified_as:
 def _mapping_is_frozen(subject: Subject) -> bool:
     """Whether `prompt_builder_fn` does not follow `identifier`: another id of the declared rule
     changes nothing."""
-    if not _takes_another_id(subject):
+    try:
+        subject.training.identifier = subject.training.identifier
+    except AttributeError:
         return True
     declared = subject.declared
     own = declared.builder_for(subject.backbone_id)
@@ -954,14 +956,6 @@ def _has_one_builder(subject: Subject) -> bool:
         and subject.declared.builder_for(UNKNOWN_ID) is None
         and _class_built_for(subject, UNKNOWN_ID) in named
     )
-
-
-def _takes_another_id(subject: Subject) -> bool:
-    try:
-        subject.training.identifier = subject.training.identifier
-    except AttributeError:
-        return False
-    return True
 
 
 def _class_built_for(subject: Subject, identifier: str) -> str | None:
