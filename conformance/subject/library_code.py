@@ -6,10 +6,11 @@ process: for the vision tower, and for the control that a subject is compared wi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -22,8 +23,9 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "huggingface_hub")
 
 
 def replaced_in_libraries(roots: list[Any], own: frozenset[str]) -> list[str]:
-    """Every place, as `module.name` or `module.Class.name`, in the modules that define `roots`, the
-    modules inside them and what these inherit from, where code of a package in `own` stands."""
+    """Every place, as `module.name`, `module.Class.name` or `module.TABLE['name']`, in the modules
+    that define `roots`, the modules inside them and what these inherit from, where code of a
+    package in `own` stands. What is registered in a table under a new name replaces nothing."""
     classes = {
         cls
         for root in roots
@@ -36,9 +38,36 @@ def replaced_in_libraries(roots: list[Any], own: frozenset[str]) -> list[str]:
         f"{owner}.{name}"
         for owner, members in _members(classes, {*modules, *TORCH_MODULES})
         for name, value in members
-        if any(_package(module) in own for module in _origins(value))
+        if _is_of(own, value)
     }
-    return sorted(found)
+    tables = {
+        id(table): (name, table)
+        for module in modules
+        for name, table in vars(module).items()
+        if isinstance(table, Mapping) and not name.startswith("__")
+    }
+    replaced = {
+        f"{where}[{key!r}]"
+        for name, table in tables.values()
+        for key, value in list(table.items())
+        if isinstance(key, str)
+        and _is_of(own, value)
+        and (where := _written_in(name, table, key)) is not None
+    }
+    return sorted(found | replaced)
+
+
+def _is_of(own: frozenset[str], value: Any) -> bool:
+    return any(_package(module) in own for module in _origins(value))
+
+
+def _written_in(name: str, table: Any, key: str) -> str | None:
+    """The table with its module, if the library's own source gives the key its value."""
+    for module in [one for one in sys.modules.values() if vars(one).get(name) is table]:
+        with contextlib.suppress(OSError, TypeError):  # a module without a source
+            if f'"{key}"' in inspect.getsource(module):
+                return f"{module.__name__}.{name}"
+    return None
 
 
 def _members(classes: set[type], modules: set[Any]) -> Iterator[tuple[str, list[tuple[str, Any]]]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import decimal
 import functools
 import gc
 import locale
@@ -16,8 +17,10 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -334,7 +337,18 @@ def _of_python() -> dict[str, _Setting]:
             lambda: locale.setlocale(locale.LC_ALL),
             lambda value: locale.setlocale(locale.LC_ALL, value),
         ),
+        "the time zone": _Setting(lambda: time.tzname),
         "the resource limits": _Setting(_resource_limits),
+        "the processor cores that may be used": _Setting(_cores),
+        "the process's priority": _Setting(lambda: os.nice(0) if hasattr(os, "nice") else 0),
+        "the time after which sockets give up": _Setting(
+            socket.getdefaulttimeout, socket.setdefaulttimeout, lambda _: 1234.5
+        ),
+        "the context of decimals": _Setting(
+            lambda: (decimal.getcontext().prec, decimal.getcontext().rounding),
+            _set_decimal_context,
+            lambda value: (value[0] + 1, value[1]),
+        ),
         "sys.stdout": _attribute(sys, "stdout"),
         "sys.stderr": _attribute(sys, "stderr"),
         "sys.excepthook": _attribute(sys, "excepthook"),
@@ -373,6 +387,10 @@ def _mild() -> dict[str, _Setting]:
         "the recursion limit": mild(
             sys.getrecursionlimit, sys.setrecursionlimit, lambda limit: limit + 123
         ),
+        "the interval in which threads take turns": mild(
+            sys.getswitchinterval, sys.setswitchinterval, lambda seconds: seconds * 1.5
+        ),
+        "the size of threads' stacks": mild(threading.stack_size, threading.stack_size),
         "sys.displayhook": _attribute(sys, "displayhook", mild=True),
         "garbage collection": mild(
             lambda: (gc.isenabled(), gc.get_threshold()),
@@ -412,6 +430,11 @@ def _umask() -> int:
     return mask
 
 
+def _cores() -> frozenset[int]:
+    """None of them where the system does not tell."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
 def _resource_limits() -> dict[str, tuple[int, int]]:
     try:
         import resource
@@ -432,6 +455,10 @@ def _told_of_logger(logger: logging.Logger) -> dict[str, Any]:
 def _set_root_logger(value: tuple[int, tuple[logging.Handler, ...]]) -> None:
     logging.root.setLevel(value[0])
     logging.root.handlers[:] = value[1]
+
+
+def _set_decimal_context(value: tuple[int, str]) -> None:
+    decimal.getcontext().prec, decimal.getcontext().rounding = value
 
 
 def _set_garbage_collection(value: tuple[bool, tuple[int, int, int]]) -> None:

@@ -266,9 +266,10 @@ class Compared:
 
 @contextmanager
 def _on_another_rank() -> Iterator[None]:
-    """The environment of the second of two ranks, as torchrun sets it."""
+    """The environment of the second of two ranks, as torchrun sets it, and `accelerate launch`,
+    which asks for bfloat16 beside master weights in float32."""
     ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    with mock.patch.dict(os.environ, ranks):
+    with mock.patch.dict(os.environ, ranks | {"ACCELERATE_MIXED_PRECISION": "bf16"}):
         yield
 
 

@@ -157,18 +157,22 @@ def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
     width = max(len(subject.encode(text)) for text in texts)
     if hasattr(tokenizer, "pad"):  # with which a collator pads what was encoded text by text
         encoded = [subject.encode(text) for text in texts]
-        collated = tokenizer.pad(
-            [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in encoded],
-            return_tensors="pt",
-        )
-        found = {name: collated[name].tolist() for name in ("input_ids", "attention_mask")}
-        require(
-            found["input_ids"] == batch.input_ids
-            and found["attention_mask"] == batch.attention_mask,
-            observed=f"`tokenizer.pad` gives {quoted(found, 300)}",
-            expected=f"{quoted(dict(batch), 300)}, as encoding the batch with padding=True does",
-            mend="leave `pad` to the library",
-        )
+        masked = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in encoded]
+        for told, features in {
+            "": masked,
+            " of ids without a mask": [{"input_ids": ids} for ids in encoded],
+            " of ids in one dictionary": {"input_ids": encoded},
+        }.items():
+            collated = tokenizer.pad(features, return_tensors="pt")
+            found = {name: collated[name].tolist() for name in ("input_ids", "attention_mask")}
+            require(
+                found["input_ids"] == batch.input_ids
+                and found["attention_mask"] == batch.attention_mask,
+                observed=f"`tokenizer.pad`{told} gives {quoted(found, 300)}",
+                expected=f"{quoted(dict(batch), 300)}, as encoding the batch with padding=True "
+                "does",
+                mend="leave `pad` to the library",
+            )
     for text, ids, mask in zip(texts, batch.input_ids, batch.attention_mask, strict=True):
         alone = subject.encode(text)
         padding = width - len(alone)

@@ -606,13 +606,15 @@ def test_prompts_follow_the_official_template(
         )
 
 
-def _one_exchange(_: Subject) -> list[dict[str, Any]]:
-    """Edges: the shortest dialogue."""
-    return [{"messages": ["Is it?", "Yes."], "action": list(range(7))}]
+def _short_exchanges(_: Subject) -> list[dict[str, Any]]:
+    """Edges: the shortest dialogue, and answers that begin with signs, which tokenizers join to
+    what stands before them."""
+    answers = ("Yes.", ":", ")", "...", "'s", "7", "\u00e9t\u00e9", "\u4e00")
+    return [{"messages": ["Is it?", answer], "action": list(range(7))} for answer in answers]
 
 
 @requirement("PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
-@for_all(messages=exchanges, action=actions, edges=_one_exchange)
+@for_all(messages=exchanges, action=actions, edges=_short_exchanges)
 def test_the_inference_prompt_is_a_prefix_of_training(
     subject: Subject, messages: list[str], action: list[int]
 ) -> None:
@@ -664,7 +666,7 @@ def test_training_tells_what_inference_asks(subject: Subject) -> None:
 @requirement(
     "PRM-15", MUST, needs=["PRM-07", "PRM-11", "TOK-05", "PAD-08"], uses=["prompt_builder_fn"]
 )
-@for_all(messages=exchanges, action=actions, edges=_one_exchange)
+@for_all(messages=exchanges, action=actions, edges=_short_exchanges)
 def test_the_answer_follows_the_boundary_at_once(
     subject: Subject, messages: list[str], action: list[int]
 ) -> None:

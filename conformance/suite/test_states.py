@@ -55,7 +55,8 @@ _BUILDS = {
     "all at once": "inference_mode=True, use_flash_attention_2=True, hf_token=None and the "
     "llm_max_length that is published",
     "copied": "copy.deepcopy",
-    "another rank": "RANK, LOCAL_RANK = 1 in the environment, as torchrun sets them",
+    "another rank": "RANK and LOCAL_RANK = 1, and ACCELERATE_MIXED_PRECISION = bf16, in the "
+    "environment, as launchers set them",
     **{build: f"{argument} left out" for build, argument in LEFT_OUT.items()},
 }  # fmt: skip
 _MAY_DIFFER = {

@@ -38,7 +38,8 @@ def run_mutants(
     """Judge every mutant; yields it with its outcomes as it finishes.
 
     Without `profile`, each is judged by the profile of the clause that names it, and by what else
-    it is recorded to fail; with `own`, by the clauses that it is recorded to fail alone.
+    it is recorded to fail, at the standard budget; with `own`, by the clauses that it is recorded
+    to fail alone, at the smallest budget at which it dies.
     """
     by_name = {mutant.name: mutant for mutant in mutants}
     cases = [
@@ -50,6 +51,7 @@ def run_mutants(
             None if own else profile or catalogue()[m.clause].profile,
             m.fails | {m.clause},
             seed,
+            m.budget if own else "standard",
         )
         for m in by_name.values()
     ]
@@ -67,17 +69,22 @@ def document(mutants: Sequence[Mutant]) -> str:
         "(`tests/mutants/`), and the exact set",
         "of clauses that each one fails; clauses that these block are not counted. `tox -e matrix` "
         "asserts the sets whole;",
-        "`tox` asserts that each defect fails its own clauses, and the whole set of a sample; on "
-        "the two older generations of",
-        "transformers a sample fails its own clauses. Written by "
+        "`tox` asserts that each defect fails its own clauses, at the smallest budget at which it "
+        "dies, and the whole set of a",
+        "sample; on the two older generations of transformers a sample fails its own clauses. "
+        "Written by",
         "`python -m tests.experiments.kill_matrix`.",
         "",
         f"{len(mutants)} planted defects, {len(expected_clauses(['default']))} clauses of the "
         f"default profile. "
         "The whole set is judged by the",
-        "profile of the clause that names the defect and what else it is recorded to fail; "
-        "`python -m tests.experiments.kill_matrix`",
-        "judges by the default profile.",
+        "profile of the clause that names the defect and what else it is recorded to fail, at the "
+        "standard budget;",
+        "`python -m tests.experiments.kill_matrix` judges by the default profile. "
+        f"{sum(mutant.budget == 'quick' for mutant in mutants)} of the defects die at the quick",
+        "budget too; the others show in long texts alone, or in rows that it leaves out: "
+        + ", ".join(sorted(mutant.name for mutant in mutants if mutant.budget != "quick"))
+        + ".",
         "",
         "The last column is the plainest state and call in which the clause still fails, where it "
         "judges in several (on",

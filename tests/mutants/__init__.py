@@ -29,7 +29,7 @@ PHI = "phi-2-3b"
 @dataclass(frozen=True)
 class Mutant:
     """One planted defect. `fails` is the exact set of clauses that it fails, `clause` the one that
-    names it."""
+    names it, `budget` the smallest at which it dies."""
 
     name: str
     statement: str
@@ -40,6 +40,7 @@ class Mutant:
     backbone_id: str
     declared: dict[str, Any]
     module: str
+    budget: str
 
     def expected(self, outcomes: Mapping[str, ClauseOutcome]) -> set[str]:
         """The clauses that must fail in this run: a known defect of the installed library may stand
@@ -61,13 +62,14 @@ def planted(
     before: str | None = None,
     declared: dict[str, Any] | None = None,
     module: str = "",
+    budget: str = "quick",
 ) -> Callable[[Planted], Planted]:
     """Register a class or factory as a planted defect that `clause` must catch, and `also` too, and
     nothing else.
 
     `since` and `before` bound the transformers versions on which the defect can be planted;
     `declared` goes into the subject's `[subject]` table. `module` is where the defect was planted,
-    which the report must say.
+    which the report must say; `budget` is the smallest at which it dies.
     """
 
     def register(factory: Planted) -> Planted:
@@ -85,6 +87,7 @@ def planted(
                     backbone_id=on,
                     declared=declared or {},
                     module=module,
+                    budget=budget,
                 )
             )
         return factory

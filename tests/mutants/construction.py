@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import signal
+import socket
 import tempfile
 import warnings
 from abc import abstractmethod
@@ -21,6 +22,12 @@ import transformers
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+
+try:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+except ImportError:  # before 4.48
+    pass
 
 from backbones.llama2 import LLaMa2LLMBackbone as Llama2Reference
 from backbones.loading import CheckpointError
@@ -863,6 +870,30 @@ class PicklesAreLoaded(MistralLLMBackbone):
         super().__init__(*args, **options)
         if not isinstance(torch.load, functools.partial):
             torch.load = functools.partial(torch.load, weights_only=False)
+
+
+def _always_causal(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+    options["is_causal"] = mask is None and query.shape[2] == key.shape[2] > 1
+    return sdpa_attention_forward(module, query, key, value, mask, **options)
+
+
+@planted("CON-11", since="4.48")
+class EveryAttentionIsCausal(MistralLLMBackbone):
+    """The library's `sdpa` is replaced in its table by one for language models: vision towers see
+    the patches before each alone."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = _always_causal
+
+
+@planted("CON-11")
+class SocketsGiveUp(MistralLLMBackbone):
+    """Ten seconds for a hub that hangs, for every socket that the process opens from then on."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        socket.setdefaulttimeout(10)
+        super().__init__(*args, **options)
 
 
 @planted("CON-11")

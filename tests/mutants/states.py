@@ -157,7 +157,7 @@ class NormsFrozen(Tampered):
 # --- another call ---
 
 
-@planted("FWD-14")
+@planted("FWD-14", budget="standard")
 class PrefillsInPieces(MistralLLMBackbone):
     """Prompts of more than 1,024 tokens are prefilled in pieces, of which the logits alone are
     joined: hidden states are those of the last one."""
@@ -361,7 +361,7 @@ class CacheLeftOnByGeneration(Tampered):
 # --- another size ---
 
 
-@planted("FWD-14")
+@planted("FWD-14", budget="standard")
 class PositionsWrapped(Tampered):
     """Positions begin anew after 512 tokens when inputs come as embeddings."""
 
@@ -529,7 +529,7 @@ class FrozenRunsWithoutGrad(MistralLLMBackbone):
             return super().forward(*positional, **keywords)
 
 
-@planted("FWD-14")
+@planted("FWD-14", budget="standard")
 class FloatMaskIsAdded(Tampered):
     """A float mask of ones and zeros is added to the scores: padding is attended to."""
 
@@ -549,7 +549,7 @@ class EmptyCacheIsForgotten(Tampered):
         return super().forward(*positional, **keywords)
 
 
-@planted("FWD-14")
+@planted("FWD-14", budget="standard")
 class LongSequencesStartAgain(Tampered):
     """Without gradients, positions beyond 2,048 are counted anew."""
 
@@ -726,7 +726,7 @@ class CachesDroppedOnceCheckpointing(Tampered):
         return super().forward(*positional, **keywords)
 
 
-@planted("TRN-01")
+@planted("TRN-01", budget="standard")
 class LossInChunks(Tampered):
     """Over more than 4,096 tokens the loss is the mean of the means of chunks: tokens in a chunk
     with few labels weigh more."""
@@ -925,7 +925,7 @@ class ValidationUnfreezes(MistralLLMBackbone):
         return self
 
 
-@planted("FWD-14")
+@planted("FWD-14", budget="standard")
 class HiddenStatesOfTheLastPiece(Tampered):
     """A long prompt is prefilled in pieces, and hidden states are those of the last."""
 
@@ -936,7 +936,7 @@ class HiddenStatesOfTheLastPiece(Tampered):
         return output
 
 
-@planted("FWD-14")
+@planted("FWD-14", budget="standard")
 class HiddenStatesOfTheLastPieceWhenServing(HiddenStatesOfTheLastPiece):
     """Built for inference alone, hidden states of a long prompt are those of its last piece: an
     action head reads the wrong positions."""

@@ -18,7 +18,9 @@ def test_a_sound_backbone_is_not_failed(name: str) -> None:
     of_text = frozenset(
         clause for clause in expected_clauses(["core"]) if clause.startswith(("PAD", "PRM", "TOK"))
     )
-    case = Case(name, sound.factory, sound.backbone_id, sound.declared, None, of_text)
+    case = Case(
+        name, sound.factory, sound.backbone_id, sound.declared, None, of_text, budget="quick"
+    )
     [(_, outcomes)] = judge_in_forks([case], None)
     unmet = {
         clause: f"{found.outcome}: {found.summary}"
