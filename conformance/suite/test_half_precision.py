@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from conformance.assertions import NotApplicable, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.control import DEFAULTS, CallRefused, described, observe
 from conformance.oracle import Place
 from conformance.parity.equality import gradient_angles, gradients_of
 from conformance.parity.gates import GRADIENT_COSINE, conditions, rounding_ratio
@@ -20,6 +22,7 @@ from conformance.parity.library import cast_parameters
 from conformance.parity.modules import error_growth
 from conformance.subject.subject import Subject
 from conformance.suite.models import IGNORED_LABEL, is_routed, loaded_in, probe_ids, reference_of
+from conformance.suite.product import compared
 from conformance.suite.properties import for_all
 from conformance.suite.rounding import (
     far_batch,
@@ -101,6 +104,37 @@ def test_half_precision_is_finite(
         mend="use bfloat16, whose range is float32's: float16 ends at 65,504; and mask with the "
         "dtype's own minimum",
     )
+
+
+@requirement("HALF-03", MUST, needs=["HALF-01", "PAD-05"], uses=["forward"])
+def test_padded_batches_are_finite_in_either_format(subject: Subject) -> None:
+    """Padded batches are finite in bfloat16 and in float16, wherever the library's own model is:
+    hosts cast to what their devices compute in."""
+    together, judged = compared(subject), 0
+    backbone, control = together.backbone("training"), together.control("training")
+    for dtype, attention, mask in itertools.product(
+        (torch.bfloat16, torch.float16), ("as built", "eager"), ("ragged left", "right")
+    ):
+        row = {"precision": "half", "attention": attention, "mask": mask, "batch": 3}
+        try:
+            expected, observed = (
+                observe(one, row, together.inputs, dtype)["logits"] for one in (control, backbone)
+            )
+        except CallRefused:  # in the declared dtype that is FWD-14's
+            continue
+        if not bool(torch.isfinite(expected).all()):
+            continue
+        judged += 1
+        require(
+            bool(torch.isfinite(observed).all()),
+            observed=f"in {dtype}, {described({**DEFAULTS, **row})}, "
+            f"{int((~torch.isfinite(observed)).sum())} of {observed.numel()} logits are not finite",
+            expected="finite logits, as the library's own model has them",
+            mend="mask with `torch.finfo(dtype).min` of the dtype that scores are computed in: "
+            "float16 ends at 65,504, and a row of -inf alone becomes NaN",
+        )
+    if not judged:
+        raise NotApplicable("the library's own model is finite in neither format")
 
 
 def seeds(_: Subject) -> st.SearchStrategy[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from hypothesis import strategies as st
 
@@ -158,11 +160,12 @@ def test_batches_pad_on_the_right(subject: Subject, texts: list[str]) -> None:
     if hasattr(tokenizer, "pad"):  # with which a collator pads what was encoded text by text
         encoded = [subject.encode(text) for text in texts]
         masked = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in encoded]
-        for told, features in {
+        handed_in: dict[str, Any] = {
             "": masked,
             " of ids without a mask": [{"input_ids": ids} for ids in encoded],
             " of ids in one dictionary": {"input_ids": encoded},
-        }.items():
+        }
+        for told, features in handed_in.items():
             collated = tokenizer.pad(features, return_tensors="pt")
             found = {name: collated[name].tolist() for name in ("input_ids", "attention_mask")}
             require(

@@ -28,6 +28,21 @@ class FullPrecisionForSafety(MistralLLMBackbone):
     half_precision_dtype = torch.float32
 
 
+@planted("HALF-03", on=LLAMA_CHAT)
+class MinusABillionInFloat16(LLaMa2LLMBackbone):
+    """In float16 the mask is made by hand and filled with -1e9, which is -inf there: rows of
+    padding are NaN by eager attention, and poison the batch."""
+
+    def forward(
+        self, *args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        if attention_mask is not None and self.llm.dtype == torch.float16:
+            length = attention_mask.shape[1]
+            allowed = torch.ones(length, length).tril() * attention_mask[:, None, None, :]
+            attention_mask = (1.0 - allowed.half()) * -1e9
+        return super().forward(*args, attention_mask=attention_mask, **kwargs)
+
+
 @planted("HALF-03", defects=("D38",))
 class EmbeddingsPassThroughFloat16(MistralLLMBackbone):
     """Input embeddings are rounded to float16 on their way in: what exceeds 65,504 becomes
