@@ -13,6 +13,7 @@ from conformance.control.calls import (
     CannotBeCopied,
     Inputs,
     NoSuchAttention,
+    NothingIsTrained,
     embeddings_of,
     observe,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Inputs",
     "Mirrored",
     "NoSuchAttention",
+    "NothingIsTrained",
     "Row",
     "canonical",
     "covering_rows",

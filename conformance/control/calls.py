@@ -57,6 +57,10 @@ class CannotBeCopied(CallRefused):
     """`copy.deepcopy` raised."""
 
 
+class NothingIsTrained(CallRefused):
+    """No gradient comes of a loss: the backbone is frozen as it was built."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What calls are made of: the ids that a text may hold, `known` ids in all, the window (or 16
@@ -150,6 +154,8 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
                 attention != _attention_named(backbone)
             )
             return seen
+        except NothingIsTrained:
+            raise
         except Exception as error:
             if is_slip_of_ours(error):
                 raise
@@ -502,7 +508,10 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
         )  # fmt: skip
     elif history in ("after backward", "after a step"):
         backbone.train()
-        _run(backbone, _Call.of({**plain, "labels": "all"}, inputs, offset=6)).loss.backward()
+        loss = _run(backbone, _Call.of({**plain, "labels": "all"}, inputs, offset=6)).loss
+        if not any(parameter.requires_grad for parameter in backbone.parameters()):
+            raise NothingIsTrained
+        loss.backward()
         if history == "after a step":
             with torch.no_grad():
                 # Alike for all: code of its own may hold them otherwise, or more of them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -55,9 +55,20 @@ def in_shape(
     return changed
 
 
-def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed: int) -> Any:
+def untrained(
+    model_class: type,
+    config: Mapping[str, Any],
+    attention: str,
+    seed: int,
+    *,
+    of: Iterable[str] | None = None,
+) -> Any:
     """A float32 model of a parsed `config.json` with probe weights of this seed, in `eval()`, with
-    the named attention."""
+    the named attention.
+
+    With the tensors `of` a checkpoint by name, parameters of none of their kinds (the last two
+    parts of a name) stay as the class makes them: adapters begin at zero.
+    """
     # In the dtype of the config some buffers would be rounded: rotary tables in older releases,
     # the scale of Gemma's embeddings in newer ones.
     fields = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
@@ -66,7 +77,12 @@ def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed
             library_config(fields, torch_dtype="float32"), attn_implementation=attention
         )
     llm = llm.to(torch.float32).eval()
-    parameters = dict(llm.named_parameters())
+    kinds = None if of is None else set(map(_kind, of))
+    parameters = {
+        name: parameter
+        for name, parameter in llm.named_parameters()
+        if kinds is None or _kind(name) in kinds
+    }
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     drawn = probe_tensors(
         shapes,
@@ -80,3 +96,7 @@ def untrained(model_class: type, config: Mapping[str, Any], attention: str, seed
         for name, tensor in drawn:
             parameters[name].copy_(tensor)
     return llm
+
+
+def _kind(name: str) -> str:
+    return ".".join(name.split(".")[-2:])

@@ -29,6 +29,7 @@ from conformance.control import (
     Difference,
     Inputs,
     NoSuchAttention,
+    NothingIsTrained,
     Row,
     covering_rows,
     described,
@@ -198,7 +199,7 @@ class Compared:
         expected = observe(control, _without_history(row), self.inputs, self.half)
         try:
             observed = observe(backbone, row, self.inputs, self.half)
-        except (CannotBeCopied, NoSuchAttention):
+        except (CannotBeCopied, NoSuchAttention, NothingIsTrained):
             raise  # no difference: the row says nothing of what is computed
         except CallRefused as refusal:
             observe(control, row, self.inputs, self.half)

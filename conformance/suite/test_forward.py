@@ -36,6 +36,7 @@ from conformance.suite.models import (
     logits_of,
     positions_of,
     probe_ids,
+    published_shapes,
     reference_of,
 )
 from conformance.suite.properties import for_all
@@ -799,7 +800,8 @@ def test_other_shapes_are_followed(
         shared_heads = query_heads
     shape = {"heads": query_heads, "key_value_heads": shared_heads, "layers": layers}
     config = {**in_shape(subject.published_config, **shape), "vocab_size": 96}
-    llm = untrained(type(own), config, own.config._attn_implementation, seed)
+    attention = own.config._attn_implementation
+    llm = untrained(type(own), config, attention, seed, of=published_shapes(config))
     reference = reference_of(subject, llm, config)
     _agrees(llm, reference, drawn_ids(96, LONG, seed), told=f" with {shape}")
 

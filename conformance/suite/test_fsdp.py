@@ -99,6 +99,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
 
     backbone = subject.build().eval()
     layers = layer_count(subject, backbone)
+    layer_cls = backbone.transformer_layer_cls  # which may be read off the layers: FSDP wraps them
     # What lies outside may be wrapped too: an action expert of the same layers, say.
     beside = {
         id(module) for root in subject.outside(backbone).values() for module in root.modules()
@@ -125,7 +126,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             units=units,
             policy=_named_policy(policy),
         )
-        _require_no_unit_by_size(wrapped)
+        _require_no_unit_by_size(wrapped, policy, layer_cls)
         with torch.no_grad():
             sharded = _real_logits(subject, wrapped(**batch), batch)
     if refused:
@@ -137,7 +138,16 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             expected="logits",
             mend="let the forward find its parameters where they are registered",
         )
-    _require_the_same_units_frozen(backbone)
+    _require_units_by_class(
+        subject.build().requires_grad_(False),  # whoever trains the projector alone shards them too
+        "with every parameter frozen",
+        expected="units by class alone, whatever is trained: what is frozen takes as much memory",
+    )
+    _require_units_by_class(
+        subject.build_for_inference(),
+        "built for inference",
+        expected="units by class alone, however it is built: a large model is served in shards too",
+    )
     if not not_copied:
         _require_the_same_units_of(copied)
     error = relative_rms(sharded, logits.detach())
@@ -179,16 +189,13 @@ def _encloses(path: str, other: str) -> bool:
     return path != other and (not path or other.startswith(f"{path}."))
 
 
-def _require_no_unit_by_size(wrapped: Any) -> None:
+def _require_no_unit_by_size(wrapped: Any, policy: Any, layer_cls: type[nn.Module]) -> None:
     """A policy that also goes by size makes other units of the published model than of a probe."""
-    backbone = wrapped.module
-    policy = backbone.get_fsdp_wrapping_policy()
     if not callable(policy):  # a `CustomPolicy`, which looks at modules alone
         return
-    layer_cls = backbone.transformer_layer_cls
     by_size = [
         name
-        for name, module in backbone.named_modules()
+        for name, module in wrapped.module.named_modules()
         if not isinstance(module, layer_cls)
         and type(module) is not type(wrapped)
         and policy(module=module, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
@@ -203,22 +210,6 @@ def _require_no_unit_by_size(wrapped: Any) -> None:
         "`{self.transformer_layer_cls}`",
         modules=by_size[:20],
     )
-
-
-def _require_the_same_units_frozen(backbone: Any) -> None:
-    """Whoever trains the projector alone shards the frozen layers all the same."""
-    trained = [(parameter, parameter.requires_grad) for parameter in backbone.parameters()]
-    try:
-        backbone.requires_grad_(False)
-        _require_units_by_class(
-            backbone,
-            "with every parameter frozen",
-            expected="units by class alone, whatever is trained: what is frozen takes as much "
-            "memory",
-        )
-    finally:
-        for parameter, wanted in trained:
-            parameter.requires_grad_(wanted)
 
 
 def _require_the_same_units_of(copied: Any) -> None:
@@ -237,7 +228,10 @@ def _require_units_by_class(backbone: Any, told: str, *, expected: str) -> None:
     left = [
         layer
         for layer in layers
-        if not policy(module=layer, recurse=False, nonwrapped_numel=_PUBLISHED_NUMEL)
+        if not all(
+            policy(module=layer, recurse=False, nonwrapped_numel=size)
+            for size in (1, _PUBLISHED_NUMEL)
+        )
     ]
     require(
         not left,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -667,19 +668,31 @@ def _gradients(backbone: Any, loss: torch.Tensor, *, keep: bool = False) -> dict
 
 @contextmanager
 def _counted(layers: list[torch.nn.Module]) -> Iterator[Counter[int]]:
-    """How often each layer computes, counted on one leaf with parameters inside it: what is
-    recomputed may be less than the layer's own forward."""
+    """How often each layer computes, counted once the body has run: on the first of its leaves with
+    parameters that is called, since what is recomputed may be less than the layer's own forward,
+    and on the layer where code of its own reads the parameters of all of them."""
     calls: Counter[int] = Counter()
+    counted: list[tuple[int, list[int]]] = []
     handles = []
     for index, layer in enumerate(layers):
-        leaf = next(
+        leaves = [
             module
             for module in layer.modules()
             if not list(module.children()) and list(module.parameters(recurse=False))
-        )
-        handles.append(leaf.register_forward_hook(lambda *_, index=index: calls.update([index])))
+        ]
+        for module in (*leaves, layer):
+            times = [0]
+            counted.append((index, times))
+            # Before it computes: a recomputation ends with the last tensor that is asked for.
+            handles.append(module.register_forward_pre_hook(functools.partial(_one_more, times)))
     try:
         yield calls
     finally:
         for handle in handles:
             handle.remove()
+        for index, (count,) in counted:
+            calls[index] = calls[index] or count
+
+
+def _one_more(times: list[int], *_: Any) -> None:
+    times[0] += 1
