@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, product
 from typing import Any
 from unittest import mock
 
@@ -164,6 +164,8 @@ class Compared:
             rows = list(covering_rows(one))
             rows = rows[: round(len(rows) * share)]
             found += [(takes_long(row), i / len(rows), row) for i, row in enumerate(rows)]
+        # What is trained may cut off what flows back to a host's patches.
+        found += [(False, 1.0, row) for row in _gradients_of_patches()]
         return [row for *_, row in sorted(found, key=lambda place: place[:2])]
 
     @property
@@ -263,6 +265,18 @@ class Compared:
         if {parameter.dtype for parameter in backbone.llm.parameters()} != {torch.float32}:
             backbone = in_float32(backbone)
         return backbone.eval()
+
+
+def _gradients_of_patches() -> list[Row]:
+    """Rows with patches for whatever is trained, in either mode, with and without labels: pairs of
+    values do not cover these together."""
+    return [
+        {**DEFAULTS, "form": "patches", "gradients": True, "trained": trained, "mode": mode,
+         "labels": labels}
+        for trained, mode, labels in product(
+            ("everything", "the head", "nothing"), FACTORS["mode"], ("none", "some ignored")
+        )
+    ]  # fmt: skip
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import attention_of, text_config
 from conformance.subject.subject import Subject
-from conformance.suite.models import built_both_ways, decoder_layers
+from conformance.suite.models import built_both_ways, decoder_layers, logits_of
 from conformance.suite.product import (
     LEFT_OUT,
     OF_TRAINING,
@@ -579,22 +579,67 @@ def test_a_call_in_another_dtype_changes_no_weights(subject: Subject) -> None:
 
 @requirement("FWD-15", MUST, profile="numerics")
 def test_state_dicts_hold_what_is_frozen(subject: Subject) -> None:
-    """A state dict holds every parameter, frozen or not, in either mode."""
+    """A state dict holds every parameter, whatever is frozen, in either mode."""
     for built, backbone in built_both_ways(subject):
-        for mode in ("train", "eval"):
+        layers = [] if subject.lacks("transformer_layer_cls") else decoder_layers(backbone)
+        head = backbone.llm.get_output_embeddings()
+        trained = {
+            "everything": [],
+            **({"all but the last layer": [layers[-1]]} if layers else {}),
+            **({"all but the head": [head]} if head is not None else {}),
+        }
+        for mode, (frozen, kept) in product(("train", "eval"), trained.items()):
             getattr(backbone, mode)()
             backbone.requires_grad_(True)
             whole = list(backbone.state_dict())
             backbone.requires_grad_(False)
+            for module in kept:
+                module.requires_grad_(True)
             missing = sorted(set(whole) - set(backbone.state_dict()))
             require(
                 not missing and bool(whole),
-                observed=f"built for {built}, in {mode}(), with everything frozen {len(missing)} "
+                observed=f"built for {built}, in {mode}(), with {frozen} frozen {len(missing)} "
                 f"of {len(whole)} tensors are missing in the state dict, the first is "
                 f"{missing[:1]}",
                 expected="all of them: what was frozen is part of the checkpoint too",
                 mend="leave `state_dict` to the module",
             )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_modes_are_the_hosts(subject: Subject) -> None:
+    """With `llm` in one mode inside a backbone in the other, as whoever trains a projector beside
+    a language model without dropout has it, a call leaves every module in its mode, and `llm`
+    computes as in its own."""
+    together = compared(subject)
+    ids = together.inputs.ids(2, 9)
+    for built, backbone, _ in together.pairs():
+        with torch.no_grad():
+            plain = logits_of(backbone.eval()(input_ids=ids))
+            for outer in (True, False):
+                backbone.train(outer)
+                backbone.llm.train(not outer)
+                told = f"built for {built}, with the backbone in {'train' if outer else 'eval'}() "
+                before = {name: module.training for name, module in backbone.named_modules()}
+                torch.manual_seed(subject.seed)
+                logits = logits_of(backbone(input_ids=ids))
+                changed = [n for n, one in backbone.named_modules() if one.training != before[n]]
+                backbone.eval()
+                require(
+                    not changed,
+                    observed=f"{told}and `llm` in the other mode, a call changes the mode of "
+                    f"{len(changed)} modules, the first is `{changed[0] if changed else ''}`",
+                    expected="every module in the mode in which its host set it",
+                    mend="leave `train()` and `eval()` to the host",
+                )
+                error = relative_rms(logits, plain) if outer else 0.0
+                require(
+                    error <= SEMANTICS,
+                    observed=f"{told}and `llm` in eval(), the logits are off by a relative RMS of "
+                    f"{error:.2g} from those in eval()",
+                    expected="those of eval(): dropout follows the modules that have it",
+                    mend="go by `self.llm.training`, not by `self.training`",
+                )
 
 
 @requirement("FWD-15", MUST, profile="numerics")

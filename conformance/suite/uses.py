@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import tempfile
@@ -43,6 +44,20 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
             input_ids=ids[:1], attention_mask=torch.ones_like(ids[:1]), max_new_tokens=2,
             do_sample=sampled,
         )  # fmt: skip
+
+    def refused() -> None:
+        """Calls that raise, as where memory runs out: hosts catch that and go on with less."""
+        width = backbone.llm.get_input_embeddings().weight.shape[1]
+        wrong = torch.zeros(1, 4, width + 1, dtype=next(backbone.llm.parameters()).dtype)
+        for mode, gradients in ((backbone.train, True), (backbone.eval, False)):
+            mode()
+            with contextlib.suppress(Exception), torch.set_grad_enabled(gradients):
+                backbone(inputs_embeds=wrong, attention_mask=torch.ones(1, 4, dtype=torch.long))
+        with contextlib.suppress(Exception):
+            backbone.llm.generate(
+                input_ids=ids[:1], attention_mask=torch.ones_like(ids[:1]), max_new_tokens=2,
+                do_sample=False, logits_processor=[_interrupted],
+            )  # fmt: skip
 
     def encode() -> None:
         texts = list(MESSAGES)
@@ -88,6 +103,7 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
         "a step of training": train,
         "generation": generate,
         "sampling": lambda: generate(sampled=True),
+        "a call that raises": refused,
         "embedding ids": lambda: backbone.embed_input_ids(ids),
         "encoding and decoding text": encode,
         "building prompts": prompt,
@@ -100,4 +116,9 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
         "changing modes": change_modes,
         "pickling": lambda: pickle.loads(pickle.dumps(backbone)),
         "casting to half precision": cast,
+        "a call in half precision that raises": refused,
     }
+
+
+def _interrupted(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    raise RuntimeError("interrupted by the conformance suite")

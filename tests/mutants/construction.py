@@ -888,6 +888,21 @@ class EveryAttentionIsCausal(MistralLLMBackbone):
 
 
 @planted("CON-11")
+class DefaultDtypeAfterAnError(MistralLLMBackbone):
+    """Masks are made in half precision by way of the default dtype, which is put back unless the
+    call raises: a host that runs out of memory goes on in bfloat16."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        if self.llm.dtype == torch.float32:
+            return super().forward(*args, **options)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.llm.dtype)
+        output = super().forward(*args, **options)
+        torch.set_default_dtype(before)
+        return output
+
+
+@planted("CON-11")
 class SocketsGiveUp(MistralLLMBackbone):
     """Ten seconds for a hub that hangs, for every socket that the process opens from then on."""
 

@@ -210,6 +210,17 @@ class LargeModulesAreUnitsToo(MistralLLMBackbone):
 
 
 @planted("FSDP-03")
+class OneUnitWhenServing(MistralLLMBackbone):
+    """Built for inference it is wrapped by size, as there are no gradients to shard: layers of a
+    small model are no units."""
+
+    def get_fsdp_wrapping_policy(self) -> Any:
+        if self.inference_mode:
+            return functools.partial(size_based_auto_wrap_policy, min_num_params=int(1e8))
+        return super().get_fsdp_wrapping_policy()
+
+
+@planted("FSDP-03")
 class FrozenLayersAreNoUnits(MistralLLMBackbone):
     """Only layers that are trained become units, which is what needs sharding, it says: with the
     model frozen every GPU gathers all of it."""

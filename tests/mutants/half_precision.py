@@ -33,9 +33,7 @@ class MinusABillionInFloat16(LLaMa2LLMBackbone):
     """In float16 the mask is made by hand and filled with -1e9, which is -inf there: rows of
     padding are NaN by eager attention, and poison the batch."""
 
-    def forward(
-        self, *args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
+    def forward(self, *args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
         if attention_mask is not None and self.llm.dtype == torch.float16:
             length = attention_mask.shape[1]
             allowed = torch.ones(length, length).tril() * attention_mask[:, None, None, :]

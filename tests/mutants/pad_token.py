@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import AddedToken
 
 from backbones.mistral import MistralLLMBackbone
@@ -117,6 +118,26 @@ class MaskHidesEveryEos(MistralLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         same_class_but(self.tokenizer, __call__=_masked_by_id)
+
+
+@planted("PAD-06")
+class CollatorsHideEveryEos(MistralLLMBackbone):
+    """What a collator pads without a mask gets one computed from its ids, eos counted as
+    padding."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        same_class_but(self.tokenizer, pad=_padded_and_masked_by_id)
+
+
+def _padded_and_masked_by_id(tokenizer: Any, features: Any, *args: Any, **kwargs: Any) -> Any:
+    batch = super(type(tokenizer), tokenizer).pad(features, *args, **kwargs)
+    one = features[0] if isinstance(features, list) else features
+    if "attention_mask" not in one and isinstance(batch["input_ids"], torch.Tensor):
+        ids = batch["input_ids"]
+        hidden = (ids == tokenizer.pad_token_id) | (ids == tokenizer.eos_token_id)
+        batch["attention_mask"] = (~hidden).long()
+    return batch
 
 
 def _masked_by_id(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:

@@ -15,7 +15,8 @@ from transformers.models.mistral.modeling_mistral import MistralMLP
 
 from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
-from tests.mutants import LLAMA_PURE, planted
+from backbones.phi import PhiLLMBackbone
+from tests.mutants import LLAMA_PURE, PHI, planted
 from tests.sound.plain import Plain
 
 Forward = Callable[..., Any]
@@ -766,6 +767,62 @@ class OnlyTheFirstRankLoads(MistralLLMBackbone):
         if not first:
             keywords["inference_mode"] = True
         super().__init__(*positional, **keywords)
+
+
+@planted("CON-16")
+class MastersAsTheLauncherComputes(MistralLLMBackbone):
+    """`accelerate launch --mixed_precision bf16` makes the master weights bfloat16 too."""
+
+    def __init__(self, *positional: Any, **keywords: Any) -> None:
+        super().__init__(*positional, **keywords)
+        if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16":
+            self.llm.to(torch.bfloat16)
+
+
+@planted("FWD-15", on=PHI)
+class DropoutByTheHostsMode(PhiLLMBackbone):
+    """`llm` is put into the backbone's mode at every call: held in eval() by its host, it drops out
+    all the same."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        self.llm.train(self.training)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-15")
+class FrozenIsNotSaved(MistralLLMBackbone):
+    """Once anything is trained, what is frozen stays out of the state dict: it is on the hub."""
+
+    def state_dict(self, *positional: Any, **keywords: Any) -> Any:
+        state = super().state_dict(*positional, **keywords)
+        learns = {name: p.requires_grad for name, p in self.named_parameters()}
+        for name, trained in learns.items():
+            if any(learns.values()) and not trained:
+                del state[name]
+        return state
+
+
+@planted("TRN-04")
+class ProbeCutsThePatches(MistralLLMBackbone):
+    """Where the head alone is trained, everything before it runs without gradients: a projector in
+    front of it learns nothing."""
+
+    def forward(
+        self, *positional: Any, labels: Any = None, return_dict: Any = None, **keywords: Any
+    ) -> Any:
+        model, head = self.llm.model, self.llm.lm_head
+        before = any(parameter.requires_grad for parameter in model.parameters())
+        probes = self.training and head.weight.requires_grad and not before
+        if not probes or labels is None or return_dict is False:
+            keywords |= {"labels": labels, "return_dict": return_dict}
+            return super().forward(*positional, **keywords)
+        with torch.no_grad():
+            output = super().forward(*positional, output_hidden_states=True, **keywords)
+        logits = head(output.hidden_states[-1])
+        loss = torch.nn.functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        )
+        return type(output)(loss=loss, logits=logits)
 
 
 @planted("FWD-15")
