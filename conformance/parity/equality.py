@@ -80,10 +80,10 @@ def worst_gradient(
 
 
 def _considerable(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The gradients that are more than rounding beside the largest."""
+    """The gradients that are more than rounding beside the largest, or no numbers."""
     norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
     least = NEGLIGIBLE_GRADIENT * max(norms.values())
-    return {name: gradient for name, gradient in gradients.items() if norms[name] > least}
+    return {name: gradient for name, gradient in gradients.items() if not norms[name] <= least}
 
 
 def gradients_agree(observed: torch.Tensor, expected: torch.Tensor) -> bool:

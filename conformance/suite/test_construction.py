@@ -147,6 +147,48 @@ def test_every_digit_is_loaded(subject: Subject) -> None:
 
 
 @requirement("CON-01", MUST)
+def test_nothing_is_left_uninitialised(subject: Subject) -> None:
+    """Every parameter and buffer of a backbone for training has a value: what the checkpoint lacks
+    is drawn or set, and is not what the memory held before."""
+    with _empty_tensors_are_nan():
+        backbone = subject.build()
+        held = {
+            **dict(backbone.llm.named_parameters()), **dict(backbone.llm.named_buffers()),
+        }  # fmt: skip
+    empty = [name for name, tensor in held.items() if bool(tensor.isnan().any())]
+    require(
+        not empty,
+        observed=f"{len(empty)} of {len(held)} parameters and buffers are never given a value, the "
+        f"first is `{empty[0] if empty else ''}`",
+        expected="a value for each of them",
+        mend="initialise after `from_pretrained` what the checkpoint lacks: there a module's own "
+        "initialisation runs without memory, and `_init_weights` is that of the part that it "
+        "stands in",
+        tensors=empty[:20],
+    )
+
+
+@contextmanager
+def _empty_tensors_are_nan() -> Iterator[None]:
+    """What `torch.empty` returns is filled with NaN while the body runs."""
+    algorithms = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    deterministic: Any = torch.utils.deterministic  # whose settings are properties of the module
+    filled = deterministic.fill_uninitialized_memory
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            deterministic.fill_uninitialized_memory = True
+            yield
+        finally:
+            deterministic.fill_uninitialized_memory = filled
+            torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+
+
+@requirement("CON-01", MUST)
 def test_a_checkpoint_that_does_not_fit_is_refused(subject: Subject) -> None:
     """A checkpoint with a tensor of another shape than the config's is refused, as the library
     does, and not filled up with drawn values."""

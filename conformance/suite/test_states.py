@@ -33,6 +33,7 @@ from conformance.catalogue import MUST, requirement
 from conformance.control import Control, Inputs, embeddings_of, is_for_inference
 from conformance.control.calls import declared_dropout, without_dropout
 from conformance.control.life import STEPS, probe, take
+from conformance.control.overlap import overlapping
 from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
@@ -606,23 +607,105 @@ def test_state_dicts_hold_what_is_frozen(subject: Subject) -> None:
             )
 
 
+_AT_ONCE: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({"use_cache": True}, {"use_cache": False}),
+    ({"use_cache": False}, {"use_cache": True}),
+    ({"return_dict": False}, {}),
+    ({}, {"output_hidden_states": True}),
+)
+"""What two threads of a server ask for at once: one decodes, the other scores."""
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_two_threads_get_their_own(subject: Subject) -> None:
+    """Two threads that call at once get what each gets alone, and the configs are as before,
+    wherever that is so of the library's own model."""
+    together, judged = compared(subject), 0
+    for (built, backbone, control), options in product(together.pairs(), _AT_ONCE):
+        if _differs_at_once(control, together.inputs, options):
+            continue
+        judged += 1
+        told = _differs_at_once(backbone, together.inputs, options)
+        if told:  # what the calls left behind is no matter of other clauses
+            together.forget()
+        require(
+            not told,
+            observed=f"built for {built}, where one thread calls with {options[0]} and another, "
+            f"meanwhile, with {options[1]}, {told}",
+            expected="what each of them gets alone",
+            mend="hand arguments through, and write nothing into what calls share, not even for "
+            "the length of a call",
+        )
+    if not judged:
+        raise NotApplicable("the library's own model does not take two calls at once")
+
+
+def _differs_at_once(
+    backbone: Any, inputs: Inputs, options: tuple[dict[str, Any], dict[str, Any]]
+) -> str:
+    """What becomes of two calls that overlap and of the configs, as far as it is not what becomes
+    of them one after the other."""
+    backbone.eval()
+    texts = (inputs.ids(2, 7), inputs.ids(1, 9, 1))
+    calls = [
+        functools.partial(_answer, backbone, ids, given, inputs.columns)
+        for ids, given in zip(texts, options, strict=True)
+    ]
+    before, alone = _configs_of(backbone), [call() for call in calls]
+    inside = backbone.llm.get_input_embeddings()
+    for which, (found, wanted) in enumerate(
+        zip(overlapping(inside, *calls), alone, strict=True), start=1
+    ):
+        if isinstance(found, Exception):
+            return f"call {which} raises {type(found).__name__}: {found}"
+        for name, value in wanted.items():
+            if name != "the logits" and found[name] != value:
+                return f"{name} of call {which} is {found[name]}, and {value} alone"
+        if not relative_rms(found["the logits"], wanted["the logits"]) <= SEMANTICS:
+            return f"call {which} returns other logits"
+    after = _configs_of(backbone)
+    changed = [key for key in before if before[key] != after.get(key)]
+    return f"`{changed[0]}` of the config is {after.get(changed[0])} afterwards" if changed else ""
+
+
+def _answer(
+    backbone: Any, ids: torch.Tensor, given: dict[str, Any], columns: torch.Tensor
+) -> dict[str, Any]:
+    with torch.no_grad():
+        output = backbone(input_ids=ids, **given)
+    named = not isinstance(output, tuple)
+    return {
+        "the class": type(output).__name__,
+        "the logits": (output.logits if named else output[0])[..., columns],
+        "whether there is a cache": named and output.past_key_values is not None,
+        "the number of hidden states": len(output.hidden_states or ()) if named else 0,
+    }
+
+
+def _configs_of(backbone: Any) -> dict[str, Any]:
+    return {
+        **_plain(getattr(backbone.llm, "config", None)),
+        **_generation_facts(getattr(backbone.llm, "generation_config", None)),
+    }
+
+
 @requirement("FWD-15", MUST, profile="numerics")
 def test_modes_are_the_hosts(subject: Subject) -> None:
     """With `llm` in one mode inside a backbone in the other, as whoever trains a projector beside
     a language model without dropout has it, a call leaves every module in its mode, and `llm`
     computes as in its own."""
     together = compared(subject)
-    ids = together.inputs.ids(2, 9)
+    ids, columns = together.inputs.ids(2, 9), together.inputs.columns
     for built, backbone, _ in together.pairs():
         with torch.no_grad():
-            plain = logits_of(backbone.eval()(input_ids=ids))
+            plain = logits_of(backbone.eval()(input_ids=ids))[..., columns]
             for outer in (True, False):
                 backbone.train(outer)
                 backbone.llm.train(not outer)
                 told = f"built for {built}, with the backbone in {'train' if outer else 'eval'}() "
                 before = {name: module.training for name, module in backbone.named_modules()}
                 torch.manual_seed(subject.seed)
-                logits = logits_of(backbone(input_ids=ids))
+                logits = logits_of(backbone(input_ids=ids))[..., columns]
                 changed = [n for n, one in backbone.named_modules() if one.training != before[n]]
                 backbone.eval()
                 require(

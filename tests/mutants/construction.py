@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 from torch import nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MistralForCausalLM
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 
 try:
@@ -36,6 +36,7 @@ from backbones.phi import PhiLLMBackbone
 from backbones.vocabulary import fit_vocabulary
 from tests.mutants import LLAMA_PURE, PHI, VICUNA, planted
 from tests.mutants.steps import DTYPE, MASTER_DTYPE, Llama2InSteps, MistralInSteps, attention
+from tests.sound.plain import Plain
 
 
 @planted("CON-01")
@@ -46,6 +47,24 @@ class LayersCutForADebugRun(MistralLLMBackbone):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.llm.model.layers = self.llm.model.layers[:-1]
+
+
+class _WithAGate(MistralForCausalLM):
+    """A gate behind every layer's MLP, one in the beginning."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp.gate = nn.Parameter(torch.ones(1))
+            layer.mlp.register_forward_hook(lambda mlp, _, out: out * (1 + 0 * mlp.gate))
+
+
+@planted("CON-01", since="5.0")
+class GatesAreWhatTheMemoryHeld(Plain):
+    """A parameter of its own is made where nothing has memory yet, and the library initialises it
+    by the inner model's rules, which do not know it."""
+
+    llm_cls = _WithAGate
 
 
 @planted("CON-01")

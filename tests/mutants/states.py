@@ -779,6 +779,22 @@ class MastersAsTheLauncherComputes(MistralLLMBackbone):
             self.llm.to(torch.bfloat16)
 
 
+@planted("FWD-15")
+class UseCacheByTheConfig(Tampered):
+    """`use_cache` is written into the config for the length of a call: two threads leave each
+    other's there."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        config, asked = self.llm.config, keywords.pop("use_cache", None)
+        before = config.use_cache
+        if asked is not None:
+            config.use_cache = asked
+        try:
+            return super().forward(*positional, **keywords)
+        finally:
+            config.use_cache = before
+
+
 @planted("FWD-15", on=PHI)
 class DropoutByTheHostsMode(PhiLLMBackbone):
     """`llm` is put into the backbone's mode at every call: held in eval() by its host, it drops out

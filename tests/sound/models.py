@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from transformers import LlamaForCausalLM, Qwen2ForCausalLM
+from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
@@ -54,6 +54,33 @@ class LowRankAdapted(Plain):
             for name in ("q_proj", "v_proj"):
                 setattr(layer.self_attn, name, LoraLinear.over(getattr(layer.self_attn, name)))
         return llm
+
+
+class WithAdapters(MistralForCausalLM):
+    """Queries and values have adapters from the start, which are saved with the rest."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            for name in ("q_proj", "v_proj"):
+                setattr(layer.self_attn, name, LoraLinear.over(getattr(layer.self_attn, name)))
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        model = super().from_pretrained(*args, **kwargs)
+        # `_init_weights` of this class is not asked for what lies in `model.model`.
+        for module in model.modules():
+            if isinstance(module, LoraLinear):
+                nn.init.normal_(module.lora_a, std=0.02)
+                nn.init.zeros_(module.lora_b)
+        return model
+
+
+@sound(*UNGUARDED, since=(4, 57))
+class AdaptedByItsClass(Plain):
+    """The model's class brings its adapters along."""
+
+    llm_cls = WithAdapters
 
 
 class Adapted(nn.Module):

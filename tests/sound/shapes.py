@@ -245,3 +245,35 @@ class OneBuilderForOneFormat(Plain):
     table = {"phi-2-3b": "microsoft/phi-2"}
     llm_cls, transformer_layer_cls = PhiForCausalLM, PhiDecoderLayer
     prompt_builder_fn = PhiPromptBuilder
+
+
+class LayersByName:
+    """A wrap policy that goes by what the model calls its layers' class."""
+
+    def __init__(self, names):
+        self.names = frozenset(names)
+
+    def __call__(self, module, recurse, nonwrapped_numel=0, **_):
+        return recurse or type(module).__name__ in self.names
+
+
+@sound(*UNGUARDED)
+class WrapsByName(Plain):
+    """The layers' class is read off the layers, whatever stands there at the moment."""
+
+    @property
+    def transformer_layer_cls(self):
+        return type(self.llm.model.layers[0])
+
+    def get_fsdp_wrapping_policy(self):
+        return LayersByName(self.llm._no_split_modules)
+
+
+@sound(*UNGUARDED)
+class FrozenWhenServing(Plain):
+    """Built for inference it is frozen, and in eval()."""
+
+    def finish(self, hub, token):
+        super().finish(hub, token)
+        if self.inference_mode:
+            self.requires_grad_(False).eval()
