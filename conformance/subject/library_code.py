@@ -63,7 +63,12 @@ def _is_of(own: frozenset[str], value: Any) -> bool:
 
 def _written_in(name: str, table: Any, key: str) -> str | None:
     """The table with its module, if the library's own source gives the key its value."""
-    for module in [one for one in sys.modules.values() if vars(one).get(name) is table]:
+    holders = [
+        module
+        for path, module in list(sys.modules.items())
+        if _package(path) in _PACKAGES and vars(module).get(name) is table
+    ]
+    for module in holders:
         with contextlib.suppress(OSError, TypeError):  # a module without a source
             if f'"{key}"' in inspect.getsource(module):
                 return f"{module.__name__}.{name}"

@@ -92,9 +92,9 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     """`FullyShardedDataParallel` around the whole backbone, as hosts wrap it, with
     `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are,
-    whatever is frozen and of a copy too, and its forward gives the logits of the backbone
-    unwrapped; every parameter that the forward uses is registered, under one name unless weights
-    are tied, and no copy of the weights is kept beside them."""
+    whatever is frozen, built for inference and of a copy too, and its forward gives the logits of
+    the backbone unwrapped; every parameter that the forward uses is registered, under one name
+    unless weights are tied, and no copy of the weights is kept beside them."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build().eval()

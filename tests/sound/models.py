@@ -12,6 +12,12 @@ from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
+try:
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+except ImportError:  # on 4.40
+    ALL_ATTENTION_FUNCTIONS = None
+
 from tests.sound import RECIPES, sound
 from tests.sound.plain import DTYPE, UNGUARDED, Plain
 
@@ -23,6 +29,23 @@ class EagerAttention(Plain):
     """Attention weights are wanted, so eager it is."""
 
     attention = {"attn_implementation": "eager"}
+
+
+def measured_attention(module, query, key, value, attention_mask, **kwargs):
+    """The library's, where kernels of one's own would go."""
+    return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, attention_mask, **kwargs)
+
+
+if ALL_ATTENTION_FUNCTIONS is not None:
+    ALL_ATTENTION_FUNCTIONS.register("acme", measured_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("acme", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+@sound(*UNGUARDED, since=(4, 57))
+class AttentionOfItsOwn(Plain):
+    """Its attention stands in the library's table, under a name of its own."""
+
+    attention = {"attn_implementation": "acme"}
 
 
 class LoraLinear(nn.Linear):
