@@ -58,7 +58,7 @@ class CannotBeCopied(CallRefused):
 
 
 class NothingIsTrained(CallRefused):
-    """No gradient comes of a loss: the backbone is frozen as it was built."""
+    """The backbone was built frozen: a loss has no gradient."""
 
 
 @dataclass(frozen=True)
@@ -509,7 +509,7 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
     elif history in ("after backward", "after a step"):
         backbone.train()
         loss = _run(backbone, _Call.of({**plain, "labels": "all"}, inputs, offset=6)).loss
-        if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        if not any(parameter.requires_grad for parameter in backbone.llm.parameters()):
             raise NothingIsTrained
         loss.backward()
         if history == "after a step":

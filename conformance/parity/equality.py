@@ -8,6 +8,7 @@ twice differs by its own size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -73,10 +74,12 @@ def worst_gradient(
         KeyError: if one of these is not observed.
         ValueError: if nothing is expected.
     """
-    return max(
-        (relative_rms(observed[name], gradient), name)
+    errors = {
+        name: relative_rms(observed[name], gradient)
         for name, gradient in _considerable(expected).items()
-    )
+    }
+    # No number is larger than one that is none.
+    return max((math.inf if math.isnan(error) else error, name) for name, error in errors.items())
 
 
 def _considerable(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

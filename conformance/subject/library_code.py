@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from types import FunctionType, ModuleType
@@ -44,7 +45,10 @@ def replaced_in_libraries(roots: list[Any], own: frozenset[str]) -> list[str]:
         id(table): (name, table)
         for module in modules
         for name, table in vars(module).items()
-        if isinstance(table, Mapping) and not name.startswith("__")
+        if isinstance(table, Mapping)
+        and not name.startswith("__")
+        # These import every model of the library to be listed, and no key of theirs is a name.
+        and not type(table).__module__.startswith("transformers.models.auto.")
     }
     replaced = {
         f"{where}[{key!r}]"
@@ -70,7 +74,7 @@ def _written_in(name: str, table: Any, key: str) -> str | None:
     ]
     for module in holders:
         with contextlib.suppress(OSError, TypeError):  # a module without a source
-            if f'"{key}"' in inspect.getsource(module):
+            if re.search(rf'"{re.escape(key)}"\s*:', inspect.getsource(module)):
                 return f"{module.__name__}.{name}"
     return None
 

@@ -339,7 +339,7 @@ def _of_python() -> dict[str, _Setting]:
         ),
         "the time zone": _Setting(lambda: time.tzname),
         "the resource limits": _Setting(_resource_limits),
-        "the processor cores that may be used": _Setting(_cores),
+        "the processor cores that may be used": _Setting(_cores, _set_cores),
         "the process's priority": _Setting(lambda: os.nice(0) if hasattr(os, "nice") else 0),
         "the time after which sockets give up": _Setting(
             socket.getdefaulttimeout, socket.setdefaulttimeout, lambda _: 1234.5
@@ -431,8 +431,13 @@ def _umask() -> int:
 
 
 def _cores() -> frozenset[int]:
-    """None of them where the system does not tell."""
+    """Empty where the system does not say."""
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset()
+
+
+def _set_cores(cores: frozenset[int]) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 def _resource_limits() -> dict[str, tuple[int, int]]:
@@ -487,6 +492,8 @@ def _put_back(
                 del os.environ[variable]
             else:
                 os.environ[variable] = value
+            if variable == "TZ":
+                time.tzset()
         # Only the main thread may set handlers; None is a handler that was not set from Python, and
         # cannot be.
         elif name.startswith(_HANDLER) and threading.current_thread() is threading.main_thread():

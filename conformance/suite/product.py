@@ -155,7 +155,8 @@ class Compared:
         return {**FACTORS, **able, "build": builds}
 
     def rows(self, share: float = 1.0) -> list[Row]:
-        """The covering rows, and among them those with gradients, or the first `share` of either.
+        """The covering rows, and among them those with gradients, or the first `share` of either,
+        and those for the gradients of patches.
 
         A defect is found soon whichever of them shows it, and the longest texts come last.
         """
@@ -165,7 +166,7 @@ class Compared:
             rows = rows[: round(len(rows) * share)]
             found += [(takes_long(row), i / len(rows), row) for i, row in enumerate(rows)]
         # What is trained may cut off what flows back to a host's patches.
-        found += [(False, 1.0, row) for row in _gradients_of_patches()]
+        found += [(False, 1.0, row) for row in _rows_for_gradients_of_patches()]
         return [row for *_, row in sorted(found, key=lambda place: place[:2])]
 
     @property
@@ -267,7 +268,7 @@ class Compared:
         return backbone.eval()
 
 
-def _gradients_of_patches() -> list[Row]:
+def _rows_for_gradients_of_patches() -> list[Row]:
     """Rows with patches for whatever is trained, in either mode, with and without labels: pairs of
     values do not cover these together."""
     return [

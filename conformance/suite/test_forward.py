@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,19 @@ def _same(
     )
 
 
+def _padded_on_either_side(subject: Subject) -> list[dict[str, Any]]:
+    """Edges: one masked token and several, on the left and on the right."""
+    tokens, filler = probe_ids(subject).tolist()
+    return [
+        {"tokens": tokens, "amount": amount, "left": left, "filler": filler}
+        for amount, left in product((1, 7), (True, False))
+    ]
+
+
 @requirement("FWD-02", MUST, profile="numerics", needs=["CON-01", "EMB-02"], uses=_FORWARD)
 @for_all(
     examples=6,
+    edges=_padded_on_either_side,
     tokens=row,
     amount=lambda _: st.integers(1, 24),
     left=lambda _: st.booleans(),

@@ -138,15 +138,12 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             expected="logits",
             mend="let the forward find its parameters where they are registered",
         )
+    frozen = subject.build()
+    frozen.requires_grad_(False)  # whoever trains the projector alone shards the layers too
     _require_units_by_class(
-        subject.build().requires_grad_(False),  # whoever trains the projector alone shards them too
+        frozen,
         "with every parameter frozen",
         expected="units by class alone, whatever is trained: what is frozen takes as much memory",
-    )
-    _require_units_by_class(
-        subject.build_for_inference(),
-        "built for inference",
-        expected="units by class alone, however it is built: a large model is served in shards too",
     )
     if not not_copied:
         _require_the_same_units_of(copied)
@@ -157,6 +154,11 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         expected="the logits of the backbone unwrapped",
         mend="look parameters up in forward: sharding replaces them, and one kept from "
         "construction goes stale",
+    )
+    _require_units_by_class(
+        subject.build_for_inference(),
+        "built for inference",
+        expected="units by class alone, however it is built: a large model is served in shards too",
     )
 
 

@@ -57,6 +57,15 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
     )
 
 
+def _padded_and_scaled(subject: Subject) -> list[dict[str, Any]]:
+    """Edges: padding on either side, beside activations of every size."""
+    first, second = probe_ids(subject).tolist()
+    return [
+        {"batch": [first, second[:3]], "left": left, "scale": scale}
+        for scale, left in itertools.product(_ACTIVATION_SCALES, (True, False))
+    ]
+
+
 @requirement(
     "HALF-03",
     MUST,
@@ -65,6 +74,7 @@ def test_half_precision_is_the_training_dtype(subject: Subject) -> None:
 )
 @for_all(
     examples=12,
+    edges=_padded_and_scaled,
     batch=sequences,
     left=lambda _: st.booleans(),
     scale=lambda _: st.sampled_from(_ACTIVATION_SCALES),
@@ -108,8 +118,8 @@ def test_half_precision_is_finite(
 
 @requirement("HALF-03", MUST, needs=["HALF-01", "PAD-05"], uses=["forward"])
 def test_padded_batches_are_finite_in_either_format(subject: Subject) -> None:
-    """Padded batches are finite in bfloat16 and in float16, wherever the library's own model is:
-    hosts cast to what their devices compute in."""
+    """Padded batches are finite in bfloat16 and in float16, wherever the library's own model is,
+    and the batch without padding: hosts cast to what their devices compute in."""
     together, judged = compared(subject), 0
     backbone, control = together.backbone("training"), together.control("training")
     for dtype, attention, mask in itertools.product(
@@ -117,12 +127,15 @@ def test_padded_batches_are_finite_in_either_format(subject: Subject) -> None:
     ):
         row = {"precision": "half", "attention": attention, "mask": mask, "batch": 3}
         try:
-            expected, observed = (
-                observe(one, row, together.inputs, dtype)["logits"] for one in (control, backbone)
-            )
+            expected, whole, observed = (
+                observe(one, asked, together.inputs, dtype)["logits"]
+                for one, asked in (
+                    (control, row), (backbone, {**row, "mask": "ones"}), (backbone, row)
+                )
+            )  # fmt: skip
         except CallRefused:  # in the declared dtype that is FWD-14's
             continue
-        if not bool(torch.isfinite(expected).all()):
+        if not all(bool(torch.isfinite(logits).all()) for logits in (expected, whole)):
             continue
         judged += 1
         require(
@@ -134,7 +147,7 @@ def test_padded_batches_are_finite_in_either_format(subject: Subject) -> None:
             "float16 ends at 65,504, and a row of -inf alone becomes NaN",
         )
     if not judged:
-        raise NotApplicable("the library's own model is finite in neither format")
+        raise NotApplicable("in neither format are both models finite without padding")
 
 
 def seeds(_: Subject) -> st.SearchStrategy[int]:

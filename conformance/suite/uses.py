@@ -49,8 +49,8 @@ def uses_of(subject: Subject, backbone: Any, mode: str) -> Mapping[str, Callable
         """Calls that raise, as where memory runs out: hosts catch that and go on with less."""
         width = backbone.llm.get_input_embeddings().weight.shape[1]
         wrong = torch.zeros(1, 4, width + 1, dtype=next(backbone.llm.parameters()).dtype)
-        for mode, gradients in ((backbone.train, True), (backbone.eval, False)):
-            mode()
+        for change_mode, gradients in ((backbone.train, True), (backbone.eval, False)):
+            change_mode()
             with contextlib.suppress(Exception), torch.set_grad_enabled(gradients):
                 backbone(inputs_embeds=wrong, attention_mask=torch.ones(1, 4, dtype=torch.long))
         with contextlib.suppress(Exception):

@@ -805,6 +805,19 @@ class DropoutByTheHostsMode(PhiLLMBackbone):
         return super().forward(*positional, **keywords)
 
 
+@planted("FWD-15", on=PHI)
+class DropoutByTheHostsModeAndBack(PhiLLMBackbone):
+    """The same, and `llm` is put back into its own mode after the call."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        before = self.llm.training
+        self.llm.train(self.training)
+        try:
+            return super().forward(*positional, **keywords)
+        finally:
+            self.llm.train(before)
+
+
 @planted("FWD-15")
 class FrozenIsNotSaved(MistralLLMBackbone):
     """Once anything is trained, what is frozen stays out of the state dict: it is on the hub."""
