@@ -10,10 +10,8 @@ compared, `calls.py` makes the calls, and `compare.py` says where the answers di
 
 from conformance.control.calls import (
     CallRefused,
-    CannotBeCopied,
     Inputs,
-    NoSuchAttention,
-    NothingIsTrained,
+    NoSuchState,
     embeddings_of,
     observe,
 )
@@ -37,14 +35,12 @@ __all__ = [
     "DEFAULTS",
     "FACTORS",
     "CallRefused",
-    "CannotBeCopied",
     "Canonical",
     "Control",
     "Difference",
     "Inputs",
     "Mirrored",
-    "NoSuchAttention",
-    "NothingIsTrained",
+    "NoSuchState",
     "Row",
     "canonical",
     "covering_rows",

@@ -49,16 +49,9 @@ class CallRefused(Exception):
     """A backbone raised, or what the control returns says nothing; the cause is what it raised."""
 
 
-class NoSuchAttention(CallRefused):
-    """The model has no attention of this name."""
-
-
-class CannotBeCopied(CallRefused):
-    """`copy.deepcopy` raised."""
-
-
-class NothingIsTrained(CallRefused):
-    """The backbone was built frozen: a loss has no gradient."""
+class NoSuchState(CallRefused):
+    """The backbone cannot be brought into the row's state: it has no attention of that name, cannot
+    be copied, or was built frozen."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             try:
                 state.enter_context(attention_of(backbone.llm, row["attention"]))
             except ValueError as error:  # of a family that has no such attention
-                raise NoSuchAttention from error
+                raise NoSuchState from error
         if row["precision"] == "half":
             state.enter_context(_parameters_in(backbone, dtype))
         if row["precision"] == "autocast":
@@ -154,7 +147,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
                 attention != _attention_named(backbone)
             )
             return seen
-        except NothingIsTrained:
+        except CallRefused:
             raise
         except Exception as error:
             if is_slip_of_ours(error):
@@ -459,14 +452,14 @@ def _grown_copy(backbone: Any, *, assigned: bool) -> Any:
     tensors: what still reads the original's, or the copy's old ones, computes otherwise.
 
     Raises:
-        CannotBeCopied: if it cannot, which nobody overlooks.
+        NoSuchState: if it cannot, which nobody overlooks.
     """
     # A tokenizer takes longest to copy, and computes nothing here.
     kept = [backbone.get_tokenizer()] if hasattr(backbone, "get_tokenizer") else []
     try:
         copied = copy.deepcopy(backbone, {id(one): one for one in kept})
     except Exception as error:
-        raise CannotBeCopied from error
+        raise NoSuchState from error
     if assigned:
         grown = {parameter: parameter.detach() * _GROWN for parameter in copied.parameters()}
         state = copied.state_dict()
@@ -510,7 +503,7 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
         backbone.train()
         loss = _run(backbone, _Call.of({**plain, "labels": "all"}, inputs, offset=6)).loss
         if not any(parameter.requires_grad for parameter in backbone.llm.parameters()):
-            raise NothingIsTrained
+            raise NoSuchState("no parameter is trained: a loss has no gradient")
         loss.backward()
         if history == "after a step":
             with torch.no_grad():

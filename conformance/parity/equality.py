@@ -78,12 +78,12 @@ def worst_gradient(
         name: relative_rms(observed[name], gradient)
         for name, gradient in _considerable(expected).items()
     }
-    # No number is larger than one that is none.
+    # NaN is the worst, wherever it stands.
     return max((math.inf if math.isnan(error) else error, name) for name, error in errors.items())
 
 
 def _considerable(gradients: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The gradients that are more than rounding beside the largest, or no numbers."""
+    """The gradients that are more than rounding beside the largest, or NaN."""
     norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
     least = NEGLIGIBLE_GRADIENT * max(norms.values())
     return {name: gradient for name, gradient in gradients.items() if not norms[name] <= least}

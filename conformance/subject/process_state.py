@@ -341,7 +341,7 @@ def _of_python() -> dict[str, _Setting]:
         "the resource limits": _Setting(_resource_limits),
         "the processor cores that may be used": _Setting(_cores, _set_cores),
         "the process's priority": _Setting(lambda: os.nice(0) if hasattr(os, "nice") else 0),
-        "the time after which sockets give up": _Setting(
+        "the default timeout of sockets": _Setting(
             socket.getdefaulttimeout, socket.setdefaulttimeout, lambda _: 1234.5
         ),
         "the context of decimals": _Setting(
@@ -387,10 +387,10 @@ def _mild() -> dict[str, _Setting]:
         "the recursion limit": mild(
             sys.getrecursionlimit, sys.setrecursionlimit, lambda limit: limit + 123
         ),
-        "the interval in which threads take turns": mild(
+        "the switch interval of threads": mild(
             sys.getswitchinterval, sys.setswitchinterval, lambda seconds: seconds * 1.5
         ),
-        "the size of threads' stacks": mild(threading.stack_size, threading.stack_size),
+        "the stack size of threads": mild(threading.stack_size, threading.stack_size),
         "sys.displayhook": _attribute(sys, "displayhook", mild=True),
         "garbage collection": mild(
             lambda: (gc.isenabled(), gc.get_threshold()),

@@ -24,12 +24,10 @@ from conformance.control import (
     DEFAULTS,
     FACTORS,
     CallRefused,
-    CannotBeCopied,
     Control,
     Difference,
     Inputs,
-    NoSuchAttention,
-    NothingIsTrained,
+    NoSuchState,
     Row,
     covering_rows,
     described,
@@ -202,7 +200,7 @@ class Compared:
         expected = observe(control, _without_history(row), self.inputs, self.half)
         try:
             observed = observe(backbone, row, self.inputs, self.half)
-        except (CannotBeCopied, NoSuchAttention, NothingIsTrained):
+        except NoSuchState:
             raise  # no difference: the row says nothing of what is computed
         except CallRefused as refusal:
             observe(control, row, self.inputs, self.half)
@@ -271,13 +269,11 @@ class Compared:
 def _rows_for_gradients_of_patches() -> list[Row]:
     """Rows with patches for whatever is trained, in either mode, with and without labels: pairs of
     values do not cover these together."""
+    names, factors = ("trained", "mode", "labels"), with_gradients()
     return [
-        {**DEFAULTS, "form": "patches", "gradients": True, "trained": trained, "mode": mode,
-         "labels": labels}
-        for trained, mode, labels in product(
-            ("everything", "the head", "nothing"), FACTORS["mode"], ("none", "some ignored")
-        )
-    ]  # fmt: skip
+        {**DEFAULTS, "form": "patches", "gradients": True, **dict(zip(names, values, strict=True))}
+        for values in product(*(factors[name] for name in names))
+    ]
 
 
 @contextmanager

@@ -165,9 +165,8 @@ def test_nothing_is_left_uninitialised(subject: Subject) -> None:
         observed=f"{len(empty)} of {len(held)} parameters are never given a value, the "
         f"first is `{empty[0] if empty else ''}`",
         expected="a value for each of them",
-        mend="initialise after `from_pretrained` what the checkpoint lacks: there a module's own "
-        "initialisation runs without memory, and `_init_weights` is that of the part that it "
-        "stands in",
+        mend="initialise what the checkpoint lacks after `from_pretrained`: values that "
+        "`__init__` sets are lost there, and the inner model's `_init_weights` does not know them",
         tensors=empty[:20],
     )
 
