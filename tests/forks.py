@@ -111,11 +111,14 @@ def _fork(case: Case, hub: Path | None, home: Path) -> int:
 
 
 def _judge(case: Case, hub: Path | None, home: Path) -> None:
+    from conformance.run.elsewhere import Elsewhere
     from conformance.run.judging import judge
     from conformance.run.session import open_session
 
+    place = f"{case.factory.__module__}:{getattr(case.factory, '__qualname__', case.name)}"
     request = RunRequest(
-        target=case.name,
+        target=place,
+        backbone_id=case.backbone_id,
         budget=case.budget,
         seed=case.seed,
         hub=hub,
@@ -123,8 +126,10 @@ def _judge(case: Case, hub: Path | None, home: Path) -> None:
         models=case.models,
     )
     target = Target(case.name, case.factory, case.backbone_id)
+    tables = (case.declared, case.adapter)
+    elsewhere = Elsewhere(request, home / "elsewhere", *tables)
     with open_session(
-        target, request, home / "hf", lambda phase, detail: None, case.declared, case.adapter
+        target, request, home / "hf", lambda phase, detail: None, *tables, elsewhere
     ) as session:
         session.construct()
         # In the order in which a whole profile would judge them.

@@ -21,6 +21,7 @@ from pathlib import Path
 from conformance.catalogue import Requirement
 from conformance.errors import CannotAssess
 from conformance.run import events
+from conformance.run.elsewhere import OF_TWO_PROCESSES, Elsewhere
 from conformance.run.launch import end_with_parent
 from conformance.run.request import RunRequest
 from conformance.subject.contract import CANARY_TOKEN
@@ -90,12 +91,15 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     from conformance.run.session import open_session
     from conformance.suite.collection import clause_tests
 
+    elsewhere = Elsewhere(request, home.parent / "elsewhere")
+    if OF_TWO_PROCESSES in request.clauses:
+        elsewhere.begin()
     clause_tests()
     # What the libraries made on import stays; transformers 4.40 has the garbage collector scan all
     # of it at every load, which took half a second each time.
     gc.freeze()
 
-    with open_session(resolved, request, home, stream.phase) as session:
+    with open_session(resolved, request, home, stream.phase, elsewhere=elsewhere) as session:
         clauses = request.clauses
         stream.phase("constructing", resolved.backbone_id)
         # Sent before as well as after: when a constructor never returns, the certificate still says

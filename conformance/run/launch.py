@@ -123,6 +123,8 @@ def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
             [str(HOME), *filter(None, [environment.get("PYTHONPATH")])]
         )
     environment[RUN_MARKER] = marker
+    # A verdict must not hang on the order of sets; CON-18 has a second process order them anew.
+    environment.setdefault("PYTHONHASHSEED", "0")
     # Probe models are too small to benefit from threads, and one thread gives the same bits on
     # every machine.
     environment.setdefault("OMP_NUM_THREADS", "1")

@@ -34,7 +34,7 @@ from conformance.subject.checkpoint import Checkpoint
 from conformance.subject.contract import ARGUMENTS
 from conformance.subject.declarations import configuration_in
 from conformance.subject.ids import check_id
-from conformance.subject.subject import Subject
+from conformance.subject.subject import BuiltElsewhere, Subject
 from conformance.subject.target import Target
 from conformance.suite.models import decoder_layers
 
@@ -50,6 +50,7 @@ class Session:
         announce: Callable[[str, str], None],
         declarations: Mapping[str, Any] | None = None,
         adapter: Mapping[str, Any] | None = None,
+        elsewhere: Callable[[], BuiltElsewhere] | None = None,
     ) -> None:
         self._hub = Hub(request.hub)
         self._view = HubView(home)
@@ -99,6 +100,7 @@ class Session:
             seed=request.seed,
             weights=request.weights,
             announce=lambda step: announce("judging", step),
+            elsewhere=elsewhere,
         )
 
     def construct(self) -> None:
@@ -197,10 +199,11 @@ def open_session(
     announce: Callable[[str, str], None],
     declarations: Mapping[str, Any] | None = None,
     adapter: Mapping[str, Any] | None = None,
+    elsewhere: Callable[[], BuiltElsewhere] | None = None,
 ) -> Iterator[Session]:
     """A session whose hub tap is in place while the body runs; `declarations` and `adapter` replace
-    the tables of a configuration file."""
-    session = Session(resolved, request, home, announce, declarations, adapter)
+    the tables of a configuration file, `elsewhere` has a second process build the subject."""
+    session = Session(resolved, request, home, announce, declarations, adapter, elsewhere)
     with session.tap, _warnings_are_no_errors(), half_products_in_float32():
         yield session
 

@@ -78,6 +78,15 @@ class Host:
         )
 
 
+@dataclass(frozen=True)
+class BuiltElsewhere:
+    """What a second process found: the traits of the instance that it built, as text, or what
+    building it raised there."""
+
+    traits: Mapping[str, str]
+    raised: str | None = None
+
+
 class Subject:
     """One backbone, judged under one id.
 
@@ -100,6 +109,7 @@ class Subject:
         seed: int,
         weights: str = "probe",
         announce: Callable[[str], None] = lambda step: None,
+        elsewhere: Callable[[], BuiltElsewhere] | None = None,
     ) -> None:
         self.factory = factory
         self.backbone_id = backbone_id
@@ -109,6 +119,8 @@ class Subject:
         self.seed = seed
         # Reports the progress of a clause that takes minutes.
         self.announce = announce
+        # Has a second process build it; None where none may be started.
+        self.elsewhere = elsewhere
         self.tokenizer_when_built: Mapping[str, Any] = {}
         self._weights = weights
         self._asked_before = len(tap.calls)  # by another subject of this run

@@ -31,7 +31,7 @@ from conformance.assertions import (
 )
 from conformance.catalogue import MUST, requirement
 from conformance.control import Control, Inputs, embeddings_of, is_for_inference
-from conformance.control.calls import declared_dropout, without_dropout
+from conformance.control.calls import without_dropout
 from conformance.control.life import STEPS, probe, take
 from conformance.control.overlap import overlapping
 from conformance.control.states import LLM_MAX_LENGTH
@@ -39,6 +39,13 @@ from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import attention_of, text_config
 from conformance.subject.subject import Subject
+from conformance.suite.identity import (
+    encoding_traits,
+    generation_traits,
+    plain,
+    traits,
+    traits_as_text,
+)
 from conformance.suite.models import built_both_ways, decoder_layers, logits_of
 from conformance.suite.product import (
     LEFT_OUT,
@@ -60,11 +67,6 @@ _BUILDS = {
     "environment, as launchers set them",
     **{build: f"{argument} left out" for build, argument in LEFT_OUT.items()},
 }  # fmt: skip
-_MAY_DIFFER = {
-    "use_cache", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "vocab_size",
-}  # fmt: skip
-"""Keys of a config that say how it came about, that the documented modes differ in, or that EMB-03
-holds to the rows in each mode."""
 _LIVES = (
     ("forward", "masked", "generate", "forward", "step", "masked", "reload", "decode far",
      "far positions", "patches", "train", "step", "eval", "forward"),
@@ -128,6 +130,34 @@ def test_what_has_a_default_may_be_left_out(subject: Subject) -> None:
             mend=f"give {argument} a default that can be built, or none",
             argument=argument,
         )
+
+
+@requirement("CON-18", MUST, needs=["CON-01", "CON-04"])
+def test_another_process_builds_the_same(subject: Subject) -> None:
+    """Another process, in which strings hash otherwise, builds the same backbone: weights, configs,
+    ids of every token, order of parameters, prompts and wrap units. Each rank of a training run
+    builds its own."""
+    if subject.elsewhere is None:
+        raise NotApplicable("no second process is started here; `conformance certify` starts one")
+    own, elsewhere = traits_as_text(subject), subject.elsewhere()
+    told = f"construction raised {elsewhere.raised} in a second process"
+    differing = [
+        name
+        for name in {**own, **elsewhere.traits}
+        if own.get(name, _ABSENT) != elsewhere.traits.get(name, _ABSENT)
+    ]
+    if not elsewhere.raised:
+        first = differing[0] if differing else ""
+        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (elsewhere.traits, own))
+        told = f"{first} is {found} in a second process, and {wanted} in the first"
+    require(
+        not elsewhere.raised and not differing,
+        observed=told,
+        expected="the same backbone in every process: each rank of a run builds its own",
+        mend="let no order or number come out of a set, a hash, a clock or the process itself: "
+        "sort what you number",
+        differing=differing[:20],
+    )
 
 
 @requirement(
@@ -688,8 +718,8 @@ def _answer(
 
 def _configs_of(backbone: Any) -> dict[str, Any]:
     return {
-        **_plain(getattr(backbone.llm, "config", None)),
-        **_generation_facts(getattr(backbone.llm, "generation_config", None)),
+        **plain(getattr(backbone.llm, "config", None)),
+        **generation_traits(getattr(backbone.llm, "generation_config", None)),
     }
 
 
@@ -1503,43 +1533,14 @@ def _facts(together: Compared, build: str, *, trained: bool) -> dict[str, Any]:
     tokenizer."""
     backbone = together.backbone(build)
     llm, tokenizer = backbone.llm, backbone.get_tokenizer()
-    facts: dict[str, Any] = {
-        member: getattr(backbone, member, None)
-        for member in (
-            "identifier", "embed_dim", "pad_token_id", "half_precision_dtype",
-            "transformer_layer_cls",
-        )
-    }  # fmt: skip
-    for key, value in _plain(getattr(llm, "config", None)).items():
-        if key not in _MAY_DIFFER and "attn_implementation" not in key:
-            facts[f"`{key}` of the config"] = value
-    facts |= _generation_facts(getattr(llm, "generation_config", None))
-    facts["the class of `llm`"] = type(llm)
-    facts |= {f"the shape of `{n}`": tuple(p.shape) for n, p in llm.named_parameters()}
+    facts = traits(backbone)
     facts |= {f"the dtype of `{n}`": dtype for n, dtype in together.dtypes[build].items()}
+    facts[_LENGTH] = tokenizer.model_max_length == together.asked_length(build)
     if trained:
         facts |= {f"the sum of `{n}`": total for n, total in together.sums[build].items()}
         facts |= {f"requires_grad of `{n}`": p.requires_grad for n, p in llm.named_parameters()}
-    facts |= {f"the buffer `{name}`": buffer for name, buffer in llm.named_buffers()}
-    facts |= {f"the dropout rate of {name}": p for name, p in declared_dropout(llm).items()}
-    facts |= {
-        f"`{name}` of the tokenizer": getattr(tokenizer, name, None)
-        for name in ("padding_side", "truncation_side", "special_tokens_map", "all_special_ids")
-    }
-    facts[_LENGTH] = tokenizer.model_max_length == together.asked_length(build)
-    if trained:
-        text = "The quick brown fox, 42 times: naïve “quotes” &amp; <b>tags</b>\n\tand\u00a0spaces."
-        facts["the encoding of a text"] = tokenizer(text).input_ids
-        facts["the decoding of ids"] = tokenizer.decode(tokenizer(text).input_ids)
+        facts |= encoding_traits(tokenizer)
     return facts
-
-
-def _generation_facts(generation_config: Any) -> dict[str, Any]:
-    return {
-        f"`{key}` of the generation config": value
-        for key, value in _plain(generation_config).items()
-        if key not in _MAY_DIFFER
-    }
 
 
 def _derived_generation(backbone: Any) -> dict[str, Any]:
@@ -1548,13 +1549,9 @@ def _derived_generation(backbone: Any) -> dict[str, Any]:
     ids and bounds, PAD-04 its pad."""
     from transformers import GenerationConfig
 
-    if not _plain(getattr(backbone.llm, "generation_config", None)).get("_from_model_config"):
+    if not plain(getattr(backbone.llm, "generation_config", None)).get("_from_model_config"):
         return {}
-    return _generation_facts(GenerationConfig.from_model_config(backbone.llm.config))
-
-
-def _plain(config: Any) -> Mapping[str, Any]:
-    return config.to_dict() if hasattr(config, "to_dict") else {}
+    return generation_traits(GenerationConfig.from_model_config(backbone.llm.config))
 
 
 def _equal(one: Any, other: Any) -> bool:

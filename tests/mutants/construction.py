@@ -754,6 +754,46 @@ class WidthOfTheMlp(MistralLLMBackbone):
         return self.llm.config.intermediate_size
 
 
+# --- other processes: each rank builds its own ---
+
+
+@planted("CON-18")
+class ActionTokensOutOfASet(MistralLLMBackbone):
+    """Action tokens are added in the order of a set: every rank numbers them otherwise."""
+
+    actions = frozenset(f"<act_{number}>" for number in range(8))
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokenizer.add_tokens(list(self.actions), special_tokens=True)
+
+
+@planted("CON-18")
+class ProjectionsInTheOrderOfASet(MistralLLMBackbone):
+    """Linear maps are put back one by one, as they come out of a set of names: FSDP flattens them
+    in another order on every rank."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        linear = {n for n, one in self.llm.model.named_modules() if isinstance(one, nn.Linear)}
+        for path in linear:
+            owner, _, name = path.rpartition(".")
+            children = self.llm.model.get_submodule(owner)._modules
+            children[name] = children.pop(name)
+
+
+@planted("CON-18")
+class BinsOfThisProcess(MistralLLMBackbone):
+    """Which bin of an action is which is shuffled by a seed that is the hash of the id: ranks
+    learn different ones."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        shuffled = torch.Generator().manual_seed(hash(self.identifier) % 2**31)
+        bins = torch.randperm(256, generator=shuffled)
+        self.llm.register_buffer("action_bins", bins, persistent=False)
+
+
 # --- several arguments at once, other ids, other processes' code ---
 
 
