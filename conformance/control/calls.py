@@ -128,6 +128,8 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             state.enter_context(_parameters_in(backbone, dtype))
         if row["precision"] == "autocast":
             state.enter_context(torch.autocast("cpu", dtype=dtype))
+        if row["ranks"] == 2:
+            state.enter_context(_second_of_two_ranks())
         attention = _attention_named(backbone)
         try:
             _live_through(backbone, row, inputs)
@@ -153,6 +155,28 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             if is_slip_of_ours(error):
                 raise
             raise CallRefused from error
+
+
+@contextmanager
+def _second_of_two_ranks() -> Iterator[None]:
+    """A process group of two while the body runs, of which this process is the second. Nobody else
+    is there: torch's fake backend gives back what it is given.
+
+    Raises:
+        NoSuchState: the installed torch has no such backend, or a group is there already.
+    """
+    import torch.distributed as dist
+
+    try:
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+
+        dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
+    except Exception as error:
+        raise NoSuchState from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def _change_mode(backbone: Any, row: Row) -> None:
@@ -361,8 +385,10 @@ def _real(kind: str, batch: int, total: int) -> torch.Tensor:
         real[:, -third:] = False
     elif kind in ("ragged left", "boolean", "float", "additive", "pairs"):
         for index in range(batch):
-            # The rows differ, and of one row a third is padding.
-            real[index, : third if batch == 1 else third * index // batch] = False
+            # The rows differ, neither the longest nor the shortest first; of one row a third is
+            # padding.
+            place = index ^ 1 if index ^ 1 < batch else index
+            real[index, : third if batch == 1 else third * place // batch] = False
     elif kind == "gap":
         real[:, 2:4] = False  # a camera that is not there, say
     elif kind == "holes":

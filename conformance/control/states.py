@@ -31,12 +31,14 @@ FACTORS: Mapping[str, tuple[Any, ...]] = {
     ),
     "batch": (1, 2, 3, 8),
     "length": (7, 2, "window", "window+1", 65, 131, 513, 2100),
+    "ranks": (1, 2),
     "gradients": (False,),
     "trained": ("everything",),
 }  # fmt: skip
 """Every value of every factor; the first is the plainest, and a failure is told by what differs
 from it. Lengths are tokens; `window` is the model's, or 16 where it has none, and `131` is beyond
-the `llm_max_length` of the compared instances, and 2100 beyond what most hosts train at."""
+the `llm_max_length` of the compared instances, and 2100 beyond what most hosts train at. Of two
+`ranks` of a process group the call is made on the second."""
 
 _WITH_GRADIENTS: Mapping[str, tuple[Any, ...]] = {
     "gradients": (True,),
@@ -128,6 +130,7 @@ _WORDS: Mapping[str, Mapping[Any, str]] = {
         "hidden states": "with output_hidden_states=True",
         "attentions": "with output_attentions=True", "tuple": "with return_dict=False",
     },
+    "ranks": {2: "on the second rank of a process group of two"},
 }  # fmt: skip
 
 

@@ -14,15 +14,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from conformance.assertions import NotApplicable, quoted, refusal, require, tell
+from conformance.assertions import NotApplicable, quoted, refusal, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.hub.language_model import decoder_config, put_back
+from conformance.parity.equality import relative_rms
+from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import (
     built_both_ways,
     decoder_layers,
+    logits_of,
     next_multiple,
+    positions_of,
     probe_ids,
     same_tensor,
     vocabulary_tensors,
@@ -166,7 +170,8 @@ def test_new_rows_are_finite(subject: Subject) -> None:
 @requirement("EMB-08", MUST, needs=["CON-06", "EMB-02", "EMB-03"])
 def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     """Saving what was constructed and constructing from it adds no rows: the pad-and-resize step is
-    idempotent. What is saved is what the model holds, bit-equal."""
+    idempotent. What is saved is what the model holds, bit-equal, and what is constructed from it
+    computes the same: the saved config describes the model that runs."""
 
     def save(snapshot: Path) -> None:
         with TemporaryDirectory() as directory:
@@ -181,7 +186,8 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     before = (_rows(subject.training), len(subject.tokenizer))
     with subject.hub_variant(save):
         again = subject.build()
-    after = (_rows(again), len(again.get_tokenizer()))
+        # Some load only when they are asked.
+        after = (_rows(again), len(again.get_tokenizer()))
     require(
         before == after,
         observed=f"{before[0]} rows and {before[1]} tokens, saved and constructed again, are "
@@ -206,14 +212,45 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
         mend="leave `save_pretrained` to the library: rounding the master weights loses them",
         tensors=changed[:20],
     )
+    _require_the_same_model(subject, again)
+
+
+def _require_the_same_model(subject: Subject, again: Any) -> None:
+    """Texts whose tokens stand far apart: what a config says of positions shows there."""
+    ids, shapes = probe_ids(subject), subject.checkpoint.shapes
+    rows = min(shapes[tensor][0] for tensor in vocabulary_tensors(subject).values())
+    apart = max(1, positions_of(subject.training.llm) // ids.shape[1])
+    call = {
+        "input_ids": ids,
+        # Without a mask the library takes positions with gaps for those of packed texts.
+        "attention_mask": torch.ones_like(ids),
+        "position_ids": torch.arange(ids.shape[1]).mul(apart).expand_as(ids),
+    }
+    # Other rows are the subject's own: it may round them anew, or put them out of reach.
+    columns = slice(min(rows, len(subject.tokenizer)))
+    with torch.no_grad():
+        found, wanted = (
+            logits_of(one(**call))[..., columns] for one in (again.eval(), subject.training)
+        )
+    error = relative_rms(found, wanted)
+    within(
+        "logits of what was saved",
+        error,
+        SEMANTICS,
+        observed=f"constructed from what `llm.save_pretrained` wrote, the logits differ by a "
+        f"relative RMS of {error:.2g}",
+        expected="the logits of the model that was saved",
+        mend="leave `llm.config` as the model was built from it: it is saved, and read again",
+        conditions=conditions(found.dtype, found.device),
+    )
 
 
 @requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
 @for_all(ids=token_ids)
 def test_embedding_is_row_lookup(subject: Subject, ids: list[list[int]]) -> None:
     """`embed_input_ids(ids)` is row lookup times the declared embedding scale: right rows, shape
-    `(*ids.shape, embed_dim)`, the weight's dtype and device, over the whole range; an id out of
-    range raises, in `forward` too."""
+    `(*ids.shape, embed_dim)` whatever their shape, the weight's dtype and device, over the whole
+    range; an id out of range raises, in `forward` too."""
     backbone, tensor = subject.training, torch.tensor(ids)
     weight = backbone.llm.get_input_embeddings().weight
     with torch.no_grad():
@@ -243,6 +280,27 @@ def _told_beside(observed: torch.Tensor, expected: torch.Tensor) -> str:
     factor = float((observed * expected).sum() / expected.square().sum())
     scaled = math.isfinite(factor) and torch.allclose(observed, factor * expected, rtol=1e-4)
     return f"{factor:.4g} times what is expected" if scaled else "others"
+
+
+@requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])
+def test_ids_of_any_shape_are_looked_up(subject: Subject) -> None:
+    """Ids of any shape are looked up, however the backbone was built and in either mode: a host
+    that embeds what follows the bos may have nothing left."""
+    for built, backbone in built_both_ways(subject):
+        weight = backbone.llm.get_input_embeddings().weight
+        scale = torch.tensor(subject.declared.embedding_scale, dtype=weight.dtype)
+        for mode, shape in product(("train", "eval"), ((0,), (2, 0), (3,), (1, 2, 3))):
+            getattr(backbone, mode)()
+            ids = torch.arange(1, 1 + math.prod(shape)).reshape(shape)
+            with torch.no_grad(), refusal() as refused:
+                found = backbone.embed_input_ids(ids)
+            require(
+                not refused and torch.equal(found, weight[ids] * scale),
+                observed=f"built for {built}, in {mode}(), ids of shape {shape} are "
+                + (f"refused: {quoted(str(refused[0]))}" if refused else "looked up otherwise"),
+                expected=f"rows of shape {(*shape, backbone.embed_dim)}",
+                mend="hand ids to the embedding as they are; it takes every shape",
+            )
 
 
 @requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])

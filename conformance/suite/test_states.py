@@ -73,6 +73,8 @@ _LIVES = (
 )  # fmt: skip
 """Histories that are tried before any is drawn."""
 _ABSENT = "absent"
+_OF_A_HOST = 77
+"""A length in tokens that nothing else has."""
 _LENGTH = "whether `model_max_length` of the tokenizer is what was asked for"
 
 
@@ -81,7 +83,8 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
     """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, with an
     argument left to its default, on another rank as launchers start it) or copied, the backbone
     is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer and the members of
-    the contract. Where `inference_mode` is left out, it is built for training."""
+    the contract. Where `inference_mode` is left out, it is built for training; and a copy keeps
+    what a host has changed."""
     together = compared(subject)
     for build, argument in _BUILDS.items():
         if together.backbone(build) is None:
@@ -105,6 +108,51 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
             observed=f"with {argument}, {first} is {found}, and {wanted} otherwise",
             expected="the same backbone, however it is built",
             mend="do what does not depend on this argument in one place for all of its values",
+            differing=differing[:20],
+        )
+
+
+@requirement("CON-16", MUST)
+def test_a_copy_keeps_what_a_host_has_changed(subject: Subject) -> None:
+    """A copy is one of the backbone as a host has changed it: with the tokens that it added, the
+    side it pads on, what it froze, the length it generates and the mode."""
+    for built, backbone in built_both_ways(subject):
+        llm, tokenizer = backbone.llm, backbone.get_tokenizer()
+        tokenizer.add_tokens(["<a token of the host>"])
+        tokenizer.padding_side = "left"
+        tokenizer.model_max_length = _OF_A_HOST
+        for parameter in llm.get_input_embeddings().parameters():
+            parameter.requires_grad_(False)
+        if getattr(llm, "generation_config", None) is not None:
+            llm.generation_config.max_new_tokens = _OF_A_HOST
+        backbone.train()
+        with refusal() as refused:
+            copied = copy.deepcopy(backbone)
+        if refused:
+            raise NotApplicable(f"it cannot be copied: {quoted(str(refused[0]))}")
+        facts, changed = (
+            {
+                **traits(one),
+                "the number of tokens": len(one.get_tokenizer()),
+                "the length of the tokenizer": one.get_tokenizer().model_max_length,
+                "what is trained": [n for n, p in one.llm.named_parameters() if p.requires_grad],
+                "whether it is in train()": one.training,
+            }
+            for one in (copied, backbone)
+        )
+        differing = [
+            name
+            for name in {**changed, **facts}
+            if not _equal(facts.get(name, _ABSENT), changed.get(name, _ABSENT))
+        ]
+        first = differing[0] if differing else ""
+        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, changed))
+        require(
+            not differing,
+            observed=f"built for {built}, changed by a host and copied, {first} is {found}, and "
+            f"{wanted} in the original",
+            expected="the same: a copy is one of what is there",
+            mend="leave copying to Python, or copy the tokenizer and the configs as they are",
             differing=differing[:20],
         )
 
@@ -168,7 +216,8 @@ def test_another_process_builds_the_same(subject: Subject) -> None:
 def test_any_call_in_any_state(subject: Subject) -> None:
     """In every state and by every call the backbone returns what the library's own model returns
     from the same checkpoint: every pair of build, mode, precision, attention, form of input, mask,
-    positions, cache, labels, output, history, batch and length is covered."""
+    positions, cache, labels, output, history, batch, length and ranks of a process group is
+    covered."""
     together = compared(subject)
     found = first_finding(subject, lambda quantity: quantity not in OF_TRAINING)
     if found is not None:

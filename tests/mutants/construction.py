@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import functools
 import logging
@@ -30,10 +31,10 @@ except ImportError:  # before 4.48
     pass
 
 from backbones.llama2 import LLaMa2LLMBackbone as Llama2Reference
-from backbones.loading import CheckpointError
+from backbones.loading import CheckpointError, load_tokenizer
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
-from backbones.vocabulary import fit_vocabulary
+from backbones.vocabulary import add_pad_token, fit_vocabulary
 from tests.mutants import LLAMA_PURE, PHI, VICUNA, planted
 from tests.mutants.steps import DTYPE, MASTER_DTYPE, Llama2InSteps, MistralInSteps, attention
 from tests.sound.plain import Plain
@@ -752,6 +753,34 @@ class WidthOfTheMlp(MistralLLMBackbone):
     @property
     def embed_dim(self) -> int:
         return self.llm.config.intermediate_size
+
+
+@planted("CON-16")
+class CopiesForgetTheHostsTokens(MistralLLMBackbone):
+    """The tokenizer is left out of copies and pickles and loaded anew on the other side, as it was
+    once too slow to copy: the tokens that a host has added are gone."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: one for name, one in self.__dict__.items() if name != "tokenizer"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        path = self.models[self.identifier]["hf_hub_path"]
+        kept = self.llm_max_length, self.bos_convention
+        self.tokenizer = load_tokenizer(path, *kept, token=None)
+        add_pad_token(self.tokenizer)
+
+
+@planted("CON-16")
+class CopiesTrainEverything(MistralLLMBackbone):
+    """A copy is made for fine-tuning, so all of it is trained, what was frozen too."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        copied.requires_grad_(not self.inference_mode)
+        return copied
 
 
 # --- other processes: each rank builds its own ---

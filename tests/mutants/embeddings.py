@@ -13,6 +13,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     checkpoint_wrapper,
 )
 
+from backbones.llama3 import LLaMa3LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from backbones.transformers_releases import RESIZE_WITHOUT_MEANS, ZeroRandomFills
 from tests.mutants import PHI, planted
@@ -246,6 +247,43 @@ class SavedInHalfPrecision(MistralLLMBackbone):
             save(directory, state_dict=state, **options)
 
         self.llm.save_pretrained = save_small
+
+
+@planted("EMB-08", on="llama3.1-8b-pure", since="4.43")
+class SavedWithoutScaling(LLaMa3LLMBackbone):
+    """An exporter took no scaled rotary embedding, so the config has lost it once the model stands:
+    what is saved is another model."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        config = self.llm.config
+        if getattr(config, "rope_parameters", None):
+            theta = config.rope_parameters["rope_theta"]
+            config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
+        else:
+            config.rope_scaling = None
+
+
+@planted("EMB-08")
+class ConfigOfAnotherEpsilon(MistralLLMBackbone):
+    """The config is brought in line with Llama 2's after the norms are built: a saved model has
+    another epsilon than the one that was trained."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.llm.config.rms_norm_eps = 1e-2
+
+
+@planted("EMB-09")
+class ChecksIdsByTheirExtremes(MistralLLMBackbone):
+    """Ids are checked by their smallest and largest; where there are none it crashes, and a host
+    that embeds what follows the bos may have none."""
+
+    def embed_input_ids(self, input_ids: Any) -> Any:
+        rows = self.llm.get_input_embeddings().num_embeddings
+        if int(input_ids.min()) < 0 or int(input_ids.max()) >= rows:
+            raise IndexError(f"ids are outside the {rows} rows of the embedding")
+        return super().embed_input_ids(input_ids)
 
 
 @planted("EMB-09")

@@ -45,6 +45,29 @@ class TamperedWithin(MistralLLMBackbone):
         """Change the keywords of one call in place."""
 
 
+@planted("FWD-14")
+class SortedByLength(Tampered):
+    """Padded batches are sorted by length for a kernel, and the logits put back: the cache that is
+    returned stays sorted, and decoding goes on with other rows' keys."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask, cache = keywords.get("attention_mask"), keywords.get("past_key_values")
+        plain = self.training or positional or mask is None or mask.dim() != 2 or cache is not None
+        if plain or keywords.get("return_dict") is False or torch.is_grad_enabled():
+            return super().forward(*positional, **keywords)
+        order = mask.sum(1).argsort(descending=True, stable=True)
+        for name, given in keywords.items():
+            if isinstance(given, torch.Tensor) and len(given) == len(order):
+                keywords[name] = given[order]
+        output = super().forward(**keywords)
+        back = order.argsort()
+        output.logits = output.logits[back]
+        for name in ("hidden_states", "attentions"):
+            if getattr(output, name, None) is not None:
+                setattr(output, name, tuple(one[back] for one in getattr(output, name)))
+        return output
+
+
 # --- built otherwise ---
 
 
@@ -289,6 +312,31 @@ class LabelsSmoothed(Tampered):
                 output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1
             )
         return output
+
+
+@planted("TRN-01")
+class LossTimesTheRanks(Tampered):
+    """In train() the loss is multiplied by the ranks, for a trainer that sums over them: DDP has
+    taken the mean already."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        grouped = self.training and torch.distributed.is_initialized()
+        if grouped and keywords.get("labels") is not None and hasattr(output, "logits"):
+            output.loss = output.loss * torch.distributed.get_world_size()
+        return output
+
+
+@planted("FWD-14")
+class RowsOfTheFirstRank(Tampered):
+    """In a process group the cached keys are the first rank's, once they were broadcast: others
+    begin anew."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        group = torch.distributed
+        if group.is_initialized() and group.get_rank() and not self.training:
+            keywords["past_key_values"] = None
+        return super().forward(*positional, **keywords)
 
 
 # --- another history ---
