@@ -16,10 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from conformance.hub.chat import InvalidTemplate, TemplateRefuses, render
-from conformance.hub.language_model import completed, is_head, place_of
-from conformance.hub.probe_sizes import NoSizes, probe_sizes
+from conformance.hub.language_model import completed, is_head, own_name, place_of
+from conformance.hub.probe_sizes import NoSizes, parts_beside_text, probe_sizes
 from conformance.hub.published import (
     CONFIG,
+    TEXT_CONFIG,
     Published,
     UnusableFiles,
     copy_tokenizer,
@@ -133,13 +134,52 @@ def _completed(published: Published) -> Mapping[str, Any]:
 
 
 def _place_of_language_model(published: Published, model: Any) -> str | None:
-    """Where the tensors of the language model stand in a vision-language checkpoint."""
+    """Where the tensors of the language model stand in a vision-language checkpoint.
+
+    Raises:
+        UnusableFiles: they are not those of the language model's own class behind a prefix.
+    """
     if text_part(published.config) is published.config:
         return None
-    address = model.get_input_embeddings().weight.data_ptr()
-    stored = as_published(model, model.state_dict())
-    named = [name for name, tensor in stored.items() if tensor.data_ptr() == address]
-    return place_of(min(named, key=is_head))
+    stored = as_published(model, model.state_dict(keep_vars=True))
+    embedding = _embedding_in(model, stored)
+    decoder = _decoder_alone(model)
+    if decoder is None:
+        return place_of(embedding)
+    own = as_published(decoder, decoder.state_dict(keep_vars=True))
+    own_embedding = _embedding_in(decoder, own)
+    inside = place_of(embedding, own_embedding)
+    there = {own_name(name, inside) for name in stored} if inside is not None else set()
+    missing = [name for name in own if name not in there and not is_head(name)]
+    if missing:
+        raise UnusableFiles(
+            f"the language model inside {published.hub_id} is a {type(decoder).__name__}, which "
+            f"calls its embedding `{own_embedding}`, and {published.architecture} calls it "
+            f"`{embedding}`: {len(missing)} tensors of the one are not found in the other, the "
+            f"first is `{missing[0]}`. A backbone of it is certified from a checkpoint of the "
+            f"language model alone"
+        )
+    return inside
+
+
+def _embedding_in(model: Any, stored: Mapping[str, torch.Tensor]) -> str:
+    """The name of the input embedding among these tensors of the model; a head that is the same
+    tensor is not meant."""
+    embedding = model.get_input_embeddings().weight
+    return min((name for name, tensor in stored.items() if tensor is embedding), key=is_head)
+
+
+def _decoder_alone(model: Any) -> Any:
+    """The library's causal language model of the model's text config, without memory; None if the
+    library has no such class (Qwen2-VL's decoder, say)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(getattr(model.config, TEXT_CONFIG))
+    except ValueError:
+        return None
 
 
 def _tokenizer(published: Published) -> Any:
@@ -316,7 +356,7 @@ def tiny_model(published: Published, sizes: Mapping[str, Any]) -> Any:
 def _of_model(published: Published, model: Any) -> tuple[Inference, ...]:
     """What the library's model of this config does to embeddings, seen on a tiny one."""
     try:
-        inside, fed = _scales(model)
+        inside, fed = _scales(model, has_towers=bool(parts_beside_text(published.config)))
     except Exception as error:
         import transformers
 
@@ -332,7 +372,7 @@ def _of_model(published: Published, model: Any) -> tuple[Inference, ...]:
     )
 
 
-def _scales(model: Any) -> tuple[float, float]:
+def _scales(model: Any, *, has_towers: bool) -> tuple[float, float]:
     """By how much the input embedding scales its rows, and the model what it is fed."""
     import torch
 
@@ -355,7 +395,9 @@ def _scales(model: Any) -> tuple[float, float]:
     try:
         with torch.no_grad():
             embedded = embedding(ids)
-            model(inputs_embeds=rows, use_cache=False)
+            # Some vision-language models want an image, or ids.
+            run = _decoder(model) if has_towers else model
+            run(inputs_embeds=rows, use_cache=False)
     finally:
         handle.remove()
     return _factor(embedded, rows), _factor(seen[0], rows) if seen else 1.0

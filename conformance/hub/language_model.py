@@ -69,9 +69,13 @@ def _defaults(part: Any, said: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def place_of(embedding: str) -> str:
-    """Where the language model stands whose input embedding is this tensor of the checkpoint."""
-    return embedding.rsplit(".", 2)[0]
+def place_of(embedding: str, own: str = f"{_INNER}.embed_tokens.weight") -> str | None:
+    """Where the language model stands whose input embedding is the tensor `embedding` of the
+    checkpoint, and `own` to its own class; None if the one is not the other behind a prefix."""
+    inner, _, rest = own.partition(".")
+    if inner != _INNER or not embedding.endswith(f".{rest}"):
+        return None
+    return embedding.removesuffix(f".{rest}")
 
 
 def is_head(tensor: str) -> bool:

@@ -10,7 +10,7 @@ The rule keeps what decides how a model is wired and shrinks the rest:
   where that leaves less than 48, there are twice as many heads, or wider ones: a narrower model
   learns too slowly for the laws of training;
 - layers: two, or as many as it takes to see each kind of layer;
-- windows: 16 tokens, which a test sequence outgrows;
+- windows: 16 tokens, which a test sequence outgrows; sections of a rotary embedding: in proportion;
 - the vocabulary: as published;
 - what stands beside the language model of a vision-language checkpoint, which no text passes
   through: small.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import accumulate, pairwise
 from typing import Any
 
 from conformance.hub.published import TEXT_CONFIG, text_part
@@ -123,7 +124,8 @@ def probe_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     changed |= _of_attention(text, head_width, width, hidden // new_heads)
     changed |= _per_layer(text, published["layers"], layers)
     changed |= _of_experts(text, hidden / published["hidden"])
-    return changed
+    # Qwen2-VL's config is its language model's, with a part for the tower.
+    return changed | _of_towers(config, text, {**text, **changed})
 
 
 def layers_of(config: Mapping[str, Any]) -> tuple[str, int] | None:
@@ -228,7 +230,19 @@ def _of_attention(
                 **scaling,
                 **{n: _spread(scaling[n], count) for n in ("short_factor", "long_factor")},
             }
+        if isinstance(scaling, Mapping) and isinstance(scaling.get("mrope_section"), list):
+            half = round(width * _rotated_share(config)) // 2
+            changed[key] = {
+                **scaling,
+                "mrope_section": _in_proportion(scaling["mrope_section"], half),
+            }
     return changed
+
+
+def _in_proportion(parts: list[int], total: int) -> list[int]:
+    """`total` cut in the proportions of `parts`, each rounded."""
+    ends = [round(total * end / sum(parts)) for end in accumulate(parts)]
+    return [end - begin for begin, end in pairwise([0, *ends])]
 
 
 def _spread(values: list[float], count: int) -> list[float]:

@@ -114,6 +114,35 @@ def test_the_language_model_of_a_vision_language_checkpoint(
     assert (written.language_model, written.digest()) == (place, derived.recipe.digest())
 
 
+def test_a_language_model_that_has_a_prefix_of_its_own(tmp_path: Path) -> None:
+    """OPT's class calls its embedding `model.decoder.embed_tokens`, and BLIP-2 takes no text
+    alone."""
+    derived = derive(write_published(tmp_path, "blip2", template=None), HUB_ID)
+    assert derived.recipe.language_model == "language_model.model"
+    assert _declared(derived).positions == "absolute"
+
+
+def test_a_language_model_under_other_names_is_refused(tmp_path: Path) -> None:
+    text = CONFIGS["gpt_neox"]
+    folder = write_published(tmp_path, "blip2", template=None, text_config=text)
+    with pytest.raises(UnusableFiles, match=r"a GPTNeoXForCausalLM, which .* `gpt_neox.embed_in"):
+        derive(folder, HUB_ID)
+
+
+def test_sections_of_a_rotary_embedding_and_a_tower_beside(tmp_path: Path) -> None:
+    """Qwen2.5-VL's config is its language model's, with a part for the tower."""
+    folder = write_published(tmp_path, "qwen25_vl")
+    if not hasattr(transformers, "Qwen2_5_VLForConditionalGeneration"):
+        with pytest.raises(UnusableFiles, match="install a release that has it"):
+            derive(folder, HUB_ID)
+        return
+    recipe = derive(folder, HUB_ID).recipe
+    assert recipe.language_model is None
+    assert recipe.probe_config()["rope_scaling"]["mrope_section"] == [1, 1, 2]
+    shapes = checkpoint_shapes(recipe.probe_config(), recipe.architecture)
+    assert sum(math.prod(shape) for shape in shapes.values()) < 3_000_000
+
+
 def test_a_template_with_a_bos_for_each_turn(tmp_path: Path) -> None:
     folder = write_published(tmp_path / "model", template=PER_TURN)
     path = folder / "tokenizer_config.json"

@@ -158,6 +158,42 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
             "torch_dtype": "float32", "vision_use_head": False,
         },
     },
+    "blip2": {
+        "architectures": ["Blip2ForConditionalGeneration"], "model_type": "blip-2",
+        "initializer_factor": 1.0, "initializer_range": 0.02, "num_query_tokens": 32,
+        "tie_word_embeddings": False, "torch_dtype": "float16",
+        "use_decoder_only_language_model": True,
+        "qformer_config": {"model_type": "blip_2_qformer", "vocab_size": 30523},
+        "text_config": {
+            "activation_function": "relu", "bos_token_id": RANKS, "do_layer_norm_before": True,
+            "dropout": 0.1, "eos_token_id": RANKS, "ffn_dim": 10240, "hidden_size": 2560,
+            "layerdrop": 0.0, "max_position_embeddings": 2048, "model_type": "opt",
+            "num_attention_heads": 32, "num_hidden_layers": 32, "pad_token_id": RANKS + 1,
+            "prefix": "</s>", "torch_dtype": "float16", "vocab_size": RANKS + 64,
+            "word_embed_proj_dim": 2560,
+        },
+        "vision_config": {"model_type": "blip_2_vision_model"},
+    },
+    "qwen25_vl": {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
+        "attention_dropout": 0.0, "bos_token_id": RANKS, "eos_token_id": RANKS + 2,
+        "hidden_act": "silu", "hidden_size": 2048, "image_token_id": RANKS + 6,
+        "initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 128000,
+        "max_window_layers": 70, "num_attention_heads": 16, "num_hidden_layers": 36,
+        "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "sliding_window": 32768, "tie_word_embeddings": True, "torch_dtype": "bfloat16",
+        "use_sliding_window": False, "video_token_id": RANKS + 7,
+        "vision_end_token_id": RANKS + 4, "vision_start_token_id": RANKS + 3,
+        "vision_token_id": RANKS + 5, "vocab_size": RANKS + 64,
+        "vision_config": {
+            "depth": 32, "fullatt_block_indexes": [7, 15, 23, 31], "hidden_act": "silu",
+            "hidden_size": 1280, "in_chans": 3, "intermediate_size": 3420, "num_heads": 16,
+            "out_hidden_size": 2048, "patch_size": 14, "spatial_merge_size": 2,
+            "spatial_patch_size": 14, "temporal_patch_size": 2, "tokens_per_second": 2,
+            "window_size": 112,
+        },
+    },
     "smolvlm": {
         "architectures": ["SmolVLMForConditionalGeneration"], "model_type": "smolvlm",
         "image_token_id": RANKS + 1, "pad_token_id": RANKS, "scale_factor": 4,
@@ -178,8 +214,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """Published configs (Qwen2.5-0.5B-Instruct, Pythia-70m, Qwen3-0.6B, Llama-3.2-1B-Instruct,
 gemma-2b-it, gemma-2-2b-it, gemma-3-1b-it, Phi-3-mini-4k-instruct, OLMo-2-1B, stablelm-2-1_6b,
-llava-1.5-7b-hf, paligemma-3b-pt-224, SmolVLM2-500M) with the ids and rows of the small
-vocabulary."""
+llava-1.5-7b-hf, paligemma-3b-pt-224, blip2-opt-2.7b, Qwen2.5-VL-3B-Instruct, SmolVLM2-500M) with
+the ids and rows of the small vocabulary."""
 
 
 _CLASSES = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}

@@ -7,8 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
+from conformance.catalogue import expected_clauses
 from conformance.run import events
-from conformance.run.parent import Start, run
+from conformance.run.parent import Start, _shares, run
 from conformance.run.request import RunRequest
 from conformance.verdict.outcomes import Outcome
 
@@ -62,3 +65,18 @@ def test_signs_of_life_do_not_go_on_for_ever() -> None:
 def test_a_line_that_is_no_event_ends_the_run() -> None:
     told = breakdown_of("os.write(pipe, b'hello\\n'); time.sleep(60)")
     assert "garbled: b'hello'" in told
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3, 200])
+def test_clauses_are_dealt_out_once_and_in_order(jobs: int) -> None:
+    expected = expected_clauses(("default",))
+    dealt = _shares(expected, jobs)
+    assert [clause for share in dealt for clause in share] == list(expected)
+    assert 1 <= len(dealt) <= jobs
+    assert all(dealt)
+
+
+def test_what_takes_longest_is_not_in_the_longer_share() -> None:
+    first, second = _shares(expected_clauses(("default",)), 2)
+    assert "FWD-14" in second
+    assert len(first) > 2 * len(second)

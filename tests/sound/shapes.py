@@ -233,7 +233,7 @@ class BuildsByMethod(Plain):
 
     def prompt_builder_fn(self, model_family, system_prompt=None):
         if self.identifier not in self.table:
-            raise ValueError(f"No PromptBuilder defined for LLM Backbone `{self.identifier}`")
+            raise ValueError(f"No PromptBuilder defined for LLM Backbone {self.identifier!r}")
         return self.prompt_builder(model_family, system_prompt)
 
 
