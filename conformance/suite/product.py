@@ -63,6 +63,17 @@ LEFT_OUT = {
     for argument in ("inference_mode", "hf_token", "llm_max_length", "use_flash_attention_2")
 }
 """Builds that leave an argument to its default, which no covering row has."""
+BUILDS = {
+    "inference": "inference_mode=True", "flash": "use_flash_attention_2=True",
+    "no token": "hf_token=None", "long": "the llm_max_length that is published",
+    "all at once": "inference_mode=True, use_flash_attention_2=True, hf_token=None and the "
+    "llm_max_length that is published",
+    "copied": "copy.deepcopy",
+    "another rank": "RANK and LOCAL_RANK = 1, and ACCELERATE_MIXED_PRECISION = bf16, in the "
+    "environment, as launchers set them",
+    **{build: f"{argument} left out" for build, argument in LEFT_OUT.items()},
+}  # fmt: skip
+"""What the constructor is asked for in each build but the plainest."""
 
 _TAKES = {
     "no token": "hf_token", "inference": "inference_mode", "all at once": "inference_mode",

@@ -1,7 +1,5 @@
-"""The subject in every state, by every call and after every history, beside its control.
-
-The other clauses look closely at one plain state; these ask whether all others agree with it.
-"""
+"""Forward: any history, beside the control: nothing that happened to a backbone shows in what it
+computes."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import product
 from typing import Any
 
@@ -23,349 +21,37 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from conformance.assertions import (
     ClauseFailure,
     NotApplicable,
-    is_slip_of_ours,
     quoted,
     refusal,
     require,
     within,
 )
 from conformance.catalogue import MUST, requirement
-from conformance.control import Control, Inputs, embeddings_of, is_for_inference
+from conformance.control import Control, Inputs, embeddings_of
 from conformance.control.calls import without_dropout
 from conformance.control.life import STEPS, probe, take
 from conformance.control.overlap import overlapping
-from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
-from conformance.parity.library import attention_of, text_config
+from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.identity import (
-    encoding_traits,
     generation_traits,
     plain,
-    traits,
-    traits_as_text,
 )
 from conformance.suite.models import built_both_ways, decoder_layers, logits_of
 from conformance.suite.product import (
-    LEFT_OUT,
-    OF_TRAINING,
+    BUILDS,
     Compared,
     compared,
-    failure,
-    first_finding,
 )
 from conformance.suite.properties import for_all
 
-_BUILDS = {
-    "inference": "inference_mode=True", "flash": "use_flash_attention_2=True",
-    "no token": "hf_token=None", "long": "the llm_max_length that is published",
-    "all at once": "inference_mode=True, use_flash_attention_2=True, hf_token=None and the "
-    "llm_max_length that is published",
-    "copied": "copy.deepcopy",
-    "another rank": "RANK and LOCAL_RANK = 1, and ACCELERATE_MIXED_PRECISION = bf16, in the "
-    "environment, as launchers set them",
-    **{build: f"{argument} left out" for build, argument in LEFT_OUT.items()},
-}  # fmt: skip
 _LIVES = (
     ("forward", "masked", "generate", "forward", "step", "masked", "reload", "decode far",
      "far positions", "patches", "train", "step", "eval", "forward"),
 )  # fmt: skip
 """Histories that are tried before any is drawn."""
-_ABSENT = "absent"
-_OF_A_HOST = 77
-"""A length in tokens that nothing else has."""
-_LENGTH = "whether `model_max_length` of the tokenizer is what was asked for"
-
-
-@requirement("CON-16", MUST, needs=["CON-02", "CON-05", "CON-13", "CON-14"])
-def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
-    """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, with an
-    argument left to its default, on another rank as launchers start it) or copied, the backbone
-    is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer and the members of
-    the contract. Where `inference_mode` is left out, it is built for training; and a copy keeps
-    what a host has changed."""
-    together = compared(subject)
-    for build, argument in _BUILDS.items():
-        if together.backbone(build) is None:
-            continue
-        facts, plain = (
-            _facts(together, one, trained=not is_for_inference(build))
-            for one in (build, "training")
-        )
-        derived = _derived_generation(together.backbone(build)) if is_for_inference(build) else {}
-        differing = [
-            name
-            for name in {**plain, **facts}
-            if not _equal(facts.get(name, _ABSENT), plain.get(name, _ABSENT))
-            and not (name in derived and facts.get(name) in (derived[name], None))
-            and not (name == _LENGTH and LEFT_OUT.get(build) == "llm_max_length")
-        ]
-        first = differing[0] if differing else ""
-        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, plain))
-        require(
-            not differing,
-            observed=f"with {argument}, {first} is {found}, and {wanted} otherwise",
-            expected="the same backbone, however it is built",
-            mend="do what does not depend on this argument in one place for all of its values",
-            differing=differing[:20],
-        )
-
-
-@requirement("CON-16", MUST)
-def test_a_copy_keeps_what_a_host_has_changed(subject: Subject) -> None:
-    """A copy is one of the backbone as a host has changed it: with the tokens that it added, the
-    side it pads on, what it froze, the length it generates and the mode."""
-    for built, backbone in built_both_ways(subject):
-        llm, tokenizer = backbone.llm, backbone.get_tokenizer()
-        tokenizer.add_tokens(["<a token of the host>"])
-        tokenizer.padding_side = "left"
-        tokenizer.model_max_length = _OF_A_HOST
-        for parameter in llm.get_input_embeddings().parameters():
-            parameter.requires_grad_(False)
-        if getattr(llm, "generation_config", None) is not None:
-            llm.generation_config.max_new_tokens = _OF_A_HOST
-        backbone.train()
-        with refusal() as refused:
-            copied = copy.deepcopy(backbone)
-        if refused:
-            raise NotApplicable(f"it cannot be copied: {quoted(str(refused[0]))}")
-        facts, changed = (
-            {
-                **traits(one),
-                "the number of tokens": len(one.get_tokenizer()),
-                "the length of the tokenizer": one.get_tokenizer().model_max_length,
-                "what is trained": [n for n, p in one.llm.named_parameters() if p.requires_grad],
-                "whether it is in train()": one.training,
-            }
-            for one in (copied, backbone)
-        )
-        differing = [
-            name
-            for name in {**changed, **facts}
-            if not _equal(facts.get(name, _ABSENT), changed.get(name, _ABSENT))
-        ]
-        first = differing[0] if differing else ""
-        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, changed))
-        require(
-            not differing,
-            observed=f"built for {built}, changed by a host and copied, {first} is {found}, and "
-            f"{wanted} in the original",
-            expected="the same: a copy is one of what is there",
-            mend="leave copying to Python, or copy the tokenizer and the configs as they are",
-            differing=differing[:20],
-        )
-
-
-@requirement("CON-16", MUST)
-def test_what_has_a_default_may_be_left_out(subject: Subject) -> None:
-    """`inference_mode` and `llm_max_length` may be left out where the constructor shows a
-    default."""
-    together = compared(subject)
-    for build, argument in LEFT_OUT.items():
-        # Flash attention may be the default: CON-05 judges what it asks for. A token's default may
-        # be a file of the author's.
-        judged = argument in ("inference_mode", "llm_max_length") and subject.has_default(argument)
-        if not judged or subject.lacks(argument) or together.backbone(build) is not None:
-            continue
-        with refusal() as refused:
-            subject.build(left_out=[argument])
-        require(
-            not refused,
-            observed=f"with {argument} left out, construction raised "
-            f"{type(refused[0]).__name__ if refused else ''}: {quoted(''.join(map(str, refused)))}",
-            expected="the backbone that its default gives",
-            mend=f"give {argument} a default that can be built, or none",
-            argument=argument,
-        )
-
-
-@requirement("CON-18", MUST, needs=["CON-01", "CON-04"])
-def test_another_process_builds_the_same(subject: Subject) -> None:
-    """Another process, in which strings hash otherwise, builds the same backbone: weights, configs,
-    ids of every token, order of parameters, prompts and wrap units. Each rank of a training run
-    builds its own."""
-    if subject.elsewhere is None:
-        raise NotApplicable("no second process is started here; `conformance certify` starts one")
-    own, elsewhere = traits_as_text(subject), subject.elsewhere()
-    told = f"construction raised {elsewhere.raised} in a second process"
-    differing = [
-        name
-        for name in {**own, **elsewhere.traits}
-        if own.get(name, _ABSENT) != elsewhere.traits.get(name, _ABSENT)
-    ]
-    if not elsewhere.raised:
-        first = differing[0] if differing else ""
-        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (elsewhere.traits, own))
-        told = f"{first} is {found} in a second process, and {wanted} in the first"
-    require(
-        not elsewhere.raised and not differing,
-        observed=told,
-        expected="the same backbone in every process: each rank of a run builds its own",
-        mend="let no order or number come out of a set, a hash, a clock or the process itself: "
-        "sort what you number",
-        differing=differing[:20],
-    )
-
-
-@requirement(
-    "FWD-14", MUST, profile="numerics",
-    needs=["CON-16", "EMB-03", "EMB-04", "FWD-01", "FWD-02", "HALF-02", "HALF-05", "HALF-07"],
-    uses=["forward"],
-)  # fmt: skip
-def test_any_call_in_any_state(subject: Subject) -> None:
-    """In every state and by every call the backbone returns what the library's own model returns
-    from the same checkpoint: every pair of build, mode, precision, attention, form of input, mask,
-    positions, cache, labels, output, history, batch, length and ranks of a process group is
-    covered."""
-    together = compared(subject)
-    found = first_finding(subject, lambda quantity: quantity not in OF_TRAINING)
-    if found is not None:
-        raise failure(
-            together,
-            found,
-            mend="hand every argument through in every state, and keep nothing between calls",
-        )
-
-
-@requirement("FWD-14", MUST, profile="numerics")
-def test_arguments_may_stand_by_position(subject: Subject) -> None:
-    """By position the arguments are ids, mask, positions, cache, embeddings and labels, in the
-    library's order; what takes keywords alone refuses them."""
-    together = compared(subject)
-    backbone = together.backbone("training")
-    ids = together.inputs.ids(2, 9)
-    mask, positions = torch.ones_like(ids), torch.arange(9).repeat(2, 1)
-    mask[1, :3] = 0
-    positions[1] = (positions[1] - 3).clamp(min=0)
-    named = {"attention_mask": mask, "position_ids": positions, "past_key_values": None,
-             "inputs_embeds": None, "labels": ids}  # fmt: skip
-    for count in range(1, len(named) + 1):
-        given = dict(list(named.items())[:count])
-        with torch.no_grad():
-            wanted = backbone(input_ids=ids, **given)
-            with refusal() as refused:
-                found = backbone(ids, *given.values())
-        if refused:
-            break
-        error = relative_rms(
-            found.logits[mask.bool()][:, together.inputs.columns],
-            wanted.logits[mask.bool()][:, together.inputs.columns],
-        )
-        if "labels" in given:
-            error = max(error, relative_rms(found.loss, wanted.loss))
-        within(
-            "logits by position",
-            error,
-            SEMANTICS,
-            observed=f"with the arguments up to `{list(given)[-1]}` given by position, the answer "
-            f"differs by a relative RMS of {error:.2g} from that by keywords",
-            expected="the same answer: input_ids, attention_mask, position_ids, past_key_values, "
-            "inputs_embeds, labels is the order of every model of the library",
-            mend="keep the library's order of arguments, or take them by keyword alone",
-            conditions=conditions(found.logits.dtype, found.logits.device),
-        )
-
-
-@requirement("FWD-14", MUST, profile="numerics")
-def test_large_padded_batches_keep_their_rows(subject: Subject) -> None:
-    """Rows of a large batch, padded on either side, come back where they were."""
-    together = compared(subject)
-    ids = together.inputs.ids(5, 131)
-    lengths = torch.tensor([90, 131, 17, 64, 120])[:, None]
-    places = torch.arange(131)
-    for side, mask in {
-        "right": (places < lengths).long(), "left": (places >= 131 - lengths).long(),
-    }.items():  # fmt: skip
-        for build, backbone, control in together.pairs():
-            call = {"input_ids": ids, "attention_mask": mask}
-            with torch.no_grad():
-                wanted = control(**call).logits[..., together.inputs.columns]
-                found = backbone(**call).logits[..., together.inputs.columns]
-            apart = [
-                row
-                for row, real in enumerate(mask.bool())
-                if relative_rms(found[row, real], wanted[row, real]) > SEMANTICS
-            ]
-            require(
-                not apart,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, in a batch of 5 rows "
-                f"over 131 tokens, padded on the {side}, the logits of rows {apart} are not "
-                "those of the library's own model",
-                expected="each row's own logits in its place",
-                mend="put rows back where they were, whatever order they are computed in",
-            )
-
-
-@requirement("FWD-14", MUST, profile="numerics")
-def test_no_cache_is_kept_where_none_is_wanted(subject: Subject) -> None:
-    """With `use_cache=False` no cache comes back, however it is built."""
-    together = compared(subject)
-    ids = together.inputs.ids(2, 6)
-    for build, backbone, control in together.pairs():
-        with torch.no_grad():
-            kept = [
-                getattr(one(input_ids=ids, use_cache=False), "past_key_values", None) is not None
-                for one in (control, backbone)
-            ]
-        require(
-            kept[0] or not kept[1],
-            observed=f"built with {_BUILDS.get(build, 'the defaults')}, a call with "
-            "`use_cache=False` returns a cache",
-            expected="none: whoever scores many texts has memory for no cache",
-            mend="hand `use_cache` on as it is given, False too",
-        )
-
-
-@requirement("FWD-14", MUST, profile="numerics")
-def test_attention_maps_are_the_librarys(subject: Subject) -> None:
-    """`output_attentions=True` gives the weights of every layer and head."""
-    together, judged = compared(subject), 0
-    ids = together.inputs.ids(2, 9)
-    for build, backbone, control in together.pairs():
-        try:
-            wanted = _attention_maps(control, ids)
-        except Exception as refused:
-            if is_slip_of_ours(refused):
-                raise
-            continue  # what the library cannot do is not asked of the subject
-        if not wanted or any(one is None for one in wanted):
-            continue
-        judged += 1
-        found = _attention_maps(backbone, ids)
-        same = [tuple(one.shape) for one in found] == [tuple(one.shape) for one in wanted]
-        error = (
-            max(relative_rms(one, other) for one, other in zip(found, wanted, strict=True))
-            if same
-            else float("inf")
-        )
-        within(
-            "attention weights",
-            error,
-            SEMANTICS,
-            observed=f"built with {_BUILDS.get(build, 'the defaults')}, the attention weights "
-            + (
-                f"differ by a relative RMS of {error:.2g}"
-                if same
-                else f"have the shapes {[tuple(one.shape) for one in found]}"
-            ),
-            expected="those of the library's own model, "
-            f"{len(wanted)} of shape {tuple(wanted[0].shape)}",
-            mend="return `attentions` as the language model gives them",
-        )
-    if not judged:
-        raise NotApplicable("the library's model returns no attention weights")
-
-
-def _attention_maps(backbone: Any, ids: torch.Tensor) -> list[torch.Tensor]:
-    with ExitStack() as state:
-        state.enter_context(torch.no_grad())
-        state.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        if hasattr(backbone.llm, "set_attn_implementation"):  # others have no weights to return
-            state.enter_context(attention_of(backbone.llm, "eager"))
-        output = backbone(input_ids=ids, output_attentions=True)
-    return list(getattr(output, "attentions", None) or ())
 
 
 @requirement("FWD-15", MUST, profile="numerics", needs=["FWD-14"], uses=["forward"])
@@ -412,7 +98,7 @@ def test_a_call_is_not_taken_for_the_last_one(subject: Subject) -> None:
                 "logits of the next call",
                 error,
                 SEMANTICS,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, "
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, "
                 f"{'in train(), ' if training else ''}with {form}, after a call that differed in "
                 f"{told} alone the logits differ from the control's by a relative RMS of "
                 f"{error:.2g}",
@@ -446,7 +132,7 @@ def test_a_call_without_a_cache_begins_anew(subject: Subject) -> None:
                 "logits of a call of its own",
                 error,
                 SEMANTICS,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, with {form}, behind "
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, with {form}, behind "
                 f"calls with a cache the logits of a batch of {rows} x {length} tokens"
                 f"{'' if masked else ', without a mask'}, given no cache, are off by a relative "
                 f"RMS of {error:.2g}",
@@ -469,7 +155,7 @@ def test_caches_do_not_mix(subject: Subject) -> None:
                 "logits behind one of two caches",
                 error,
                 SEMANTICS,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, with two caches "
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, with two caches "
                 f"continued in turns, the logits of {told} are off by a relative RMS of "
                 f"{error:.2g}",
                 expected="what the library's own model returns behind that cache",
@@ -571,7 +257,7 @@ def test_caches_may_be_cut_and_of_a_fixed_size(subject: Subject) -> None:
                 "logits behind a cache",
                 error,
                 SEMANTICS,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, behind a cache that is "
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, behind a cache that is "
                 f"{told} "
                 + (
                     f"the call raised {quoted(str(refused[0]))}"
@@ -920,7 +606,7 @@ def test_the_model_in_place_is_run(subject: Subject) -> None:
             "logits of the model in place",
             error,
             SEMANTICS,
-            observed=f"built with {_BUILDS.get(build, 'the defaults')}, with a copy of other "
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, with a copy of other "
             f"weights in the place of `llm`, forward with {form} "
             + (
                 f"raised {quoted(str(refused[0]))}"
@@ -1125,7 +811,7 @@ def test_a_call_that_raises_leaves_no_trace(subject: Subject) -> None:
                 changed = sorted(name for name in before if after[name] != before[name])
                 require(
                     not changed,
-                    observed=f"built with {_BUILDS.get(build, 'the defaults')}, in "
+                    observed=f"built with {BUILDS.get(build, 'the defaults')}, in "
                     f"{'train' if training else 'eval'}(), a call with {told} changed "
                     f"{', '.join(changed)}",
                     expected="what was set before the call",
@@ -1237,288 +923,6 @@ def _require_apart(one: Any, other: Any) -> None:
         )
 
 
-@requirement(
-    "GEN-05", MUST, profile="numerics", needs=["FWD-14", "GEN-04", "CON-13"],
-    uses=["forward"],
-)  # fmt: skip
-def test_generation_in_any_state(subject: Subject) -> None:
-    """However it is built, generation emits what the library's own model emits: from prompts alone
-    and left-padded in a batch, as ids and as embeddings, in `eval()` and after `train()`, over 70
-    tokens, and again; built for inference it computes no more positions for it."""
-    together = _that_generates(subject)
-
-    @functools.cache
-    def by_control(cached: bool, *asked: Any) -> tuple[torch.Tensor, torch.Tensor, int]:
-        control = together.control("inference" if cached else "training")
-        return _generated(control, together.inputs, *asked)
-
-    for build in ("training", "inference", "flash", "no token", "all at once"):
-        backbone = together.backbone(build)
-        if backbone is None:
-            continue
-        cached = is_for_inference(build)
-        # Many tokens, and some behind as many as `llm_max_length` allows a text to have.
-        far = [(1, 5, 70, "ids"), (1, LLM_MAX_LENGTH - 2, 5, "ids")]
-        for batch, length, new, form in (
-            *(far if build in ("training", "inference") else ()),
-            (3, 12, 4, "ids"), (3, 12, 4, "ids"), (3, 12, 4, "embeddings"),
-        ):  # fmt: skip
-            try:
-                wanted, expected, enough = by_control(cached, batch, length, new, form)
-            except Exception as refused:
-                if form == "ids" or is_slip_of_ours(refused):
-                    raise
-                continue  # what the library cannot do is not asked of the subject
-            emitted, observed, positions = _generated(
-                backbone, together.inputs, batch, length, new, form
-            )
-            error = relative_rms(observed, expected)
-            within(
-                "generation",
-                error,
-                SEMANTICS,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, {new} tokens after "
-                f"{batch} prompt(s) of up to {length} tokens, given as {form}, are drawn from "
-                f"logits that differ by a relative RMS of {error:.2g}",
-                expected="what the library's own model generates from the same checkpoint",
-                mend="leave `generate` to the library, in every state",
-                conditions=conditions(observed.dtype, observed.device),
-            )
-            require(
-                torch.equal(emitted, wanted),
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, generation emits "
-                f"{emitted.tolist()}",
-                expected=f"{wanted.tolist()}, which the library's own model emits by the same "
-                "logits",
-                mend="leave `generate` to the library, in every state",
-            )
-            require(
-                positions <= enough or not cached,
-                observed=f"built with {_BUILDS[build] if cached else ''}, generation of {new} "
-                f"tokens after {batch} prompt(s) of up to {length} looks up {positions} ids",
-                expected=f"{enough}, as with a cache: without one each token costs a whole pass",
-                mend="leave `use_cache` on in the generation config, in inference mode",
-            )
-
-
-@requirement("GEN-05", MUST, profile="numerics")
-def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
-    """Beams, several sequences a prompt, and a generation config that the caller hands over give
-    what the library's own model gives."""
-    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-
-    together = _that_generates(subject)
-    ids, mask = _prompts(together.inputs, 2, 8)
-    filling = int(together.inputs.ordinary[0])
-    greedy = {"do_sample": False, "pad_token_id": filling}
-    asked: dict[str, dict[str, Any]] = {
-        "num_beams=2 and num_return_sequences=2": {
-            **greedy, "max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2,
-        },
-        # Of one token, as rounding moves what is drawn of several.
-        "do_sample=True, top_k=1 and num_return_sequences=2": {
-            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 1,
-            "num_return_sequences": 2,
-        },
-        "a generation_config for 3 tokens": {
-            "generation_config": GenerationConfig(**greedy, max_new_tokens=3)
-        },
-        "the caller's own stopping_criteria": {
-            **greedy, "max_new_tokens": 6,
-            "stopping_criteria": StoppingCriteriaList([_behind(ids.shape[1] + 2)]),
-        },
-        "the caller's own logits_processor": {
-            **greedy, "max_new_tokens": 4,
-            "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
-        },
-    }  # fmt: skip
-    for build, backbone, control in together.pairs():
-        for told, options in asked.items():
-            emitted = []
-            for one in (control, backbone):
-                llm: Any = one.llm
-                with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                    out = llm.generate(input_ids=ids, attention_mask=mask, **copy.deepcopy(options))
-                emitted.append(out[:, ids.shape[1] :].tolist())
-            wanted, found = emitted
-            require(
-                found == wanted,
-                observed=f"built with {_BUILDS.get(build, 'the defaults')}, generation with {told} "
-                f"emits {found}",
-                expected=f"{wanted}, which the library's own model emits",
-                mend="leave `generate` to the library, with every argument",
-            )
-
-
-def _that_generates(subject: Subject) -> Compared:
-    if not hasattr(subject.training.llm, "generate"):
-        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
-    return compared(subject)
-
-
-def _behind(length: int) -> Callable[..., torch.Tensor]:
-    """A stop of a host's own: all rows end at this length, prompt and all."""
-
-    def reached(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(ids),), ids.shape[1] >= length)
-
-    return reached
-
-
-@requirement("GEN-05", MUST, profile="numerics")
-def test_samples_differ(subject: Subject) -> None:
-    """Two samples that are drawn one after the other differ, as those of the library's own model
-    do."""
-    together = _that_generates(subject)
-    ids, mask = _prompts(together.inputs, 1, 6)
-    for build, backbone, control in together.pairs():
-        alike = []
-        for one in (control, backbone):
-            llm: Any = one.llm
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(subject.seed)
-                samples = [
-                    llm.generate(
-                        input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, top_p=1.0,
-                        temperature=1.0, max_new_tokens=12,
-                        pad_token_id=int(together.inputs.ordinary[0]),
-                    ).tolist()
-                    for _ in range(2)
-                ]  # fmt: skip
-            alike.append(samples[0] == samples[1])
-        require(
-            alike[0] or not alike[1],
-            observed=f"built with {_BUILDS.get(build, 'the defaults')}, two samples of twelve "
-            "tokens of one prompt, drawn one after the other, are the same",
-            expected="two samples: those of the library's own model differ",
-            mend="seed nothing inside `generate`; whoever wants the same sample twice seeds before",
-        )
-
-
-@requirement("GEN-05", MUST, profile="numerics")
-def test_copies_generate_by_themselves(subject: Subject) -> None:
-    """A copy whose weights have changed since generates by its own."""
-    together = _that_generates(subject)
-    ids, mask = _prompts(together.inputs, 2, 8)
-    for build, backbone, control in together.pairs():
-        emitted = []
-        for one in (control, backbone):
-            with refusal() as refused:  # CON-16 judges copying
-                copied = copy.deepcopy(one)
-            if refused:
-                break
-            llm: Any = copied.llm
-            head = llm.get_output_embeddings().weight
-            with torch.no_grad():
-                head.copy_(head.roll(1, 0))
-                out = llm.generate(
-                    input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=3,
-                    min_new_tokens=3, pad_token_id=int(together.inputs.ordinary[0]),
-                )  # fmt: skip
-            emitted.append(out[:, ids.shape[1] :].tolist())
-        if len(emitted) < 2:
-            continue
-        require(
-            emitted[0] == emitted[1],
-            observed=f"built with {_BUILDS.get(build, 'the defaults')}, a copy whose head was "
-            f"changed emits {emitted[1]}",
-            expected=f"{emitted[0]}, which a copy of the library's own model emits with that head",
-            mend="bind nothing to one instance: a closure in the place of a method stays that "
-            "instance's in every copy",
-        )
-
-
-@requirement("GEN-02", MUST, profile="numerics", needs=["GEN-05"], uses=["forward"])
-def test_generation_stops_at_every_eos(subject: Subject) -> None:
-    """Generation stops at every eos id of the generation config, each row of a batch by itself, and
-    nothing but filling follows."""
-    together = compared(subject)
-    for build, backbone, control in together.pairs():
-        freely, _, _ = _generated(control, together.inputs, 3, 12, 8, "ids")
-        # Tokens that two of the rows emit in time, so that they end apart, and the third does not.
-        stops = [int(freely[0, 1]), int(freely[1, 4])]
-        wanted, emitted = (
-            _until_stopped(one, together.inputs, stops) for one in (control, backbone)
-        )
-        require(
-            emitted == wanted,
-            observed=f"built with {_BUILDS.get(build, 'the defaults')}, with {stops} among the eos "
-            f"ids of the generation config the rows of a batch emit {emitted}",
-            expected=f"{wanted}, which the library's own model emits",
-            mend="let `generate` read the eos ids of the generation config, and stop row by row",
-        )
-
-
-def _until_stopped(backbone: Any, inputs: Inputs, stops: list[int]) -> list[list[int]]:
-    """What each of three rows emits up to its first stop, at most eight tokens, and what follows
-    if it is more than filling."""
-    config = backbone.llm.generation_config
-    kept = config.eos_token_id
-    published = kept if isinstance(kept, list) else [kept] if kept is not None else []
-    ids, mask = _prompts(inputs, 3, 12)
-    filling = int(inputs.ordinary[0])
-    try:
-        config.eos_token_id = [*published, *stops]
-        with torch.no_grad():
-            out = backbone.llm.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False,
-                pad_token_id=filling,
-            )  # fmt: skip
-    finally:
-        config.eos_token_id = kept
-    rows = []
-    for row in out[:, ids.shape[1] :].tolist():
-        end = next((i for i, token in enumerate(row) if token in (*published, *stops)), len(row))
-        rest = [token for token in row[end + 1 :] if token != filling]
-        rows.append([*row[: end + 1], *rest])
-    return rows
-
-
-def _prompts(inputs: Inputs, batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded prompts: ids and mask, (batch, length)."""
-    ids = inputs.ids(batch, length)
-    mask = torch.ones_like(ids)
-    for row in range(1, batch):
-        mask[row, : row * length // (batch + 1)] = 0
-    return ids, mask
-
-
-def _generated(
-    backbone: Any, inputs: Inputs, batch: int, length: int, new: int, form: str
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """The emitted ids, (batch, new), the logits they were chosen by, (new, batch, ids), and how
-    many ids were looked up meanwhile."""
-    ids, mask = _prompts(inputs, batch, length)
-    backbone.train()
-    backbone.eval()
-    looked_up: list[int] = []
-    with torch.no_grad(), _counted_ids(backbone, looked_up):
-        prompt = (
-            {"input_ids": ids} if form == "ids"
-            else {"inputs_embeds": embeddings_of(backbone, ids)}
-        )  # fmt: skip
-        out = backbone.llm.generate(
-            **prompt, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,
-            do_sample=False, return_dict_in_generate=True, output_logits=True,
-            pad_token_id=int(inputs.ordinary[0]),
-        )  # fmt: skip
-    # Of embeddings only what is new comes back.
-    logits = torch.stack(out.logits)[..., inputs.columns]
-    return out.sequences[:, -new:], logits, sum(looked_up)
-
-
-@contextmanager
-def _counted_ids(backbone: Any, counts: list[int]) -> Iterator[None]:
-    """Note how many ids each lookup of the input embedding is given while the body runs."""
-    hook = backbone.llm.get_input_embeddings().register_forward_pre_hook(
-        lambda _, given: counts.append(given[0].numel() if given else 0)
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def _live(together: Compared, steps: list[str]) -> None:
     """Take the steps on subject and control alike, comparing after each. Dropout is off: FWD-14
     compares what is drawn."""
@@ -1574,39 +978,6 @@ def _live_alike(together: Compared, backbone: Any, control: Control, steps: list
             one.load_state_dict(state)
             one.llm.zero_grad(set_to_none=True)
             one.eval()
-
-
-def _facts(together: Compared, build: str, *, trained: bool) -> dict[str, Any]:
-    """What can be read off an instance and must not depend on how it was built. Beside an instance
-    that is not `trained` weights count for nothing, parameters may be frozen, and TOK-09 judges the
-    tokenizer."""
-    backbone = together.backbone(build)
-    llm, tokenizer = backbone.llm, backbone.get_tokenizer()
-    facts = traits(backbone)
-    facts |= {f"the dtype of `{n}`": dtype for n, dtype in together.dtypes[build].items()}
-    facts[_LENGTH] = tokenizer.model_max_length == together.asked_length(build)
-    if trained:
-        facts |= {f"the sum of `{n}`": total for n, total in together.sums[build].items()}
-        facts |= {f"requires_grad of `{n}`": p.requires_grad for n, p in llm.named_parameters()}
-        facts |= encoding_traits(tokenizer)
-    return facts
-
-
-def _derived_generation(backbone: Any) -> dict[str, Any]:
-    """What the library fills a generation config with where a model is built from its config alone,
-    as openvla builds its model for inference: no published file is read there. CON-13 holds its eos
-    ids and bounds, PAD-04 its pad."""
-    from transformers import GenerationConfig
-
-    if not plain(getattr(backbone.llm, "generation_config", None)).get("_from_model_config"):
-        return {}
-    return generation_traits(GenerationConfig.from_model_config(backbone.llm.config))
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return bool(one == other)
 
 
 def _tensors_of(backbone: Any) -> dict[str, torch.Tensor]:

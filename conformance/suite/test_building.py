@@ -1,0 +1,200 @@
+"""Construction: the same backbone, however and wherever it is built, and copied."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from conformance.assertions import (
+    NotApplicable,
+    quoted,
+    refusal,
+    require,
+)
+from conformance.catalogue import MUST, requirement
+from conformance.control import is_for_inference
+from conformance.subject.subject import Subject
+from conformance.suite.identity import (
+    encoding_traits,
+    generation_traits,
+    plain,
+    traits,
+    traits_as_text,
+)
+from conformance.suite.models import built_both_ways
+from conformance.suite.product import (
+    BUILDS,
+    LEFT_OUT,
+    Compared,
+    compared,
+)
+
+_ABSENT = "absent"
+_OF_A_HOST = 77
+"""A length in tokens that nothing else has."""
+_LENGTH = "whether `model_max_length` of the tokenizer is what was asked for"
+
+
+@requirement("CON-16", MUST, needs=["CON-02", "CON-05", "CON-13", "CON-14"])
+def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
+    """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, with an
+    argument left to its default, on another rank as launchers start it) or copied, the backbone
+    is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer and the members of
+    the contract. Where `inference_mode` is left out, it is built for training; and a copy keeps
+    what a host has changed."""
+    together = compared(subject)
+    for build, argument in BUILDS.items():
+        if together.backbone(build) is None:
+            continue
+        facts, plain = (
+            _facts(together, one, trained=not is_for_inference(build))
+            for one in (build, "training")
+        )
+        derived = _derived_generation(together.backbone(build)) if is_for_inference(build) else {}
+        differing = [
+            name
+            for name in {**plain, **facts}
+            if not _equal(facts.get(name, _ABSENT), plain.get(name, _ABSENT))
+            and not (name in derived and facts.get(name) in (derived[name], None))
+            and not (name == _LENGTH and LEFT_OUT.get(build) == "llm_max_length")
+        ]
+        first = differing[0] if differing else ""
+        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, plain))
+        require(
+            not differing,
+            observed=f"with {argument}, {first} is {found}, and {wanted} otherwise",
+            expected="the same backbone, however it is built",
+            mend="do what does not depend on this argument in one place for all of its values",
+            differing=differing[:20],
+        )
+
+
+@requirement("CON-16", MUST)
+def test_a_copy_keeps_what_a_host_has_changed(subject: Subject) -> None:
+    """A copy is one of the backbone as a host has changed it: with the tokens that it added, the
+    side it pads on, what it froze, the length it generates and the mode."""
+    for built, backbone in built_both_ways(subject):
+        llm, tokenizer = backbone.llm, backbone.get_tokenizer()
+        tokenizer.add_tokens(["<a token of the host>"])
+        tokenizer.padding_side = "left"
+        tokenizer.model_max_length = _OF_A_HOST
+        for parameter in llm.get_input_embeddings().parameters():
+            parameter.requires_grad_(False)
+        if getattr(llm, "generation_config", None) is not None:
+            llm.generation_config.max_new_tokens = _OF_A_HOST
+        backbone.train()
+        with refusal() as refused:
+            copied = copy.deepcopy(backbone)
+        if refused:
+            raise NotApplicable(f"it cannot be copied: {quoted(str(refused[0]))}")
+        facts, changed = (
+            {
+                **traits(one),
+                "the number of tokens": len(one.get_tokenizer()),
+                "the length of the tokenizer": one.get_tokenizer().model_max_length,
+                "what is trained": [n for n, p in one.llm.named_parameters() if p.requires_grad],
+                "whether it is in train()": one.training,
+            }
+            for one in (copied, backbone)
+        )
+        differing = [
+            name
+            for name in {**changed, **facts}
+            if not _equal(facts.get(name, _ABSENT), changed.get(name, _ABSENT))
+        ]
+        first = differing[0] if differing else ""
+        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, changed))
+        require(
+            not differing,
+            observed=f"built for {built}, changed by a host and copied, {first} is {found}, and "
+            f"{wanted} in the original",
+            expected="the same: a copy is one of what is there",
+            mend="leave copying to Python, or copy the tokenizer and the configs as they are",
+            differing=differing[:20],
+        )
+
+
+@requirement("CON-16", MUST)
+def test_what_has_a_default_may_be_left_out(subject: Subject) -> None:
+    """`inference_mode` and `llm_max_length` may be left out where the constructor shows a
+    default."""
+    together = compared(subject)
+    for build, argument in LEFT_OUT.items():
+        # Flash attention may be the default: CON-05 judges what it asks for. A token's default may
+        # be a file of the author's.
+        judged = argument in ("inference_mode", "llm_max_length") and subject.has_default(argument)
+        if not judged or subject.lacks(argument) or together.backbone(build) is not None:
+            continue
+        with refusal() as refused:
+            subject.build(left_out=[argument])
+        require(
+            not refused,
+            observed=f"with {argument} left out, construction raised "
+            f"{type(refused[0]).__name__ if refused else ''}: {quoted(''.join(map(str, refused)))}",
+            expected="the backbone that its default gives",
+            mend=f"give {argument} a default that can be built, or none",
+            argument=argument,
+        )
+
+
+@requirement("CON-18", MUST, needs=["CON-01", "CON-04"])
+def test_another_process_builds_the_same(subject: Subject) -> None:
+    """Another process, in which strings hash otherwise, builds the same backbone: weights, configs,
+    ids of every token, order of parameters, prompts and wrap units. Each rank of a training run
+    builds its own."""
+    if subject.elsewhere is None:
+        raise NotApplicable("no second process is started here; `conformance certify` starts one")
+    own, elsewhere = traits_as_text(subject), subject.elsewhere()
+    told = f"construction raised {elsewhere.raised} in a second process"
+    differing = [
+        name
+        for name in {**own, **elsewhere.traits}
+        if own.get(name, _ABSENT) != elsewhere.traits.get(name, _ABSENT)
+    ]
+    if not elsewhere.raised:
+        first = differing[0] if differing else ""
+        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (elsewhere.traits, own))
+        told = f"{first} is {found} in a second process, and {wanted} in the first"
+    require(
+        not elsewhere.raised and not differing,
+        observed=told,
+        expected="the same backbone in every process: each rank of a run builds its own",
+        mend="let no order or number come out of a set, a hash, a clock or the process itself: "
+        "sort what you number",
+        differing=differing[:20],
+    )
+
+
+def _facts(together: Compared, build: str, *, trained: bool) -> dict[str, Any]:
+    """What can be read off an instance and must not depend on how it was built. Beside an instance
+    that is not `trained` weights count for nothing, parameters may be frozen, and TOK-09 judges the
+    tokenizer."""
+    backbone = together.backbone(build)
+    llm, tokenizer = backbone.llm, backbone.get_tokenizer()
+    facts = traits(backbone)
+    facts |= {f"the dtype of `{n}`": dtype for n, dtype in together.dtypes[build].items()}
+    facts[_LENGTH] = tokenizer.model_max_length == together.asked_length(build)
+    if trained:
+        facts |= {f"the sum of `{n}`": total for n, total in together.sums[build].items()}
+        facts |= {f"requires_grad of `{n}`": p.requires_grad for n, p in llm.named_parameters()}
+        facts |= encoding_traits(tokenizer)
+    return facts
+
+
+def _derived_generation(backbone: Any) -> dict[str, Any]:
+    """What the library fills a generation config with where a model is built from its config alone,
+    as openvla builds its model for inference: no published file is read there. CON-13 holds its eos
+    ids and bounds, PAD-04 its pad."""
+    from transformers import GenerationConfig
+
+    if not plain(getattr(backbone.llm, "generation_config", None)).get("_from_model_config"):
+        return {}
+    return generation_traits(GenerationConfig.from_model_config(backbone.llm.config))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)

@@ -1,0 +1,312 @@
+"""Generation in any state, beside the control: greedy, sampled, by beams, with what hosts add."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from conformance.assertions import (
+    NotApplicable,
+    is_slip_of_ours,
+    refusal,
+    require,
+    within,
+)
+from conformance.catalogue import MUST, requirement
+from conformance.control import Inputs, embeddings_of, is_for_inference
+from conformance.control.states import LLM_MAX_LENGTH
+from conformance.parity.equality import relative_rms
+from conformance.parity.gates import SEMANTICS, conditions
+from conformance.subject.subject import Subject
+from conformance.suite.product import (
+    BUILDS,
+    Compared,
+    compared,
+)
+
+
+@requirement(
+    "GEN-05", MUST, profile="numerics", needs=["FWD-14", "GEN-04", "CON-13"],
+    uses=["forward"],
+)  # fmt: skip
+def test_generation_in_any_state(subject: Subject) -> None:
+    """However it is built, generation emits what the library's own model emits: from prompts alone
+    and left-padded in a batch, as ids and as embeddings, in `eval()` and after `train()`, over 70
+    tokens, and again; built for inference it computes no more positions for it."""
+    together = _that_generates(subject)
+
+    @functools.cache
+    def by_control(cached: bool, *asked: Any) -> tuple[torch.Tensor, torch.Tensor, int]:
+        control = together.control("inference" if cached else "training")
+        return _generated(control, together.inputs, *asked)
+
+    for build in ("training", "inference", "flash", "no token", "all at once"):
+        backbone = together.backbone(build)
+        if backbone is None:
+            continue
+        cached = is_for_inference(build)
+        # Many tokens, and some behind as many as `llm_max_length` allows a text to have.
+        far = [(1, 5, 70, "ids"), (1, LLM_MAX_LENGTH - 2, 5, "ids")]
+        for batch, length, new, form in (
+            *(far if build in ("training", "inference") else ()),
+            (3, 12, 4, "ids"), (3, 12, 4, "ids"), (3, 12, 4, "embeddings"),
+        ):  # fmt: skip
+            try:
+                wanted, expected, enough = by_control(cached, batch, length, new, form)
+            except Exception as refused:
+                if form == "ids" or is_slip_of_ours(refused):
+                    raise
+                continue  # what the library cannot do is not asked of the subject
+            emitted, observed, positions = _generated(
+                backbone, together.inputs, batch, length, new, form
+            )
+            error = relative_rms(observed, expected)
+            within(
+                "generation",
+                error,
+                SEMANTICS,
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, {new} tokens after "
+                f"{batch} prompt(s) of up to {length} tokens, given as {form}, are drawn from "
+                f"logits that differ by a relative RMS of {error:.2g}",
+                expected="what the library's own model generates from the same checkpoint",
+                mend="leave `generate` to the library, in every state",
+                conditions=conditions(observed.dtype, observed.device),
+            )
+            require(
+                torch.equal(emitted, wanted),
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, generation emits "
+                f"{emitted.tolist()}",
+                expected=f"{wanted.tolist()}, which the library's own model emits by the same "
+                "logits",
+                mend="leave `generate` to the library, in every state",
+            )
+            require(
+                positions <= enough or not cached,
+                observed=f"built with {BUILDS[build] if cached else ''}, generation of {new} "
+                f"tokens after {batch} prompt(s) of up to {length} looks up {positions} ids",
+                expected=f"{enough}, as with a cache: without one each token costs a whole pass",
+                mend="leave `use_cache` on in the generation config, in inference mode",
+            )
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
+    """Beams, several sequences a prompt, and a generation config that the caller hands over give
+    what the library's own model gives."""
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+    together = _that_generates(subject)
+    ids, mask = _prompts(together.inputs, 2, 8)
+    filling = int(together.inputs.ordinary[0])
+    greedy = {"do_sample": False, "pad_token_id": filling}
+    asked: dict[str, dict[str, Any]] = {
+        "num_beams=2 and num_return_sequences=2": {
+            **greedy, "max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2,
+        },
+        # Of one token, as rounding moves what is drawn of several.
+        "do_sample=True, top_k=1 and num_return_sequences=2": {
+            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 1,
+            "num_return_sequences": 2,
+        },
+        "a generation_config for 3 tokens": {
+            "generation_config": GenerationConfig(**greedy, max_new_tokens=3)
+        },
+        "the caller's own stopping_criteria": {
+            **greedy, "max_new_tokens": 6,
+            "stopping_criteria": StoppingCriteriaList([_behind(ids.shape[1] + 2)]),
+        },
+        "the caller's own logits_processor": {
+            **greedy, "max_new_tokens": 4,
+            "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
+        },
+    }  # fmt: skip
+    for build, backbone, control in together.pairs():
+        for told, options in asked.items():
+            emitted = []
+            for one in (control, backbone):
+                llm: Any = one.llm
+                with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                    out = llm.generate(input_ids=ids, attention_mask=mask, **copy.deepcopy(options))
+                emitted.append(out[:, ids.shape[1] :].tolist())
+            wanted, found = emitted
+            require(
+                found == wanted,
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, generation with {told} "
+                f"emits {found}",
+                expected=f"{wanted}, which the library's own model emits",
+                mend="leave `generate` to the library, with every argument",
+            )
+
+
+def _that_generates(subject: Subject) -> Compared:
+    if not hasattr(subject.training.llm, "generate"):
+        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
+    return compared(subject)
+
+
+def _behind(length: int) -> Callable[..., torch.Tensor]:
+    """A stop of a host's own: all rows end at this length, prompt and all."""
+
+    def reached(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(ids),), ids.shape[1] >= length)
+
+    return reached
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_samples_differ(subject: Subject) -> None:
+    """Two samples that are drawn one after the other differ, as those of the library's own model
+    do."""
+    together = _that_generates(subject)
+    ids, mask = _prompts(together.inputs, 1, 6)
+    for build, backbone, control in together.pairs():
+        alike = []
+        for one in (control, backbone):
+            llm: Any = one.llm
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(subject.seed)
+                samples = [
+                    llm.generate(
+                        input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, top_p=1.0,
+                        temperature=1.0, max_new_tokens=12,
+                        pad_token_id=int(together.inputs.ordinary[0]),
+                    ).tolist()
+                    for _ in range(2)
+                ]  # fmt: skip
+            alike.append(samples[0] == samples[1])
+        require(
+            alike[0] or not alike[1],
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, two samples of twelve "
+            "tokens of one prompt, drawn one after the other, are the same",
+            expected="two samples: those of the library's own model differ",
+            mend="seed nothing inside `generate`; whoever wants the same sample twice seeds before",
+        )
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_copies_generate_by_themselves(subject: Subject) -> None:
+    """A copy whose weights have changed since generates by its own."""
+    together = _that_generates(subject)
+    ids, mask = _prompts(together.inputs, 2, 8)
+    for build, backbone, control in together.pairs():
+        emitted = []
+        for one in (control, backbone):
+            with refusal() as refused:  # CON-16 judges copying
+                copied = copy.deepcopy(one)
+            if refused:
+                break
+            llm: Any = copied.llm
+            head = llm.get_output_embeddings().weight
+            with torch.no_grad():
+                head.copy_(head.roll(1, 0))
+                out = llm.generate(
+                    input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=3,
+                    min_new_tokens=3, pad_token_id=int(together.inputs.ordinary[0]),
+                )  # fmt: skip
+            emitted.append(out[:, ids.shape[1] :].tolist())
+        if len(emitted) < 2:
+            continue
+        require(
+            emitted[0] == emitted[1],
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, a copy whose head was "
+            f"changed emits {emitted[1]}",
+            expected=f"{emitted[0]}, which a copy of the library's own model emits with that head",
+            mend="bind nothing to one instance: a closure in the place of a method stays that "
+            "instance's in every copy",
+        )
+
+
+@requirement("GEN-02", MUST, profile="numerics", needs=["GEN-05"], uses=["forward"])
+def test_generation_stops_at_every_eos(subject: Subject) -> None:
+    """Generation stops at every eos id of the generation config, each row of a batch by itself, and
+    nothing but filling follows."""
+    together = compared(subject)
+    for build, backbone, control in together.pairs():
+        freely, _, _ = _generated(control, together.inputs, 3, 12, 8, "ids")
+        # Tokens that two of the rows emit in time, so that they end apart, and the third does not.
+        stops = [int(freely[0, 1]), int(freely[1, 4])]
+        wanted, emitted = (
+            _until_stopped(one, together.inputs, stops) for one in (control, backbone)
+        )
+        require(
+            emitted == wanted,
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, with {stops} among the eos "
+            f"ids of the generation config the rows of a batch emit {emitted}",
+            expected=f"{wanted}, which the library's own model emits",
+            mend="let `generate` read the eos ids of the generation config, and stop row by row",
+        )
+
+
+def _until_stopped(backbone: Any, inputs: Inputs, stops: list[int]) -> list[list[int]]:
+    """What each of three rows emits up to its first stop, at most eight tokens, and what follows
+    if it is more than filling."""
+    config = backbone.llm.generation_config
+    kept = config.eos_token_id
+    published = kept if isinstance(kept, list) else [kept] if kept is not None else []
+    ids, mask = _prompts(inputs, 3, 12)
+    filling = int(inputs.ordinary[0])
+    try:
+        config.eos_token_id = [*published, *stops]
+        with torch.no_grad():
+            out = backbone.llm.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=8, do_sample=False,
+                pad_token_id=filling,
+            )  # fmt: skip
+    finally:
+        config.eos_token_id = kept
+    rows = []
+    for row in out[:, ids.shape[1] :].tolist():
+        end = next((i for i, token in enumerate(row) if token in (*published, *stops)), len(row))
+        rest = [token for token in row[end + 1 :] if token != filling]
+        rows.append([*row[: end + 1], *rest])
+    return rows
+
+
+def _prompts(inputs: Inputs, batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Left-padded prompts: ids and mask, (batch, length)."""
+    ids = inputs.ids(batch, length)
+    mask = torch.ones_like(ids)
+    for row in range(1, batch):
+        mask[row, : row * length // (batch + 1)] = 0
+    return ids, mask
+
+
+def _generated(
+    backbone: Any, inputs: Inputs, batch: int, length: int, new: int, form: str
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """The emitted ids, (batch, new), the logits they were chosen by, (new, batch, ids), and how
+    many ids were looked up meanwhile."""
+    ids, mask = _prompts(inputs, batch, length)
+    backbone.train()
+    backbone.eval()
+    looked_up: list[int] = []
+    with torch.no_grad(), _counted_ids(backbone, looked_up):
+        prompt = (
+            {"input_ids": ids} if form == "ids"
+            else {"inputs_embeds": embeddings_of(backbone, ids)}
+        )  # fmt: skip
+        out = backbone.llm.generate(
+            **prompt, attention_mask=mask, max_new_tokens=new, min_new_tokens=new,
+            do_sample=False, return_dict_in_generate=True, output_logits=True,
+            pad_token_id=int(inputs.ordinary[0]),
+        )  # fmt: skip
+    # Of embeddings only what is new comes back.
+    logits = torch.stack(out.logits)[..., inputs.columns]
+    return out.sequences[:, -new:], logits, sum(looked_up)
+
+
+@contextmanager
+def _counted_ids(backbone: Any, counts: list[int]) -> Iterator[None]:
+    """Note how many ids each lookup of the input embedding is given while the body runs."""
+    hook = backbone.llm.get_input_embeddings().register_forward_pre_hook(
+        lambda _, given: counts.append(given[0].numel() if given else 0)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
