@@ -52,7 +52,8 @@ def mirrored_from(llm: Any, checkpoint_rows: int) -> Mirrored:
 
 
 class Control(torch.nn.Module):
-    """The mirror: the model that the library loads from `hub_id`, with the rows of `mirrored`.
+    """The mirror: the model that the library loads from `hub_id`, with the rows of `mirrored`;
+    `whole` is the vision-language checkpoint that it may be a part of.
 
     It has of the contract what a call needs; the tokenizer and the prompts of a subject are held to
     the published ones by clauses of their own.
@@ -68,19 +69,13 @@ class Control(torch.nn.Module):
         mirrored: Mirrored | None = None,
         attention: str | None = None,
         weights: bool = True,
+        whole: str | None = None,
     ) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
         super().__init__()
         chosen = {} if attention is None else {"attn_implementation": attention}
-        if weights:
-            self.llm = AutoModelForCausalLM.from_pretrained(
-                hub_id, token=token, **in_dtype(dtype), **chosen
-            )
-        else:
-            config = AutoConfig.from_pretrained(hub_id, token=token)
-            self.llm = AutoModelForCausalLM.from_config(config, **in_dtype(dtype), **chosen)
-        self.llm.config.use_cache = cache
+        options = {**in_dtype(dtype), **chosen}
+        self.llm = _load(hub_id, whole or hub_id, token, weights=weights, **options)
+        text_config(self.llm).use_cache = cache
         if mirrored is not None:
             self._fit(mirrored)
         self.llm.generation_config = greedy(self.llm.generation_config)
@@ -91,6 +86,10 @@ class Control(torch.nn.Module):
         return rows
 
     def forward(self, **inputs: Any) -> Any:
+        # Qwen2-VL's keeps by how much positions of the last text were off, images counted.
+        for module in self.llm.modules():
+            if getattr(module, "rope_deltas", None) is not None:
+                module.rope_deltas = None
         return self.llm(**inputs)
 
     def enable_gradient_checkpointing(self) -> None:
@@ -124,6 +123,36 @@ class Control(torch.nn.Module):
                 there = parameter[first : first + len(new)]
                 if there.shape == new.shape:
                     there.copy_(new)
+
+
+def _load(place: str, whole: str, token: str | None, *, weights: bool, **options: Any) -> Any:
+    """The library's causal language model of the checkpoint at `place`. Where the library has no
+    such class for it (the decoder inside Qwen2-VL, say), it is the vision-language model that it is
+    a part of, `whole`, which is then given text alone."""
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        return _built(AutoModelForCausalLM, place, token, weights=weights, **options)
+    except ValueError:
+        architectures = AutoConfig.from_pretrained(whole, token=token).architectures or [""]
+        model_class = getattr(transformers, architectures[0], None)
+        if model_class is None:
+            raise
+    return _built(model_class, whole, token, weights=weights, **options)
+
+
+def _built(
+    model_class: Any, place: str, token: str | None, *, weights: bool, **options: Any
+) -> Any:
+    from transformers import AutoConfig
+
+    if weights:
+        return model_class.from_pretrained(place, token=token, **options)
+    config = AutoConfig.from_pretrained(place, token=token)
+    # The auto classes alone have a public name for it.
+    build = getattr(model_class, "from_config", model_class._from_config)
+    return build(config, **options)
 
 
 def greedy(published: Any) -> Any:
@@ -189,10 +218,13 @@ class Canonical(Control):
 
     @property
     def _layers(self) -> torch.nn.ModuleList:
+        embedding: Any = self.llm.get_input_embeddings()
         count = text_config(self.llm).num_hidden_layers
+        # A tower may have as many layers.
+        decoder = next(m for m in self.llm.modules() if any(c is embedding for c in m.children()))
         return next(
             module
-            for module in self.llm.modules()
+            for module in decoder.modules()
             if isinstance(module, torch.nn.ModuleList) and len(module) == count
         )
 

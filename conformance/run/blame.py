@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from conformance.assertions import ClauseFailure, listening
@@ -61,13 +62,14 @@ def _is_same(error: BaseException, shown: BaseException) -> bool:
             )
         return bool(one["observed"] == other["observed"])
     place = _place(error)
-    return type(error) is type(shown) and place == _place(shown) and "transformers" in place
+    return type(error) is type(shown) and place == _place(shown) and bool(place)
 
 
 def _place(error: BaseException) -> str:
-    """The file and line that raised."""
+    """The file and line of transformers that raised, or called what raised; empty if none did."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    within = [one for one in frames if "transformers" in Path(one.filename).parts]
+    return f"{within[-1].filename}:{within[-1].lineno}" if within else ""
 
 
 def _as_evidence(shown: BaseException) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -36,9 +36,8 @@ def traits(backbone: Any) -> dict[str, Any]:
             "transformer_layer_cls",
         )
     }  # fmt: skip
-    for key, value in plain(getattr(llm, "config", None)).items():
-        if key not in MAY_DIFFER and "attn_implementation" not in key:
-            found[f"`{key}` of the config"] = value
+    for key, value in _leaves(plain(getattr(llm, "config", None))):
+        found[f"`{key}` of the config"] = value
     found |= generation_traits(getattr(llm, "generation_config", None))
     found["the class of `llm`"] = type(llm)
     found |= {f"the shape of `{n}`": tuple(p.shape) for n, p in llm.named_parameters()}
@@ -48,6 +47,17 @@ def traits(backbone: Any) -> dict[str, Any]:
         f"`{name}` of the tokenizer": getattr(tokenizer, name, None)
         for name in ("padding_side", "truncation_side", "special_tokens_map", "all_special_ids")
     }
+
+
+def _leaves(config: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a config that may not differ, by their paths; those of its parts too."""
+    for key, value in config.items():
+        if key in MAY_DIFFER or "attn_implementation" in key:
+            continue
+        if key.endswith("_config") and isinstance(value, Mapping):
+            yield from _leaves(value, f"{within}{key}.")
+        else:
+            yield f"{within}{key}", value
 
 
 def encoding_traits(tokenizer: Any) -> dict[str, Any]:

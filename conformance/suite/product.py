@@ -120,6 +120,7 @@ class Compared:
                 cache=False,
                 mirrored=mirrored,
                 attention=getattr(shared.llm.config, "_attn_implementation", None),
+                whole=str(subject.view.snapshot(subject.weights_hub_id)),
             )
             keep_layers(self._control.llm, subject.declared.layers_kept)
         except Exception as error:
@@ -192,7 +193,7 @@ class Compared:
 
     def control(self, build: str) -> Control:
         """The control in the state of this build."""
-        self._control.llm.config.use_cache = is_for_inference(build)
+        text_config(self._control.llm).use_cache = is_for_inference(build)
         return self._control
 
     def all_differences(self, row: Row) -> Iterator[Difference]:

@@ -194,6 +194,31 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
             "window_size": 112,
         },
     },
+    "qwen3_vl": {
+        "architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl",
+        "image_token_id": RANKS + 6, "tie_word_embeddings": True, "video_token_id": RANKS + 7,
+        "vision_end_token_id": RANKS + 4, "vision_start_token_id": RANKS + 3,
+        "transformers_version": "4.57.0.dev0",
+        "text_config": {
+            "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": RANKS,
+            "dtype": "bfloat16", "eos_token_id": RANKS + 2, "head_dim": 128, "hidden_act": "silu",
+            "hidden_size": 2560, "initializer_range": 0.02, "intermediate_size": 9728,
+            "max_position_embeddings": 262144, "model_type": "qwen3_vl_text",
+            "num_attention_heads": 32, "num_hidden_layers": 36, "num_key_value_heads": 8,
+            "rms_norm_eps": 1e-06, "rope_theta": 5000000, "tie_word_embeddings": True,
+            "rope_scaling": {
+                "mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default",
+            },
+            "use_cache": True, "vocab_size": RANKS + 64,
+        },
+        "vision_config": {
+            "deepstack_visual_indexes": [5, 11, 17], "depth": 24,
+            "hidden_act": "gelu_pytorch_tanh", "hidden_size": 1024, "in_channels": 3,
+            "initializer_range": 0.02, "intermediate_size": 4096, "model_type": "qwen3_vl",
+            "num_heads": 16, "num_position_embeddings": 2304, "out_hidden_size": 2560,
+            "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+    },
     "smolvlm": {
         "architectures": ["SmolVLMForConditionalGeneration"], "model_type": "smolvlm",
         "image_token_id": RANKS + 1, "pad_token_id": RANKS, "scale_factor": 4,
@@ -214,8 +239,8 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
 }  # fmt: skip
 """Published configs (Qwen2.5-0.5B-Instruct, Pythia-70m, Qwen3-0.6B, Llama-3.2-1B-Instruct,
 gemma-2b-it, gemma-2-2b-it, gemma-3-1b-it, Phi-3-mini-4k-instruct, OLMo-2-1B, stablelm-2-1_6b,
-llava-1.5-7b-hf, paligemma-3b-pt-224, blip2-opt-2.7b, Qwen2.5-VL-3B-Instruct, SmolVLM2-500M) with
-the ids and rows of the small vocabulary."""
+llava-1.5-7b-hf, paligemma-3b-pt-224, blip2-opt-2.7b, Qwen2.5-VL-3B-Instruct, Qwen3-VL-4B-Instruct,
+SmolVLM2-500M) with the ids and rows of the small vocabulary."""
 
 
 _CLASSES = {"qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "gpt_neox": "GPTNeoXTokenizer"}

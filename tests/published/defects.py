@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from tests.published.backbones import AnyBackbone
+from tests.published.vision_language import AWholeVisionModel
 
 
 def _layers(backbone: Any) -> Any:
@@ -135,6 +136,23 @@ class EmbedsScaledTwice(AnyBackbone):
         return rows * self.llm.config.hidden_size**0.5
 
 
+class PositionsOfTheLastText(AWholeVisionModel):
+    """A cached call goes on with the positions of the last text that was begun, which the library's
+    model keeps."""
+
+    forward = AnyBackbone.forward
+
+
+class LossOfTheBatch(AWholeVisionModel):
+    """In train() the loss is summed over the batch."""
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        output = super().forward(*arguments, **options)
+        if self.training and getattr(output, "loss", None) is not None:
+            output.loss = output.loss * len(output.logits)
+        return output
+
+
 @dataclass(frozen=True)
 class Planted:
     """A defect in a model's backbone, and the first clause that must fail."""
@@ -146,17 +164,19 @@ class Planted:
 
 PLANTED = (
     Planted(_planted(no_rope_scaling), "llama3_2-1b-instruct", "FWD-01"),
-    Planted(_planted(no_final_softcap), "gemma2-2b-instruct", "FWD-01"),
-    Planted(_planted(no_attention_softcap), "gemma2-2b-instruct", "FWD-01"),
-    Planted(_planted(no_window), "gemma2-2b-instruct", "FWD-04"),
-    Planted(_planted(norms_without_their_offset), "gemma-2b-instruct", "FWD-01"),
-    Planted(EmbedsScaledTwice, "gemma-2b-instruct", "EMB-09"),
-    Planted(EmbedsUnscaled, "gemma3-1b-instruct", "EMB-09"),
-    Planted(_planted(no_window), "gemma3-1b-instruct", "FWD-04"),
+    Planted(_planted(no_final_softcap), "gemma2-9b-instruct", "FWD-01"),
+    Planted(_planted(no_attention_softcap), "gemma2-9b-instruct", "FWD-01"),
+    Planted(_planted(no_window), "gemma2-9b-instruct", "FWD-04"),
+    Planted(_planted(norms_without_their_offset), "gemma1.1-2b-instruct", "FWD-01"),
+    Planted(EmbedsScaledTwice, "gemma1.1-2b-instruct", "EMB-09"),
+    Planted(EmbedsUnscaled, "gemma3-270m-instruct", "EMB-09"),
+    Planted(_planted(no_window), "gemma3-270m-instruct", "FWD-04"),
     Planted(_planted(no_key_norm), "qwen3-0_6b-instruct", "FWD-10"),
     Planted(_planted(no_query_bias), "qwen25-0_5b-instruct", "FWD-10"),
     Planted(_planted(no_window), "phi3-mini", "FWD-04"),
     Planted(_planted(gate_and_up_exchanged), "phi3-mini", "FWD-01"),
     Planted(_planted(residuals_in_turn), "pythia-70m", "FWD-01"),
+    Planted(PositionsOfTheLastText, "qwen3-vl-4b-instruct", "FWD-15"),
+    Planted(LossOfTheBatch, "qwen25-vl-3b-instruct", "TRN-01"),
     Planted(_planted(norm_before_attention), "olmo2-1b", "FWD-01"),
 )

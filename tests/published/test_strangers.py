@@ -18,7 +18,7 @@ from conformance.verdict.outcomes import ClauseOutcome, Outcome
 from tests.forks import Case, judge_in_forks
 from tests.published import backbones, write_published
 from tests.published.defects import PLANTED, Planted
-from tests.published.strangers import FAMILY, class_for, is_there, named_folder
+from tests.published.strangers import FAMILY, class_for, declared_for, is_there, named_folder
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def _judged(factory: Any, backbone_id: str, home: Path, **options: Any) -> dict[
         factory.__name__,
         factory,
         backbone_id,
-        {},
+        declared_for(backbone_id),
         models=(named_folder(backbone_id, home),),
         **options,
     )

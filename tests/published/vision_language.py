@@ -1,4 +1,5 @@
-"""Language models inside vision-language checkpoints, by somebody who lets go of the tower."""
+"""Language models inside vision-language checkpoints, by somebody who lets go of the tower, and by
+somebody who keeps it."""
 
 from __future__ import annotations
 
@@ -35,3 +36,45 @@ class InsideAVisionModel(AnyBackbone):
         llm.lm_head = whole.get_output_embeddings()
         llm.generation_config = whole.generation_config
         return llm
+
+
+WHOLE = {
+    "qwen25-vl-3b-instruct": (
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+        "Qwen2_5_VLForConditionalGeneration",
+    ),
+    "qwen3-vl-4b-instruct": ("Qwen/Qwen3-VL-4B-Instruct", "Qwen3VLForConditionalGeneration"),
+}
+OUTSIDE = {"outside": ["llm.model.visual"]}
+"""The tower beside the language model, as a `[subject]` table declares it."""
+
+
+class AWholeVisionModel(AnyBackbone):
+    """A vision-language model as it is, whose decoder has no class of its own in the library."""
+
+    models = WHOLE
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.llm.config.text_config.use_cache = self.inference_mode
+
+    def load(self, model_class: Any, hub_id: str, token: str | None, chosen: dict[str, str]) -> Any:
+        # Parts of a config may name a dtype of their own.
+        return super().load(model_class, hub_id, token, chosen).float()
+
+    def add_pad_token(self) -> None:
+        super().add_pad_token()
+        self.llm.config.text_config.pad_token_id = self.tokenizer.pad_token_id
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        self.llm.model.rope_deltas = None  # by how much the last text's positions were off
+        return super().forward(*arguments, **options)
+
+    @property
+    def _layers(self) -> torch.nn.ModuleList:
+        layers: torch.nn.ModuleList = self.llm.model.language_model.layers
+        return layers
+
+    @property
+    def embed_dim(self) -> int:
+        return int(self.llm.config.text_config.hidden_size)
