@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -184,19 +184,37 @@ def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[
     }
     used: Counter[tuple[str, Any]] = Counter()
     while missing:
-        row = dict(max(missing, key=lambda pair: sorted(map(str, pair))))
-        for name in sorted(factors, key=lambda name: -len(factors[name])):
-            if name not in row:
-                able = [value for value in factors[name] if makes_sense({**row, name: value})]
-                row[name] = max(
-                    able, key=lambda value: (
-                        sum(frozenset({(name, value), item}) in missing for item in row.items()),
-                        -used[name, value] / (2 if value == factors[name][0] else 1),
-                    ),
-                )  # fmt: skip
+        pair = max(missing, key=lambda pair: sorted(map(str, pair)))
+        row = _completed(dict(pair), factors, missing, used)
+        if row is None:  # what it asks for is not among these values
+            missing.remove(pair)
+            continue
         missing -= {frozenset(some) for n in (2, 3) for some in combinations(row.items(), n)}
         used.update(row.items())
         yield {name: row[name] for name in factors}
+
+
+def _completed(
+    row: Row,
+    factors: Mapping[str, tuple[Any, ...]],
+    missing: Collection[frozenset[tuple[str, Any]]],
+    used: Mapping[tuple[str, Any], int],
+) -> Row | None:
+    """`row` with a value for each factor that has none, chosen as `covering_rows` says; None if
+    there is no such row."""
+    for name in sorted(factors, key=lambda name: -len(factors[name])):
+        if name in row:
+            continue
+        able = [value for value in factors[name] if makes_sense({**row, name: value})]
+        if not able:
+            return None
+        row[name] = max(
+            able, key=lambda value: (
+                sum(frozenset({(name, value), item}) in missing for item in row.items()),
+                -used[name, value] / (2 if value == factors[name][0] else 1),
+            ),
+        )  # fmt: skip
+    return row
 
 
 def described(row: Row, among: Mapping[str, Any] = DEFAULTS) -> str:

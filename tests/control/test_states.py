@@ -108,3 +108,10 @@ def test_the_controls_own_generation_is_what_greedy_means() -> None:
     kept = greedy(published)
     assert (kept.eos_token_id, kept.max_length, kept.do_sample) == ([1, 2], 64, False)
     assert {kept.temperature, kept.repetition_penalty} <= {None, 1.0}
+
+
+def test_values_that_a_library_lacks_leave_the_other_rows() -> None:
+    """Where nothing can be cached, the longest prompt, which fills a cache, has no row."""
+    rows = list(covering_rows({**FACTORS, "cache": ("none",)}))
+    assert {row["cache"] for row in rows} == {"none"}
+    assert {row["mask"] for row in rows} == set(FACTORS["mask"])
