@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conformance.assertions import ClauseFailure, NotApplicable, refusal, require, tell
+from conformance.assertions import ClauseFailure, NotApplicable, quoted, refusal, require, tell
 from conformance.catalogue import MUST, SHOULD, requirement
 from conformance.parity.equality import gradients_agree, parameters_by_name, relative_rms
 from conformance.parity.gates import SEMANTICS
@@ -92,9 +92,9 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     """`FullyShardedDataParallel` around the whole backbone, as hosts wrap it, with
     `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are,
-    whatever is frozen, built for inference and of a copy too, and its forward gives the logits of
-    the backbone unwrapped; every parameter that the forward uses is registered, under one name
-    unless weights are tied, and no copy of the weights is kept beside them."""
+    whatever is frozen, built for inference, cast and of a copy too, and its forward gives the
+    logits of the backbone unwrapped; every parameter that the forward uses is registered, under
+    one name unless weights are tied, and no copy of the weights is kept beside them."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build().eval()
@@ -159,6 +159,25 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
         subject.build_for_inference(),
         "built for inference",
         expected="units by class alone, however it is built: a large model is served in shards too",
+    )
+
+
+@requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=WRAPPING)
+def test_a_cast_backbone_is_sharded_too(subject: Subject) -> None:
+    """Cast to half precision, `llm` is sharded by the policy too: FSDP flattens the parameters of a
+    unit into one tensor, which has one dtype."""
+    backbone = subject.build()
+    half = backbone.half_precision_dtype
+    backbone.to(half)
+    kept = [name for name, p in backbone.llm.named_parameters() if p.dtype is not half]
+    with one_rank(), refusal() as refused:
+        _fsdp(backbone.llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy())
+    require(
+        not refused,
+        observed=f"after `.to({half})` FSDP refuses `llm`: {quoted(''.join(map(str, refused)))}",
+        expected="a backbone that is sharded in half precision too",
+        mend="let `.to` cast every parameter; buffers may stay in float32",
+        kept=kept[:20],
     )
 
 

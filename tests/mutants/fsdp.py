@@ -18,6 +18,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralMLP
 
+from backbones.gemma import GemmaLLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import planted
 from tests.mutants.steps import same_class_but
@@ -67,6 +68,25 @@ class PolicyNamesTheModelToo(MistralLLMBackbone):
         return functools.partial(
             transformer_auto_wrap_policy,
             transformer_layer_cls={MistralDecoderLayer, type(self.llm)},
+        )
+
+
+@planted("FSDP-03", on="gemma-2b-instruct")
+class NormsStayInFloat32(GemmaLLMBackbone):
+    """Norms, which return what they are given, stay in float32 when the model is cast, for their
+    digits: FSDP flattens no unit of two dtypes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.llm.modules():
+            if type(module).__name__.endswith("RMSNorm"):
+                self.keep_in_float32(module)
+
+    @staticmethod
+    def keep_in_float32(norm: nn.Module) -> None:
+        apply = norm._apply
+        norm._apply = lambda cast, *rest: apply(  # type: ignore[method-assign]
+            lambda tensor: cast(tensor).float(), *rest
         )
 
 
