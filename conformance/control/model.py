@@ -150,9 +150,9 @@ def _built(
     if weights:
         return model_class.from_pretrained(place, token=token, **options)
     config = AutoConfig.from_pretrained(place, token=token)
-    # The auto classes alone have a public name for it.
-    build = getattr(model_class, "from_config", model_class._from_config)
-    return build(config, **options)
+    if hasattr(model_class, "from_config"):  # the auto classes alone
+        return model_class.from_config(config, **options)
+    return model_class._from_config(config, **options)
 
 
 def greedy(published: Any) -> Any:
