@@ -178,7 +178,7 @@ def _decoder_alone(model: Any) -> Any:
     try:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(getattr(model.config, TEXT_CONFIG))
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):  # no auto class has it
         return None
 
 

@@ -14,6 +14,7 @@ from conformance.assertions import Blocked, refusal
 from conformance.control.calls import declared_dropout
 from conformance.subject.subject import Subject
 from conformance.suite.dialogues import conversations
+from conformance.suite.models import first_rows
 
 MAY_DIFFER = {
     "use_cache", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "vocab_size",
@@ -89,8 +90,8 @@ def traits_as_text(subject: Subject) -> dict[str, str]:
     parameters = dict(llm.named_parameters())
     # What the checkpoint lacks may be drawn anew at each construction: whole tensors, added rows.
     loaded = {
-        name: subject.checkpoint.shapes[name]
-        for name in parameters
+        name: first_rows(parameter, next(iter(subject.checkpoint.shapes[name]), 1))
+        for name, parameter in parameters.items()
         if name in subject.checkpoint.shapes
     }
     found = {
@@ -99,7 +100,7 @@ def traits_as_text(subject: Subject) -> dict[str, str]:
         **{f"parameter {place} of `llm`": name for place, name in enumerate(parameters)},
         "what is trained": [n for n, p in parameters.items() if p.requires_grad],
         **{f"the dtype of `{name}`": p.dtype for name, p in parameters.items()},
-        **{f"the values of `{n}`": parameters[n][: rows[0]] for n, rows in loaded.items()},
+        **{f"the values of `{name}`": values for name, values in loaded.items()},
         **{
             f"the id of {one.content!r}": token
             for token, one in tokenizer.added_tokens_decoder.items()

@@ -150,6 +150,12 @@ def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
     return llm
 
 
+def first_rows(parameter: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` rows of a parameter; a scalar has none, and is itself."""
+    values = parameter.detach()
+    return values[:count] if values.dim() else values
+
+
 def same_tensor(observed: torch.Tensor | None, expected: torch.Tensor) -> bool:
     """Bit-equality, NaN included; dtype and shape count."""
     if observed is None or observed.dtype != expected.dtype or observed.shape != expected.shape:

@@ -44,7 +44,7 @@ from conformance.control.calls import LOSS_IN_HALF, declared_dropout, without_dr
 from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.library import in_float32, keep_layers, text_config
 from conformance.subject.subject import Subject
-from conformance.suite.models import positions_of, vocabulary_tensors
+from conformance.suite.models import first_rows, positions_of, vocabulary_tensors
 
 LOSS = (
     "a loss",
@@ -158,7 +158,7 @@ class Compared:
         builds = tuple(build for build in FACTORS["build"] if self.backbone(build) is not None)
         able = {
             name: tuple(value for value in FACTORS[name] if self._takes({name: value}))
-            for name in ("mask", "positions", "cache", "attention")
+            for name in ("mask", "positions", "cache", "attention", "ranks")
         }
         if not hasattr(self._control.llm, "set_attn_implementation"):  # before transformers 4.48
             able["attention"] = ("as built",)
@@ -266,7 +266,7 @@ class Compared:
         parameters = dict(backbone.llm.named_parameters())
         self.dtypes[build] = {name: parameter.dtype for name, parameter in parameters.items()}
         self.sums[build] = {
-            name: float(parameter.detach()[: self._rows].double().sum())
+            name: float(first_rows(parameter, self._rows).double().sum())
             for name, parameter in parameters.items()
             if name in self._subject.checkpoint.shapes
         }

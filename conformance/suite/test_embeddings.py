@@ -217,7 +217,8 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
 def _require_the_same_model(subject: Subject, again: Any) -> None:
     """Texts whose tokens stand far apart: what a config says of positions shows there."""
     ids, shapes = probe_ids(subject), subject.checkpoint.shapes
-    rows = min(shapes[tensor][0] for tensor in vocabulary_tensors(subject).values())
+    tokens = len(subject.tokenizer)
+    rows = [shapes[tensor][0] for tensor in vocabulary_tensors(subject).values()]
     apart = max(1, positions_of(subject.training.llm) // ids.shape[1])
     call = {
         "input_ids": ids,
@@ -226,7 +227,7 @@ def _require_the_same_model(subject: Subject, again: Any) -> None:
         "position_ids": torch.arange(ids.shape[1]).mul(apart).expand_as(ids),
     }
     # Other rows are the subject's own: it may round them anew, or put them out of reach.
-    columns = slice(min(rows, len(subject.tokenizer)))
+    columns = slice(min([tokens, *rows]))
     with torch.no_grad():
         found, wanted = (
             logits_of(one(**call))[..., columns] for one in (again.eval(), subject.training)
