@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from conformance.catalogue import catalogue
@@ -26,6 +29,7 @@ def replay(
     Prints the result and returns an exit status: 1 if the clause fails, 0 if it holds, 2 if it
     could not be judged.
     """
+    from conformance.run.elsewhere import Elsewhere
     from conformance.run.in_process import in_process_session
 
     try:
@@ -33,7 +37,11 @@ def replay(
         request = _request(
             clause_id, target=target, backbone_id=backbone_id, weights=weights, seed=seed
         )
-        with in_process_session(resolved, request) as session:
+        with (
+            tempfile.TemporaryDirectory(prefix="conformance-") as folder,
+            closing(Elsewhere(request, Path(folder))) as elsewhere,
+            in_process_session(resolved, request, elsewhere=elsewhere) as session,
+        ):
             session.construct()
             return _replayed(session.subject, clause_id, dict(draws or {}))
     except CannotAssess as refusal:

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import pairwise
 from math import isfinite
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -20,6 +21,13 @@ from conformance.parity.equality import parameters_by_name
 from conformance.parity.library import attention_of, text_config
 
 IGNORED_LABEL = -100
+_COLLECTIVES = (
+    "all_gather", "all_gather_into_tensor", "all_gather_object", "all_reduce", "all_to_all",
+    "all_to_all_single", "barrier", "broadcast", "broadcast_object_list", "gather",
+    "gather_object", "monitored_barrier", "recv", "reduce", "reduce_scatter",
+    "reduce_scatter_tensor", "scatter", "scatter_object_list", "send",
+)  # fmt: skip
+"""The functions of torch.distributed by which ranks tell each other something."""
 _GROWN = 1.05
 """What the weights of a copy, or those after a step, are of what they were."""
 _PIECE = 64
@@ -159,26 +167,28 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
 
 @contextmanager
 def _second_of_two_ranks() -> Iterator[None]:
-    """A process group of two while the body runs, of which this process is the second; one that is
-    there already is used as it is. Nobody else is there: torch's fake backend gives back what it
-    is given.
+    """A process group of two while the body runs, of which this process is the second; nobody else
+    is there, so torch's fake backend carries it.
 
     Raises:
-        NoSuchState: the installed torch has no such backend.
+        NoSuchState: the installed torch has no such backend, a group is there already, or the body
+            asks other ranks for something.
     """
     import torch.distributed as dist
 
-    if dist.is_initialized():
-        yield
-        return
+    def asks(*_: Any, **__: Any) -> Any:
+        raise NoSuchState("it asks other ranks, and there are none")
+
     try:
         from torch.testing._internal.distributed.fake_pg import FakeStore
 
         dist.init_process_group("fake", rank=1, world_size=2, store=FakeStore())
     except Exception as error:
         raise NoSuchState from error
+    collectives = {name: asks for name in _COLLECTIVES if hasattr(dist, name)}
     try:
-        yield
+        with mock.patch.dict(vars(dist), collectives):
+            yield
     finally:
         dist.destroy_process_group()
 
@@ -389,8 +399,7 @@ def _real(kind: str, batch: int, total: int) -> torch.Tensor:
         real[:, -third:] = False
     elif kind in ("ragged left", "boolean", "float", "additive", "pairs"):
         for index in range(batch):
-            # The rows differ, neither the longest nor the shortest first; of one row a third is
-            # padding.
+            # The rows differ, and are not sorted by length; of one row a third is padding.
             place = index ^ 1 if index ^ 1 < batch else index
             real[index, : third if batch == 1 else third * place // batch] = False
     elif kind == "gap":

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from conformance.hub.language_model import decoder_within
 from conformance.parity.library import in_dtype, keep_layers, text_config
 
 
@@ -128,7 +129,12 @@ class Control(torch.nn.Module):
 def _load(place: str, whole: str, token: str | None, *, weights: bool, **options: Any) -> Any:
     """The library's causal language model of the checkpoint at `place`. Where the library has no
     such class for it (the decoder inside Qwen2-VL, say), it is the vision-language model that it is
-    a part of, `whole`, which is then given text alone."""
+    a part of, `whole`, which is then given text alone.
+
+    Raises:
+        ValueError: there is no class for either; the whole is taken from transformers 5 on, before
+            which what it decodes depends on the last call.
+    """
     import transformers
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -137,7 +143,7 @@ def _load(place: str, whole: str, token: str | None, *, weights: bool, **options
     except ValueError:
         architectures = AutoConfig.from_pretrained(whole, token=token).architectures or [""]
         model_class = getattr(transformers, architectures[0], None)
-        if model_class is None:
+        if model_class is None or int(transformers.__version__.partition(".")[0]) < 5:
             raise
     return _built(model_class, whole, token, weights=weights, **options)
 
@@ -218,13 +224,10 @@ class Canonical(Control):
 
     @property
     def _layers(self) -> torch.nn.ModuleList:
-        embedding: Any = self.llm.get_input_embeddings()
         count = text_config(self.llm).num_hidden_layers
-        # A tower may have as many layers.
-        decoder = next(m for m in self.llm.modules() if any(c is embedding for c in m.children()))
         return next(
             module
-            for module in decoder.modules()
+            for module in decoder_within(self.llm).modules()  # a tower may have as many layers
             if isinstance(module, torch.nn.ModuleList) and len(module) == count
         )
 

@@ -16,7 +16,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from conformance.hub.chat import InvalidTemplate, TemplateRefuses, render
-from conformance.hub.language_model import completed, is_head, own_name, place_of
+from conformance.hub.language_model import (
+    causal_model_without_memory,
+    completed,
+    decoder_within,
+    is_head,
+    own_name,
+    place_of,
+)
 from conformance.hub.probe_sizes import NoSizes, parts_beside_text, probe_sizes
 from conformance.hub.published import (
     CONFIG,
@@ -143,7 +150,7 @@ def _place_of_language_model(published: Published, model: Any) -> str | None:
         return None
     stored = as_published(model, model.state_dict(keep_vars=True))
     embedding = _embedding_in(model, stored)
-    decoder = _decoder_alone(model)
+    decoder = causal_model_without_memory(getattr(model.config, TEXT_CONFIG, None))
     if decoder is None:
         return place_of(embedding)
     own = as_published(decoder, decoder.state_dict(keep_vars=True))
@@ -167,19 +174,6 @@ def _embedding_in(model: Any, stored: Mapping[str, torch.Tensor]) -> str:
     tensor is not meant."""
     embedding = model.get_input_embeddings().weight
     return min((name for name, tensor in stored.items() if tensor is embedding), key=is_head)
-
-
-def _decoder_alone(model: Any) -> Any:
-    """The library's causal language model of the model's text config, without memory; None if the
-    library has no such class (Qwen2-VL's decoder, say)."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(getattr(model.config, TEXT_CONFIG))
-    except (ValueError, KeyError, TypeError, AttributeError):  # no auto class has it
-        return None
 
 
 def _tokenizer(published: Published) -> Any:
@@ -381,7 +375,7 @@ def _scales(model: Any, *, has_towers: bool) -> tuple[float, float]:
     rows = torch.nn.functional.embedding(ids, embedding.weight)
     seen: list[torch.Tensor] = []
     layers = max(
-        (m for m in _decoder(model).modules() if isinstance(m, torch.nn.ModuleList)),
+        (m for m in decoder_within(model).modules() if isinstance(m, torch.nn.ModuleList)),
         key=len,
         default=None,
     )
@@ -396,17 +390,11 @@ def _scales(model: Any, *, has_towers: bool) -> tuple[float, float]:
         with torch.no_grad():
             embedded = embedding(ids)
             # Some vision-language models want an image, or ids.
-            run = _decoder(model) if has_towers else model
+            run = decoder_within(model) if has_towers else model
             run(inputs_embeds=rows, use_cache=False)
     finally:
         handle.remove()
     return _factor(embedded, rows), _factor(seen[0], rows) if seen else 1.0
-
-
-def _decoder(model: Any) -> Any:
-    """The part of the model that text passes through: what holds the input embedding."""
-    embedding = model.get_input_embeddings()
-    return next(m for m in model.modules() if any(child is embedding for child in m.children()))
 
 
 def _factor(scaled: torch.Tensor, plain: torch.Tensor) -> float:
@@ -426,7 +414,7 @@ def _factor(scaled: torch.Tensor, plain: torch.Tensor) -> float:
 def _of_positions(model: Any) -> tuple[Inference, ...]:
     import torch
 
-    decoder = _decoder(model)
+    decoder = decoder_within(model)
     tables = [
         name
         for name, module in decoder.named_modules()

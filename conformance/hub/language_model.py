@@ -69,6 +69,25 @@ def _defaults(part: Any, said: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
+def causal_model_without_memory(config: Any) -> Any:
+    """The library's causal language model of a decoder's config, on the meta device; None if the
+    library has no such class (for Qwen2-VL's decoder, say), or cannot build it so."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except Exception:
+        return None
+
+
+def decoder_within(model: Any) -> Any:
+    """The part of a model that text passes through: what holds the input embedding."""
+    embedding = model.get_input_embeddings()
+    return next(m for m in model.modules() if any(child is embedding for child in m.children()))
+
+
 def place_of(embedding: str, own: str = f"{_INNER}.embed_tokens.weight") -> str | None:
     """Where the language model stands whose input embedding is the tensor `embedding` of the
     checkpoint, and `own` to its own class; None if the one is not the other behind a prefix."""

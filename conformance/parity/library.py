@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from conformance.hub.language_model import causal_model_without_memory
+
 SUCCESSORS = {
     "use_flash_attention_2": '`attn_implementation="flash_attention_2"`, where it is asked for,',
     "use_auth_token": "`token=…`",
@@ -66,14 +68,8 @@ def keep_layers(llm: Any, kept: int | None) -> None:
 def text_parameters(llm: Any) -> frozenset[str]:
     """The parameters of transformers' own text model under the config of `llm`, by name; none if it
     has no class for it."""
-    import transformers
-
-    try:
-        with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(text_config(llm))
-    except (ValueError, KeyError, TypeError):  # a custom model type
-        return frozenset()
-    return frozenset(name for name, _ in model.named_parameters())
+    model = causal_model_without_memory(text_config(llm))
+    return frozenset() if model is None else frozenset(dict(model.named_parameters()))
 
 
 def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:

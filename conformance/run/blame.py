@@ -66,10 +66,15 @@ def _is_same(error: BaseException, shown: BaseException) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """The file and line of transformers that raised, or called what raised; empty if none did."""
-    frames = traceback.extract_tb(error.__traceback__)
-    within = [one for one in frames if "transformers" in Path(one.filename).parts]
-    return f"{within[-1].filename}:{within[-1].lineno}" if within else ""
+    """The file and line of transformers that raised, or called what raised in torch; empty if
+    neither did."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        parts = Path(frame.filename).parts
+        if "transformers" in parts:
+            return f"{frame.filename}:{frame.lineno}"
+        if "torch" not in parts:
+            break
+    return ""
 
 
 def _as_evidence(shown: BaseException) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from conformance.catalogue import Requirement
@@ -99,7 +99,10 @@ def assess(request: RunRequest, home: Path, stream: EventStream) -> None:
     # of it at every load, which took half a second each time.
     gc.freeze()
 
-    with open_session(resolved, request, home, stream.phase, elsewhere=elsewhere) as session:
+    with (
+        closing(elsewhere),
+        open_session(resolved, request, home, stream.phase, elsewhere=elsewhere) as session,
+    ):
         clauses = request.clauses
         stream.phase("constructing", resolved.backbone_id)
         # Sent before as well as after: when a constructor never returns, the certificate still says

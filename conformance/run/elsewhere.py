@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,16 @@ OF_TWO_PROCESSES = "CON-18"
 """The clause that asks for the second process."""
 _POLL_SECONDS = 0.05
 _HASH_SEED = "PYTHONHASHSEED"
+_SEEDS = ("1", "2", "3", "4")
+_PROCESSES = {"quick": 1, "standard": 1, "thorough": 3}
+"""How many processes each budget starts. A set of two strings has the same order in every second
+one, a set of three in every sixth: one process shows for certain what depends on larger sets."""
 _ANSWER = "answer.json"
 
 
 class Elsewhere:
-    """The second process of one run; it starts with `begin`, or when it is first asked."""
+    """The second processes of one run, one after the other; the first starts with `begin`, or when
+    it is asked for."""
 
     def __init__(
         self,
@@ -45,79 +50,88 @@ class Elsewhere:
         self._tables = (declarations, adapter)
         self._process: launch.Process | None = None
 
-    def begin(self) -> None:
-        """Start the process, which works beside this one."""
-        view, marker = HubView(self._folder / "hf"), os.environ.get(launch.RUN_MARKER, "")
-        own_seed = os.environ.get(_HASH_SEED)
+    def begin(self, number: int = 0) -> None:
+        """Start a process, which works beside this one."""
+        home = self._folder / str(number)
+        view, marker = HubView(home / "hf"), os.environ.get(launch.RUN_MARKER, "")
+        seeds = [seed for seed in _SEEDS if seed != os.environ.get(_HASH_SEED)]
         self._process = launch.start(
             __name__,
-            [json.dumps(self._request.as_json()), json.dumps(self._tables), str(self._folder)],
-            log=self._folder / "log",
+            [json.dumps(self._request.as_json()), json.dumps(self._tables), str(home)],
+            log=home / "log",
             environment={
                 **launch.environment_of_child(view, marker),
-                _HASH_SEED: "1" if own_seed != "1" else "2",
+                _HASH_SEED: seeds[number],
             },
             pipes=[],
         )
 
-    def __call__(self) -> BuiltElsewhere:
-        """What the process found.
+    def __call__(self) -> Iterator[BuiltElsewhere]:
+        """What each of the processes found.
 
         Raises:
             NotApplicable: it cannot be given the subject (a class of a notebook, say).
             NotRun: it was killed, or took longer than a step may take.
         """
-        if self._process is None:
-            self.begin()
-        assert self._process is not None
-        started = time.monotonic()
-        try:
-            while self._process.poll() is None:
-                getting_on()
-                time.sleep(_POLL_SECONDS)
-                if time.monotonic() - started > self._request.timeout:
-                    raise NotRun(f"a second process took more than {self._request.timeout:g} s")
-            answer = self._folder / _ANSWER
-            if not answer.exists():
-                how = launch.manner_of_death(self._process.returncode)
-                said = "; ".join(launch.last_lines(self._folder / "log")[-2:])
-                raise NotRun(f"a second process {how}: {said}")
-            found = json.loads(answer.read_text(encoding="utf-8"))
-        finally:
-            self.end()
-        if "refused" in found:
-            raise NotApplicable(f"a second process cannot be given it: {found['refused']}")
-        return BuiltElsewhere(found["traits"], found["raised"])
+        for number in range(_PROCESSES[self._request.budget]):
+            if self._process is None:
+                self.begin(number)
+            assert self._process is not None
+            home = self._folder / str(number)
+            try:
+                self._wait(self._process)
+                answer = home / _ANSWER
+                if not answer.exists():
+                    how = launch.manner_of_death(self._process.returncode)
+                    said = "; ".join(launch.last_lines(home / "log")[-2:])
+                    raise NotRun(f"a second process {how}: {said}")
+                found = json.loads(answer.read_text(encoding="utf-8"))
+            finally:
+                self.close()
+            if "refused" in found:
+                raise NotApplicable(f"a second process cannot be given it: {found['refused']}")
+            yield BuiltElsewhere(found["traits"], found["raised"])
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the process, if it is there."""
         if self._process is not None:
             launch.end(self._process)
             self._process = None
 
+    def _wait(self, process: launch.Process) -> None:
+        started = time.monotonic()
+        while process.poll() is None:
+            getting_on()
+            time.sleep(_POLL_SECONDS)
+            if time.monotonic() - started > self._request.timeout:
+                raise NotRun(f"a second process took more than {self._request.timeout:g} s")
+
 
 def main() -> None:
     """Build and describe, in the process itself."""
+    launch.end_with_parent()
     from conformance.run.session import open_session
     from conformance.suite.identity import traits_as_text
 
-    launch.end_with_parent()
     request_json, tables, folder = sys.argv[1:]
     request = RunRequest.from_json(json.loads(request_json))
     declarations, adapter = json.loads(tables)
     found: dict[str, Any] = {"traits": {}, "raised": None}
     try:
         target = resolve(request.target, request.backbone_id)
-        with open_session(
-            target, request, Path(folder) / "hf", lambda *_: None, declarations, adapter
-        ) as session:
-            session.construct()
-            try:
-                found["traits"] = traits_as_text(session.subject)
-            except (Exception, SystemExit) as error:
-                found["raised"] = f"{type(error).__name__}: {error}"
     except CannotAssess as refusal:
         found = {"refused": str(refusal)}
+    else:
+        home = Path(folder) / "hf"
+        try:
+            with open_session(
+                target, request, home, lambda *_: None, declarations, adapter
+            ) as session:
+                session.construct()
+                found["traits"] = traits_as_text(session.subject)
+        # The first process was not refused: what is refused here differs.
+        except (Exception, SystemExit) as error:
+            found["raised"] = f"{type(error).__name__}: {error}"
     (Path(folder) / _ANSWER).write_text(json.dumps(found), encoding="utf-8")
     # As in the first: what the subject left running must not keep this process.
     os._exit(0)

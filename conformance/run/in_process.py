@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from conformance.verdict.outcomes import Assessment, ClauseOutcome
 
 if TYPE_CHECKING:
     from conformance.run.session import Session
+    from conformance.subject.subject import BuiltElsewhere
     from conformance.verdict.verdict import Verdict
 
 
@@ -126,6 +127,7 @@ def in_process_session(
     declarations: Mapping[str, Any] | None = None,
     announce: Callable[[str, str], None] = lambda phase, detail: None,
     adapter: Mapping[str, Any] | None = None,
+    elsewhere: Callable[[], Iterable[BuiltElsewhere]] | None = None,
 ) -> Iterator[Session]:
     """A session in this process, its Hugging Face cache in a temporary folder; the environment is
     put back after."""
@@ -141,7 +143,7 @@ def in_process_session(
             with (
                 _one_thread(),
                 open_session(
-                    resolved, request, Path(home), announce, declarations, adapter
+                    resolved, request, Path(home), announce, declarations, adapter, elsewhere
                 ) as session,
             ):
                 yield session

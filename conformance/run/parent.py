@@ -81,8 +81,8 @@ standard budget)."""
 
 
 def _shares(expected: Sequence[str], jobs: int) -> list[list[str]]:
-    """The clauses dealt out over up to `jobs` children, so that the longest share is short;
-    neighbours together: an area's clauses share their fixtures."""
+    """The clauses dealt out over up to `jobs` children, neighbours together, so that no share costs
+    much more than another; what a share's clauses need comes on top (`_with_needs`)."""
     costs = [_COSTS.get(clause, 1) for clause in expected]
     most = max(-(-sum(costs) // jobs), *costs) if costs else 0
     while len(dealt := _dealt(expected, most)) > jobs:

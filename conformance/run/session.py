@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Session:
         announce: Callable[[str, str], None],
         declarations: Mapping[str, Any] | None = None,
         adapter: Mapping[str, Any] | None = None,
-        elsewhere: Callable[[], BuiltElsewhere] | None = None,
+        elsewhere: Callable[[], Iterable[BuiltElsewhere]] | None = None,
     ) -> None:
         self._hub = Hub(request.hub)
         self._view = HubView(home)
@@ -199,7 +199,7 @@ def open_session(
     announce: Callable[[str, str], None],
     declarations: Mapping[str, Any] | None = None,
     adapter: Mapping[str, Any] | None = None,
-    elsewhere: Callable[[], BuiltElsewhere] | None = None,
+    elsewhere: Callable[[], Iterable[BuiltElsewhere]] | None = None,
 ) -> Iterator[Session]:
     """A session whose hub tap is in place while the body runs; `declarations` and `adapter` replace
     the tables of a configuration file, `elsewhere` has a second process build the subject."""

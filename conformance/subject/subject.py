@@ -10,7 +10,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +109,7 @@ class Subject:
         seed: int,
         weights: str = "probe",
         announce: Callable[[str], None] = lambda step: None,
-        elsewhere: Callable[[], BuiltElsewhere] | None = None,
+        elsewhere: Callable[[], Iterable[BuiltElsewhere]] | None = None,
     ) -> None:
         self.factory = factory
         self.backbone_id = backbone_id
@@ -119,7 +119,7 @@ class Subject:
         self.seed = seed
         # Reports the progress of a clause that takes minutes.
         self.announce = announce
-        # Has a second process build it; None where none may be started.
+        # Has other processes build it; None where none may be started.
         self.elsewhere = elsewhere
         self.tokenizer_when_built: Mapping[str, Any] = {}
         self._weights = weights

@@ -12,6 +12,7 @@ import torch
 
 from conformance.assertions import Blocked, refusal
 from conformance.control.calls import declared_dropout
+from conformance.parity.library import published_name
 from conformance.subject.subject import Subject
 from conformance.suite.dialogues import conversations
 from conformance.suite.models import first_rows
@@ -89,10 +90,12 @@ def traits_as_text(subject: Subject) -> dict[str, str]:
     llm = backbone.llm
     parameters = dict(llm.named_parameters())
     # What the checkpoint lacks may be drawn anew at each construction: whole tensors, added rows.
+    shapes = subject.checkpoint.shapes
+    on_disk = {n: n if n in shapes else published_name(llm, n) for n in parameters}
     loaded = {
-        name: first_rows(parameter, next(iter(subject.checkpoint.shapes[name]), 1))
+        name: first_rows(parameter, next(iter(shapes[on_disk[name]]), 1))
         for name, parameter in parameters.items()
-        if name in subject.checkpoint.shapes
+        if on_disk[name] in shapes
     }
     found = {
         **traits(backbone),

@@ -146,25 +146,27 @@ def test_another_process_builds_the_same(subject: Subject) -> None:
     builds its own."""
     if subject.elsewhere is None:
         raise NotApplicable("no second process is started here; `conformance certify` starts one")
-    own, elsewhere = traits_as_text(subject), subject.elsewhere()
-    told = f"construction raised {elsewhere.raised} in a second process"
-    differing = [
-        name
-        for name in {**own, **elsewhere.traits}
-        if own.get(name, _ABSENT) != elsewhere.traits.get(name, _ABSENT)
-    ]
-    if not elsewhere.raised:
-        first = differing[0] if differing else ""
-        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (elsewhere.traits, own))
-        told = f"{first} is {found} in a second process, and {wanted} in the first"
-    require(
-        not elsewhere.raised and not differing,
-        observed=told,
-        expected="the same backbone in every process: each rank of a run builds its own",
-        mend="let no order or number come out of a set, a hash, a clock or the process itself: "
-        "sort what you number",
-        differing=differing[:20],
-    )
+    own = traits_as_text(subject)
+    for other in subject.elsewhere():
+        differing = [
+            name
+            for name in {**own, **other.traits}
+            if own.get(name, _ABSENT) != other.traits.get(name, _ABSENT)
+        ]
+        if other.raised:
+            told, differing = f"building it raised {other.raised} in a second process", []
+        else:
+            first = differing[0] if differing else ""
+            found, wanted = (quoted(of.get(first, _ABSENT)) for of in (other.traits, own))
+            told = f"{first} is {found} in a second process, and {wanted} in the first"
+        require(
+            not other.raised and not differing,
+            observed=told,
+            expected="the same backbone in every process: each rank of a run builds its own",
+            mend="let no order or number come out of a set, a hash, a clock or the process itself: "
+            "sort what you number",
+            differing=differing[:20],
+        )
 
 
 def _facts(together: Compared, build: str, *, trained: bool) -> dict[str, Any]:

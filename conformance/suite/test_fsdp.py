@@ -171,7 +171,8 @@ def test_a_cast_backbone_is_sharded_too(subject: Subject) -> None:
     backbone.to(half)
     kept = [name for name, p in backbone.llm.named_parameters() if p.dtype is not half]
     with one_rank(), refusal() as refused:
-        _fsdp(backbone.llm, auto_wrap_policy=backbone.get_fsdp_wrapping_policy())
+        policy = backbone.get_fsdp_wrapping_policy()
+        _fsdp(backbone.llm, auto_wrap_policy=policy, use_orig_params=True)
     require(
         not refused,
         observed=f"after `.to({half})` FSDP refuses `llm`: {quoted(''.join(map(str, refused)))}",

@@ -34,7 +34,7 @@ def elsewhere(
 
 
 def test_traits_are_told(tmp_path: Path) -> None:
-    built = elsewhere(tmp_path, "pass")()
+    (built,) = elsewhere(tmp_path, "pass")()
     assert built.raised is None
     assert built.traits["`padding_side` of the tokenizer"] == "'right'"
     assert built.traits["the id of '</s>'"] == "2"
@@ -43,21 +43,32 @@ def test_traits_are_told(tmp_path: Path) -> None:
 
 def test_strings_hash_otherwise_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONHASHSEED", "1")
-    built = elsewhere(tmp_path, "raise ValueError(os.environ['PYTHONHASHSEED'])")()
+    (built,) = elsewhere(tmp_path, "raise ValueError(os.environ['PYTHONHASHSEED'])")()
     assert built.raised == "ValueError: 2"
 
 
 def test_what_cannot_be_imported_there_is_not_judged(tmp_path: Path) -> None:
     with pytest.raises(NotApplicable, match="has no attribute `Yours`"):
-        elsewhere(tmp_path, "pass", "mine.py:Yours")()
+        list(elsewhere(tmp_path, "pass", "mine.py:Yours")())
+
+
+def test_a_refusal_there_alone_is_told(tmp_path: Path) -> None:
+    body = (
+        "self.models = {one: {**row, 'hf_hub_path': 'no/such'} for one, row in self.models.items()}"
+    )
+    (built,) = elsewhere(tmp_path, body)()
+    assert str(built.raised).startswith("UnknownRecipe: ")
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
-    [("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"), ("time.sleep(600)", "more than 8 s")],
+    ("body", "timeout", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", 120.0, "SIGKILL"),
+        ("time.sleep(600)", 8.0, "more than 8 s"),
+    ],
 )
 def test_an_end_that_says_nothing_is_not_the_subjects(
-    tmp_path: Path, body: str, words: str
+    tmp_path: Path, body: str, timeout: float, words: str
 ) -> None:
     with pytest.raises(NotRun, match=words):
-        elsewhere(tmp_path, body, timeout=8.0)()
+        list(elsewhere(tmp_path, body, timeout=timeout)())
