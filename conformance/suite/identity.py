@@ -83,11 +83,12 @@ def plain(config: Any) -> Mapping[str, Any]:
 
 
 def traits_as_text(subject: Subject) -> dict[str, str]:
-    """The traits of the training-mode instance and all that is particular to this instance (order
-    and values of what was loaded, ids of tokens, prompts, wrap units), as text that another process
-    can compare."""
-    backbone, tokenizer = subject.training, subject.training.get_tokenizer()
-    llm = backbone.llm
+    """The traits of a fresh training-mode instance and all that is particular to this instance
+    (order and values of what was loaded, ids of tokens, prompts, wrap units), as text that another
+    process can compare."""
+    # A buffer may come into being with the first call: 4.40's Gemma has its frequencies then.
+    backbone = subject.build()
+    llm, tokenizer = backbone.llm, backbone.get_tokenizer()
     parameters = dict(llm.named_parameters())
     # What the checkpoint lacks may be drawn anew at each construction: whole tensors, added rows.
     shapes = subject.checkpoint.shapes
