@@ -30,7 +30,7 @@ _HASH_SEED = "PYTHONHASHSEED"
 _SEEDS = ("1", "2", "3", "4")
 _PROCESSES = {"quick": 1, "standard": 1, "thorough": 3}
 """How many processes each budget starts. A set of two strings has the same order in every second
-one, a set of three in every sixth: one process shows for certain what depends on larger sets."""
+one, a set of three in every sixth, and a larger one seldom."""
 _ANSWER = "answer.json"
 
 
