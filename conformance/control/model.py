@@ -87,7 +87,7 @@ class Control(torch.nn.Module):
         return rows
 
     def forward(self, **inputs: Any) -> Any:
-        # Qwen2-VL's keeps by how much positions of the last text were off, images counted.
+        # Qwen2-VL keeps the position offset of the last text between calls.
         for module in self.llm.modules():
             if getattr(module, "rope_deltas", None) is not None:
                 module.rope_deltas = None

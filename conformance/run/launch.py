@@ -123,7 +123,7 @@ def environment_of_child(view: HubView, marker: str) -> dict[str, str]:
             [str(HOME), *filter(None, [environment.get("PYTHONPATH")])]
         )
     environment[RUN_MARKER] = marker
-    # A verdict must not hang on the order of sets; CON-18 has a second process order them anew.
+    # A verdict must not depend on the order of sets; CON-18 has a second process order them anew.
     environment.setdefault("PYTHONHASHSEED", "0")
     # Probe models are too small to benefit from threads, and one thread gives the same bits on
     # every machine.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -48,26 +49,24 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
     for build, argument in BUILDS.items():
         if together.backbone(build) is None:
             continue
-        facts, plain = (
+        facts, usual = (
             _facts(together, one, trained=not is_for_inference(build))
             for one in (build, "training")
         )
         derived = _derived_generation(together.backbone(build)) if is_for_inference(build) else {}
-        differing = [
-            name
-            for name in {**plain, **facts}
-            if not _equal(facts.get(name, _ABSENT), plain.get(name, _ABSENT))
-            and not (name in derived and facts.get(name) in (derived[name], None))
+        differing = {
+            name: told
+            for name, told in _differing(facts, usual).items()
+            if not (name in derived and facts.get(name) in (derived[name], None))
             and not (name == _LENGTH and LEFT_OUT.get(build) == "llm_max_length")
-        ]
-        first = differing[0] if differing else ""
-        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, plain))
+        }
+        first, found, wanted = _first(differing)
         require(
             not differing,
             observed=f"with {argument}, {first} is {found}, and {wanted} otherwise",
             expected="the same backbone, however it is built",
             mend="do what does not depend on this argument in one place for all of its values",
-            differing=differing[:20],
+            differing=list(differing)[:20],
         )
 
 
@@ -99,20 +98,15 @@ def test_a_copy_keeps_what_a_host_has_changed(subject: Subject) -> None:
             }
             for one in (copied, backbone)
         )
-        differing = [
-            name
-            for name in {**changed, **facts}
-            if not _equal(facts.get(name, _ABSENT), changed.get(name, _ABSENT))
-        ]
-        first = differing[0] if differing else ""
-        found, wanted = (quoted(of.get(first, _ABSENT)) for of in (facts, changed))
+        differing = _differing(facts, changed)
+        first, found, wanted = _first(differing)
         require(
             not differing,
             observed=f"built for {built}, changed by a host and copied, {first} is {found}, and "
             f"{wanted} in the original",
             expected="the same: a copy is one of what is there",
             mend="leave copying to Python, or copy the tokenizer and the configs as they are",
-            differing=differing[:20],
+            differing=list(differing)[:20],
         )
 
 
@@ -141,31 +135,27 @@ def test_what_has_a_default_may_be_left_out(subject: Subject) -> None:
 
 @requirement("CON-18", MUST, needs=["CON-01", "CON-04"])
 def test_another_process_builds_the_same(subject: Subject) -> None:
-    """Another process, in which strings hash otherwise, builds the same backbone: weights, configs,
-    ids of every token, order of parameters, prompts and wrap units. Each rank of a training run
-    builds its own."""
+    """Another process, with another hash seed, builds the same backbone: weights, configs, ids of
+    every token, order of parameters, prompts and wrap units. Each rank of a training run builds its
+    own."""
     if subject.elsewhere is None:
         raise NotApplicable("no second process is started here; `conformance certify` starts one")
     own = traits_as_text(subject)
     for other in subject.elsewhere():
-        differing = [
-            name
-            for name in {**own, **other.traits}
-            if own.get(name, _ABSENT) != other.traits.get(name, _ABSENT)
-        ]
-        if other.raised:
-            told, differing = f"building it raised {other.raised} in a second process", []
-        else:
-            first = differing[0] if differing else ""
-            found, wanted = (quoted(of.get(first, _ABSENT)) for of in (other.traits, own))
-            told = f"{first} is {found} in a second process, and {wanted} in the first"
+        differing = {} if other.raised else _differing(other.traits, own)
+        first, found, wanted = _first(differing)
+        told = (
+            f"building it raised {other.raised} in a second process"
+            if other.raised
+            else f"{first} is {found} in a second process, and {wanted} in the first"
+        )
         require(
             not other.raised and not differing,
             observed=told,
             expected="the same backbone in every process: each rank of a run builds its own",
-            mend="let no order or number come out of a set, a hash, a clock or the process itself: "
-            "sort what you number",
-            differing=differing[:20],
+            mend="take no order and no number from a set, a hash, the clock or the process id: "
+            "sort before you number",
+            differing=list(differing)[:20],
         )
 
 
@@ -194,6 +184,21 @@ def _derived_generation(backbone: Any) -> dict[str, Any]:
     if not plain(getattr(backbone.llm, "generation_config", None)).get("_from_model_config"):
         return {}
     return generation_traits(GenerationConfig.from_model_config(backbone.llm.config))
+
+
+def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The traits that are not the same in both, by name: the found value and the wanted one, as a
+    message shows them."""
+    return {
+        name: (quoted(found.get(name, _ABSENT)), quoted(wanted.get(name, _ABSENT)))
+        for name in {**wanted, **found}
+        if not _equal(found.get(name, _ABSENT), wanted.get(name, _ABSENT))
+    }
+
+
+def _first(differing: Mapping[str, tuple[str, str]]) -> tuple[str, str, str]:
+    """Name, found and wanted value of the first trait that differs; empty if none does."""
+    return next(((name, *values) for name, values in differing.items()), ("", "", ""))
 
 
 def _equal(one: Any, other: Any) -> bool:

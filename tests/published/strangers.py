@@ -56,7 +56,7 @@ def is_there(backbone_id: str) -> bool:
     """Whether the installed transformers has this id's family, with all that its config asks for:
     Llama 3.1's scaling is younger than its class."""
     if backbone_id in vision_language.WHOLE and Version(transformers.__version__) < Version("5"):
-        return False  # what 4.57 returns of positions, and decodes, hangs on the last call
+        return False  # in 4.57 positions and cached calls depend on the last call
     if "llama3" in backbone_id and Version(transformers.__version__) < Version("4.43"):
         return False
     return hasattr(transformers, MODELS[backbone_id][1])

@@ -67,7 +67,7 @@ class AWholeVisionModel(AnyBackbone):
         self.llm.config.text_config.pad_token_id = self.tokenizer.pad_token_id
 
     def forward(self, *arguments: Any, **options: Any) -> Any:
-        self.llm.model.rope_deltas = None  # by how much the last text's positions were off
+        self.llm.model.rope_deltas = None  # the position offset of the last text
         return super().forward(*arguments, **options)
 
     @property
