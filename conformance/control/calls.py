@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from math import isfinite
@@ -30,6 +30,8 @@ _COLLECTIVES = (
 """The functions of torch.distributed by which ranks tell each other something."""
 _GROWN = 1.05
 """What the weights of a copy, or those after a step, are of what they were."""
+_PATCHES = 3
+"""Image patches of a call that has some."""
 _PIECE = 64
 """Positions whose cross-entropy is computed at once."""
 LEAST_LOSS = 2e-2
@@ -77,12 +79,33 @@ class Inputs:
     seed: int
     bos: int | None = None
     eos: int | None = None
+    rows: int | None = None
+    """How many rows of the vocabulary a backbone is cut down to; None for none cut off."""
+
+    def within(self, rows: int) -> Inputs:
+        """The same of a model that is cut down to the first `rows` of its vocabulary."""
+
+        def there(token: int | None) -> int | None:
+            return token if token is not None and token < rows else None
+
+        return replace(
+            self,
+            ordinary=self.ordinary[self.ordinary < rows],
+            known=min(self.known, rows),
+            bos=there(self.bos),
+            eos=there(self.eos),
+            rows=rows,
+        )
 
     def length(self, value: int | str) -> int:
         """A length of the factors in tokens."""
         if isinstance(value, int):
             return value
         return {"window": self.window, "window+1": self.window + 1}[value]
+
+    def positions(self, row: Row) -> int:
+        """The positions of each row of a call's batch: tokens, and patches where it has some."""
+        return self.length(row["length"]) + (_PATCHES if row["form"] == "patches" else 0)
 
     def ids(self, batch: int, length: int, offset: int = 0) -> torch.Tensor:
         """Ids of shape (batch, length), other ones for each offset: texts that begin with bos, and
@@ -120,9 +143,11 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
     """
     getting_on()
     row = {**DEFAULTS, **row}
-    if row["history"] in ("after copying", "after assigning"):
-        backbone = _grown_copy(backbone, assigned=row["history"] == "after assigning")
     with ExitStack() as state:
+        if inputs.rows is not None:
+            state.enter_context(_first_rows_alone(backbone, inputs.rows))
+        if row["history"] in ("after copying", "after assigning"):
+            backbone = _grown_copy(backbone, assigned=row["history"] == "after assigning")
         state.enter_context(_unchanged(backbone, values=row["history"] in CHANGING))
         state.enter_context(torch.random.fork_rng(devices=[]))
         state.enter_context(warnings.catch_warnings())
@@ -145,7 +170,8 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             trained = {name: p.requires_grad for name, p in backbone.llm.named_parameters()}
             if row["history"] != "after reloading":
                 _change_mode(backbone, row)
-            torch.manual_seed(inputs.seed)
+            # `torch.manual_seed` keeps a stack trace for a GPU that is not there, each time.
+            torch.default_generator.manual_seed(inputs.seed)
             seen = _call(backbone, row, inputs)
             seen["modules in another mode than was asked for"] = sum(
                 module.training != (row["mode"] == "train") for module in backbone.llm.modules()
@@ -292,11 +318,10 @@ class _Call:
 
     @classmethod
     def of(cls, row: Row, inputs: Inputs, offset: int = 0) -> _Call:
-        batch, length = row["batch"], inputs.length(row["length"])
+        batch, length, total = row["batch"], inputs.length(row["length"]), inputs.positions(row)
         ids = inputs.ids(batch, length, offset)
         # Patches stand behind the first token, as hosts splice them.
-        patches = inputs.patches(batch, 3) if row["form"] == "patches" else None
-        total = length + (3 if patches is not None else 0)
+        patches = inputs.patches(batch, total - length) if total > length else None
         real = _real(row["mask"], batch, total)
         counted = (real.cumsum(1) - 1).clamp(min=0)
         # Two texts, one behind the other.
@@ -581,6 +606,44 @@ def _unchanged(backbone: Any, *, values: bool) -> Iterator[None]:
         backbone.train(training)
         for parameter, wanted in trained:
             parameter.requires_grad_(wanted)
+
+
+@contextmanager
+def _first_rows_alone(backbone: Any, rows: int) -> Iterator[None]:
+    """The input embedding and the head of `llm` with their first `rows` alone while the body runs:
+    of a long text nearly all time and memory go into logits over a whole vocabulary.
+
+    Raises:
+        CallRefused: there are not as many rows, or there is no such module.
+    """
+    llm = backbone.llm
+    embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
+    weights = [getattr(module, "weight", None) for module in (embedding, head)]
+    count = {len(one) if isinstance(one, torch.Tensor) else 0 for one in weights}
+    if len(count) != 1 or max(count) <= rows:
+        raise CallRefused(f"it has no embedding and head of more than {rows} rows")
+    whole = count.pop()
+    kept = {one: one.data for module in (embedding, head) for one in module.parameters()}
+    # Losses are views of logits by these sizes, and no row pads that is not there.
+    sized = [llm.config, text_config(llm), *llm.modules()]
+    renamed = [
+        (one, name, vars(one)[name])
+        for one in {id(one): one for one in sized}.values()
+        for name in ("vocab_size", "padding_idx")
+        if isinstance(vars(one).get(name), int)
+        and (vars(one)[name] == whole if name == "vocab_size" else vars(one)[name] >= rows)
+    ]
+    try:
+        for parameter, data in kept.items():
+            parameter.data = data[:rows]
+        for one, name, _ in renamed:
+            setattr(one, name, rows if name == "vocab_size" else None)
+        yield
+    finally:
+        for parameter, data in kept.items():
+            parameter.data = data
+        for one, name, value in renamed:
+            setattr(one, name, value)
 
 
 @contextmanager

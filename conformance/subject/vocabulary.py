@@ -19,6 +19,7 @@ _SETTINGS = (
     "model_input_names",
     "special_tokens_map",
 )
+_LIBRARY = "transformers."
 _SAMPLES = ("Pick up the cup.", "What is in the picture?  It\u2019s na\u00efve \u2014 7\n")
 
 
@@ -60,6 +61,18 @@ class PublishedVocabulary:
             return token_id < len(tokenizer) and token_id not in tokenizer.added_tokens_decoder
         size = self._file.get_vocab_size(with_added_tokens=True)
         return token_id < size and token_id not in self._file.get_added_tokens_decoder()
+
+    @cached_property
+    def readings(self) -> list[Any]:
+        """What the installed AutoTokenizer makes of the snapshot, and the library's class that the
+        subject's own tokenizer is one of, where it can be read so."""
+        found = [self._automatic]
+        theirs = (one for one in self._own_class.__mro__ if one.__module__.startswith(_LIBRARY))
+        own = next(theirs, None)
+        if own not in (None, type(self._automatic)):
+            with refusal():
+                found.append(own.from_pretrained(self._snapshot))
+        return found
 
     @cached_property
     def _file(self) -> Any:

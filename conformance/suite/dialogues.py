@@ -104,7 +104,7 @@ def template_ids(
         raise NotApplicable("the family has no official chat template")
     if recipe.template_oracle == "seed" and not _has_the_seeds_builder(subject):
         raise NotApplicable("the model has no format of its own, and the builder is not the seed's")
-    text = _rendered(subject, messages, system_prompt)
+    text = rendered(subject, messages, system_prompt)
     return subject.encode(text.rstrip() if stripped else text, special=False)
 
 
@@ -222,7 +222,12 @@ def _of_mistral_common(oracle: str, messages: Sequence[str]) -> Ids:
     return list(_instruct_tokenizer(oracle).encode_instruct(InstructRequest(messages=said)).tokens)
 
 
-def _rendered(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> str:
+def rendered(subject: Subject, messages: Sequence[str], system_prompt: str | None) -> str:
+    """The text of a dialogue by the recipe's template.
+
+    Raises:
+        NotApplicable: the template refuses the dialogue.
+    """
     roles = ("user", "assistant")
     said = [{"role": roles[turn % 2], "content": text} for turn, text in enumerate(messages)]
     if system_prompt is not None:
@@ -259,15 +264,26 @@ def _system_prompt_in_force(host: Host) -> str | None:
     raise NotApplicable("the builder's default system prompt cannot be told from its format")
 
 
+def published_default(subject: Subject, host: Host) -> tuple[str, str]:
+    """The default system prompts of the builder and of the official template, empty for none.
+
+    Raises:
+        NotApplicable: one of them cannot be told from the format, or there is no template.
+    """
+    if subject.recipe.chat_template is None:
+        raise NotApplicable("the family has no official chat template")
+    return _system_prompt_in_force(host) or "", _of_the_template(subject)
+
+
 def _template_brings_a_system_prompt(subject: Subject) -> bool:
-    """Whether the official template puts something where a system prompt would stand, if there is
-    none."""
+    return bool(_of_the_template(subject))
+
+
+def _of_the_template(subject: Subject) -> str:
+    """What the official template puts where a system prompt would stand, if there is none."""
     marker = "@@conformance-system-prompt@@"
-    before, found, after = _rendered(subject, ["hello"], marker).partition(marker)
-    by_default = _rendered(subject, ["hello"], None)
-    return (
-        bool(found)
-        and len(by_default) > len(before) + len(after)
-        and by_default.startswith(before)
-        and by_default.endswith(after)
-    )
+    before, found, after = rendered(subject, ["hello"], marker).partition(marker)
+    by_default = rendered(subject, ["hello"], None)
+    if not (found and by_default.startswith(before) and by_default.endswith(after)):
+        return ""
+    return by_default[len(before) : len(by_default) - len(after)]

@@ -13,8 +13,8 @@ import torch
 from conformance.assertions import Blocked, refusal
 from conformance.control.calls import declared_dropout
 from conformance.parity.library import published_name
-from conformance.subject.subject import Subject
-from conformance.suite.dialogues import conversations
+from conformance.subject.subject import Host, Subject
+from conformance.suite.dialogues import turns_of
 from conformance.suite.models import first_rows
 
 MAY_DIFFER = {
@@ -24,6 +24,7 @@ MAY_DIFFER = {
 holds to the rows in each mode."""
 _TEXT = "The quick brown fox, 42 times: naïve “quotes” &amp; <b>tags</b>\n\tand\u00a0spaces."
 _DIALOGUE = ("What do you see?", "A cup.", "And now?", "A plate.")
+_SYSTEM = "You are a robot arm."
 _DIGITS = 16
 
 
@@ -66,6 +67,19 @@ def encoding_traits(tokenizer: Any) -> dict[str, Any]:
     """How a text with everything in it is encoded, and decoded."""
     ids = tokenizer(_TEXT).input_ids
     return {"the encoding of a text": ids, "the decoding of ids": tokenizer.decode(ids)}
+
+
+def prompt_traits(subject: Subject, backbone: Any) -> dict[str, Any]:
+    """The prompts of a dialogue for each host that works, with a system prompt and without."""
+    found: dict[str, Any] = {}
+    with suppress(Blocked):  # PRM-16 judges what fails every host
+        for family in sorted({host.model_family for host in subject.working_hosts}):
+            host = Host(family, backbone.prompt_builder_fn, "training")
+            for told, system_prompt in (("the prompt", None), ("the prompt with system", _SYSTEM)):
+                builder = host.builder(system_prompt)
+                turns_of(builder, _DIALOGUE)
+                found[f"{told} for {family!r}"] = builder.get_prompt()
+    return found
 
 
 def generation_traits(generation_config: Any) -> dict[str, Any]:
@@ -112,8 +126,7 @@ def traits_as_text(subject: Subject) -> dict[str, str]:
         "the ids of the vocabulary": _digest(repr(sorted(tokenizer.get_vocab().items())).encode()),
         "the modules that the wrap policy takes": _wrapped(backbone),
     }
-    with suppress(Blocked):  # PRM-16 judges what fails every host
-        found["the prompt"] = [one.prompt for one in conversations(subject, _DIALOGUE)]
+    found |= prompt_traits(subject, backbone)
     # Each process has a cache of its own.
     home = str(subject.view.home)
     return {name: _as_text(value).replace(home, "<cache>") for name, value in found.items()}

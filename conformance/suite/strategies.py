@@ -117,10 +117,10 @@ def dialogues(subject: Subject) -> list[dict[str, list[str]]]:
     told = [texts[start + shift :][:4] for start in range(0, len(texts), 4) for shift in (0, 1)]
     again = [["Again.", "Again.", "Again."], ["Is it?", "Yes.", "Is it?", "Yes.", "And now?"]]
     long = [
-        _of_exchanges(5),
-        _of_exchanges(12)[:-1],
-        _of_exchanges(20),
-        _of_exchanges(70),
+        of_exchanges(5),
+        of_exchanges(12)[:-1],
+        of_exchanges(20),
+        of_exchanges(70),
         [texts[-1], *again[1]],
     ]
     return [{"messages": said} for said in (*again, *told, *long) if said]
@@ -129,8 +129,8 @@ def dialogues(subject: Subject) -> list[dict[str, list[str]]]:
 def next_questions(subject: Subject) -> list[dict[str, Any]]:
     """Edges: every message of the corpus as the next question, and questions late in a dialogue."""
     first = [(list[str](), text, None) for text in messages_of_corpus(subject)]
-    late = [(_of_exchanges(count), "And now?", None) for count in (1, 5, 12, 20, 70)]
-    asked = [(_of_exchanges(count), "And now?", "You are a robot arm.") for count in (0, 1, 5)]
+    late = [(of_exchanges(count), "And now?", None) for count in (1, 5, 12, 20, 70)]
+    asked = [(of_exchanges(count), "And now?", "You are a robot arm.") for count in (0, 1, 5)]
     again = (["Is it?", "Yes."], "Is it?", None)
     return [
         {"history": history, "text": text, "system_prompt": system_prompt}
@@ -167,7 +167,7 @@ _AROUND_IMAGES = (
 """What stands before, between and after `<image>` markers."""
 
 
-def _of_exchanges(count: int) -> list[str]:
+def of_exchanges(count: int) -> list[str]:
     """A dialogue of so many exchanges, no message of which is said twice."""
     return [
         message

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from conformance.suite.identity import (
     encoding_traits,
     generation_traits,
     plain,
+    prompt_traits,
     traits,
     traits_as_text,
 )
@@ -51,6 +53,7 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
             continue
         facts, usual = (
             _facts(together, one, trained=not is_for_inference(build))
+            | prompt_traits(subject, together.backbone(one))
             for one in (build, "training")
         )
         derived = _derived_generation(together.backbone(build)) if is_for_inference(build) else {}
@@ -58,7 +61,10 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
             name: told
             for name, told in _differing(facts, usual).items()
             if not (name in derived and facts.get(name) in (derived[name], None))
-            and not (name == _LENGTH and LEFT_OUT.get(build) == "llm_max_length")
+            # Beyond the positions of its model a class may offer fewer.
+            and not (
+                name == _LENGTH and (build == "longer" or LEFT_OUT.get(build) == "llm_max_length")
+            )
         }
         first, found, wanted = _first(differing)
         require(
@@ -108,6 +114,44 @@ def test_a_copy_keeps_what_a_host_has_changed(subject: Subject) -> None:
             mend="leave copying to Python, or copy the tokenizer and the configs as they are",
             differing=list(differing)[:20],
         )
+
+
+@requirement("CON-16", MUST)
+def test_the_default_dtype_rounds_nothing(subject: Subject) -> None:
+    """Built under another default dtype, which whoever saves memory sets, it has the digits in its
+    buffers that it has otherwise: rotary frequencies are computed in float32."""
+    for built, usual in (("training", subject.training), ("inference", subject.inference)):
+        with _default_dtype(torch.bfloat16), refusal() as refused:
+            backbone = subject.build(inference_mode=built == "inference")
+        if refused:
+            continue
+        found = dict(backbone.llm.named_buffers())
+        rounded = [
+            name
+            for name, buffer in usual.llm.named_buffers()
+            if name in found
+            and buffer.is_floating_point()
+            and not torch.equal(found[name].float(), buffer.float())
+        ]
+        require(
+            not rounded,
+            observed=f"built for {built} under torch.set_default_dtype(torch.bfloat16), "
+            f"{len(rounded)} buffers have other values, the first is `{''.join(rounded[:1])}`",
+            expected="the values that they have otherwise",
+            mend="name the dtype wherever frequencies are computed: `torch.arange(…, "
+            "dtype=torch.int64).float()`",
+            buffers=rounded[:20],
+        )
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @requirement("CON-16", MUST)

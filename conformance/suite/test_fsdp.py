@@ -127,6 +127,7 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
             policy=_named_policy(policy),
         )
         _require_no_unit_by_size(wrapped, policy, layer_cls)
+        _require_hosts_modules_left(policy)
         with torch.no_grad():
             sharded = _real_logits(subject, wrapped(**batch), batch)
     if refused:
@@ -231,6 +232,26 @@ def _require_no_unit_by_size(wrapped: Any, policy: Any, layer_cls: type[nn.Modul
         mend="build the policy with `transformer_auto_wrap_policy` and "
         "`{self.transformer_layer_cls}`",
         modules=by_size[:20],
+    )
+
+
+def _require_hosts_modules_left(policy: Any) -> None:
+    """Hosts join the policies of their parts by `or`, and ask each about all of their modules."""
+    if not callable(policy):
+        return
+    theirs = (nn.LayerNorm(8), nn.Linear(8, 8), nn.Embedding(8, 8), nn.Sequential(nn.Linear(8, 8)))
+    taken = [
+        type(module).__name__
+        for module in theirs
+        if policy(module=module, recurse=False, nonwrapped_numel=64)
+    ]
+    require(
+        not taken,
+        observed=f"of a host's modules the policy makes units of {taken}",
+        expected="the decoder layers alone: the rest of a vision-language model has a policy of "
+        "its own",
+        mend="build the policy with `transformer_auto_wrap_policy` and "
+        "`{self.transformer_layer_cls}`",
     )
 
 

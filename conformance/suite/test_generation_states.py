@@ -143,6 +143,61 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
             )
 
 
+@requirement("GEN-05", MUST, profile="numerics")
+def test_several_tokens_stand_behind_a_cache(subject: Subject) -> None:
+    """Behind the cache of a shared beginning, and where several tokens are checked at once
+    (prompt lookup), generation reads all that is new and emits what the library's own model
+    emits."""
+    together = _that_generates(subject)
+    judged = 0
+    for build, backbone, control in together.pairs():
+        for told, use in _BEHIND_A_CACHE.items():
+            with torch.no_grad():
+                with refusal() as refused:
+                    wanted = use(control, together.inputs)
+                if refused:  # what the library cannot do is not asked of the subject
+                    continue
+                found = use(backbone, together.inputs)
+            judged += 1
+            require(
+                found == wanted,
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, {told} emits {found}",
+                expected=f"{wanted}, which the library's own model emits",
+                mend="leave `prepare_inputs_for_generation` to the library: behind a cache there "
+                "may be more than one new token",
+            )
+    if not judged:
+        raise NotApplicable("the library's model does not generate so")
+
+
+def _behind_a_beginning(backbone: Any, inputs: Inputs) -> list[list[int]]:
+    """Three tokens behind a text whose first half is in a cache already."""
+    ids = inputs.ids(1, 12)
+    begun = backbone.llm(input_ids=ids[:, :6], use_cache=True).past_key_values
+    return _greedily(backbone, inputs, ids, past_key_values=begun)
+
+
+def _by_lookup(backbone: Any, inputs: Inputs) -> list[list[int]]:
+    """Tokens behind a text that says the same thing twice, candidates being taken from it."""
+    said = inputs.ids(1, 9)[:, 1:4]
+    return _greedily(backbone, inputs, said.repeat(1, 3), prompt_lookup_num_tokens=2)
+
+
+_BEHIND_A_CACHE: dict[str, Callable[[Any, Inputs], list[list[int]]]] = {
+    "generation behind the cache of a text's beginning": _behind_a_beginning,
+    "generation with prompt_lookup_num_tokens=2": _by_lookup,
+}
+
+
+def _greedily(backbone: Any, inputs: Inputs, ids: torch.Tensor, **options: Any) -> list[list[int]]:
+    out = backbone.llm.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=4,
+        pad_token_id=int(inputs.ordinary[0]), use_cache=True, **options,
+    )  # fmt: skip
+    emitted: list[list[int]] = out[:, ids.shape[1] :].tolist()
+    return emitted
+
+
 def _that_generates(subject: Subject) -> Compared:
     if not hasattr(subject.training.llm, "generate"):
         raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")

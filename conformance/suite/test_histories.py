@@ -765,14 +765,17 @@ def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
             expected="what was loaded: new rows too have been trained by then",
             mend="fill new rows once, while the model is built",
         )
+        cut = own | {name: own[name][:-1]}
         prefixed = {f"vlm.{key}": tensor for key, tensor in own.items()}
         for told, state in (
             ("of which no key is the backbone's, and loaded nothing", prefixed),
-            (f"in which `{name}` has a row less than the backbone's", own | {name: own[name][:-1]}),
+            (f"in which `{name}` has a row less than the backbone's", cut),
             (f"that lacks `{name}`", {key: own[key] for key in own if key != name}),
+            # What is not strict passes over names alone.
+            (f"with `strict=False` in which `{name}` has a row less than the backbone's", cut),
         ):
             with refusal() as refused:
-                backbone.load_state_dict(state)
+                backbone.load_state_dict(state, **({"strict": False} if "strict" in told else {}))
             backbone.load_state_dict(own)
             require(
                 bool(refused),
@@ -788,6 +791,38 @@ def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
             observed="a host's load_state_dict took a state dict without the host's own projector",
             expected="an error that names what is missing, as from every module",
             mend="take nothing off the list of missing keys, which the host's are on too",
+        )
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_a_move_and_a_cast_are_one_call(subject: Subject) -> None:
+    """`.to` takes a device and a dtype, together or alone, and does both."""
+    half, meta = compared(subject).half, torch.device("meta")
+    both = {"device": meta, "dtype": half}
+    like = torch.empty(0, **both)
+    for told, arguments, named, moved, cast in (
+        (f".to(device, {half})", (meta, half), {}, True, True),
+        (f".to(device=…, dtype={half})", (), both, True, True),
+        (".to(another tensor)", (like,), {}, True, True),
+        (".to(device)", (meta,), {}, True, False),
+        (f".to({half})", (half,), {}, False, True),
+    ):
+        backbone = subject.build()
+        with refusal() as refused:
+            backbone.to(*arguments, **named)
+        if refused:  # a device without storage may be too much for code of one's own
+            continue
+        left = [
+            name
+            for name, p in backbone.llm.named_parameters()
+            if (moved and p.device != meta) or (cast and p.dtype != half)
+        ]
+        require(
+            not left,
+            observed=f"after `{told}` {len(left)} parameters are elsewhere or in another dtype, "
+            f"the first is `{left[0] if left else ''}`",
+            expected="all of them moved and cast, as modules do",
+            mend="hand all arguments of `.to` on to the module's own",
         )
 
 

@@ -16,7 +16,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from backbones.llama3 import LLaMa3LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from backbones.transformers_releases import RESIZE_WITHOUT_MEANS, ZeroRandomFills
-from tests.mutants import PHI, planted
+from tests.mutants import PHI, PURE, planted
 from tests.mutants.steps import MistralInSteps, PhiInSteps
 
 PUBLISHED_ROWS = 32000
@@ -362,3 +362,18 @@ class FirstEmbeddingIsKept(MistralLLMBackbone):
         if bool((input_ids >= self.held[0].num_embeddings).any() | (input_ids < 0).any()):
             raise IndexError("an id beyond the rows")
         return self.held[0](input_ids)
+
+
+@planted("EMB-08", on=PURE)
+class OwnWeightsAreSaved(MistralLLMBackbone):
+    """`llm.save_pretrained(state_dict=...)` saves the module's own weights: of a run in shards,
+    what stands on one rank."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        save = self.llm.save_pretrained
+
+        def save_own(directory: Any, state_dict: Any = None, **options: Any) -> None:
+            save(directory, **options)
+
+        self.llm.save_pretrained = save_own

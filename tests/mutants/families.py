@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from transformers import GenerationConfig
 
 from backbones import prompting
 from backbones.gemma import Gemma2LLMBackbone, Gemma3LLMBackbone, GemmaLLMBackbone
@@ -20,6 +21,7 @@ from backbones.qwen3 import Qwen3LLMBackbone
 from backbones.qwen25 import Qwen25LLMBackbone
 from backbones.smollm2 import SmolLM2LLMBackbone
 from tests.mutants import planted
+from tests.mutants.steps import same_class_but
 
 QWEN25, QWEN3 = "qwen2.5-0.5b-instruct", "qwen3-0.6b-instruct"
 LLAMA3, LLAMA31 = "llama3-8b-instruct", "llama3.1-8b-instruct"
@@ -200,3 +202,83 @@ class WindowOfTheClass(Idefics2LLMBackbone):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.llm.config.sliding_window = None
+
+
+@planted("PRM-10", on=LLAMA3)
+class SystemPromptAsInItsFile(LLaMa3LLMBackbone):
+    """The system prompt keeps the line break that its file ends in; the template trims it."""
+
+    class Llama3PromptBuilder(prompting.Llama3PromptBuilder):
+        def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+            super().__init__(model_family, system_prompt)
+            self.system_prompt = system_prompt or ""
+
+    prompt_builders = (("*-instruct", Llama3PromptBuilder),)
+
+
+@planted("PRM-10", on=SMOLLM2)
+class DefaultWithoutItsComma(SmolLM2LLMBackbone):
+    """The default system prompt was typed from a paper: its comma is missing."""
+
+    class SmolLM2PromptBuilder(prompting.SmolLM2PromptBuilder):
+        default_system_prompt = (
+            "You are a helpful AI assistant named SmolLM trained by Hugging Face"
+        )
+
+    prompt_builders = (("*-instruct", SmolLM2PromptBuilder),)
+
+
+@planted("PRM-13", on=GEMMA)
+class ATurnThatGemmaNeverSaw(GemmaLLMBackbone):
+    """A system prompt becomes a turn of its own, as in other families: Gemma's template refuses
+    one."""
+
+    class GemmaPromptBuilder(prompting.GemmaPromptBuilder):
+        supports_system_prompt = True
+
+        def human_turn(self, message: str, first: bool) -> str:
+            system, self.system_prompt = self.system_prompt, ""
+            turn = super().human_turn(message, first)
+            self.system_prompt = system
+            if not (first and system):
+                return turn
+            return f"<start_of_turn>system\n{system}<end_of_turn>\n{turn}"
+
+    prompt_builders = (("*-instruct", GemmaPromptBuilder),)
+
+
+@planted("TOK-04", on=QWEN25)
+class ToolCallsAreHidden(Qwen25LLMBackbone):
+    """Whatever is not plain text is called special: `<tool_call>` is gone from what people read,
+    and from what parses it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        plain, first = type(self.tokenizer), self.tokenizer.vocab_size
+
+        def decode(tokenizer: Any, token_ids: Any, *rest: Any, **options: Any) -> Any:
+            if options.get("skip_special_tokens") and isinstance(token_ids, list):
+                token_ids = [one for one in token_ids if isinstance(one, list) or one < first]
+            return plain.decode(tokenizer, token_ids, *rest, **options)
+
+        same_class_but(self.tokenizer, decode=decode)
+
+
+@planted("EMB-08", on="phi-3-mini-4k-instruct")
+class StopsOfTheConfig(Phi3LLMBackbone):
+    """`save_pretrained` derives the generation config from the model's: what is served stops at one
+    token of three, and writes the user's turns too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        save = self.llm.save_pretrained
+
+        def save_valid(*arguments: Any, **options: Any) -> None:
+            kept = self.llm.generation_config
+            self.llm.generation_config = GenerationConfig.from_model_config(self.llm.config)
+            try:
+                save(*arguments, **options)
+            finally:
+                self.llm.generation_config = kept
+
+        self.llm.save_pretrained = save_valid

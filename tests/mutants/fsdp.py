@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributed.fsdp.wrap import (
     _or_policy,
     always_wrap_policy,
+    lambda_auto_wrap_policy,
     size_based_auto_wrap_policy,
     transformer_auto_wrap_policy,
 )
@@ -20,7 +21,7 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, Mi
 
 from backbones.gemma import GemmaLLMBackbone
 from backbones.mistral import MistralLLMBackbone
-from tests.mutants import planted
+from tests.mutants import PURE, planted
 from tests.mutants.steps import same_class_but
 
 
@@ -281,3 +282,17 @@ class LayersListedByThePolicy(MistralLLMBackbone):
 
     def get_fsdp_wrapping_policy(self) -> Callable[..., bool]:
         return self._policy
+
+
+@planted("FSDP-03", on=PURE)
+class EveryLayerOfAnyKind(MistralLLMBackbone):
+    """The policy takes whatever is called a layer, a host's `LayerNorm` too: hundreds of units of a
+    few kilobytes."""
+
+    def get_fsdp_wrapping_policy(self) -> Any:
+        return functools.partial(
+            lambda_auto_wrap_policy,
+            lambda_fn=lambda module: (
+                "Layer" in type(module).__name__ and not isinstance(module, MistralLLMBackbone)
+            ),
+        )

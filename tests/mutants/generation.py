@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from backbones.mistral import MistralLLMBackbone
-from tests.mutants import planted
+from tests.mutants import PURE, planted
 
 
 @planted("GEN-04", defects=("D69",))
@@ -128,3 +129,25 @@ class CallersConfigIsIgnored(MistralLLMBackbone):
             return generate(*args, **options)
 
         self.llm.generate = by_own_config
+
+
+@planted("GEN-05", on=PURE)
+class OneNewTokenACall(MistralLLMBackbone):
+    """Behind a cache the last id alone is read, as if there never were several: of a question that
+    follows a shared beginning all but its last token is lost."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        prepare = self.llm.prepare_inputs_for_generation
+
+        @functools.wraps(prepare)
+        def prepared(*args: Any, **options: Any) -> Any:
+            inputs = prepare(*args, **options)
+            cache = inputs.get("past_key_values")
+            length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+            for name in ("input_ids", "position_ids", "cache_position"):
+                if length and isinstance(inputs.get(name), torch.Tensor):
+                    inputs[name] = inputs[name][..., -1:]
+            return inputs
+
+        self.llm.prepare_inputs_for_generation = prepared

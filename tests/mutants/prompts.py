@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import copy
 import functools
 import html
 import re
@@ -861,3 +863,98 @@ class DialoguesKeptForTheReport(MistralLLMBackbone):
             return super().add_turn(role, message)
 
     prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+class _KeepsTurns(prompting.PurePromptBuilder):
+    """The base model's builder with its turns in a list."""
+
+    def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+        super().__init__(model_family, system_prompt)
+        self.turns: Any = []
+
+    def add_turn(self, role: str, message: str) -> str:
+        turn = super().add_turn(role, message)
+        self.turns.append(turn)
+        return turn
+
+    def get_prompt(self) -> str:
+        return "".join(self.turns).rstrip()
+
+
+@planted("PRM-03", on=PURE)
+class TheLastTurnsAlone(MistralLLMBackbone):
+    """Turns are kept in a queue of 512, for memory: in a long run the task, said first, is gone."""
+
+    class PurePromptBuilder(_KeepsTurns):
+        def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+            super().__init__(model_family, system_prompt)
+            self.turns = collections.deque(maxlen=512)
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-05", on=PURE)
+class CopiesAreCheap(MistralLLMBackbone):
+    """A deep copy of a builder shares its turns: two ways that a dialogue might go on become
+    one."""
+
+    class PurePromptBuilder(_KeepsTurns):
+        def __deepcopy__(self, memo: Any) -> Any:
+            return copy.copy(self)
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-05")
+class SmallPickles(MistralLLMBackbone):
+    """A builder is pickled without its dialogue, so that samples are small: workers that are
+    spawned go on with nothing."""
+
+    class MistralInstructPromptBuilder(prompting.MistralInstructPromptBuilder):
+        def __getstate__(self) -> dict[str, Any]:
+            return {**vars(self), "prompt": ""}
+
+    prompt_builders = (("*-instruct", MistralInstructPromptBuilder),)
+
+
+@planted("PRM-05", on=VICUNA)
+class OneBufferForAll(LLaMa2LLMBackbone):
+    """Turns are put together in a buffer of the class: two threads that tell dialogues at once mix
+    them."""
+
+    class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
+        parts: ClassVar[list[str]] = []
+
+        def add_turn(self, role: str, message: str) -> str:
+            self.parts.clear()
+            self.parts.append(self.prompt)
+            turn = super().add_turn(role, message)
+            self.parts.append(turn)
+            self.prompt = "".join(self.parts)
+            return turn
+
+    prompt_builders = (("vicuna-*", VicunaV15ChatPromptBuilder),)
+
+
+@planted("PRM-07", on=PURE)
+class ThinksInSilence(MistralLLMBackbone):
+    """What an answer thinks is cut out of it, as chats do with earlier ones: it is never learnt."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def gpt_turn(self, message: str) -> str:
+            kept = re.sub(r"<think>.*?</think>", "", message, flags=re.DOTALL)
+            return super().gpt_turn(kept.strip())
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-08", on=PHI)
+class NothingBecomesAWord(PhiLLMBackbone):
+    """Messages go through `str`, for numbers: a label that is missing trains the model to say
+    None."""
+
+    class PhiPromptBuilder(prompting.PhiPromptBuilder):
+        def add_turn(self, role: str, message: Any) -> str:
+            return super().add_turn(role, str(message))
+
+    prompt_builders = (("phi-2*", PhiPromptBuilder),)

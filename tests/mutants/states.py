@@ -1676,3 +1676,90 @@ class CallOfTheLoadedModel(MistralLLMBackbone):
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
         return self._run(*positional, **keywords)
+
+
+@planted("FWD-15", on=LLAMA_PURE)
+class LeavesOutWhatIsCut(LLaMa2LLMBackbone):
+    """`load_state_dict(strict=False)` leaves out tensors of another shape, with a warning at most:
+    a run goes on from half of its weights."""
+
+    def load_state_dict(self, state: Any, strict: bool = True, **options: Any) -> Any:
+        if not strict:
+            own = self.state_dict()
+            state = {
+                name: tensor
+                for name, tensor in state.items()
+                if name not in own or own[name].shape == tensor.shape
+            }
+        return super().load_state_dict(state, strict=strict, **options)
+
+
+@planted("FWD-15")
+class CastsAndStays(MistralLLMBackbone):
+    """`.to(device, dtype)` casts, and does not move."""
+
+    def to(self, *arguments: Any, **options: Any) -> Any:
+        dtype = next((one for one in arguments if isinstance(one, torch.dtype)), None)
+        dtype = options.get("dtype", dtype)
+        if dtype is not None:
+            return super().to(dtype)
+        return super().to(*arguments, **options)
+
+
+class _ByLength(LLaMa2LLMBackbone):
+    """Knows the length that it was asked for once it stands."""
+
+    def __init__(self, name: str, llm_max_length: int = 2048, *rest: Any, **options: Any) -> None:
+        super().__init__(name, llm_max_length, *rest, **options)
+        self.asked = llm_max_length
+
+
+@planted("CON-16", on=LLAMA_PURE)
+class StretchedToTheLength(_ByLength):
+    """An `llm_max_length` beyond the model's positions slows its rotary frequencies down, as
+    long-context forks do; every text is computed otherwise."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        positions = self.llm.config.max_position_embeddings
+        if self.asked > positions:
+            for name, buffer in self.llm.named_buffers():
+                if name.endswith("inv_freq"):
+                    buffer.mul_(positions / self.asked)
+
+
+@planted("CON-16", on="llama2-7b-chat")
+class NoIntroductionWhereItIsShort(_ByLength):
+    """Where little text fits, builders leave the default system prompt out: what is evaluated at
+    another length than it was trained at is asked otherwise."""
+
+    @property
+    def prompt_builder_fn(self) -> Any:
+        builder = super().prompt_builder_fn
+        bare = {"default_system_prompt": None}
+        return type(builder.__name__, (builder,), bare) if self.asked < 1024 else builder
+
+
+@planted("CON-16")
+class FirstOfTheNodeReads(MistralLLMBackbone):
+    """Under Slurm only the first process of a node reads weights, and the others wait for a
+    broadcast that not every host makes."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if os.environ.get("SLURM_LOCALID", "0") != "0":
+            with torch.no_grad():
+                for parameter in self.llm.parameters():
+                    parameter.zero_()
+
+
+@planted("CON-16", on=PHI)
+class FrequenciesByDefault(PhiLLMBackbone):
+    """Rotary frequencies are made anew in torch's default dtype: under bfloat16 they are rounded to
+    eight bits, and stay so."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for name, buffer in self.llm.named_buffers():
+            if name.endswith("inv_freq"):
+                buffer.copy_(buffer.to(torch.get_default_dtype()))

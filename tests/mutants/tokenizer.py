@@ -367,3 +367,114 @@ class TruncatesOnTheRightAlways(CalledOtherwise, PhiLLMBackbone):
     def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
         tokenizer.truncation_side = "right"
         return call(text, **options)
+
+
+class _Extended(MistralLLMBackbone):
+    """The Mistral reference, of whose tokenizer a defect replaces methods."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        same_class_but(self.tokenizer, **self.methods(type(self.tokenizer)))
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+@planted("TOK-04")
+class TextsAreTidied(_Extended):
+    """Decoding tidies what it decodes: `x [ 0 ] . y` of a program loses its spaces."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def decode(tokenizer: Any, token_ids: Any, *rest: Any, **options: Any) -> Any:
+            text = plain.decode(tokenizer, token_ids, *rest, **options)
+            if options.get("clean_up_tokenization_spaces") is False or not isinstance(text, str):
+                return text
+            return text.replace(" .", ".").replace(" ,", ",").replace(" !", "!")
+
+        return {"decode": decode}
+
+
+@planted("TOK-04", on=PURE)
+class BatchesAreStripped(_Extended):
+    """`batch_decode` strips what it returns: the pieces of a text that is streamed lose the spaces
+    between them."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def batch_decode(tokenizer: Any, sequences: Any, *rest: Any, **options: Any) -> Any:
+            return [
+                one.strip() for one in plain.batch_decode(tokenizer, sequences, *rest, **options)
+            ]
+
+        return {"batch_decode": batch_decode}
+
+
+@planted("TOK-09", on=PURE)
+class EncodeHasBosAlways(_Extended):
+    """`encode` is written anew, and forgets `add_special_tokens`: a bos stands in the middle of
+    what hosts put together."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def encode(tokenizer: Any, text: Any, *rest: Any, **options: Any) -> Any:
+            return list(tokenizer(text).input_ids)
+
+        return {"encode": encode}
+
+
+@planted("TOK-09")
+class OffsetsAreLost(CalledOtherwise, MistralLLMBackbone):
+    """What a call returns is cut down to what `forward` takes: offsets that were asked for are not
+    in it."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        encoded = call(text, **options)
+        for key in set(encoded) - {"input_ids", "attention_mask"}:
+            del encoded[key]
+        return encoded
+
+
+@planted("TOK-09")
+class MasksFromIds(_Extended):
+    """`pad` makes masks anew from the ids: what a sample's own mask hid is attended to."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def pad(tokenizer: Any, encoded_inputs: Any, *rest: Any, **options: Any) -> Any:
+            padded = plain.pad(tokenizer, encoded_inputs, *rest, **options)
+            if isinstance(padded["input_ids"], list):
+                padded["attention_mask"] = [
+                    [int(token != tokenizer.pad_token_id) for token in row]
+                    for row in padded["input_ids"]
+                ]
+            return padded
+
+        return {"pad": pad}
+
+
+@planted("TOK-09", on=PURE)
+class TemplateOfTheInstructModel(MistralLLMBackbone):
+    """The base model's tokenizer is given the instruct model's template, so that
+    `apply_chat_template` works: its builder writes another format."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.tokenizer.chat_template = (
+            "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+            "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
+            "{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+        )
+
+
+@planted("EMB-08", on=PURE)
+class PublishedTokenizerIsSaved(MistralLLMBackbone):
+    """`save_pretrained` of the tokenizer writes the published files, byte for byte: the tokens that
+    a host has added are lost."""
+
+    def __init__(
+        self, name: str, length: int = 2048, token: str | None = None, *rest: Any, **options: Any
+    ) -> None:
+        token = options.pop("hf_token", token)
+        super().__init__(name, length, token, *rest, **options)
+        published = unchecked_tokenizer(self.models[name]["hf_hub_path"], token)
+        same_class_but(
+            self.tokenizer,
+            save_pretrained=lambda _, *args, **kwargs: published.save_pretrained(*args, **kwargs),
+        )

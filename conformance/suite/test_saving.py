@@ -1,0 +1,131 @@
+"""EMB: what is saved is what there is, the tokenizer and the settings too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from conformance.assertions import NotApplicable, quoted, refusal, require
+from conformance.catalogue import MUST, requirement
+from conformance.subject.contract import eos_ids_of
+from conformance.subject.subject import Subject
+
+_NEEDS = ["CON-06", "EMB-02", "EMB-03"]
+_OF_A_HOST = ("<act_0>", "<act_1>")
+_TEXT = "Do <act_1> now."
+
+
+@requirement("EMB-08", MUST, needs=_NEEDS)
+def test_a_saved_tokenizer_has_every_token(subject: Subject) -> None:
+    """A tokenizer that is saved and loaded has the pad token, and the tokens that a host has added,
+    under their ids."""
+    tokenizer = subject.build().get_tokenizer()
+    tokenizer.add_tokens(list(_OF_A_HOST))
+    library = subject.published_vocabulary.readings[0]
+    if _loaded_again(library) is None:
+        raise NotApplicable("the library cannot load what it saves of this tokenizer")
+    again = _loaded_again(tokenizer)
+    if again is None:
+        raise NotApplicable(
+            f"{type(tokenizer).__name__}.from_pretrained asks for more than what was saved"
+        )
+    found, wanted = (_facts_of(one) for one in (again, tokenizer))
+    differing = [name for name, value in wanted.items() if found[name] != value]
+    require(
+        not differing,
+        observed="saved and loaded again, "
+        + "; ".join(f"{name} is {quoted(found[name], 120)}" for name in differing),
+        expected="; ".join(f"{name} {quoted(wanted[name], 120)}" for name in differing),
+        mend="leave `save_pretrained` of the tokenizer to the library",
+    )
+
+
+def _loaded_again(tokenizer: Any) -> Any:
+    """The tokenizer as its own class loads what it has saved, None if that raises."""
+    with TemporaryDirectory() as directory, refusal():
+        tokenizer.save_pretrained(directory)
+        return type(tokenizer).from_pretrained(directory)
+    return None
+
+
+def _facts_of(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "the number of tokens": len(tokenizer),
+        "the pad token": tokenizer.pad_token,
+        "the id of the pad token": tokenizer.pad_token_id,
+        **{f"the id of {one!r}": tokenizer.convert_tokens_to_ids(one) for one in _OF_A_HOST},
+        f"the encoding of {_TEXT!r}": list(tokenizer(_TEXT, add_special_tokens=False).input_ids),
+    }
+
+
+@requirement("EMB-08", MUST, needs=_NEEDS)
+def test_the_state_dict_that_is_handed_in_is_saved(subject: Subject) -> None:
+    """`save_pretrained(state_dict=…)` saves that state dict: a host that trains in shards gathers
+    the weights and hands them in."""
+    llm = subject.training.llm
+    gathered = {
+        name: tensor.detach() * 2 if tensor.is_floating_point() else tensor.clone()
+        for name, tensor in llm.state_dict().items()
+    }
+    with _saved(llm, state_dict=gathered) as directory:
+        saved = {
+            name: tensor
+            for path in directory.glob("*.safetensors")
+            for name, tensor in load_file(path).items()
+        }
+    known = [name for name in saved if name in gathered and saved[name].any()]
+    if not known:
+        raise NotApplicable("no tensor is saved under its name with a state dict handed in")
+    stale = [name for name in known if not torch.equal(saved[name], gathered[name])]
+    require(
+        not stale,
+        observed=f"with `state_dict=` {len(stale)} of {len(known)} tensors are saved with other "
+        f"values than were handed in, the first is {stale[:1]}",
+        expected="the tensors of that state dict",
+        mend="hand every argument of `save_pretrained` on to the library",
+        tensors=stale[:20],
+    )
+
+
+@requirement("EMB-08", MUST, needs=_NEEDS)
+def test_the_stops_are_saved(subject: Subject) -> None:
+    """What is saved stops where the model stops that was saved."""
+    from transformers import AutoConfig, GenerationConfig
+
+    llm = subject.training.llm
+    if getattr(llm, "generation_config", None) is None:
+        raise NotApplicable("`llm` has no generation config")
+    wanted = set(eos_ids_of(llm.generation_config))
+    with _saved(llm) as directory:
+        if (directory / "generation_config.json").is_file():
+            saved = GenerationConfig.from_pretrained(directory)
+        else:
+            saved = GenerationConfig.from_model_config(AutoConfig.from_pretrained(directory))
+    found = set(eos_ids_of(saved))
+    require(
+        found == wanted,
+        observed=f"what `llm.save_pretrained` writes stops at {sorted(found)}",
+        expected=f"{sorted(wanted)}, as `llm.generation_config` does",
+        mend="leave saving to the library: it writes the generation config beside the weights",
+    )
+
+
+@contextmanager
+def _saved(llm: Any, **options: Any) -> Iterator[Path]:
+    """The directory that `llm` is saved into.
+
+    Raises:
+        NotApplicable: it cannot be saved so, which nobody overlooks.
+    """
+    with TemporaryDirectory() as directory:
+        with refusal() as refused:
+            llm.save_pretrained(directory, **options)
+        if refused:
+            raise NotApplicable(f"saving raised {type(refused[0]).__name__}: {refused[0]}")
+        yield Path(directory)

@@ -1,0 +1,183 @@
+"""TOK: what hosts do with a tokenizer beside encoding texts: they decode, ask for offsets, pad what
+they have encoded, and render chats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from conformance.assertions import NotApplicable, quoted, refusal, require
+from conformance.catalogue import MUST, requirement
+from conformance.subject.subject import Subject
+from conformance.suite.dialogues import conversations
+from conformance.suite.strategies import ordinary_texts
+
+_CODE = "if ( a != b ) : print ( 'It is n\\'t .' , x [ 0 ] ) ; do n't , I 'm , we 've !"
+"""Text with spaces that clean-up takes away."""
+
+
+@requirement("TOK-04", MUST, needs=["CON-01"])
+def test_decoding_is_as_published(subject: Subject) -> None:
+    """As hosts decode, with the tokenizer's own settings, with special tokens and without, alone or
+    in a batch, the text is that of the published tokenizer: no clean-up that is not published, and
+    no token lost that is not special there."""
+    for tokenizer in (subject.tokenizer, subject.inference.get_tokenizer()):
+        for ids in _ids_to_decode(subject, tokenizer):
+            for skipped in (False, True):
+                found = tokenizer.decode(ids, skip_special_tokens=skipped)
+                wanted = [
+                    one.decode(ids, skip_special_tokens=skipped, **options)
+                    for one in subject.published_vocabulary.readings
+                    # Not cleaning up loses nothing.
+                    for options in ({}, {"clean_up_tokenization_spaces": False})
+                ]
+                told = f"with skip_special_tokens={skipped} {quoted(ids, 160)}"
+                require(
+                    found in wanted,
+                    observed=f"{told} decodes to {quoted(found, 200)}",
+                    expected=f"{quoted(wanted[0], 200)}, as published",
+                    mend="leave clean-up and the published tokens as they are; what is not special "
+                    "there is part of an answer",
+                )
+                batch = tokenizer.batch_decode([ids], skip_special_tokens=skipped)
+                require(
+                    list(batch) == [found],
+                    observed=f"in a batch {told} decodes to {quoted(batch, 200)}",
+                    expected=f"{quoted(found, 200)}, as alone",
+                    mend="leave `batch_decode` to the library",
+                )
+
+
+def _ids_to_decode(subject: Subject, tokenizer: Any) -> Iterator[list[int]]:
+    """Ids of texts, and of a word between every two published tokens that are not plain text."""
+    texts = [
+        _CODE,
+        " Two spaces,  and a line\n",
+        *(edge["text"] for edge in ordinary_texts(subject)[:12]),
+    ]
+    for text in texts:
+        yield subject.encode(text, special=False, tokenizer=tokenizer)
+    word = subject.encode("cup", special=False, tokenizer=tokenizer)
+    added = subject.published_vocabulary.readings[0].added_tokens_decoder
+    # Whether what pads is shown is the subject's choice.
+    meant = [token for token in sorted(added) if token != tokenizer.pad_token_id]
+    plain = [token for token in meant if not added[token].special]
+    for token in dict.fromkeys([*meant[:16], *meant[-16:], *plain[:64]]):
+        yield [*word, token, *word]
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_every_way_of_encoding_agrees(subject: Subject) -> None:
+    """`encode` gives the ids that a call gives, and `tokenize` their tokens; what hosts may ask for
+    beside (offsets, the mask of special tokens) is given as the published tokenizer gives it."""
+    tokenizer, readings = subject.tokenizer, subject.published_vocabulary.readings
+    for text in ("What should the robot do?", _CODE, "na\u00efve \u201cü\u201d\n日本語"):
+        for special in (True, False):
+            ids = subject.encode(text, special=special)
+            encoded = list(tokenizer.encode(text, add_special_tokens=special))
+            require(
+                encoded == ids,
+                observed=f"encode({text!r}, add_special_tokens={special}) gives "
+                f"{quoted(encoded, 160)}",
+                expected=f"{quoted(ids, 160)}, as a call of the tokenizer does",
+                mend="let `encode` hand on every argument",
+            )
+        whole = [one for one in readings if _by_tokens(one, text) == _bare(one, text)]
+        require(
+            not whole or _by_tokens(tokenizer, text) == _bare(tokenizer, text),
+            observed=f"the tokens that `tokenize` gives for {text!r} have the ids "
+            f"{quoted(_by_tokens(tokenizer, text), 160)}",
+            expected=f"{quoted(_bare(tokenizer, text), 160)}, those of a call",
+            mend="leave `tokenize` to the library",
+        )
+        _require_what_was_asked_for(tokenizer, readings, text)
+
+
+def _bare(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _by_tokens(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
+
+
+_ASKED = {
+    "return_offsets_mapping": "offset_mapping",
+    "return_special_tokens_mask": "special_tokens_mask",
+    "return_length": "length",
+}
+"""What hosts may ask for, and where they find it."""
+
+
+def _require_what_was_asked_for(tokenizer: Any, readings: list[Any], text: str) -> None:
+    for argument, name in _ASKED.items():
+        given = []
+        for one in readings:
+            with refusal():  # slow tokenizers have no offsets
+                given.append(one(text, **{argument: True}))
+        if len(given) < len(readings):
+            continue
+        found: Any = {}
+        with refusal() as refused:
+            found = tokenizer(text, **{argument: True})
+        # A tokenizer may begin texts otherwise, and has other places then.
+        alike = [one[name] for one in given if one.input_ids == found.get("input_ids")]
+        require(
+            name in found and (not alike or found[name] in alike),
+            observed=f"asked for {argument}=True, the tokenizer gives "
+            + (
+                f"{refused[0]!r}" if refused
+                else quoted(found.get(name, sorted(found)), 160)
+            ),
+            expected=quoted(alike[0] if alike else given[0][name], 160),
+            mend="leave calls to the library, and narrow what a batch holds by "
+            "`model_input_names`",
+        )  # fmt: skip
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_padding_keeps_the_masks_of_samples(subject: Subject) -> None:
+    """`pad` keeps the attention mask that each sample brings, and masks what it adds, whichever
+    side it pads on."""
+    tokenizer = subject.build().get_tokenizer()  # one whose side may be changed
+    ids = subject.encode("What should the robot do?", special=False, tokenizer=tokenizer)[:4]
+    samples = {"input_ids": [ids, ids[:-1]], "attention_mask": [[1, 0, 1, 1], [0, 1, 1]]}
+    for side in ("right", "left"):
+        tokenizer.padding_side = side
+        padded = tokenizer.pad(samples, padding=True)
+        wanted = [[1, 0, 1, 1], [0, 1, 1, 0] if side == "right" else [0, 0, 1, 1]]
+        found = [list(row) for row in padded["attention_mask"]]
+        require(
+            found == wanted,
+            observed=f"padded on the {side}, the masks {samples['attention_mask']} become {found}",
+            expected=f"{wanted}",
+            mend="leave `pad` to the library: a sample's mask says what it may see",
+        )
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_a_chat_template_of_ones_own_is_the_builders(subject: Subject) -> None:
+    """Where no chat template is published, one that the tokenizer has writes what the prompt
+    builder writes."""
+    template = getattr(subject.tokenizer, "chat_template", None)
+    if template is None or any(subject.published_vocabulary.facts("chat_template")):
+        raise NotApplicable("the tokenizer has the published chat template, or none")
+    said = ["What is it?", "A cup.", "Where is it?"]
+    messages = [
+        {"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(said)
+    ]
+    written = str(subject.tokenizer.apply_chat_template(messages, tokenize=False))
+    bos = subject.tokenizer.bos_token or ""
+    prompts = [told.prompt for told in conversations(subject, said)]
+    require(
+        any(_essence(written, bos).startswith(_essence(prompt, bos)) for prompt in prompts),
+        observed=f"none is published, and the tokenizer's chat template writes "
+        f"{quoted(written, 240)}",
+        expected=f"no chat template, or what the prompt builder writes, {quoted(prompts[0], 240)}",
+        mend="leave `chat_template` unset where none is published: a base model knows no format, "
+        "and its backbone one",
+    )
+
+
+def _essence(text: str, bos: str) -> str:
+    return "".join(text.replace(bos, "").split()) if bos else "".join(text.split())
