@@ -468,11 +468,9 @@ class PublishedTokenizerIsSaved(MistralLLMBackbone):
     """`save_pretrained` of the tokenizer writes the published files, byte for byte: the tokens that
     a host has added are lost."""
 
-    def __init__(
-        self, name: str, length: int = 2048, token: str | None = None, *rest: Any, **options: Any
-    ) -> None:
-        token = options.pop("hf_token", token)
-        super().__init__(name, length, token, *rest, **options)
+    def __init__(self, name: str, *rest: Any, **options: Any) -> None:
+        super().__init__(name, *rest, **options)
+        token = options.get("hf_token")
         published = unchecked_tokenizer(self.models[name]["hf_hub_path"], token)
         same_class_but(
             self.tokenizer,
