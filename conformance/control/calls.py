@@ -511,6 +511,12 @@ def _freeze(backbone: Any, trained: str) -> None:
         parameter.requires_grad_(id(parameter) in kept)
 
 
+def copied_with_its_tokenizer(backbone: Any) -> Any:
+    """A deep copy that has the same tokenizer: that takes longest to copy, and computes nothing."""
+    kept = [backbone.get_tokenizer()] if hasattr(backbone, "get_tokenizer") else []
+    return copy.deepcopy(backbone, {id(one): one for one in kept})
+
+
 def _grown_copy(backbone: Any, *, assigned: bool) -> Any:
     """A deep copy with other weights than the original's, written in place or `assigned` as new
     tensors: what still reads the original's, or the copy's old ones, computes otherwise.
@@ -518,10 +524,8 @@ def _grown_copy(backbone: Any, *, assigned: bool) -> Any:
     Raises:
         NoSuchState: if it cannot, which nobody overlooks.
     """
-    # A tokenizer takes longest to copy, and computes nothing here.
-    kept = [backbone.get_tokenizer()] if hasattr(backbone, "get_tokenizer") else []
     try:
-        copied = copy.deepcopy(backbone, {id(one): one for one in kept})
+        copied = copied_with_its_tokenizer(backbone)
     except Exception as error:
         raise NoSuchState from error
     if assigned:

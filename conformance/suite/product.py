@@ -181,6 +181,8 @@ class Compared:
 
         A defect is found soon whichever of them shows it, and the longest texts come last.
         """
+        for build in self._backbones.keys() - set(FACTORS["build"]):
+            del self._backbones[build]  # no row asks for it, and its tokenizer takes much memory
         factors, found = self.factors(), list[tuple[bool, float, Row]]()
         for one in (factors, with_gradients(factors)):
             rows = list(covering_rows(one))

@@ -19,6 +19,7 @@ from conformance.assertions import (
 )
 from conformance.catalogue import MUST, requirement
 from conformance.control import Inputs, embeddings_of, is_for_inference
+from conformance.control.calls import copied_with_its_tokenizer
 from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
@@ -252,7 +253,7 @@ def test_copies_generate_by_themselves(subject: Subject) -> None:
         emitted = []
         for one in (control, backbone):
             with refusal() as refused:  # CON-16 judges copying
-                copied = copy.deepcopy(one)
+                copied = copied_with_its_tokenizer(one)
             if refused:
                 break
             llm: Any = copied.llm

@@ -48,27 +48,26 @@ def test_copies_go_on_by_themselves(subject: Subject) -> None:
                 copied = copied_by(builder)
             if refused:
                 continue
+            another = copied_by(builder)
             _go_on(copied, ("On the floor.", "Leave it."))
-            pairs = {
-                f"{way}, and the copy gone on with": (builder, obedient),
-                way: (copied_by(builder), obedient),
-            }
-            _go_on(obedient, _LATER)
-            for name, (one, wanted) in pairs.items():
-                _go_on(one, _LATER)
+            wanted = _go_on(obedient, _LATER)
+            for name, one in ((way, another), (f"{way}, and the copy gone on with", builder)):
+                found = _go_on(one, _LATER)
                 require(
-                    one.get_prompt() == wanted.get_prompt(),
-                    observed=f"{host} a builder that was {name} after three turns tells "
-                    f"{quoted(one.get_prompt(), 240)}",
-                    expected=f"{quoted(wanted.get_prompt(), 240)}, as one that was not",
+                    found == wanted,
+                    observed=f"{host} a builder that was {name} after three turns "
+                    f"tells {quoted(found, 240)}",
+                    expected=f"{quoted(wanted, 240)}, as one that was not",
                     mend="keep the turns in the instance, and let Python copy all that is in it",
                 )
 
 
-def _go_on(builder: Any, messages: tuple[str, str]) -> None:
-    """An answer and a question more."""
-    for role, text in zip(reversed(ROLES), messages, strict=True):
-        builder.add_turn(role, text)
+def _go_on(builder: Any, messages: tuple[str, str]) -> str:
+    """The prompt with an answer and a question more, or what kept it from that."""
+    with refusal() as refused:
+        for role, text in zip(reversed(ROLES), messages, strict=True):
+            builder.add_turn(role, text)
+    return f"{type(refused[0]).__name__}: {refused[0]}" if refused else str(builder.get_prompt())
 
 
 _BESIDE = ("Is it red?", "No.", "Is it blue?")
