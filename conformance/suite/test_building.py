@@ -47,10 +47,11 @@ fewer, or say that it has more."""
 @requirement("CON-16", MUST, needs=["CON-02", "CON-05", "CON-13", "CON-14"])
 def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None:
     """However it is built (`inference_mode`, `use_flash_attention_2`, without a token, with an
-    argument left to its default, on another rank as launchers start it) or copied, the backbone
-    is the same: configs, modules, dtypes, buffers, dropout rates, tokenizer and the members of
-    the contract. Where `inference_mode` is left out, it is built for training; and a copy keeps
-    what a host has changed."""
+    argument left to its default, for more tokens or fewer, on another rank as launchers start it,
+    under another default dtype) or copied, the backbone is the same: configs, modules, dtypes,
+    buffers, dropout rates, tokenizer, prompts and the members of the contract. Where
+    `inference_mode` is left out, it is built for training; and a copy keeps what a host has
+    changed."""
     together = compared(subject)
     for build, argument in BUILDS.items():
         if together.backbone(build) is None:

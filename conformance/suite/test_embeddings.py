@@ -170,7 +170,8 @@ def test_new_rows_are_finite(subject: Subject) -> None:
 def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     """Saving what was constructed and constructing from it adds no rows: the pad-and-resize step is
     idempotent. What is saved is what the model holds, bit-equal, and what is constructed from it
-    computes the same: the saved config describes the model that runs."""
+    computes the same: the saved config describes the model that runs. A state dict that is handed
+    in is what is saved; the stops are saved, and a tokenizer with every token that was added."""
 
     def save(snapshot: Path) -> None:
         with TemporaryDirectory() as directory:

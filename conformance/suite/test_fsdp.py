@@ -91,10 +91,11 @@ def test_only_the_rest_lies_outside_the_layers(subject: Subject) -> None:
 @requirement("FSDP-03", MUST, needs=["FSDP-01"], uses=[*WRAPPING, "forward"])
 def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     """`FullyShardedDataParallel` around the whole backbone, as hosts wrap it, with
-    `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are,
-    whatever is frozen, built for inference, cast and of a copy too, and its forward gives the
-    logits of the backbone unwrapped; every parameter that the forward uses is registered, under
-    one name unless weights are tied, and no copy of the weights is kept beside them."""
+    `get_fsdp_wrapping_policy()` makes exactly layers + 1 units, however large modules are, whatever
+    is frozen, built for inference, cast and of a copy too, and its forward gives the logits of the
+    backbone unwrapped; every parameter that the forward uses is registered, under one name unless
+    weights are tied, and no copy of the weights is kept beside them. Of a host's other modules the
+    policy makes no units."""
     from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
 
     backbone = subject.build().eval()

@@ -38,7 +38,8 @@ from conformance.suite.product import (
 def test_generation_in_any_state(subject: Subject) -> None:
     """However it is built, generation emits what the library's own model emits: from prompts alone
     and left-padded in a batch, as ids and as embeddings, in `eval()` and after `train()`, over 70
-    tokens, and again; built for inference it computes no more positions for it."""
+    tokens, behind a cache that holds the beginning, and again; built for inference it computes no
+    more positions for it."""
     together = _that_generates(subject)
 
     @functools.cache

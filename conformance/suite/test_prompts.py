@@ -196,7 +196,7 @@ def test_an_uncovered_identifier_is_refused(subject: Subject, identifier: str) -
 @for_all(messages=dialogue, edges=dialogues)
 def test_turns_concatenate_to_the_prompt(subject: Subject, messages: list[str]) -> None:
     """*Concatenation*: the strings that `add_turn` returned, joined, are the prompt (up to bos
-    removal and trailing space)."""
+    removal and trailing space), of more than 500 messages too."""
     bos = subject.tokenizer.bos_token or ""
     for told in conversations(subject, messages):
         strings = [*told.turns, told.prompt]
@@ -244,8 +244,8 @@ def test_the_potential_prompt_strips_alike(subject: Subject, history: list[str],
 @for_all_runs
 def test_reading_changes_nothing(subject: Subject) -> type[StepMachine]:
     """*Purity*: reading (`get_prompt`, `get_potential_prompt`) changes nothing; two builders share
-    nothing, whether their class was taken from the backbone once or for each; and one that nobody
-    holds is freed."""
+    nothing, whether their class was taken from the backbone once or for each, whether one is a
+    copy of the other, and in whichever threads; and one that nobody holds is freed."""
 
     class Reading(StepMachine):
         def __init__(self) -> None:
@@ -421,7 +421,7 @@ def test_messages_survive_without_image_markers(subject: Subject, messages: list
     """`<image>` markers are stripped from messages, which are then told as the same messages
     without markers are; everything else of an ordinary message survives verbatim up to surrounding
     space, however long it is and however often it was said. Nothing stands in the place of an empty
-    question."""
+    question, and the thoughts of the last answer are told."""
     for told in conversations(subject, messages):
         for number, (sent, turn) in enumerate(zip(messages, told.turns, strict=True)):
             expected = sent.replace(IMAGE_MARKER, "").strip()
@@ -506,7 +506,7 @@ def _asked_next(host: Host, said: list[str], question: str) -> dict[str, str]:
 @for_all(examples=10, question=message)
 def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> None:
     """An empty assistant message still yields a non-empty turn that ends in the terminator, and
-    holds nothing in its place."""
+    holds nothing in its place; None is no word."""
     for told in conversations(subject, [question, ""]):
         require(
             told.turns[1].rstrip().endswith(subject.terminator) and bool(subject.terminator),
@@ -592,7 +592,8 @@ def test_prompts_follow_the_official_template(
 ) -> None:
     """Prompts encode to the token ids of the family's official template, up to trailing space,
     those of base models to the seed's; every accepted difference is listed with its reason in the
-    recipe. Mistral's oracle is mistral-common itself."""
+    recipe. A system prompt is trimmed where the template trims it. Mistral's oracle is
+    mistral-common itself."""
     if not subject.declared.system_prompt:
         system_prompt = None
     for told in conversations(subject, messages, system_prompt):
@@ -727,8 +728,8 @@ def test_encoding_by_turns_is_encoding_the_whole(subject: Subject, messages: lis
 def test_a_system_prompt_appears_once(
     subject: Subject, system_prompt: str, messages: list[str]
 ) -> None:
-    """A custom system prompt appears exactly once, or the builder declares that it takes none; an
-    empty one stands in the place of the default too."""
+    """A custom system prompt appears exactly once, or the builder declares that it takes none, and
+    opens no turn for it; an empty one stands in the place of the default too."""
     if not subject.declared.system_prompt:
         raise NotApplicable("the family declares that it takes no system prompt")
     marked = f"<[{system_prompt}]>"
