@@ -279,13 +279,11 @@ def _first_unmet(needs: Iterable[str], by_id: Mapping[str, ClauseOutcome]) -> Cl
 
 
 def _told(denying: Iterable[ClauseOutcome], noun: str) -> str:
-    """`1 MUST not met, 35 blocked`: the first alone are to be mended."""
+    """`1 MUST not met, 35 MUSTs blocked`: the first alone are to be mended, and a count of all
+    blocked clauses is another."""
     kinds = Counter(_STANDING.get(one.outcome, "not met") for one in denying)
     counts = [(kinds[kind], kind) for kind in ("not met", *_STANDING.values()) if kind in kinds]
-    (number, kind), *others = counts
-    return ", ".join(
-        [f"{_clauses(number, noun)} {kind}", *(f"{number} {kind}" for number, kind in others)]
-    )
+    return ", ".join(f"{_clauses(number, noun)} {kind}" for number, kind in counts)
 
 
 def _clauses(number: int, kind: str = "clause") -> str:

@@ -28,7 +28,7 @@ def test_an_unmet_should_is_a_warning(how: str) -> None:
 
 
 def test_what_is_blocked_is_not_counted_among_what_is_to_be_mended() -> None:
-    assert one_cause_that_blocks().reasons_for_denial == ("1 MUST not met, 2 blocked",)
+    assert one_cause_that_blocks().reasons_for_denial == ("1 MUST not met, 2 MUSTs blocked",)
     assert verdict(outcome("PAD-03", "blocked", root_cause="PAD-01")).reasons_for_denial == (
         "1 MUST blocked",
     )
