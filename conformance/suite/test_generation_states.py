@@ -13,6 +13,7 @@ import torch
 from conformance.assertions import (
     NotApplicable,
     is_slip_of_ours,
+    quoted,
     refusal,
     require,
     within,
@@ -98,14 +99,20 @@ def test_generation_in_any_state(subject: Subject) -> None:
 
 @requirement("GEN-05", MUST, profile="numerics")
 def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
-    """Beams, several sequences a prompt, and a generation config that the caller hands over give
-    what the library's own model gives."""
+    """Beams, several sequences a prompt, bounds, stops, penalties and forbidden words of the
+    caller's, and a generation config that it hands over give what the library's own model
+    gives."""
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     together = _that_generates(subject)
     ids, mask = _prompts(together.inputs, 2, 8)
-    filling = int(together.inputs.ordinary[0])
+    filling, *few = together.inputs.ordinary[:9].tolist()
     greedy = {"do_sample": False, "pad_token_id": filling}
+    with torch.no_grad():
+        said = together.control("inference").llm.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=4, **greedy
+        )[0, ids.shape[1] :]
+    stops, said = [int(said[1])], said.tolist()
     asked: dict[str, dict[str, Any]] = {
         "num_beams=2 and num_return_sequences=2": {
             **greedy, "max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2,
@@ -126,6 +133,13 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
             **greedy, "max_new_tokens": 4,
             "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
         },
+        f"max_length={ids.shape[1] + 2}": {**greedy, "max_length": ids.shape[1] + 2},
+        "eos_token_id of the caller's": {**greedy, "max_new_tokens": 5, "eos_token_id": stops},
+        "bad_words_ids": {**greedy, "max_new_tokens": 4, "bad_words_ids": [[one] for one in said]},
+        "prefix_allowed_tokens_fn": {
+            **greedy, "max_new_tokens": 3, "prefix_allowed_tokens_fn": lambda _, so_far: few,
+        },
+        "repetition_penalty=5.0": {**greedy, "max_new_tokens": 6, "repetition_penalty": 5.0},
     }  # fmt: skip
     for build, backbone, control in together.pairs():
         for told, options in asked.items():
@@ -143,6 +157,61 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
                 expected=f"{wanted}, which the library's own model emits",
                 mend="leave `generate` to the library, with every argument",
             )
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_what_is_asked_for_beside_comes_back(subject: Subject) -> None:
+    """A streamer is told each token as it is emitted, and hidden states, scores and the cache come
+    back where they are asked for."""
+    together = _that_generates(subject)
+    ids, mask = _prompts(together.inputs, 1, 6)
+    for build, backbone, control in together.pairs():
+        shapes, streamed = [], []
+        for one in (control, backbone):
+            streamer, llm = _Streamer(), one.llm
+            with torch.no_grad():
+                out = llm.generate(
+                    input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=3,
+                    pad_token_id=int(together.inputs.ordinary[0]), streamer=streamer,
+                    return_dict_in_generate=True, output_scores=True, output_hidden_states=True,
+                )  # fmt: skip
+            streamed.append(streamer.told == out.sequences[0].tolist())
+            shapes.append(
+                {
+                    "scores": len(out.scores or ()),
+                    "hidden states": [
+                        [tuple(state.shape) for state in step] for step in out.hidden_states or ()
+                    ],
+                }
+            )
+        wanted, found = shapes
+        differing = [name for name in wanted if found[name] != wanted[name]]
+        require(
+            not differing and streamed[0] <= streamed[1],
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, "
+            + (
+                f"generation returns {differing[0]} {quoted(found[differing[0]], 120)}"
+                if differing
+                else "a streamer is not told the tokens that come back"
+            ),
+            expected=f"{quoted(wanted[differing[0]], 120)}, as the library's own model"
+            if differing
+            else "each of them: somebody reads along",
+            mend="leave `generate` to the library, with every argument",
+        )
+
+
+class _Streamer:
+    """Notes what it is told, as `transformers.TextStreamer` does."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.told += value.flatten().tolist()
+
+    def end(self) -> None:
+        pass
 
 
 @requirement("GEN-05", MUST, profile="numerics")

@@ -3,7 +3,9 @@ they have encoded, and render chats."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import pickle
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
@@ -153,6 +155,100 @@ def test_padding_keeps_the_masks_of_samples(subject: Subject) -> None:
             expected=f"{wanted}",
             mend="leave `pad` to the library: a sample's mask says what it may see",
         )
+
+
+_ROWS = ["What should the robot do?", "Stop."]
+_PADDED: dict[str, dict[str, Any]] = {
+    "pad_to_multiple_of=8": {"padding": True, "pad_to_multiple_of": 8},
+    'padding="max_length" and max_length=24': {"padding": "max_length", "max_length": 24},
+    'return_tensors="np"': {"padding": True, "return_tensors": "np"},
+    "padding and truncation to 4": {"padding": True, "truncation": True, "max_length": 4},
+}
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_batches_are_padded_as_asked(subject: Subject) -> None:
+    """Padded to a multiple, to a length or as arrays, a batch has the width that the published
+    tokenizer gives it, each row its own ids, and the pad for the rest."""
+    tokenizer, readings = subject.tokenizer, subject.published_vocabulary.readings
+    alone = [subject.encode(text) for text in _ROWS]
+    for told, options in _PADDED.items():
+        widths = set()
+        for one in readings:
+            if [list(one(text).input_ids) for text in _ROWS] == alone:
+                with refusal():
+                    widths.add(_width(one, tokenizer.pad_token, options))
+        batch = tokenizer(_ROWS, **options)
+        rows = [[int(token) for token in row] for row in batch["input_ids"]]
+        masks = [[int(real) for real in row] for row in batch["attention_mask"]]
+        real = [
+            [token for token, counts in zip(row, mask, strict=True) if counts]
+            for row, mask in zip(rows, masks, strict=True)
+        ]
+        filling = {
+            token
+            for row, mask in zip(rows, masks, strict=True)
+            for token, counts in zip(row, mask, strict=True)
+            if not counts
+        }
+        kept = all(row == ids[: len(row)] and row for row, ids in zip(real, alone, strict=True))
+        require(
+            kept
+            and filling <= {tokenizer.pad_token_id}
+            and (not widths or {len(row) for row in rows} <= widths),
+            observed=f"with {told}, {_ROWS} become {quoted(rows, 240)}, masked {masks}",
+            expected=f"the ids {quoted(alone, 160)}, filled with {tokenizer.pad_token_id} to a "
+            f"width of {sorted(widths)}",
+            mend="hand every argument of a call on to the library",
+        )
+
+
+def _width(published: Any, pad: str, options: dict[str, Any]) -> int:
+    """How wide the published tokenizer pads; it is given the pad for the time being."""
+    before = published.pad_token
+    published.pad_token = pad if pad in published.get_vocab() else published.eos_token
+    try:
+        return len(published(_ROWS, **options)["input_ids"][0])
+    finally:
+        published.pad_token = before
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_copies_of_the_tokenizer_are_alike(subject: Subject) -> None:
+    """A tokenizer that is copied or pickled, as workers of data loaders are sent it, encodes, pads
+    and truncates as it does, and knows what a host has added."""
+    tokenizer = subject.build().get_tokenizer()
+    tokenizer.add_tokens(["<act_0>"])
+    tokenizer.padding_side = "left"
+    wanted = _traits_of(tokenizer)
+    ways: dict[str, Callable[[Any], Any]] = {
+        "copied": copy.deepcopy,
+        "pickled": lambda one: pickle.loads(pickle.dumps(one)),
+    }
+    for told, copied in ways.items():
+        found: dict[str, Any] = {}
+        with refusal() as refused:  # a class of a function's own cannot be pickled
+            found = _traits_of(copied(tokenizer))
+        differing = [] if refused else [name for name in wanted if found[name] != wanted[name]]
+        require(
+            not differing,
+            observed=f"{told}, " + "; ".join(f"{one} is {quoted(found[one])}" for one in differing),
+            expected="; ".join(f"{one} {quoted(wanted[one])}" for one in differing),
+            mend="leave copying to Python, and keep no settings outside the tokenizer",
+        )
+
+
+def _traits_of(tokenizer: Any) -> dict[str, Any]:
+    batch = tokenizer(["Do <act_0> now.", _CODE], padding=True)
+    return {
+        "the number of tokens": len(tokenizer),
+        "the side it pads on": tokenizer.padding_side,
+        "the length it truncates to": tokenizer.model_max_length,
+        "the special tokens": tokenizer.special_tokens_map,
+        "the chat template": getattr(tokenizer, "chat_template", None),
+        "a padded batch": [list(map(int, row)) for row in batch["input_ids"]],
+        "a decoded text": tokenizer.decode(batch["input_ids"][0], skip_special_tokens=True),
+    }
 
 
 @requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])

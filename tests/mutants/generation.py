@@ -151,3 +151,46 @@ class OneNewTokenACall(MistralLLMBackbone):
             return inputs
 
         self.llm.prepare_inputs_for_generation = prepared
+
+
+class _Generates(MistralLLMBackbone):
+    """The Mistral reference, of whose `generate` a defect changes the arguments."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate = self.llm.generate
+
+        @functools.wraps(generate)
+        def changed(*args: Any, **options: Any) -> Any:
+            self.change(options)
+            return generate(*args, **options)
+
+        self.llm.generate = changed
+
+    def change(self, options: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+
+@planted("GEN-05")
+class NobodyReadsAlong(_Generates):
+    """`streamer` is dropped on the way: a chat shows nothing until the answer is complete."""
+
+    def change(self, options: dict[str, Any]) -> None:
+        options.pop("streamer", None)
+
+
+@planted("GEN-05", on=PURE)
+class StopsAreItsOwn(_Generates):
+    """The stops are those of the backbone, whatever the caller says: a format that ends in another
+    token runs on."""
+
+    def change(self, options: dict[str, Any]) -> None:
+        options.pop("eos_token_id", None)
+
+
+@planted("GEN-05", on=PURE)
+class WordsAreNotForbidden(_Generates):
+    """Arguments that the author does not know are left out, `bad_words_ids` among them."""
+
+    def change(self, options: dict[str, Any]) -> None:
+        options.pop("bad_words_ids", None)

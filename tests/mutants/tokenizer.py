@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from tokenizers import decoders, models, processors
@@ -476,3 +477,35 @@ class PublishedTokenizerIsSaved(MistralLLMBackbone):
             self.tokenizer,
             save_pretrained=lambda _, *args, **kwargs: published.save_pretrained(*args, **kwargs),
         )
+
+
+@planted("TOK-09")
+class WidthAsItComes(CalledOtherwise, MistralLLMBackbone):
+    """`pad_to_multiple_of` is dropped on the way: kernels get batches of odd widths."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        options.pop("pad_to_multiple_of", None)
+        return call(text, **options)
+
+
+def _as_it_is(tokenizer: Any) -> Any:
+    return tokenizer
+
+
+@planted("TOK-09", on=PURE)
+class PickledAsBuilt(_Extended):
+    """A tokenizer is pickled as it was built, which is small: workers do not know what a host has
+    added since."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        as_built = copy.deepcopy(self.tokenizer)
+
+        def deepcopy(tokenizer: Any, memo: Any) -> Any:
+            copied = plain.__new__(type(tokenizer))
+            vars(copied).update(copy.deepcopy(vars(tokenizer), memo))
+            return copied
+
+        def reduce(tokenizer: Any, protocol: Any) -> Any:
+            return _as_it_is, (as_built,)
+
+        return {"__reduce_ex__": reduce, "__deepcopy__": deepcopy}
