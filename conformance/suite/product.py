@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -70,7 +69,7 @@ BUILDS = {
     "all at once": "inference_mode=True, use_flash_attention_2=True, hf_token=None and the "
     "llm_max_length that is published",
     "longer": "an llm_max_length of twice the positions that are published",
-    "copied": "copy.deepcopy", "pickled": "pickle.loads(pickle.dumps(…))",
+    "copied": "copy.deepcopy",
     "another rank": "RANK, SLURM_PROCID and the like = 1, and ACCELERATE_MIXED_PRECISION = bf16, "
     "in the environment, as launchers set them",
     **{build: f"{argument} left out" for build, argument in LEFT_OUT.items()},
@@ -297,8 +296,6 @@ class Compared:
             )
         if build == "copied":
             backbone = copy.deepcopy(backbone)
-        if build == "pickled":
-            backbone = pickle.loads(pickle.dumps(backbone))
         parameters = dict(backbone.llm.named_parameters())
         self.dtypes[build] = {name: parameter.dtype for name, parameter in parameters.items()}
         self.sums[build] = {

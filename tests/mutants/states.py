@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import os
 import weakref
@@ -1764,17 +1763,3 @@ class FrequenciesByDefault(PhiLLMBackbone):
         for name, buffer in self.llm.named_buffers():
             if name.endswith("inv_freq"):
                 buffer.copy_(buffer.to(torch.get_default_dtype()))
-
-
-@planted("CON-16")
-class SamplesOnceItIsSent(MistralLLMBackbone):
-    """Pickled, as spawned workers are sent it, the backbone comes back sampling."""
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        copied = type(self).__new__(type(self))
-        vars(copied).update(copy.deepcopy(vars(self), memo))
-        return copied
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self.llm.generation_config.do_sample = True
