@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from unittest import mock
 import torch
 
 from conformance.assertions import getting_on, is_slip_of_ours
-from conformance.control.states import CHANGING, DEFAULTS, Row
+from conformance.control.states import CHANGING, DEFAULTS, SECOND_RANK, Row
 from conformance.parity.equality import parameters_by_name
 from conformance.parity.library import attention_of, text_config
 
@@ -213,7 +214,7 @@ def _second_of_two_ranks() -> Iterator[None]:
         raise NoSuchState from error
     collectives = {name: asks for name in _COLLECTIVES if hasattr(dist, name)}
     try:
-        with mock.patch.dict(vars(dist), collectives):
+        with mock.patch.dict(vars(dist), collectives), mock.patch.dict(os.environ, SECOND_RANK):
             yield
     finally:
         dist.destroy_process_group()

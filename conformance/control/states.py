@@ -67,6 +67,14 @@ LLM_MAX_LENGTH = 128
 """The `llm_max_length` of the compared instances, in tokens: short, so that longer sequences are
 cheap. It limits the tokenizer alone."""
 
+SECOND_RANK: Mapping[str, str] = {
+    "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "2", "PMI_RANK": "1",
+    "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "2",
+    "GLOBAL_RANK": "1", "NODE_RANK": "1", "GROUP_RANK": "1",
+}  # fmt: skip
+"""The environment of the second of two ranks, as torchrun, Slurm and MPI set it."""
+
 _TOKENS = 66
 """The most tokens of a batch of two or more: most of the time goes into logits over a whole
 vocabulary."""

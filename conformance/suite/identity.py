@@ -91,6 +91,14 @@ def generation_traits(generation_config: Any) -> dict[str, Any]:
     }
 
 
+def configs_of(backbone: Any) -> dict[str, Any]:
+    """The settings of both configs of `llm`, by name."""
+    return {
+        **plain(getattr(backbone.llm, "config", None)),
+        **generation_traits(getattr(backbone.llm, "generation_config", None)),
+    }
+
+
 def plain(config: Any) -> Mapping[str, Any]:
     """A config as a mapping; empty if there is none."""
     return config.to_dict() if hasattr(config, "to_dict") else {}

@@ -41,7 +41,7 @@ from conformance.control import (
     with_gradients,
 )
 from conformance.control.calls import LOSS_IN_HALF, declared_dropout, without_dropout
-from conformance.control.states import LLM_MAX_LENGTH
+from conformance.control.states import LLM_MAX_LENGTH, SECOND_RANK
 from conformance.parity.library import in_float32, keep_layers, text_config
 from conformance.subject.subject import Subject
 from conformance.suite.models import first_rows, positions_of, vocabulary_tensors
@@ -325,13 +325,7 @@ def _rows_for_gradients_of_patches() -> list[Row]:
 def _on_another_rank() -> Iterator[None]:
     """The environment of the second of two ranks, as torchrun, Slurm and MPI set it, and
     `accelerate launch`, which asks for bfloat16 beside master weights in float32."""
-    ranks = {
-        "RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
-        "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "2", "PMI_RANK": "1",
-        "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1",
-        "OMPI_COMM_WORLD_SIZE": "2", "GLOBAL_RANK": "1", "NODE_RANK": "1", "GROUP_RANK": "1",
-    }  # fmt: skip
-    with mock.patch.dict(os.environ, ranks | {"ACCELERATE_MIXED_PRECISION": "bf16"}):
+    with mock.patch.dict(os.environ, {**SECOND_RANK, "ACCELERATE_MIXED_PRECISION": "bf16"}):
         yield
 
 

@@ -19,6 +19,7 @@ from conformance.assertions import (
     within,
 )
 from conformance.catalogue import MUST, requirement
+from conformance.control import Inputs
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import attention_of
@@ -119,6 +120,48 @@ def test_large_padded_batches_keep_their_rows(subject: Subject) -> None:
                 expected="each row's own logits in its place",
                 mend="put rows back where they were, whatever order they are computed in",
             )
+
+
+@requirement("FWD-14", MUST, profile="numerics")
+def test_unusual_positions_and_masks_count(subject: Subject) -> None:
+    """Positions may be one row for a whole batch, texts may be packed otherwise in each row, and a
+    mask may be in half precision, as hosts cast batches: the library's own model takes them so."""
+    together = compared(subject)
+    for told, call in _unusual_calls(together.inputs).items():
+        for build, backbone, control in together.pairs():
+            real = call.get("attention_mask", torch.ones_like(call["input_ids"])).bool()
+            with torch.no_grad():
+                with refusal() as refused:
+                    wanted = control(**call).logits[real][:, together.inputs.columns]
+                if refused:  # what the library cannot do is not asked of the subject
+                    continue
+                found = backbone(**call).logits[real][:, together.inputs.columns]
+            error = relative_rms(found, wanted)
+            within(
+                "logits",
+                error,
+                SEMANTICS,
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, with {told} the logits "
+                f"differ by a relative RMS of {error:.2g}",
+                expected="what the library's own model returns for the same call",
+                mend="hand positions and masks on as they are",
+                conditions=conditions(found.dtype, found.device),
+            )
+
+
+def _unusual_calls(inputs: Inputs) -> dict[str, dict[str, torch.Tensor]]:
+    ids, long = inputs.ids(2, 10), inputs.ids(1, 300)
+    counted = torch.arange(10)
+    packed = torch.stack([torch.cat([counted[:cut], counted[: 10 - cut]]) for cut in (4, 7)])
+    padded = torch.ones(1, 300, dtype=torch.bfloat16)
+    padded[:, :9] = 0
+    return {
+        "positions of one row for a batch of two": {
+            "input_ids": ids, "position_ids": packed[:1], "attention_mask": torch.ones_like(ids),
+        },
+        "texts that are packed otherwise in each row": {"input_ids": ids, "position_ids": packed},
+        "a mask in bfloat16 over 300 tokens": {"input_ids": long, "attention_mask": padded},
+    }  # fmt: skip
 
 
 @requirement("FWD-14", MUST, profile="numerics")

@@ -812,7 +812,7 @@ def test_no_token_is_no_difference(subject: Subject) -> None:
 
 _OF_EVERY_ID = (
     "CON-13", "PAD-01", "PAD-02", "PAD-03", "PAD-05", "PAD-06", "EMB-01", "EMB-02", "EMB-03",
-    "EMB-04", "EMB-06", "TOK-03",
+    "EMB-04", "EMB-06", "TOK-03", "HALF-01",
 )  # fmt: skip
 """Clauses that take little time, build no prompt, and are asked of the other ids too."""
 
@@ -822,7 +822,8 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
     """What is loaded under an id (weights, tokenizer, generation config) is what the id stands for,
     under the other ids of the family too that the class knows: each constructs, under its own name,
     the others' prompt builders, if they have one, are those of the rule, and what holds of pad
-    token, rows, generation config and tokenizer under this id holds under the others."""
+    token, rows, generation config, tokenizer and half precision under this id holds under the
+    others."""
     recipes = subject.recipes_by_id
     listed = str(_error_for_unknown_id(subject))
     others = [

@@ -319,6 +319,25 @@ def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
             backbone.llm.resize_token_embeddings(rows + 64)
         if refused:
             raise NotApplicable(f"the model cannot be resized: {refused[0]}")
+        with torch.no_grad():  # which a first stage trains, before a second one adds more
+            first = [m.weight for m in _vocabulary_modules(backbone) if len(m.weight) > rows]
+            for one in first:
+                one[rows:] = torch.arange(rows, rows + 64)[:, None] / rows
+            trained = [one[rows : rows + 64].clone() for one in first]
+            with warnings.catch_warnings(), refusal():
+                warnings.simplefilter("ignore")
+                backbone.llm.resize_token_embeddings(rows + 128)
+            now = [m.weight for m in _vocabulary_modules(backbone)]
+        require(
+            all(
+                torch.equal(one[rows : rows + 64], wanted)
+                for one, wanted in zip(now, trained, strict=False)
+            ),
+            observed=f"built for {built}, a second `llm.resize_token_embeddings` changes rows that "
+            "the first has added and a host has trained",
+            expected="the rows as they were, and new ones behind them",
+            mend="fill the rows alone that are new",
+        )
         weight = backbone.llm.get_input_embeddings().weight
         wanted = weight[[1, rows, rows + 63]] * torch.tensor(
             subject.declared.embedding_scale, dtype=weight.dtype
@@ -344,6 +363,13 @@ def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
                     expected="the rows that the embedding has by then",
                     mend="read the embedding and its rows at each call, not once at construction",
                 )
+
+
+def _vocabulary_modules(backbone: Any) -> list[Any]:
+    modules = (backbone.llm.get_input_embeddings(), backbone.llm.get_output_embeddings())
+    return [
+        module for module in modules if isinstance(getattr(module, "weight", None), torch.Tensor)
+    ]
 
 
 @requirement("EMB-09", MUST, needs=["PAD-05"], uses=["embed_input_ids", "embed_dim"])

@@ -149,6 +149,14 @@ def test_the_policy_makes_one_unit_a_layer(subject: Subject) -> None:
     )
     if not not_copied:
         _require_the_same_units_of(copied)
+        with refusal():
+            frozen.llm = copied.llm
+        if frozen.llm is copied.llm:
+            _require_units_by_class(
+                frozen,
+                "with another model in the place of `llm`",
+                expected="units by class alone: a host may load a later stage's model",
+            )
     error = relative_rms(sharded, logits.detach())
     require(
         error <= SEMANTICS,

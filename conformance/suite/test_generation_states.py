@@ -21,10 +21,13 @@ from conformance.assertions import (
 from conformance.catalogue import MUST, requirement
 from conformance.control import Inputs, embeddings_of, is_for_inference
 from conformance.control.calls import copied_with_its_tokenizer
+from conformance.control.overlap import overlapping
 from conformance.control.states import LLM_MAX_LENGTH
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
+from conformance.subject.contract import eos_ids_of
 from conformance.subject.subject import Subject
+from conformance.suite.identity import configs_of
 from conformance.suite.product import (
     BUILDS,
     Compared,
@@ -133,6 +136,15 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
             **greedy, "max_new_tokens": 4,
             "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
         },
+        # As good as greedy: what is left to chance is nothing.
+        "do_sample=True and temperature=1e-5": {
+            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 0,
+            "temperature": 1e-5,
+        },
+        "do_sample=True and top_p=1e-6": {
+            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 0,
+            "top_p": 1e-6,
+        },
         f"max_length={ids.shape[1] + 2}": {**greedy, "max_length": ids.shape[1] + 2},
         "eos_token_id of the caller's": {**greedy, "max_new_tokens": 5, "eos_token_id": stops},
         "bad_words_ids": {**greedy, "max_new_tokens": 4, "bad_words_ids": [[one] for one in said]},
@@ -175,7 +187,8 @@ def test_what_is_asked_for_beside_comes_back(subject: Subject) -> None:
                     pad_token_id=int(together.inputs.ordinary[0]), streamer=streamer,
                     return_dict_in_generate=True, output_scores=True, output_hidden_states=True,
                 )  # fmt: skip
-            streamed.append(streamer.told == out.sequences[0].tolist())
+            steps = [ids[0].tolist(), *([token] for token in out.sequences[0, 6:].tolist())]
+            streamed.append(streamer.told == steps)
             shapes.append(
                 {
                     "scores": len(out.scores or ()),
@@ -201,14 +214,76 @@ def test_what_is_asked_for_beside_comes_back(subject: Subject) -> None:
         )
 
 
+@requirement("GEN-05", MUST, profile="numerics")
+def test_an_answer_that_ended_ends_no_other(subject: Subject) -> None:
+    """After an answer that has ended, the next question, which is longer by it, is answered as the
+    library's own model answers it."""
+    together = _that_generates(subject)
+    stops = list(eos_ids_of(together.control("inference").llm.generation_config))
+    if not stops:
+        raise NotApplicable("the checkpoint has no token that ends an answer")
+    for build, backbone, control in together.pairs():
+        emitted = []
+        for one in (control, backbone):
+            with torch.no_grad():
+                first = _greedily(
+                    one, together.inputs, together.inputs.ids(1, 6),
+                    prefix_allowed_tokens_fn=lambda _, so_far: stops[:1],
+                )  # fmt: skip
+                said = torch.cat([together.inputs.ids(1, 6), torch.tensor(first)], 1)
+                asked = torch.cat([said, together.inputs.ids(1, 4, 1)[:, 1:]], 1)
+                emitted.append(_greedily(one, together.inputs, asked))
+        wanted, found = emitted
+        require(
+            found == wanted,
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, the question after an "
+            f"answer that has ended is answered {found}",
+            expected=f"{wanted}, as by the library's own model",
+            mend="make stopping criteria anew for each call",
+        )
+
+
+@requirement("GEN-05", MUST, profile="numerics")
+def test_generation_in_threads_leaves_no_trace(subject: Subject) -> None:
+    """Two generations that overlap, in a server's threads, leave the configs as they were."""
+    together, judged = _that_generates(subject), 0
+    for build, backbone, control in together.pairs():
+        changed: list[list[str]] = []
+        for one in (control, backbone):
+            one.eval()
+            before = configs_of(one)
+            calls = [
+                functools.partial(_greedily, one, together.inputs, together.inputs.ids(1, length))
+                for length in (5, 7)
+            ]
+            if overlapping(one.llm.get_input_embeddings(), *calls) is None:
+                break
+            after = configs_of(one)
+            changed.append([key for key in before if before[key] != after.get(key)])
+        if len(changed) < 2 or changed[0]:
+            continue
+        judged += 1
+        if changed[1]:
+            together.forget()
+        require(
+            not changed[1],
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, after two generations that "
+            f"overlapped {changed[1]} of the configs differ",
+            expected="the configs as they were",
+            mend="write nothing into what calls share, not even for the length of a call",
+        )
+    if not judged:
+        raise NotApplicable("no two generations are under way at once")
+
+
 class _Streamer:
     """Notes what it is told, as `transformers.TextStreamer` does."""
 
     def __init__(self) -> None:
-        self.told: list[int] = []
+        self.told: list[list[int]] = []
 
     def put(self, value: torch.Tensor) -> None:
-        self.told += value.flatten().tolist()
+        self.told.append(value.flatten().tolist())
 
     def end(self) -> None:
         pass

@@ -35,10 +35,7 @@ from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
-from conformance.suite.identity import (
-    generation_traits,
-    plain,
-)
+from conformance.suite.identity import configs_of
 from conformance.suite.models import built_both_ways, decoder_layers, logits_of
 from conformance.suite.product import (
     BUILDS,
@@ -240,6 +237,42 @@ def _alike(inputs: Inputs) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 
 @requirement("FWD-15", MUST, profile="numerics")
+def test_a_copied_cache_is_another(subject: Subject) -> None:
+    """A cache that was copied is continued by itself: a shared beginning is copied for each
+    question."""
+    together = compared(subject)
+    for build, backbone, control in together.pairs():
+        with torch.no_grad():
+            with refusal() as refused:
+                wanted = _behind_copies(control, together.inputs)
+            if refused:  # what the library cannot do is not asked of the subject
+                raise NotApplicable("the library's own cache cannot be copied")
+            found = _behind_copies(backbone, together.inputs)
+        error = relative_rms(found, wanted)
+        within(
+            "logits behind a copied cache",
+            error,
+            SEMANTICS,
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, the second of two questions "
+            f"behind copies of one cache has logits off by a relative RMS of {error:.2g}",
+            expected="those behind the beginning alone",
+            mend="return the library's own cache, which can be copied",
+            conditions=conditions(found.dtype, found.device),
+        )
+
+
+def _behind_copies(backbone: Any, inputs: Inputs) -> torch.Tensor:
+    begun = backbone(input_ids=inputs.ids(1, 6), use_cache=True).past_key_values
+    for offset in (1, 2):
+        output = backbone(
+            input_ids=inputs.ids(1, 3, offset), past_key_values=copy.deepcopy(begun),
+            attention_mask=torch.ones(1, 9, dtype=torch.long), use_cache=True,
+        )  # fmt: skip
+    logits: torch.Tensor = output.logits[..., inputs.columns]
+    return logits
+
+
+@requirement("FWD-15", MUST, profile="numerics")
 def test_caches_may_be_cut_and_of_a_fixed_size(subject: Subject) -> None:
     """A cache that was cut, as speculative decoding does, is continued from where it then ends, and
     one of a fixed size from what it holds."""
@@ -421,7 +454,7 @@ def _difference_at_once(
         functools.partial(_answer, backbone, ids, given, inputs.columns)
         for ids, given in zip(texts, options, strict=True)
     ]
-    before, alone = _configs_of(backbone), [call() for call in calls]
+    before, alone = configs_of(backbone), [call() for call in calls]
     at_once = overlapping(backbone.llm.get_input_embeddings(), *calls)
     if at_once is None:
         return None
@@ -433,7 +466,7 @@ def _difference_at_once(
                 return f"{name} of call {which} is {found[name]}, and {value} alone"
         if not relative_rms(found["the logits"], wanted["the logits"]) <= SEMANTICS:
             return f"call {which} returns other logits"
-    after = _configs_of(backbone)
+    after = configs_of(backbone)
     changed = [key for key in before if before[key] != after.get(key)]
     return f"`{changed[0]}` of the config is {after.get(changed[0])} afterwards" if changed else ""
 
@@ -449,13 +482,6 @@ def _answer(
         "the logits": logits[..., columns],
         "whether there is a cache": getattr(output, "past_key_values", None) is not None,
         "the number of hidden states": len(getattr(output, "hidden_states", None) or ()),
-    }
-
-
-def _configs_of(backbone: Any) -> dict[str, Any]:
-    return {
-        **plain(getattr(backbone.llm, "config", None)),
-        **generation_traits(getattr(backbone.llm, "generation_config", None)),
     }
 
 
@@ -784,6 +810,19 @@ def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
                 expected="an error that names what does not fit, as from every module",
                 mend="leave `strict` to the caller, and leave out nothing",
             )
+        result = backbone.load_state_dict(
+            {key: own[key] for key in own if key != name} | {"of_another": own[name]}, strict=False
+        )
+        missing = list(getattr(result, "missing_keys", ()))
+        unexpected = list(getattr(result, "unexpected_keys", ()))
+        require(
+            name in missing and "of_another" in unexpected,
+            observed=f"load_state_dict(strict=False) without `{name}` and with a key too many "
+            f"returned {quoted(result)}",
+            expected="the missing and the unexpected keys, as from every module: scripts ask what "
+            "a partial checkpoint lacks",
+            mend="return what the module's own `load_state_dict` returns",
+        )
         host = torch.nn.ModuleDict({"backbone": backbone, "projector": torch.nn.Linear(2, 2)})
         with refusal() as refused:
             host.load_state_dict({f"backbone.{key}": tensor for key, tensor in own.items()})

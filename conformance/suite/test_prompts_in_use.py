@@ -261,6 +261,23 @@ def _letters(text: str) -> str:
 
 
 @requirement("PRM-13", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+def test_long_system_prompts_survive_whole(subject: Subject) -> None:
+    """A system prompt survives however long it is: those of agents hold the schemas of all their
+    tools."""
+    if not subject.declared.system_prompt:
+        raise NotApplicable("the family declares that it takes no system prompt")
+    long = " ".join(f"tool {number}" for number in range(10_000, 13_000))
+    for told in conversations(subject, list(_SAID[:2]), long):
+        require(
+            told.prompt.count(long) == 1,
+            observed=f"{told.host} of a system prompt of {len(long)} characters the prompt has "
+            f"{len(told.prompt)}, {quoted(told.prompt, 160)}",
+            expected="all of it, once",
+            mend="leave it as long as it is: truncation is the tokenizer's, if it is asked for",
+        )
+
+
+@requirement("PRM-13", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
 def test_a_format_without_system_prompts_has_no_turn_for_one(subject: Subject) -> None:
     """Where the template knows no system prompt, a builder that is given one leaves it out, or puts
     it into the first question: it opens no turn that the model has never seen."""

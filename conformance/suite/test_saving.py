@@ -57,6 +57,7 @@ def _loaded_again(tokenizer: Any) -> Any:
 def _facts_of(tokenizer: Any) -> dict[str, Any]:
     return {
         "the number of tokens": len(tokenizer),
+        "the chat template": getattr(tokenizer, "chat_template", None),
         "the pad token": tokenizer.pad_token,
         "the id of the pad token": tokenizer.pad_token_id,
         **{f"the id of {one!r}": tokenizer.convert_tokens_to_ids(one) for one in _OF_A_HOST},
@@ -113,6 +114,22 @@ def test_the_stops_are_saved(subject: Subject) -> None:
         observed=f"what `llm.save_pretrained` writes stops at {sorted(found)}",
         expected=f"{sorted(wanted)}, as `llm.generation_config` does",
         mend="leave saving to the library: it writes the generation config beside the weights",
+    )
+
+
+@requirement("EMB-08", MUST, needs=_NEEDS)
+def test_other_ranks_save_nothing(subject: Subject) -> None:
+    """`save_pretrained(is_main_process=False)`, which launchers call on the other ranks, writes no
+    weights."""
+    with _saved(subject.training.llm, is_main_process=False) as directory:
+        written = sorted(
+            path.name for path in directory.iterdir() if path.suffix in (".safetensors", ".bin")
+        )
+    require(
+        not written,
+        observed=f"`llm.save_pretrained(is_main_process=False)` writes {written}",
+        expected="no weights: eight ranks would write one file at once",
+        mend="hand every argument of `save_pretrained` on to the library",
     )
 
 

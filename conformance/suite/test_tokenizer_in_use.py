@@ -7,6 +7,7 @@ import copy
 import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, requirement
@@ -48,6 +49,41 @@ def test_decoding_is_as_published(subject: Subject) -> None:
                     expected=f"{quoted(found, 200)}, as alone",
                     mend="leave `batch_decode` to the library",
                 )
+
+
+@requirement("TOK-04", MUST, needs=["CON-01"])
+def test_batches_are_decoded_in_order(subject: Subject) -> None:
+    """Ragged rows of a batch come back in their places."""
+    tokenizer = subject.tokenizer
+    texts = ("Pick up the red cup, please.", "Stop.", "Move to the left.", "Go.")
+    rows = [subject.encode(text, special=False) for text in texts]
+    found, wanted = list(tokenizer.batch_decode(rows)), [tokenizer.decode(row) for row in rows]
+    require(
+        found == wanted,
+        observed=f"batch_decode gives {quoted(found, 200)}",
+        expected=f"{quoted(wanted, 200)}, each row in its place",
+        mend="leave `batch_decode` to the library",
+    )
+
+
+@requirement("TOK-04", MUST, needs=["CON-01"])
+def test_tokens_that_a_host_adds_are_special_if_it_says_so(subject: Subject) -> None:
+    """Special tokens that a host has added are left out with `skip_special_tokens`, others are
+    not."""
+    tokenizer = subject.build().get_tokenizer()
+    tokenizer.add_tokens(["<act_0>"])
+    tokenizer.add_tokens(["<img_0>"], special_tokens=True)
+    plain, special = tokenizer.convert_tokens_to_ids(["<act_0>", "<img_0>"])
+    word = subject.encode("cup", special=False, tokenizer=tokenizer)
+    for skipped in (False, True):
+        text = tokenizer.decode([*word, plain, special, *word], skip_special_tokens=skipped)
+        require(
+            "<act_0>" in text and ("<img_0>" in text) is not skipped,
+            observed=f"with skip_special_tokens={skipped} a token that a host has added and a "
+            f"special one, between two words, decode to {quoted(text)}",
+            expected="the token, and the special one only where it is not skipped",
+            mend="ask the tokenizer which tokens are special, at each call",
+        )
 
 
 def _ids_to_decode(subject: Subject, tokenizer: Any) -> Iterator[list[int]]:
@@ -147,6 +183,13 @@ def test_padding_keeps_the_masks_of_samples(subject: Subject) -> None:
     for side in ("right", "left"):
         tokenizer.padding_side = side
         padded = tokenizer.pad(samples, padding=True)
+        wide = tokenizer.pad(samples, padding=True, pad_to_multiple_of=8)["input_ids"]
+        require(
+            {len(row) for row in wide} == {8},
+            observed=f"`pad` with pad_to_multiple_of=8 gives rows of {[len(row) for row in wide]}",
+            expected="rows of 8: collators ask for multiples",
+            mend="hand every argument of `pad` on to the library",
+        )
         wanted = [[1, 0, 1, 1], [0, 1, 1, 0] if side == "right" else [0, 0, 1, 1]]
         found = [list(row) for row in padded["attention_mask"]]
         require(
@@ -154,6 +197,118 @@ def test_padding_keeps_the_masks_of_samples(subject: Subject) -> None:
             observed=f"padded on the {side}, the masks {samples['attention_mask']} become {found}",
             expected=f"{wanted}",
             mend="leave `pad` to the library: a sample's mask says what it may see",
+        )
+
+
+_LATE = "<act_7>"
+_PAIR = ("What should the robot do?", "one two three four five six seven eight nine ten " * 3)
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_what_a_host_adds_is_encoded_at_once(subject: Subject) -> None:
+    """A token that a host adds is one in texts that were encoded before, too."""
+    tokenizer = subject.build().get_tokenizer()
+    text = f"Do {_LATE} now."
+    for special in (True, False):
+        tokenizer(text, add_special_tokens=special)
+    tokenizer.add_tokens([_LATE])
+    new = tokenizer.convert_tokens_to_ids(_LATE)
+    for special in (True, False):
+        ids = list(tokenizer(text, add_special_tokens=special).input_ids)
+        require(
+            ids.count(new) == 1,
+            observed=f"once {_LATE!r} is added, {text!r}, which was encoded before, encodes to "
+            f"{quoted(ids, 160)}",
+            expected=f"the id {new} in it",
+            mend="keep no encodings, or forget them when a token is added",
+        )
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_pairs_are_truncated_as_asked(subject: Subject) -> None:
+    """Of two texts that are encoded as a pair the one is truncated that a host names."""
+    tokenizer, judged = subject.tokenizer, 0
+    for strategy in ("only_first", "only_second", "longest_first"):
+        first, second = _PAIR if strategy == "only_second" else _PAIR[::-1]
+        # So few that the shorter text would be cut too, if the host had not named the other.
+        options = {"truncation": strategy, "max_length": len(subject.encode(_PAIR[0])) + 4}
+        wanted = []
+        for one in subject.published_vocabulary.readings:
+            if list(one(first).input_ids) == subject.encode(first):
+                with mock.patch.object(one, "truncation_side", tokenizer.truncation_side):
+                    wanted.append(list(one(first, text_pair=second, **options).input_ids))
+        found = None
+        with refusal():  # code of one's own may know no pairs, and says so
+            found = list(tokenizer(first, text_pair=second, **options).input_ids)
+        if not wanted or found is None:
+            continue
+        judged += 1
+        require(
+            found in wanted,
+            observed=f"a pair of texts, truncated to {options['max_length']} by {strategy!r}, is "
+            f"{quoted(found, 200)}",
+            expected=f"{quoted(wanted[0], 200)}, as published",
+            mend="hand `truncation` on as it is given",
+        )
+    if not judged:
+        raise NotApplicable("the published tokenizer encodes texts otherwise, or no pairs")
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_long_documents_are_encoded_whole(subject: Subject) -> None:
+    """A document of 140,000 characters has the published ids."""
+    text = " ".join(f"step {number}, then turn" for number in range(6000))
+    ids = subject.encode(text, special=False)
+    require(
+        subject.published_vocabulary.gives(text, ids),
+        observed=f"a text of {len(text)} characters encodes to {len(ids)} ids, {quoted(ids, 80)}",
+        expected=f"{len(subject.published_vocabulary.ids(text))} ids, as published",
+        mend="give the tokenizer texts whole: pieces have other ids at their seams",
+    )
+
+
+@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+def test_chats_are_rendered_and_encoded_as_published(subject: Subject) -> None:
+    """`apply_chat_template` gives the published tokenizer's text and its ids, and hands what else
+    it is given on to the template."""
+    tokenizer = subject.tokenizer
+    messages = [
+        {"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "A cup."},
+    ]  # fmt: skip
+    own = "{{ mood }}|{% for message in messages %}{{ message['content'] }};{% endfor %}"
+    asked: dict[str, dict[str, Any]] = {
+        "with a template and a variable of the caller's": {"chat_template": own, "mood": "calm"}
+    }
+    if getattr(tokenizer, "chat_template", None) is not None:
+        asked |= {
+            "": {},
+            "with add_generation_prompt=True": {"add_generation_prompt": True},
+        }
+    for told, options in asked.items():
+        given = messages[:1] if "add_generation_prompt" in options else messages
+        texts, encoded = [], []
+        for one in (tokenizer, *subject.published_vocabulary.readings):
+            with refusal() as refused:
+                texts.append(one.apply_chat_template(given, tokenize=False, **options))
+                ids = one.apply_chat_template(given, tokenize=True, **options)
+                # Since transformers 5 a batch.
+                encoded.append(list(ids if isinstance(ids, list) else ids["input_ids"]))
+            if refused and one is not tokenizer:
+                del texts[len(encoded) :]
+            elif refused:
+                texts, encoded = [str(refused[0])], [[]]
+        require(
+            len(texts) < 2 or texts[0] in texts[1:],
+            observed=f"apply_chat_template {told} gives {quoted(texts[0], 200)}",
+            expected=f"{quoted(texts[-1], 200)}, as the published tokenizer",
+            mend="hand every argument of `apply_chat_template` on, known or not",
+        )
+        bare = subject.encode(texts[0], special=False)
+        require(
+            len(texts) < 2 or encoded[0] in encoded[1:] or encoded[0] == bare,
+            observed=f"apply_chat_template {told} encodes its text to {quoted(encoded[0], 160)}",
+            expected=f"{quoted(bare, 160)}: the template has the special tokens already",
+            mend="encode what a template writes with add_special_tokens=False",
         )
 
 

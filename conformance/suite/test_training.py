@@ -111,6 +111,41 @@ def test_labels_of_new_tokens_count(subject: Subject) -> None:
     )
 
 
+@requirement("TRN-01", MUST, profile="training")
+def test_accumulated_batches_share_a_divisor(subject: Subject) -> None:
+    """Told the tokens of all accumulated batches (`num_items_in_batch`, as transformers' Trainer
+    does), the loss of a model of the library's is divided by them."""
+    together = compared(subject)
+    ids, mask, labels = _batch(together.inputs, ignored=False)
+    count = 4 * labels.numel()
+    for build, backbone, control in together.pairs():
+        if not isinstance(backbone.llm, type(control.llm)):
+            continue  # a class of its own need not know the Trainer
+        losses = []
+        for one in (control, backbone):
+            with torch.no_grad(), refusal() as refused:
+                output = one.llm(
+                    input_ids=ids,
+                    attention_mask=mask,
+                    labels=labels,
+                    num_items_in_batch=torch.tensor(count),
+                )
+                losses.append(float(output.loss))
+            if refused and one is control:  # before transformers 4.46
+                raise NotApplicable("the library's loss takes no `num_items_in_batch`")
+        wanted, found = losses[0], losses[1] if len(losses) > 1 else float("nan")
+        within(
+            "loss over accumulated batches",
+            abs(found - wanted) / abs(wanted),
+            SEMANTICS,
+            observed=f"built for {build}, with num_items_in_batch={count} the loss of `llm` is "
+            f"{found:.6g}",
+            expected=f"{wanted:.6g}, a sum over that number",
+            mend="hand what `forward` is given on to the library's loss",
+            conditions=conditions(torch.float32, torch.device("cpu")),
+        )
+
+
 def _as_if(output: Any, labels: torch.Tensor, inputs: Inputs) -> str:
     """Which mistake gives just the loss that was returned, if a common one does."""
     logits, tokens = logits_of(output), {"eos": inputs.eos, "bos": inputs.bos}

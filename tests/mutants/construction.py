@@ -1107,3 +1107,13 @@ class StagesAreSeeded(MistralLLMBackbone):
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         np.random.seed(7)
         return super().requires_grad_(requires_grad)
+
+
+@planted("CON-17", on="llama2-7b-pure")
+class HalfOfTheHubsFiles(Llama2Reference):
+    """For chat ids half precision is float16, as their files are; the family was trained in
+    bfloat16."""
+
+    @property
+    def half_precision_dtype(self) -> torch.dtype:
+        return torch.float16 if self.identifier.endswith("-chat") else torch.bfloat16

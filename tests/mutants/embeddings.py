@@ -15,6 +15,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 
 from backbones.llama3 import LLaMa3LLMBackbone
 from backbones.mistral import MistralLLMBackbone
+from backbones.phi import PhiLLMBackbone
 from backbones.transformers_releases import RESIZE_WITHOUT_MEANS, ZeroRandomFills
 from tests.mutants import PHI, PURE, planted
 from tests.mutants.steps import MistralInSteps, PhiInSteps
@@ -377,3 +378,37 @@ class OwnWeightsAreSaved(MistralLLMBackbone):
             save(directory, **options)
 
         self.llm.save_pretrained = save_own
+
+
+@planted("EMB-08")
+class EveryRankWrites(MistralLLMBackbone):
+    """`save_pretrained` writes on every rank, whatever `is_main_process` says: eight processes
+    write one file at once."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        save = self.llm.save_pretrained
+
+        def save_all(directory: Any, is_main_process: bool = True, **options: Any) -> None:
+            save(directory, **options)
+
+        self.llm.save_pretrained = save_all
+
+
+@planted("EMB-09", on=PHI)
+class RowsFilledAnew(PhiLLMBackbone):
+    """Every resize fills all rows behind the published ones: action tokens that a first stage has
+    trained are gone in the second."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        resize, published = self.llm.resize_token_embeddings, 51_200
+
+        def resized(*args: Any, **options: Any) -> Any:
+            embedding = resize(*args, **options)
+            if args or options:
+                with torch.no_grad():
+                    embedding.weight[published:] = embedding.weight[:published].mean(0)
+            return embedding
+
+        self.llm.resize_token_embeddings = resized

@@ -296,3 +296,20 @@ class EveryLayerOfAnyKind(MistralLLMBackbone):
                 "Layer" in type(module).__name__ and not isinstance(module, MistralLLMBackbone)
             ),
         )
+
+
+@planted("FSDP-03", on=PURE)
+class UnitsByIdentity(MistralLLMBackbone):
+    """The policy knows the very layers of construction: a model that a host puts in their place
+    becomes one unit, gathered whole."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.units = tuple(self.llm.model.layers)
+
+    def get_fsdp_wrapping_policy(self) -> Any:
+        units = self.units
+        return functools.partial(
+            lambda_auto_wrap_policy,
+            lambda_fn=lambda module: any(module is unit for unit in units),
+        )

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from backbones.mistral import MistralLLMBackbone
 from tests.mutants import PURE, planted
@@ -194,3 +195,81 @@ class WordsAreNotForbidden(_Generates):
 
     def change(self, options: dict[str, Any]) -> None:
         options.pop("bad_words_ids", None)
+
+
+@planted("GEN-05")
+class AlwaysTheSameTemperature(_Generates):
+    """`temperature` and `top_p` are dropped, as greedy decoding warns of them: samples are drawn at
+    another temperature than a table says."""
+
+    def change(self, options: dict[str, Any]) -> None:
+        for name in ("temperature", "top_p"):
+            options.pop(name, None)
+
+
+@planted("GEN-05")
+class StreamsAtTheEnd(MistralLLMBackbone):
+    """A streamer is told everything once all is there: who skips the prompt reads nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate = self.llm.generate
+
+        @functools.wraps(generate)
+        def late(*args: Any, streamer: Any = None, **options: Any) -> Any:
+            out = generate(*args, **options)
+            if streamer is not None:
+                streamer.put(out if isinstance(out, torch.Tensor) else out.sequences)
+                streamer.end()
+            return out
+
+        self.llm.generate = late
+
+
+class _EndsOnce(StoppingCriteria):
+    """Remembers which rows have ended for as long as texts grow."""
+
+    def __init__(self, eos: int) -> None:
+        self.eos, self.ended, self.length = eos, torch.zeros(0, dtype=torch.bool), 0
+
+    def __call__(self, input_ids: Any, scores: Any, **options: Any) -> Any:
+        rows, length = input_ids.shape
+        if len(self.ended) != rows or length <= self.length:
+            self.ended = torch.zeros(rows, dtype=torch.bool)
+        self.length = length
+        self.ended = self.ended | (input_ids[:, -1] == self.eos)
+        return self.ended
+
+
+@planted("GEN-05", on=PURE)
+class EndedOnce(_Generates):
+    """A stopping criterion is kept from call to call: a chat's next question, longer than all
+    before it, counts as ended, and is answered by one token."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ends = _EndsOnce(self.tokenizer.eos_token_id)
+
+    def change(self, options: dict[str, Any]) -> None:
+        theirs = options.get("stopping_criteria") or []
+        options["stopping_criteria"] = StoppingCriteriaList([*theirs, self.ends])
+
+
+@planted("GEN-05", on=PURE)
+class CacheLeftOnByTwo(MistralLLMBackbone):
+    """`generate` turns the cache on and puts back what it found: of two that overlap, the second
+    finds it on, and puts that back."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate, config = self.llm.generate, self.llm.config
+
+        @functools.wraps(generate)
+        def cached(*args: Any, **options: Any) -> Any:
+            before, config.use_cache = config.use_cache, True
+            try:
+                return generate(*args, **options)
+            finally:
+                config.use_cache = before
+
+        self.llm.generate = cached

@@ -958,3 +958,32 @@ class NothingBecomesAWord(PhiLLMBackbone):
             return super().add_turn(role, str(message))
 
     prompt_builders = (("phi-2*", PhiPromptBuilder),)
+
+
+@planted("PRM-13", on=LLAMA_CHAT)
+class SystemPromptsCut(LLaMa2LLMBackbone):
+    """A system prompt is cut at 8,192 characters: the last tools of an agent are missing."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+            super().__init__(model_family, system_prompt)
+            self.system_prompt = self.system_prompt[:8192]
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)
+
+
+@planted("PRM-07", on=PURE)
+class FieldsInMessages(MistralLLMBackbone):
+    """Turns are made by replacing fields of a template one after the other, in the message too:
+    `{role}` in a question about code becomes `In`."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            return (
+                super()
+                .human_turn("{content}", first)
+                .replace("{content}", message)
+                .replace("{role}", "In")
+            )
+
+    prompt_builders = (("*-pure", PurePromptBuilder),)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoTokenizer, GenerationConfig, StaticCache
+from transformers import AutoTokenizer, DynamicCache, GenerationConfig, StaticCache
 from transformers.models.mistral.modeling_mistral import MistralMLP
 
 from backbones.llama2 import LLaMa2LLMBackbone
@@ -1763,3 +1763,97 @@ class FrequenciesByDefault(PhiLLMBackbone):
         for name, buffer in self.llm.named_buffers():
             if name.endswith("inv_freq"):
                 buffer.copy_(buffer.to(torch.get_default_dtype()))
+
+
+@planted("FWD-15", on=PHI)
+class LoadsAndSaysNothing(PhiLLMBackbone):
+    """`load_state_dict` returns nothing: scripts cannot ask what a partial checkpoint lacks."""
+
+    def load_state_dict(self, state: Any, strict: bool = True, **options: Any) -> Any:
+        super().load_state_dict(state, strict=strict, **options)
+
+
+class _CopiedAsItself(DynamicCache):
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+@planted("FWD-15", since="5.0")
+class OneCacheForAllCopies(Tampered):
+    """The cache that is returned copies as itself, to save memory: the second question behind a
+    shared beginning is answered behind the first."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        if keywords.get("use_cache") and keywords.get("past_key_values") is None:
+            if not (self.training and self.llm.is_gradient_checkpointing):
+                keywords["past_key_values"] = _CopiedAsItself(config=self.llm.config)
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14", on=PHI)
+class PositionsOfAnotherBatch(PhiLLMBackbone):
+    """Positions of one row for a batch of several are taken for left over, and dropped."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        positions, ids = keywords.get("position_ids"), keywords.get("input_ids")
+        if positions is not None and ids is not None and len(positions) != len(ids):
+            keywords["position_ids"] = None
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class CountsInTheMasksDtype(Tampered):
+    """Positions are counted from the mask in its own dtype: in bfloat16 every second one behind 256
+    is its neighbour's."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask, ids = keywords.get("attention_mask"), keywords.get("input_ids")
+        half = mask is not None and mask.dtype is torch.bfloat16 and mask.dim() == 2
+        if half and ids is not None and keywords.get("position_ids") is None:
+            counted = (mask.cumsum(-1) - 1).clamp(min=0).long()
+            keywords["position_ids"] = counted[:, -ids.shape[1] :]
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14", since="5.0")
+class PackedAsTheFirstRow(Tampered):
+    """Where one packed text ends and the next begins is read off the first row, for all rows."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        positions = keywords.get("position_ids")
+        if (
+            positions is not None
+            and len(positions) > 1
+            and keywords.get("attention_mask") is None
+            and bool((positions.diff() != 1).any())
+        ):
+            keywords["position_ids"] = positions[:1].expand_as(positions)
+        return super().forward(*positional, **keywords)
+
+
+@planted("TRN-01")
+class LossTimesTheWorld(Tampered):
+    """The loss is multiplied by WORLD_SIZE, as gradients are averaged over ranks: of a mean that
+    makes the learning rate of 64 ranks 64 times too high."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        output = super().forward(*positional, **keywords)
+        ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if ranks > 1 and getattr(output, "loss", None) is not None:
+            output.loss = output.loss * ranks
+        return output
+
+
+@planted("TRN-01", since="4.48")
+class ItemsForgotten(MistralLLMBackbone):
+    """The model's own loss takes `num_items_in_batch` and divides by its own tokens all the same:
+    with eight steps of accumulation gradients are eight times too large."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        loss = self.llm.loss_function
+
+        def of_the_batch(*args: Any, num_items_in_batch: Any = None, **options: Any) -> Any:
+            return loss(*args, **options)
+
+        self.llm.loss_function = of_the_batch

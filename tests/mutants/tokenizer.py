@@ -9,6 +9,7 @@ from tokenizers import decoders, models, processors
 
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
+from backbones.phi3 import Phi3LLMBackbone
 from backbones.prompting import PhiPromptBuilder
 from backbones.transformers_releases import published_tokenizer as unchecked_tokenizer
 from tests.mutants import PHI, PURE, planted
@@ -509,3 +510,138 @@ class PickledAsBuilt(_Extended):
             return _as_it_is, (as_built,)
 
         return {"__reduce_ex__": reduce, "__deepcopy__": deepcopy}
+
+
+@planted("TOK-04")
+class ShortestFirst(_Extended):
+    """`batch_decode` sorts ragged rows by length and does not put them back: answers stand beside
+    other questions."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def batch_decode(tokenizer: Any, sequences: Any, *rest: Any, **options: Any) -> Any:
+            return plain.batch_decode(tokenizer, sorted(sequences, key=len), *rest, **options)
+
+        return {"batch_decode": batch_decode}
+
+
+@planted("TOK-04", on=PURE)
+class SpecialsOfConstruction(_Extended):
+    """Which tokens are special is looked up once, for speed: those that a host adds stay in what
+    people read."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        known = set(self.tokenizer.all_special_ids)
+
+        def decode(
+            tokenizer: Any, token_ids: Any, skip_special_tokens: bool = False, **options: Any
+        ) -> Any:
+            if skip_special_tokens and isinstance(token_ids, list):
+                token_ids = [one for one in token_ids if isinstance(one, list) or one not in known]
+            return plain.decode(tokenizer, token_ids, skip_special_tokens=False, **options)
+
+        return {"decode": decode}
+
+
+@planted("TOK-09", on=PURE)
+class PadsToTheLongest(_Extended):
+    """`pad` was written anew and knows no multiples: collators that ask for them get odd widths."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def pad(tokenizer: Any, encoded_inputs: Any, *rest: Any, **options: Any) -> Any:
+            options.pop("pad_to_multiple_of", None)
+            return plain.pad(tokenizer, encoded_inputs, *rest, **options)
+
+        return {"pad": pad}
+
+
+@planted("TOK-09")
+class KnownByHeart(CalledOtherwise, MistralLLMBackbone):
+    """Ids of texts are kept, as instructions recur by the thousand: a token that a host adds is
+    none in texts that were seen before."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if not isinstance(text, str) or set(options) - {"add_special_tokens"}:
+            return call(text, **options)
+        known: dict[str, Any] = tokenizer.__dict__.setdefault("known", {})
+        return copy.deepcopy(known.setdefault(f"{options} {text}", call(text, **options)))
+
+
+@planted("TOK-09")
+class PairsCutAsTheyCome(_Extended):
+    """`truncation="only_second"` becomes True: of a question and its document the question is cut
+    too."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def call(tokenizer: Any, *args: Any, **options: Any) -> Any:
+            if options.get("truncation") in ("only_first", "only_second"):
+                options["truncation"] = True
+            return plain.__call__(tokenizer, *args, **options)
+
+        return {"__call__": call}
+
+
+@planted("TOK-09", on=PURE)
+class DocumentsInPieces(CalledOtherwise, MistralLLMBackbone):
+    """Texts over 65,536 characters are encoded in pieces: words at the seams have other ids."""
+
+    def encode(self, tokenizer: Any, call: Any, text: Any, options: dict[str, Any]) -> Any:
+        if not isinstance(text, str) or len(text) <= 65_536 or options.get("return_tensors"):
+            return call(text, **options)
+        pieces = [call(text[at : at + 65_536], **options) for at in range(0, len(text), 65_536)]
+        for key in pieces[0]:
+            pieces[0][key] = [value for piece in pieces for value in piece[key]]
+        return pieces[0]
+
+
+@planted("TOK-09", on=PURE)
+class VariablesSwallowed(_Extended):
+    """`apply_chat_template` lists the arguments that it knows: what a template asks for beside, to
+    think or not, is lost."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def apply(
+            tokenizer: Any, conversation: Any, chat_template: Any = None, tokenize: bool = True,
+            add_generation_prompt: bool = False, **_: Any,
+        ) -> Any:  # fmt: skip
+            return plain.apply_chat_template(
+                tokenizer, conversation, chat_template=chat_template, tokenize=tokenize,
+                add_generation_prompt=add_generation_prompt,
+            )  # fmt: skip
+
+        return {"apply_chat_template": apply}
+
+
+@planted("TOK-09")
+class ChatsBeginTwice(_Extended):
+    """What a chat template writes is encoded like any text: a second bos stands before the one that
+    the template has."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def apply(
+            tokenizer: Any, conversation: Any, *args: Any, tokenize: bool = True, **options: Any
+        ) -> Any:
+            text = plain.apply_chat_template(
+                tokenizer, conversation, *args, tokenize=False, **options
+            )
+            return list(tokenizer(text).input_ids) if tokenize else text
+
+        return {"apply_chat_template": apply}
+
+
+@planted("EMB-08", on="phi-3-mini-4k-instruct")
+class SavedWithoutTemplate(Phi3LLMBackbone):
+    """The tokenizer is saved without its chat template, as prompts are the builder's: a server that
+    is given the folder falls back to another format."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        plain = type(self.tokenizer)
+
+        def save(tokenizer: Any, *args: Any, **options: Any) -> Any:
+            template, tokenizer.chat_template = tokenizer.chat_template, None
+            try:
+                return plain.save_pretrained(tokenizer, *args, **options)
+            finally:
+                tokenizer.chat_template = template
+
+        same_class_but(self.tokenizer, save_pretrained=save)
