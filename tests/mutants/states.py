@@ -1784,9 +1784,9 @@ class OneCacheForAllCopies(Tampered):
     shared beginning is answered behind the first."""
 
     def forward(self, *positional: Any, **keywords: Any) -> Any:
-        if keywords.get("use_cache") and keywords.get("past_key_values") is None:
-            if not (self.training and self.llm.is_gradient_checkpointing):
-                keywords["past_key_values"] = _CopiedAsItself(config=self.llm.config)
+        recomputed = self.training and self.llm.is_gradient_checkpointing
+        if keywords.get("use_cache") and not recomputed and not keywords.get("past_key_values"):
+            keywords["past_key_values"] = _CopiedAsItself(config=self.llm.config)
         return super().forward(*positional, **keywords)
 
 
