@@ -322,7 +322,7 @@ def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
         with torch.no_grad():  # which a first stage trains, before a second one adds more
             first = [m.weight for m in _vocabulary_modules(backbone) if len(m.weight) > rows]
             for one in first:
-                one[rows:] = torch.arange(rows, rows + 64)[:, None] / rows
+                one[rows : rows + 64] = torch.arange(rows, rows + 64)[:, None] / rows
             trained = [one[rows : rows + 64].clone() for one in first]
             with warnings.catch_warnings(), refusal():
                 warnings.simplefilter("ignore")
