@@ -79,6 +79,10 @@ BUILDS = {
 _MOST_LOGITS = 2**21
 """The most logits of a call that is not tried with a part of the vocabulary first: of 65 tokens, if
 there are 32,000 rows."""
+_OF_SIZE = ("batch", "length")
+"""Factors of which a large value is what is tried with a part."""
+_WHOLE_IN_EACH_BUILD = ("mode", "labels", "gradients")
+"""Factors of which each value is called with the whole vocabulary once in each build."""
 _FIRST_ROWS = 1024
 """How many rows that part has."""
 
@@ -104,9 +108,9 @@ class Compared:
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._backbones: dict[str, Any] = {}
-        # Builds that were called with the whole vocabulary: what a class reads off its first call
-        # is then what a host's first call would tell it.
-        self._called = set[str]()
+        # What was called with the whole vocabulary: each value of a factor, and some of them in
+        # each build. What a class reads off its first call is then what a host's would tell it.
+        self._seen_whole = set[tuple[str, str, Any]]()
         # As built, before anything was cast or loaded: the dtype of each parameter, and the sum of
         # what came from the checkpoint. The rest may be drawn anew at each construction.
         self.dtypes: dict[str, dict[str, torch.dtype]] = {}
@@ -161,7 +165,7 @@ class Compared:
     def forget(self) -> None:
         """Have other instances built for what comes next."""
         self._backbones.clear()
-        self._called.clear()
+        self._seen_whole.clear()
 
     def factors(self) -> dict[str, tuple[Any, ...]]:
         """The values of each factor that exist here: builds that construct, and what the installed
@@ -217,7 +221,9 @@ class Compared:
                 state; it then says nothing.
         """
         row = {**DEFAULTS, **row}
-        if row["build"] in self._called and self._is_large(row):
+        seen = {("", name, row[name]) for name in DEFAULTS if name not in _OF_SIZE}
+        seen |= {(row["build"], name, row[name]) for name in _WHOLE_IN_EACH_BUILD}
+        if seen <= self._seen_whole and self._is_large(row):
             try:
                 if not any(self._differences(row, self.inputs.within(_FIRST_ROWS))):
                     return
@@ -225,8 +231,8 @@ class Compared:
                 raise
             except CallRefused:
                 pass  # cut down, one of them cannot be called
-        self._called.add(row["build"])
         yield from self._differences(row, self.inputs)
+        self._seen_whole |= seen
 
     def _is_large(self, row: Row) -> bool:
         """Whether a call's logits are so many that it is tried with a part of the vocabulary first,

@@ -324,17 +324,22 @@ def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
             for one in first:
                 one[rows : rows + 64] = torch.arange(rows, rows + 64)[:, None] / rows
             trained = [one[rows : rows + 64].clone() for one in first]
-            with warnings.catch_warnings(), refusal():
+            with warnings.catch_warnings(), refusal() as refused:
                 warnings.simplefilter("ignore")
                 backbone.llm.resize_token_embeddings(rows + 128)
             now = [m.weight for m in _vocabulary_modules(backbone)]
         require(
-            all(
+            not refused
+            and all(
                 torch.equal(one[rows : rows + 64], wanted)
                 for one, wanted in zip(now, trained, strict=False)
             ),
-            observed=f"built for {built}, a second `llm.resize_token_embeddings` changes rows that "
-            "the first has added and a host has trained",
+            observed=f"built for {built}, a second `llm.resize_token_embeddings` "
+            + (
+                f"raises {quoted(str(refused[0]))}"
+                if refused
+                else "changes rows that the first has added and a host has trained"
+            ),
             expected="the rows as they were, and new ones behind them",
             mend="fill the rows alone that are new",
         )

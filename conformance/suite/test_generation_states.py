@@ -113,7 +113,7 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
     greedy = {"do_sample": False, "pad_token_id": filling}
     with torch.no_grad():
         said = together.control("inference").llm.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=4, **greedy
+            input_ids=ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4, **greedy
         )[0, ids.shape[1] :]
     stops, said = [int(said[1])], said.tolist()
     asked: dict[str, dict[str, Any]] = {
@@ -249,6 +249,7 @@ def test_generation_in_threads_leaves_no_trace(subject: Subject) -> None:
     together, judged = _that_generates(subject), 0
     for build, backbone, control in together.pairs():
         changed: list[list[str]] = []
+        raised: list[Any] = []
         for one in (control, backbone):
             one.eval()
             before = configs_of(one)
@@ -256,20 +257,27 @@ def test_generation_in_threads_leaves_no_trace(subject: Subject) -> None:
                 functools.partial(_greedily, one, together.inputs, together.inputs.ids(1, length))
                 for length in (5, 7)
             ]
-            if overlapping(one.llm.get_input_embeddings(), *calls) is None:
+            ended = overlapping(one.llm.get_input_embeddings(), *calls)
+            if ended is None:
                 break
+            raised.append(next((one for one in ended if isinstance(one, BaseException)), None))
             after = configs_of(one)
             changed.append([key for key in before if before[key] != after.get(key)])
-        if len(changed) < 2 or changed[0]:
+        if len(changed) < 2 or changed[0] or raised[0]:
             continue
         judged += 1
-        if changed[1]:
+        if changed[1] or raised[1]:
             together.forget()
         require(
-            not changed[1],
-            observed=f"built with {BUILDS.get(build, 'the defaults')}, after two generations that "
-            f"overlapped {changed[1]} of the configs differ",
-            expected="the configs as they were",
+            not changed[1] and not raised[1],
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, of two generations that "
+            "overlapped "
+            + (
+                f"one raised {quoted(str(raised[1]))}"
+                if raised[1]
+                else f"{changed[1]} of the configs are left otherwise"
+            ),
+            expected="the configs as they were, and two answers",
             mend="write nothing into what calls share, not even for the length of a call",
         )
     if not judged:

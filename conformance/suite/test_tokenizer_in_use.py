@@ -15,11 +15,12 @@ from conformance.subject.subject import Subject
 from conformance.suite.dialogues import conversations
 from conformance.suite.strategies import ordinary_texts
 
+_NEEDS = ["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06", "PAD-08", "CON-02"]
 _CODE = "if ( a != b ) : print ( 'It is n\\'t .' , x [ 0 ] ) ; do n't , I 'm , we 've !"
 """Text with spaces that clean-up takes away."""
 
 
-@requirement("TOK-04", MUST, needs=["CON-01"])
+@requirement("TOK-04", MUST, needs=["CON-01", "CON-02"])
 def test_decoding_is_as_published(subject: Subject) -> None:
     """As hosts decode, with the tokenizer's own settings, with special tokens and without, alone or
     in a batch, the text is that of the published tokenizer: no clean-up that is not published, and
@@ -27,16 +28,18 @@ def test_decoding_is_as_published(subject: Subject) -> None:
     for tokenizer in (subject.tokenizer, subject.inference.get_tokenizer()):
         for ids in _ids_to_decode(subject, tokenizer):
             for skipped in (False, True):
-                found = tokenizer.decode(ids, skip_special_tokens=skipped)
+                found = str(tokenizer.decode(ids, skip_special_tokens=skipped))
                 wanted = [
-                    one.decode(ids, skip_special_tokens=skipped, **options)
+                    str(one.decode(ids, skip_special_tokens=skipped, **options))
                     for one in subject.published_vocabulary.readings
                     # Not cleaning up loses nothing.
                     for options in ({}, {"clean_up_tokenization_spaces": False})
                 ]
                 told = f"with skip_special_tokens={skipped} {quoted(ids, 160)}"
+                # Slow tokenizers put spaces around added tokens, by a setting of their own.
+                as_told = str if getattr(tokenizer, "is_fast", False) else _without_space
                 require(
-                    found in wanted,
+                    as_told(found) in map(as_told, wanted),
                     observed=f"{told} decodes to {quoted(found, 200)}",
                     expected=f"{quoted(wanted[0], 200)}, as published",
                     mend="leave clean-up and the published tokens as they are; what is not special "
@@ -49,6 +52,10 @@ def test_decoding_is_as_published(subject: Subject) -> None:
                     expected=f"{quoted(found, 200)}, as alone",
                     mend="leave `batch_decode` to the library",
                 )
+
+
+def _without_space(text: str) -> str:
+    return "".join(text.split())
 
 
 @requirement("TOK-04", MUST, needs=["CON-01"])
@@ -104,7 +111,7 @@ def _ids_to_decode(subject: Subject, tokenizer: Any) -> Iterator[list[int]]:
         yield [*word, token, *word]
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_every_way_of_encoding_agrees(subject: Subject) -> None:
     """`encode` gives the ids that a call gives, and `tokenize` their tokens; what hosts may ask for
     beside (offsets, the mask of special tokens) is given as the published tokenizer gives it."""
@@ -150,8 +157,10 @@ _ASKED = {
 def _require_what_was_asked_for(tokenizer: Any, readings: list[Any], text: str) -> None:
     for argument, name in _ASKED.items():
         given = []
+        if name == "offset_mapping" and not getattr(tokenizer, "is_fast", False):
+            continue  # slow tokenizers have none
         for one in readings:
-            with refusal():  # slow tokenizers have no offsets
+            with refusal():
                 given.append(one(text, **{argument: True}))
         if len(given) < len(readings):
             continue
@@ -173,7 +182,7 @@ def _require_what_was_asked_for(tokenizer: Any, readings: list[Any], text: str) 
         )  # fmt: skip
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_padding_keeps_the_masks_of_samples(subject: Subject) -> None:
     """`pad` keeps the attention mask that each sample brings, and masks what it adds, whichever
     side it pads on."""
@@ -204,7 +213,7 @@ _LATE = "<act_7>"
 _PAIR = ("What should the robot do?", "one two three four five six seven eight nine ten " * 3)
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_what_a_host_adds_is_encoded_at_once(subject: Subject) -> None:
     """A token that a host adds is one in texts that were encoded before, too."""
     tokenizer = subject.build().get_tokenizer()
@@ -224,7 +233,7 @@ def test_what_a_host_adds_is_encoded_at_once(subject: Subject) -> None:
         )
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_pairs_are_truncated_as_asked(subject: Subject) -> None:
     """Of two texts that are encoded as a pair the one is truncated that a host names."""
     tokenizer, judged = subject.tokenizer, 0
@@ -254,7 +263,7 @@ def test_pairs_are_truncated_as_asked(subject: Subject) -> None:
         raise NotApplicable("the published tokenizer encodes texts otherwise, or no pairs")
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_long_documents_are_encoded_whole(subject: Subject) -> None:
     """A document of 140,000 characters has the published ids."""
     text = " ".join(f"step {number}, then turn" for number in range(6000))
@@ -267,7 +276,7 @@ def test_long_documents_are_encoded_whole(subject: Subject) -> None:
     )
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_chats_are_rendered_and_encoded_as_published(subject: Subject) -> None:
     """`apply_chat_template` gives the published tokenizer's text and its ids, and hands what else
     it is given on to the template."""
@@ -279,7 +288,7 @@ def test_chats_are_rendered_and_encoded_as_published(subject: Subject) -> None:
     asked: dict[str, dict[str, Any]] = {
         "with a template and a variable of the caller's": {"chat_template": own, "mood": "calm"}
     }
-    if getattr(tokenizer, "chat_template", None) is not None:
+    if any(subject.published_vocabulary.facts("chat_template")) and tokenizer.chat_template:
         asked |= {
             "": {},
             "with add_generation_prompt=True": {"add_generation_prompt": True},
@@ -321,7 +330,7 @@ _PADDED: dict[str, dict[str, Any]] = {
 }
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_batches_are_padded_as_asked(subject: Subject) -> None:
     """Padded to a multiple, to a length or as arrays, a batch has the width that the published
     tokenizer gives it, each row its own ids, and the pad for the rest."""
@@ -368,7 +377,7 @@ def _width(published: Any, pad: str, options: dict[str, Any]) -> int:
         published.pad_token = before
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_copies_of_the_tokenizer_are_alike(subject: Subject) -> None:
     """A tokenizer that is copied or pickled, as workers of data loaders are sent it, encodes, pads
     and truncates as it does, and knows what a host has added."""
@@ -383,11 +392,20 @@ def test_copies_of_the_tokenizer_are_alike(subject: Subject) -> None:
     for told, copied in ways.items():
         found: dict[str, Any] = {}
         with refusal() as refused:  # a class of a function's own cannot be pickled
-            found = _traits_of(copied(tokenizer))
-        differing = [] if refused else [name for name in wanted if found[name] != wanted[name]]
+            another = copied(tokenizer)
+        if refused:
+            continue
+        with refusal() as refused:
+            found = _traits_of(another)
+        differing = [name for name in wanted if found.get(name) != wanted[name]]
         require(
             not differing,
-            observed=f"{told}, " + "; ".join(f"{one} is {quoted(found[one])}" for one in differing),
+            observed=f"{told}, "
+            + (
+                f"it raises {quoted(str(refused[0]))}"
+                if refused
+                else "; ".join(f"{one} is {quoted(found[one])}" for one in differing)
+            ),
             expected="; ".join(f"{one} {quoted(wanted[one])}" for one in differing),
             mend="leave copying to Python, and keep no settings outside the tokenizer",
         )
@@ -406,7 +424,7 @@ def _traits_of(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-@requirement("TOK-09", MUST, needs=["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06"])
+@requirement("TOK-09", MUST, needs=_NEEDS)
 def test_a_chat_template_of_ones_own_is_the_builders(subject: Subject) -> None:
     """Where no chat template is published, one that the tokenizer has writes what the prompt
     builder writes."""
@@ -417,13 +435,23 @@ def test_a_chat_template_of_ones_own_is_the_builders(subject: Subject) -> None:
     messages = [
         {"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(said)
     ]
-    written = str(subject.tokenizer.apply_chat_template(messages, tokenize=False))
+    written = []
+    for asking in (True, False):
+        with refusal() as refused:
+            text = subject.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=asking
+            )
+            written.append(str(text))
     bos = subject.tokenizer.bos_token or ""
     prompts = [told.prompt for told in conversations(subject, said)]
     require(
-        any(_essence(written, bos).startswith(_essence(prompt, bos)) for prompt in prompts),
-        observed=f"none is published, and the tokenizer's chat template writes "
-        f"{quoted(written, 240)}",
+        any(
+            _essence(text, bos).startswith(_essence(prompt, bos))
+            for text in written
+            for prompt in prompts
+        ),
+        observed="none is published, and the tokenizer's chat template writes "
+        + quoted(written[0] if written else refused[0], 240),
         expected=f"no chat template, or what the prompt builder writes, {quoted(prompts[0], 240)}",
         mend="leave `chat_template` unset where none is published: a base model knows no format, "
         "and its backbone one",
@@ -431,4 +459,4 @@ def test_a_chat_template_of_ones_own_is_the_builders(subject: Subject) -> None:
 
 
 def _essence(text: str, bos: str) -> str:
-    return "".join(text.replace(bos, "").split()) if bos else "".join(text.split())
+    return _without_space(text.replace(bos, "") if bos else text)

@@ -117,7 +117,7 @@ def test_accumulated_batches_share_a_divisor(subject: Subject) -> None:
     does), the loss of a model of the library's is divided by them."""
     together = compared(subject)
     ids, mask, labels = _batch(together.inputs, ignored=False)
-    count = 4 * labels.numel()
+    count, judged = 4 * labels.numel(), 0
     for build, backbone, control in together.pairs():
         if not isinstance(backbone.llm, type(control.llm)):
             continue  # a class of its own need not know the Trainer
@@ -133,6 +133,7 @@ def test_accumulated_batches_share_a_divisor(subject: Subject) -> None:
                 losses.append(float(output.loss))
             if refused and one is control:  # before transformers 4.46
                 raise NotApplicable("the library's loss takes no `num_items_in_batch`")
+        judged += 1
         wanted, found = losses[0], losses[1] if len(losses) > 1 else float("nan")
         within(
             "loss over accumulated batches",
@@ -144,6 +145,8 @@ def test_accumulated_batches_share_a_divisor(subject: Subject) -> None:
             mend="hand what `forward` is given on to the library's loss",
             conditions=conditions(torch.float32, torch.device("cpu")),
         )
+    if not judged:
+        raise NotApplicable("`llm` is none of the library's classes")
 
 
 def _as_if(output: Any, labels: torch.Tensor, inputs: Inputs) -> str:
