@@ -380,7 +380,7 @@ class OwnWeightsAreSaved(MistralLLMBackbone):
         self.llm.save_pretrained = save_own
 
 
-@planted("EMB-08")
+@planted("EMB-08", since="5.0")
 class EveryRankWrites(MistralLLMBackbone):
     """`save_pretrained` writes on every rank, whatever `is_main_process` says: eight processes
     write one file at once."""

@@ -132,7 +132,7 @@ class CallersConfigIsIgnored(MistralLLMBackbone):
         self.llm.generate = by_own_config
 
 
-@planted("GEN-05", on=PURE)
+@planted("GEN-05", on=PURE, since="4.57")
 class OneNewTokenACall(MistralLLMBackbone):
     """Behind a cache the last id alone is read, as if there never were several: of a question that
     follows a shared beginning all but its last token is lost."""
