@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -628,37 +628,42 @@ def _first_rows_alone(backbone: Any, rows: int) -> Iterator[None]:
     if len(count) != 1 or max(count) <= rows:
         raise CallRefused(f"it has no embedding and head of more than {rows} rows")
     whole = count.pop()
-    kept = {one: one.data for module in (embedding, head) for one in module.parameters()}
     # Losses are views of logits by these sizes, and no row pads that is not there.
-    sized = [llm.config, text_config(llm), *llm.modules()]
-    renamed = [
-        (one, name, vars(one)[name])
-        for one in {id(one): one for one in sized}.values()
-        for name in ("vocab_size", "padding_idx")
-        if isinstance(vars(one).get(name), int)
-        and (vars(one)[name] == whole if name == "vocab_size" else vars(one)[name] >= rows)
+    sized = {id(one): one for one in (llm.config, text_config(llm), *llm.modules())}.values()
+    set_to: list[tuple[Any, str, int | None]] = [
+        (one, "vocab_size", rows) for one in sized if vars(one).get("vocab_size") == whole
     ]
-    try:
-        for parameter, data in kept.items():
-            parameter.data = data[:rows]
-        for one, name, _ in renamed:
-            setattr(one, name, rows if name == "vocab_size" else None)
+    set_to += [(one, "padding_idx", None) for one in sized if _pads_behind(one, rows)]
+    parameters = [*embedding.parameters(), *head.parameters()]
+    with _data_changed(parameters, lambda data: data[:rows]), ExitStack() as state:
+        for one, name, value in set_to:
+            state.enter_context(mock.patch.object(one, name, value))
         yield
-    finally:
-        for parameter, data in kept.items():
-            parameter.data = data
-        for one, name, value in renamed:
-            setattr(one, name, value)
+
+
+def _pads_behind(module: Any, rows: int) -> bool:
+    """Whether it pads with a row that is not among the first ones."""
+    row = vars(module).get("padding_idx")
+    return isinstance(row, int) and row >= rows
 
 
 @contextmanager
 def _parameters_in(backbone: Any, dtype: torch.dtype) -> Iterator[None]:
     """Parameters in half precision while the body runs, buffers as they are: as FSDP's mixed
     precision with float32 buffers casts them."""
-    kept = {parameter: parameter.data for parameter in backbone.llm.parameters()}
+    with _data_changed(backbone.llm.parameters(), lambda data: data.to(dtype)):
+        yield
+
+
+@contextmanager
+def _data_changed(
+    parameters: Iterable[torch.nn.Parameter], change: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Other data in the same parameters while the body runs."""
+    kept = {parameter: parameter.data for parameter in parameters}
     try:
-        for parameter in kept:
-            parameter.data = parameter.data.to(dtype)
+        for parameter, data in kept.items():
+            parameter.data = change(data)
         yield
     finally:
         for parameter, data in kept.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from conformance.assertions import Blocked, ClauseFailure, NotApplicable
+from conformance.assertions import Blocked, ClauseFailure, NotApplicable, refusal
 from conformance.control.calls import IGNORED_LABEL as IGNORED_LABEL
 from conformance.oracle import InvalidConfig, NoReference
 from conformance.oracle.shapes import parameter_shapes
@@ -163,6 +163,20 @@ def same_tensor(observed: torch.Tensor | None, expected: torch.Tensor) -> bool:
     return torch.equal(observed, expected) or bool(
         ((observed == expected) | (observed.isnan() & expected.isnan())).all()
     )
+
+
+@contextmanager
+def in_place_of_llm(backbone: Any, other: Any) -> Iterator[bool]:
+    """Put another model in the place of `llm` while the body runs, and say whether it can be."""
+    own = backbone.llm
+    with refusal():
+        backbone.llm = other
+    taken = backbone.llm is other
+    try:
+        yield taken
+    finally:
+        if taken:
+            backbone.llm = own
 
 
 def vocabulary_parameters(llm: Any) -> set[str]:

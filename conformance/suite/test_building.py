@@ -134,7 +134,9 @@ def test_the_default_dtype_rounds_nothing(subject: Subject) -> None:
     weights, it computes what it computes otherwise: rotary frequencies are made in float32."""
     error = _off_under_bfloat16(subject)
     if error is None:
-        raise NotApplicable("it cannot be built under another default dtype, or is in that dtype")
+        raise NotApplicable(
+            "it cannot be built under another default dtype, or its weights take it"
+        )
     if error > SEMANTICS:
         theirs = _off_under_bfloat16(subject.canonical())
         if theirs is None or theirs > SEMANTICS:

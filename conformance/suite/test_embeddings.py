@@ -320,20 +320,15 @@ def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
         if refused:
             raise NotApplicable(f"the model cannot be resized: {refused[0]}")
         with torch.no_grad():  # which a first stage trains, before a second one adds more
-            first = [m.weight for m in _vocabulary_modules(backbone) if len(m.weight) > rows]
-            for one in first:
-                one[rows : rows + 64] = torch.arange(rows, rows + 64)[:, None] / rows
-            trained = [one[rows : rows + 64].clone() for one in first]
+            for one in _added_rows(backbone, rows):
+                one.copy_(torch.arange(rows, rows + 64)[:, None] / rows)
+            trained = [one.clone() for one in _added_rows(backbone, rows)]
             with warnings.catch_warnings(), refusal() as refused:
                 warnings.simplefilter("ignore")
                 backbone.llm.resize_token_embeddings(rows + 128)
-            now = [m.weight for m in _vocabulary_modules(backbone)]
+            now = _added_rows(backbone, rows)
         require(
-            not refused
-            and all(
-                torch.equal(one[rows : rows + 64], wanted)
-                for one, wanted in zip(now, trained, strict=False)
-            ),
+            not refused and len(now) == len(trained) and all(map(torch.equal, now, trained)),
             observed=f"built for {built}, a second `llm.resize_token_embeddings` "
             + (
                 f"raises {quoted(str(refused[0]))}"
@@ -370,10 +365,14 @@ def test_rows_that_a_host_adds_are_looked_up(subject: Subject) -> None:
                 )
 
 
-def _vocabulary_modules(backbone: Any) -> list[Any]:
+def _added_rows(backbone: Any, rows: int) -> list[torch.Tensor]:
+    """The 64 rows behind the first `rows`, of the embedding and of the head, where they are."""
     modules = (backbone.llm.get_input_embeddings(), backbone.llm.get_output_embeddings())
+    weights = [getattr(module, "weight", None) for module in modules]
     return [
-        module for module in modules if isinstance(getattr(module, "weight", None), torch.Tensor)
+        one[rows : rows + 64]
+        for one in weights
+        if isinstance(one, torch.Tensor) and len(one) > rows
     ]
 
 

@@ -136,7 +136,7 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
             **greedy, "max_new_tokens": 4,
             "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
         },
-        # As good as greedy: what is left to chance is nothing.
+        # As good as greedy: nothing is left to chance.
         "do_sample=True and temperature=1e-5": {
             "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 0,
             "temperature": 1e-5,
@@ -162,19 +162,28 @@ def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
                     out = llm.generate(input_ids=ids, attention_mask=mask, **copy.deepcopy(options))
                 emitted.append(out[:, ids.shape[1] :].tolist())
             wanted, found = emitted
-            require(
-                found == wanted,
-                observed=f"built with {BUILDS.get(build, 'the defaults')}, generation with {told} "
-                f"emits {found}",
-                expected=f"{wanted}, which the library's own model emits",
+            _require_emitted(
+                build,
+                f"generation with {told}",
+                found,
+                wanted,
                 mend="leave `generate` to the library, with every argument",
             )
 
 
+def _require_emitted(build: str, told: str, found: Any, wanted: Any, *, mend: str) -> None:
+    require(
+        found == wanted,
+        observed=f"built with {BUILDS.get(build, 'the defaults')}, {told} emits {found}",
+        expected=f"{wanted}, which the library's own model emits",
+        mend=mend,
+    )
+
+
 @requirement("GEN-05", MUST, profile="numerics")
-def test_what_is_asked_for_beside_comes_back(subject: Subject) -> None:
-    """A streamer is told each token as it is emitted, and hidden states, scores and the cache come
-    back where they are asked for."""
+def test_streamers_states_and_scores_are_given(subject: Subject) -> None:
+    """A streamer is told each token as it is emitted, and hidden states and scores come back where
+    they are asked for."""
     together = _that_generates(subject)
     ids, mask = _prompts(together.inputs, 1, 6)
     for build, backbone, control in together.pairs():
@@ -234,11 +243,11 @@ def test_an_answer_that_ended_ends_no_other(subject: Subject) -> None:
                 asked = torch.cat([said, together.inputs.ids(1, 4, 1)[:, 1:]], 1)
                 emitted.append(_greedily(one, together.inputs, asked))
         wanted, found = emitted
-        require(
-            found == wanted,
-            observed=f"built with {BUILDS.get(build, 'the defaults')}, the question after an "
-            f"answer that has ended is answered {found}",
-            expected=f"{wanted}, as by the library's own model",
+        _require_emitted(
+            build,
+            "generation for the question after an answer that has ended",
+            found,
+            wanted,
             mend="make stopping criteria anew for each call",
         )
 
@@ -260,7 +269,7 @@ def test_generation_in_threads_leaves_no_trace(subject: Subject) -> None:
             ended = overlapping(one.llm.get_input_embeddings(), *calls)
             if ended is None:
                 break
-            raised.append(next((one for one in ended if isinstance(one, BaseException)), None))
+            raised.append(next((got for got in ended if isinstance(got, BaseException)), None))
             after = configs_of(one)
             changed.append([key for key in before if before[key] != after.get(key)])
         if len(changed) < 2 or changed[0] or raised[0]:
@@ -313,10 +322,11 @@ def test_several_tokens_stand_behind_a_cache(subject: Subject) -> None:
                     continue
                 found = use(backbone, together.inputs)
             judged += 1
-            require(
-                found == wanted,
-                observed=f"built with {BUILDS.get(build, 'the defaults')}, {told} emits {found}",
-                expected=f"{wanted}, which the library's own model emits",
+            _require_emitted(
+                build,
+                told,
+                found,
+                wanted,
                 mend="leave `prepare_inputs_for_generation` to the library: behind a cache there "
                 "may be more than one new token",
             )

@@ -36,7 +36,12 @@ from conformance.parity.gates import SEMANTICS, conditions
 from conformance.parity.library import text_config
 from conformance.subject.subject import Subject
 from conformance.suite.identity import configs_of
-from conformance.suite.models import built_both_ways, decoder_layers, logits_of
+from conformance.suite.models import (
+    built_both_ways,
+    decoder_layers,
+    in_place_of_llm,
+    logits_of,
+)
 from conformance.suite.product import (
     BUILDS,
     Compared,
@@ -624,7 +629,7 @@ def test_the_model_in_place_is_run(subject: Subject) -> None:
         # A copy that is none, or hangs on the first model, says nothing of the backbone.
         if refused or relative_rms(copied, alone) > SEMANTICS:
             continue
-        with _in_place_of_llm(backbone, other) as taken, refusal() as refused, torch.no_grad():
+        with in_place_of_llm(backbone, other) as taken, refusal() as refused, torch.no_grad():
             if not taken:
                 continue
             found = backbone(**_in_form(form, call, backbone)).logits[..., columns]
@@ -662,20 +667,6 @@ def _other_weights(llm: Any) -> Iterator[None]:
         yield
     finally:
         llm.load_state_dict(own)
-
-
-@contextmanager
-def _in_place_of_llm(backbone: Any, other: Any) -> Iterator[bool]:
-    """Put another model in the place of `llm` while the body runs, and say whether it can be."""
-    own = backbone.llm
-    with refusal():
-        backbone.llm = other
-    taken = backbone.llm is other
-    try:
-        yield taken
-    finally:
-        if taken:
-            backbone.llm = own
 
 
 @requirement("FWD-15", MUST, profile="numerics")

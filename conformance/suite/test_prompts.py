@@ -506,7 +506,7 @@ def _asked_next(host: Host, said: list[str], question: str) -> dict[str, str]:
 @for_all(examples=10, question=message)
 def test_an_empty_answer_is_still_a_turn(subject: Subject, question: str) -> None:
     """An empty assistant message still yields a non-empty turn that ends in the terminator, and
-    holds nothing in its place; None is no word."""
+    holds nothing in its place; for a message that is None, no word is written."""
     for told in conversations(subject, [question, ""]):
         require(
             told.turns[1].rstrip().endswith(subject.terminator) and bool(subject.terminator),

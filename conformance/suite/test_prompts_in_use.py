@@ -1,5 +1,5 @@
-"""PRM: what hosts do with a builder beside telling it a dialogue: they copy it, send it to workers,
-use several at once, and go on for ever."""
+"""PRM: what hosts do with a builder besides telling it a dialogue: they copy it, send it to
+workers, use several at once, and talk for very long."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SAID = ("What is it?", "A cup.", "Where is it?")
 _LATER = ("On the table.", "Pick it up.")
 
 
-@requirement("PRM-05", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+@requirement("PRM-05", MUST)
 def test_copies_go_on_by_themselves(subject: Subject) -> None:
     """A builder that is copied, or sent to a worker, in the middle of a dialogue goes on with it,
     and shares nothing with the one it was copied from."""
@@ -41,6 +41,7 @@ def test_copies_go_on_by_themselves(subject: Subject) -> None:
         "copied by copy.deepcopy": copy.deepcopy,
         "pickled": lambda builder: pickle.loads(pickle.dumps(builder)),
     }
+    judged = 0
     for host in subject.working_hosts:
         for way, copied_by in ways.items():
             builder, obedient = host.builder(), host.builder()
@@ -50,6 +51,7 @@ def test_copies_go_on_by_themselves(subject: Subject) -> None:
                 copied = copied_by(builder)
             if refused:
                 continue
+            judged += 1
             another = copied_by(builder)
             _go_on(copied, ("On the floor.", "Leave it."))
             wanted = _go_on(obedient, _LATER)
@@ -62,6 +64,8 @@ def test_copies_go_on_by_themselves(subject: Subject) -> None:
                     expected=f"{quoted(wanted, 240)}, as one that was not",
                     mend="keep the turns in the instance, and let Python copy all that is in it",
                 )
+    if not judged:
+        raise NotApplicable("no builder can be copied or pickled")
 
 
 def _go_on(builder: Any, messages: tuple[str, str]) -> str:
@@ -80,7 +84,7 @@ _WAIT = 2.0
 """Seconds that the other one is waited for: it may wait for a lock."""
 
 
-@requirement("PRM-05", MUST, needs=["PRM-16"], uses=["prompt_builder_fn"])
+@requirement("PRM-05", MUST)
 def test_builders_in_threads_keep_apart(subject: Subject) -> None:
     """Builders in several threads share nothing: at whichever line one of them stands, another may
     tell its own dialogue."""
@@ -88,7 +92,7 @@ def test_builders_in_threads_keep_apart(subject: Subject) -> None:
         alone, beside = _told(host, _SAID), _told(host, _BESIDE)
         lines = _told_at_once(host, -1)[2]
         if not lines:
-            raise NotApplicable("the builder has no code of its own to stand still in")
+            raise NotApplicable("no line of the builder's own code is run")
         for place in sorted({number * lines // _POINTS for number in range(_POINTS)}):
             found, other, _ = _told_at_once(host, place)
             if other is None:
@@ -154,7 +158,7 @@ _MANY_EXCHANGES = 265
 second for them."""
 
 
-@requirement("PRM-03", MUST, needs=["PRM-05"], uses=["prompt_builder_fn"])
+@requirement("PRM-03", MUST)
 def test_long_dialogues_keep_their_beginning(subject: Subject) -> None:
     """A dialogue of more than 500 messages is told whole: what fits is for tokenizers to say."""
     messages = of_exchanges(_MANY_EXCHANGES)
@@ -177,10 +181,10 @@ def test_long_dialogues_keep_their_beginning(subject: Subject) -> None:
 _NOTHING = re.compile(r"\b(None|null)\b")
 
 
-@requirement("PRM-08", MUST, needs=["TOK-02"], uses=["prompt_builder_fn"])
+@requirement("PRM-08", MUST)
 def test_no_message_is_no_word(subject: Subject) -> None:
-    """A message that is None, as data sets have for what is missing, is refused, or an empty one:
-    `None` is no word of it."""
+    """A message that is None, as data sets have where one is missing, is refused or counts as
+    empty: the word None is not written."""
     for host in subject.working_hosts:
         for said in ((), _SAID[:1]):
             builder, role = host.builder(), ROLES[len(said)]
@@ -202,7 +206,7 @@ def test_no_message_is_no_word(subject: Subject) -> None:
 _THOUGHT = "<think>\nThe cup is red.\n</think>\n\nPick up the red cup."
 
 
-@requirement("PRM-07", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+@requirement("PRM-07", MUST)
 def test_the_thoughts_of_an_answer_are_told(subject: Subject) -> None:
     """Of the last answer, the one that is learnt, thoughts survive, unless the official template
     drops them."""
@@ -226,10 +230,7 @@ def test_the_thoughts_of_an_answer_are_told(subject: Subject) -> None:
 _ROBOT = "You are a robot arm."
 
 
-@requirement(
-    "PRM-10", MUST, needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13", "PAD-08"],
-    uses=["prompt_builder_fn"],
-)  # fmt: skip
+@requirement("PRM-10", MUST)
 def test_space_around_a_system_prompt_is_the_templates(subject: Subject) -> None:
     """Where the template trims a system prompt, as read from a file with a line break at its end,
     a builder does too."""
@@ -253,10 +254,7 @@ def test_space_around_a_system_prompt_is_the_templates(subject: Subject) -> None
             )
 
 
-@requirement(
-    "PRM-10", MUST, needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13", "PAD-08"],
-    uses=["prompt_builder_fn"],
-)  # fmt: skip
+@requirement("PRM-10", MUST)
 def test_the_default_system_prompt_is_spelled_as_published(subject: Subject) -> None:
     """A default system prompt with the words of the template's own has its spaces and signs
     too."""
@@ -276,7 +274,7 @@ def _letters(text: str) -> str:
     return "".join(sign for sign in text.casefold() if sign.isalnum())
 
 
-@requirement("PRM-13", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+@requirement("PRM-13", MUST)
 def test_long_system_prompts_survive_whole(subject: Subject) -> None:
     """A system prompt survives however long it is: those of agents hold the schemas of all their
     tools."""
@@ -293,7 +291,7 @@ def test_long_system_prompts_survive_whole(subject: Subject) -> None:
         )
 
 
-@requirement("PRM-13", MUST, needs=["PRM-03"], uses=["prompt_builder_fn"])
+@requirement("PRM-13", MUST)
 def test_a_format_without_system_prompts_has_no_turn_for_one(subject: Subject) -> None:
     """Where the template knows no system prompt, a builder that is given one leaves it out, or puts
     it into the first question: it opens no turn that the model has never seen."""

@@ -18,12 +18,11 @@ from conformance.subject.contract import eos_ids_of
 from conformance.subject.subject import Subject
 from conformance.suite.product import compared
 
-_NEEDS = ["CON-06", "EMB-02", "EMB-03"]
 _OF_A_HOST = ("<act_0>", "<act_1>")
 _TEXT = "Do <act_1> now."
 
 
-@requirement("EMB-08", MUST, needs=_NEEDS)
+@requirement("EMB-08", MUST)
 def test_a_saved_tokenizer_has_every_token(subject: Subject) -> None:
     """A tokenizer that is saved and loaded has the pad token, and the tokens that a host has added,
     under their ids."""
@@ -73,7 +72,7 @@ def _facts_of(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-@requirement("EMB-08", MUST, needs=_NEEDS)
+@requirement("EMB-08", MUST)
 def test_the_state_dict_that_is_handed_in_is_saved(subject: Subject) -> None:
     """`save_pretrained(state_dict=…)` saves that state dict: a host that trains in shards gathers
     the weights and hands them in."""
@@ -102,7 +101,7 @@ def test_the_state_dict_that_is_handed_in_is_saved(subject: Subject) -> None:
     )
 
 
-@requirement("EMB-08", MUST, needs=_NEEDS)
+@requirement("EMB-08", MUST)
 def test_the_stops_are_saved(subject: Subject) -> None:
     """What is saved stops where the model stops that was saved."""
     from transformers import AutoConfig, GenerationConfig
@@ -127,7 +126,7 @@ def test_the_stops_are_saved(subject: Subject) -> None:
     )
 
 
-@requirement("EMB-08", MUST, needs=_NEEDS)
+@requirement("EMB-08", MUST)
 def test_other_ranks_save_nothing(subject: Subject) -> None:
     """`save_pretrained(is_main_process=False)`, which launchers call on the other ranks, writes no
     weights."""

@@ -1,5 +1,5 @@
-"""TOK: what hosts do with a tokenizer beside encoding texts: they decode, ask for offsets, pad what
-they have encoded, and render chats."""
+"""TOK: what hosts do with a tokenizer besides encoding texts: they decode, ask for offsets, pad
+what they have encoded, and render chats."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from conformance.subject.subject import Subject
 from conformance.suite.dialogues import conversations
 from conformance.suite.strategies import ordinary_texts
 
-_NEEDS = ["TOK-01", "TOK-03", "TOK-04", "TOK-05", "PAD-06", "PAD-08", "CON-02"]
 _CODE = "if ( a != b ) : print ( 'It is n\\'t .' , x [ 0 ] ) ; do n't , I 'm , we 've !"
 """Text with spaces that clean-up takes away."""
 
 
-@requirement("TOK-04", MUST, needs=["CON-01", "CON-02"])
+@requirement("TOK-04", MUST)
 def test_decoding_is_as_published(subject: Subject) -> None:
     """As hosts decode, with the tokenizer's own settings, with special tokens and without, alone or
     in a batch, the text is that of the published tokenizer: no clean-up that is not published, and
@@ -58,7 +57,7 @@ def _without_space(text: str) -> str:
     return "".join(text.split())
 
 
-@requirement("TOK-04", MUST, needs=["CON-01"])
+@requirement("TOK-04", MUST)
 def test_batches_are_decoded_in_order(subject: Subject) -> None:
     """Ragged rows of a batch come back in their places."""
     tokenizer = subject.tokenizer
@@ -73,7 +72,7 @@ def test_batches_are_decoded_in_order(subject: Subject) -> None:
     )
 
 
-@requirement("TOK-04", MUST, needs=["CON-01"])
+@requirement("TOK-04", MUST)
 def test_tokens_that_a_host_adds_are_special_if_it_says_so(subject: Subject) -> None:
     """Special tokens that a host has added are left out with `skip_special_tokens`, others are
     not."""
@@ -111,10 +110,10 @@ def _ids_to_decode(subject: Subject, tokenizer: Any) -> Iterator[list[int]]:
         yield [*word, token, *word]
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_every_way_of_encoding_agrees(subject: Subject) -> None:
     """`encode` gives the ids that a call gives, and `tokenize` their tokens; what hosts may ask for
-    beside (offsets, the mask of special tokens) is given as the published tokenizer gives it."""
+    besides (offsets, the mask of special tokens) is given as the published tokenizer gives it."""
     tokenizer, readings = subject.tokenizer, subject.published_vocabulary.readings
     for text in ("What should the robot do?", _CODE, "na\u00efve \u201cü\u201d\n日本語"):
         for special in (True, False):
@@ -182,7 +181,7 @@ def _require_what_was_asked_for(tokenizer: Any, readings: list[Any], text: str) 
         )  # fmt: skip
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_padding_keeps_the_masks_of_samples(subject: Subject) -> None:
     """`pad` keeps the attention mask that each sample brings, and masks what it adds, whichever
     side it pads on."""
@@ -213,7 +212,7 @@ _LATE = "<act_7>"
 _PAIR = ("What should the robot do?", "one two three four five six seven eight nine ten " * 3)
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_what_a_host_adds_is_encoded_at_once(subject: Subject) -> None:
     """A token that a host adds is one in texts that were encoded before, too."""
     tokenizer = subject.build().get_tokenizer()
@@ -233,7 +232,7 @@ def test_what_a_host_adds_is_encoded_at_once(subject: Subject) -> None:
         )
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_pairs_are_truncated_as_asked(subject: Subject) -> None:
     """Of two texts that are encoded as a pair the one is truncated that a host names."""
     tokenizer, judged = subject.tokenizer, 0
@@ -263,9 +262,9 @@ def test_pairs_are_truncated_as_asked(subject: Subject) -> None:
         raise NotApplicable("the published tokenizer encodes texts otherwise, or no pairs")
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_long_documents_are_encoded_whole(subject: Subject) -> None:
-    """A document of 140,000 characters has the published ids."""
+    """A document of more than 100,000 characters has the published ids."""
     text = " ".join(f"step {number}, then turn" for number in range(6000))
     ids = subject.encode(text, special=False)
     require(
@@ -276,7 +275,7 @@ def test_long_documents_are_encoded_whole(subject: Subject) -> None:
     )
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_chats_are_rendered_and_encoded_as_published(subject: Subject) -> None:
     """`apply_chat_template` gives the published tokenizer's text and its ids, and hands what else
     it is given on to the template."""
@@ -330,7 +329,7 @@ _PADDED: dict[str, dict[str, Any]] = {
 }
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_batches_are_padded_as_asked(subject: Subject) -> None:
     """Padded to a multiple, to a length or as arrays, a batch has the width that the published
     tokenizer gives it, each row its own ids, and the pad for the rest."""
@@ -377,7 +376,7 @@ def _width(published: Any, pad: str, options: dict[str, Any]) -> int:
         published.pad_token = before
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_copies_of_the_tokenizer_are_alike(subject: Subject) -> None:
     """A tokenizer that is copied or pickled, as workers of data loaders are sent it, encodes, pads
     and truncates as it does, and knows what a host has added."""
@@ -424,7 +423,7 @@ def _traits_of(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-@requirement("TOK-09", MUST, needs=_NEEDS)
+@requirement("TOK-09", MUST)
 def test_a_chat_template_of_ones_own_is_the_builders(subject: Subject) -> None:
     """Where no chat template is published, one that the tokenizer has writes what the prompt
     builder writes."""
