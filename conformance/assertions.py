@@ -144,7 +144,9 @@ def refusal(*types: type[Exception]) -> Iterator[list[Exception]]:
         if (types and not isinstance(error, types)) or is_slip_of_ours(error):
             raise
         caught.append(error)
-        # The last alone: an exception keeps alive what its frames hold, models among it.
+        # The last alone, and without what its frames hold: models, and graphs that remember
+        # parameters by their shape.
+        traceback.clear_frames(error.__traceback__)
         if (collected := _refused.get()) is not None:
             collected[:] = [error]
 

@@ -16,12 +16,12 @@ from conformance.control.calls import (
     observe,
 )
 from conformance.control.compare import Difference, differences, same
+from conformance.control.covering import Row, covering, plainer
 from conformance.control.model import Canonical, Control, Mirrored, canonical, mirrored_from
 from conformance.control.states import (
     CHANGING,
     DEFAULTS,
     FACTORS,
-    Row,
     covering_rows,
     described,
     is_for_inference,
@@ -43,6 +43,7 @@ __all__ = [
     "NoSuchState",
     "Row",
     "canonical",
+    "covering",
     "covering_rows",
     "described",
     "differences",
@@ -51,6 +52,7 @@ __all__ = [
     "makes_sense",
     "mirrored_from",
     "observe",
+    "plainer",
     "same",
     "takes_long",
     "with_gradients",

@@ -17,7 +17,8 @@ from unittest import mock
 import torch
 
 from conformance.assertions import getting_on, is_slip_of_ours
-from conformance.control.states import CHANGING, DEFAULTS, SECOND_RANK, Row
+from conformance.control.covering import Row
+from conformance.control.states import CHANGING, DEFAULTS, SECOND_RANK
 from conformance.parity.equality import parameters_by_name
 from conformance.parity.library import attention_of, text_config
 
@@ -146,7 +147,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
     row = {**DEFAULTS, **row}
     with ExitStack() as state:
         if inputs.rows is not None:
-            state.enter_context(_first_rows_alone(backbone, inputs.rows))
+            state.enter_context(first_rows_alone(backbone, inputs.rows))
         if row["history"] in ("after copying", "after assigning"):
             backbone = _grown_copy(backbone, assigned=row["history"] == "after assigning")
         state.enter_context(_unchanged(backbone, values=row["history"] in CHANGING))
@@ -163,7 +164,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
         if row["precision"] == "autocast":
             state.enter_context(torch.autocast("cpu", dtype=dtype))
         if row["ranks"] == 2:
-            state.enter_context(_second_of_two_ranks())
+            state.enter_context(second_of_two_ranks())
         attention = _attention_named(backbone)
         try:
             _live_through(backbone, row, inputs)
@@ -193,7 +194,7 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
 
 
 @contextmanager
-def _second_of_two_ranks() -> Iterator[None]:
+def second_of_two_ranks() -> Iterator[None]:
     """A process group of two while the body runs, of which this process is the second; nobody else
     is there, so torch's fake backend carries it.
 
@@ -375,7 +376,10 @@ class _Call:
         else:
             arguments["inputs_embeds"] = self._embedded(backbone)[:, begin:end]
         if self.mask is not None:
-            arguments["attention_mask"] = self.mask if self.mask.dim() > 2 else self.mask[:, :end]
+            pairs = self.mask.dim() > 2
+            arguments["attention_mask"] = (
+                self.mask[:, :, begin:end, :end] if pairs else self.mask[:, :end]
+            )
         if self.positions is not None:
             arguments["position_ids"] = self.positions[:, begin:end]
         if self.labels is not None:
@@ -473,6 +477,12 @@ def _facts_of(output: Any, row: Row) -> tuple[Observation, Any]:
     facts = {"logits": output.logits}
     cache = getattr(output, "past_key_values", None)
     facts["a cache"] = cache is not None
+    asked = {"hidden states": "hidden_states", "attentions": "attentions"}
+    facts["what is returned unasked"] = ", ".join(
+        name
+        for told, name in asked.items()
+        if row["output"] != told and getattr(output, name, None) is not None
+    )
     if getattr(output, "loss", None) is not None:
         facts["loss"] = output.loss
     if row["output"] == "hidden states":
@@ -614,7 +624,7 @@ def _unchanged(backbone: Any, *, values: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _first_rows_alone(backbone: Any, rows: int) -> Iterator[None]:
+def first_rows_alone(backbone: Any, rows: int) -> Iterator[None]:
     """The input embedding and the head of `llm` with their first `rows` alone while the body runs:
     of a long text nearly all time and memory go into logits over a whole vocabulary.
 

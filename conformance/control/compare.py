@@ -10,7 +10,7 @@ import torch
 
 from conformance.control.calls import CallRefused, Observation
 from conformance.parity.equality import GRADIENT_RELATIVE_RMS, relative_rms
-from conformance.parity.gates import NEGLIGIBLE_GRADIENT, SEMANTICS, rms
+from conformance.parity.gates import GRADIENT_ROUNDING, SEMANTICS, rms
 
 POSITION = 5 * SEMANTICS
 """Gate 1 for a single position: errors of one are larger than their mean over many."""
@@ -210,7 +210,7 @@ def _gradients(
     largest = max(float(gradient.norm()) for gradient in expected.values())
     bound, negligible = (
         (HALF_GRADIENT, HALF_NEGLIGIBLE) if rounded
-        else (GRADIENT_RELATIVE_RMS, NEGLIGIBLE_GRADIENT)
+        else (GRADIENT_RELATIVE_RMS, GRADIENT_ROUNDING / GRADIENT_RELATIVE_RMS)
     )  # fmt: skip
     for name, gradient in expected.items():
         seen = found[name]

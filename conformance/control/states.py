@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
-Row = dict[str, Any]
-"""One state and one call: a value for each factor."""
+from conformance.control.covering import Row, covering
 
 FACTORS: Mapping[str, tuple[Any, ...]] = {
     "build": ("training", "inference", "flash", "no token", "long", "all at once", "checkpointed"),
@@ -168,61 +166,16 @@ def with_gradients(
 
 def covering_rows(factors: Mapping[str, tuple[Any, ...]] = FACTORS) -> Iterator[Row]:
     """Rows in which every pair of values of any two factors occurs that can, and every pair of
-    those beside which the longest sequences are tried at such a length; always the same.
-
-    Greedy: a row begins with a pair that is still missing and takes, factor by factor, the value
-    that covers most of the other missing pairs, or was used least (the plainest may be used twice
-    as often): what only three values together show may show then too. (`allpairspy` gives up on a
-    third of the pairs once some combinations are excluded.)
-    """
-    missing = {
-        frozenset({(one, a), (other, b)})
-        for one, other in combinations(factors, 2)
-        for a in factors[one]
-        for b in factors[other]
-        if makes_sense({one: a, other: b})
-    }
-    missing |= {
+    those beside which the longest sequences are tried at such a length; always the same."""
+    beside = (
         frozenset({("length", length), (one, a), (other, b)})
         for length in _FEW.keys() & set(factors["length"])
         for one, other in combinations(_FEW[length], 2)
         for a in set(_FEW[length][one]) & set(factors[one])
         for b in set(_FEW[length][other]) & set(factors[other])
         if makes_sense({"length": length, one: a, other: b})
-    }
-    used: Counter[tuple[str, Any]] = Counter()
-    while missing:
-        pair = max(missing, key=lambda pair: sorted(map(str, pair)))
-        row = _completed(dict(pair), factors, missing, used)
-        if row is None:  # what it asks for is not among these values
-            missing.remove(pair)
-            continue
-        missing -= {frozenset(some) for n in (2, 3) for some in combinations(row.items(), n)}
-        used.update(row.items())
-        yield {name: row[name] for name in factors}
-
-
-def _completed(
-    row: Row,
-    factors: Mapping[str, tuple[Any, ...]],
-    missing: Collection[frozenset[tuple[str, Any]]],
-    used: Mapping[tuple[str, Any], int],
-) -> Row | None:
-    """`row` with a value for each factor that has none, chosen as `covering_rows` says; None if
-    there is no such row."""
-    for name in sorted(factors, key=lambda name: -len(factors[name])):
-        if name in row:
-            continue
-        able = [value for value in factors[name] if makes_sense({**row, name: value})]
-        if not able:
-            return None
-        row[name] = max(
-            able, key=lambda value: (
-                sum(frozenset({(name, value), item}) in missing for item in row.items()),
-                -used[name, value] / (2 if value == factors[name][0] else 1),
-            ),
-        )  # fmt: skip
-    return row
+    )
+    return covering(factors, makes_sense, beside=beside)
 
 
 def described(row: Row, among: Mapping[str, Any] = DEFAULTS) -> str:
@@ -275,7 +228,7 @@ def makes_sense(row: Row) -> bool:
             and row.get("history") in ("after copying", "after assigning")
         )
         or (chunked and row.get("labels", "none") != "none")
-        or (chunked and mask in ("right", "holes", "gap", "additive", "pairs", "none"))
+        or (chunked and mask in ("right", "holes", "gap", "none"))
         # The library's eager attention adds a boolean mask to scores: it means nothing there.
         or (
             mask == "pairs"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
-from conformance.parity.gates import NEGLIGIBLE_GRADIENT
+from conformance.parity.gates import GRADIENT_ROUNDING, NEGLIGIBLE_GRADIENT
 
 GRADIENT_RELATIVE_RMS = 1e-4
 """The largest legitimate relative RMS known is 1e-5; the bound leaves a factor of ten."""
@@ -67,16 +67,25 @@ def gradient_angles(
 def worst_gradient(
     observed: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 ) -> tuple[float, str]:
-    """The largest relative RMS between the gradients of one parameter, and its name, among those
-    whose expected one is not negligible.
+    """The largest distance between the gradients of one parameter, over the size of the expected
+    one, and its name, among those whose expected one is not negligible; what rounding may leave of
+    the largest parameter's is below `GRADIENT_RELATIVE_RMS`.
 
     Raises:
         KeyError: if one of these is not observed.
         ValueError: if nothing is expected.
     """
+    considerable = _considerable(expected)
+    # Rounding adds to what cancels as much as to what does not.
+    least = (
+        GRADIENT_ROUNDING
+        / GRADIENT_RELATIVE_RMS
+        * max(float(gradient.norm()) for gradient in considerable.values())
+    )
     errors = {
         name: relative_rms(observed[name], gradient)
-        for name, gradient in _considerable(expected).items()
+        * min(1.0, float(gradient.norm()) / least if least else 1.0)
+        for name, gradient in considerable.items()
     }
     # NaN is the worst, wherever it stands.
     return max((math.inf if math.isnan(error) else error, name) for name, error in errors.items())

@@ -37,6 +37,9 @@ GRADIENT_COSINE = 0.99
 NEGLIGIBLE_GRADIENT = 1e-4
 """A share of the largest parameter gradient's norm: smaller gradients are rounding alone, such as
 those of keys' biases, which cancel."""
+GRADIENT_ROUNDING = 1e-6
+"""What rounding leaves in float32 of a gradient that cancels, over the largest parameter gradient's
+norm: sixteen roundings. Of a text of one token the gradients of queries and keys are this alone."""
 MEMORY_RATIO = 1.5
 """The bound on what a forward takes beside the weights, over what it must hold: what cuBLAS keeps
 to work in (32 MiB on Hopper) is a seventh of that for Mistral-7B over 2,048 tokens, and a cache

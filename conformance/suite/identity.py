@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from conformance.assertions import Blocked, refusal
+from conformance.assertions import Blocked, quoted, refusal
 from conformance.control.calls import declared_dropout
 from conformance.parity.library import published_name
 from conformance.subject.subject import Host, Subject
@@ -26,6 +26,7 @@ _TEXT = "The quick brown fox, 42 times: naïve “quotes” &amp; <b>tags</b>\n\
 _DIALOGUE = ("What do you see?", "A cup.", "And now?", "A plate.")
 _SYSTEM = "You are a robot arm."
 _DIGITS = 16
+_ABSENT = "absent"
 
 
 def traits(backbone: Any) -> dict[str, Any]:
@@ -102,6 +103,29 @@ def configs_of(backbone: Any) -> dict[str, Any]:
 def plain(config: Any) -> Mapping[str, Any]:
     """A config as a mapping; empty if there is none."""
     return config.to_dict() if hasattr(config, "to_dict") else {}
+
+
+def differing_traits(
+    found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> dict[str, tuple[str, str]]:
+    """The traits that are not the same in both, by name: the found value and the wanted one, as a
+    message shows them."""
+    return {
+        name: (quoted(found.get(name, _ABSENT)), quoted(wanted.get(name, _ABSENT)))
+        for name in {**wanted, **found}
+        if not _equal(found.get(name, _ABSENT), wanted.get(name, _ABSENT))
+    }
+
+
+def first_of(differing: Mapping[str, tuple[str, str]]) -> tuple[str, str, str]:
+    """Name, found and wanted value of the first trait that differs; empty if none does."""
+    return next(((name, *values) for name, values in differing.items()), ("", "", ""))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return bool(one == other)
 
 
 def traits_as_text(subject: Subject) -> dict[str, str]:

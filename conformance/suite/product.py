@@ -83,7 +83,7 @@ _OF_SIZE = ("batch", "length")
 """Factors of which a large value is what is tried with a part."""
 _WHOLE_IN_EACH_BUILD = ("mode", "labels", "gradients")
 """Factors of which each value is called with the whole vocabulary once in each build."""
-_FIRST_ROWS = 1024
+FIRST_ROWS = 1024
 """How many rows that part has."""
 
 _TAKES = {
@@ -225,7 +225,7 @@ class Compared:
         seen |= {(row["build"], name, row[name]) for name in _WHOLE_IN_EACH_BUILD}
         if seen <= self._seen_whole and self._is_large(row):
             try:
-                if not any(self._differences(row, self.inputs.within(_FIRST_ROWS))):
+                if not any(self._differences(row, self.inputs.within(FIRST_ROWS))):
                     return
             except NoSuchState:
                 raise

@@ -111,11 +111,16 @@ def messages_of_corpus(subject: Subject) -> list[str]:
 
 
 def dialogues(subject: Subject) -> list[dict[str, list[str]]]:
-    """Edges: every message of the corpus asked and answered, the same one said again, and dialogues
-    of up to seventy exchanges."""
+    """Edges: every message of the corpus asked and answered, the same one said again, alone or with
+    more, and dialogues of up to seventy exchanges."""
     texts = messages_of_corpus(subject)
     told = [texts[start + shift :][:4] for start in range(0, len(texts), 4) for shift in (0, 1)]
-    again = [["Again.", "Again.", "Again."], ["Is it?", "Yes.", "Is it?", "Yes.", "And now?"]]
+    again = [
+        ["Again.", "Again.", "Again."],
+        ["Is it?", "Yes.", "Is it?", "Yes.", "And now?"],
+        # One that begins, or ends, with the one before it.
+        ["Pick up the red cup.", "Pick up the red cup. Done.", "Done. And now?", "What? And now?"],
+    ]
     long = [
         of_exchanges(5),
         of_exchanges(12)[:-1],

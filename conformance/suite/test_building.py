@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,9 @@ from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.subject.subject import Subject
 from conformance.suite.identity import (
+    differing_traits,
     encoding_traits,
+    first_of,
     generation_traits,
     plain,
     prompt_traits,
@@ -37,7 +39,6 @@ from conformance.suite.product import (
     compared,
 )
 
-_ABSENT = "absent"
 _LONG = 129
 """Tokens behind which frequencies of eight bits are off by more than rounding."""
 _OF_A_HOST = 77
@@ -73,12 +74,12 @@ def test_every_way_of_building_gives_the_same_backbone(subject: Subject) -> None
         derived = _derived_generation(together.backbone(build)) if is_for_inference(build) else {}
         differing = {
             name: told
-            for name, told in _differing(facts, usual).items()
+            for name, told in differing_traits(facts, usual).items()
             if not (name in derived and facts.get(name) in (derived[name], None))
             and not (name == _LENGTH and LEFT_OUT.get(build) == "llm_max_length")
             and not (build == "longer" and _may_differ_beyond(name))
         }
-        first, found, wanted = _first(differing)
+        first, found, wanted = first_of(differing)
         require(
             not differing,
             observed=f"with {argument}, {first} is {found}, and {wanted} otherwise",
@@ -116,8 +117,8 @@ def test_a_copy_keeps_what_a_host_has_changed(subject: Subject) -> None:
             }
             for one in (copied, backbone)
         )
-        differing = _differing(facts, changed)
-        first, found, wanted = _first(differing)
+        differing = differing_traits(facts, changed)
+        first, found, wanted = first_of(differing)
         require(
             not differing,
             observed=f"built for {built}, changed by a host and copied, {first} is {found}, and "
@@ -214,8 +215,8 @@ def test_another_process_builds_the_same(subject: Subject) -> None:
         raise NotApplicable("no second process is started here; `conformance certify` starts one")
     own = traits_as_text(subject)
     for other in subject.elsewhere():
-        differing = {} if other.raised else _differing(other.traits, own)
-        first, found, wanted = _first(differing)
+        differing = {} if other.raised else differing_traits(other.traits, own)
+        first, found, wanted = first_of(differing)
         told = (
             f"building it raised {other.raised} in a second process"
             if other.raised
@@ -256,24 +257,3 @@ def _derived_generation(backbone: Any) -> dict[str, Any]:
     if not plain(getattr(backbone.llm, "generation_config", None)).get("_from_model_config"):
         return {}
     return generation_traits(GenerationConfig.from_model_config(backbone.llm.config))
-
-
-def _differing(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The traits that are not the same in both, by name: the found value and the wanted one, as a
-    message shows them."""
-    return {
-        name: (quoted(found.get(name, _ABSENT)), quoted(wanted.get(name, _ABSENT)))
-        for name in {**wanted, **found}
-        if not _equal(found.get(name, _ABSENT), wanted.get(name, _ABSENT))
-    }
-
-
-def _first(differing: Mapping[str, tuple[str, str]]) -> tuple[str, str, str]:
-    """Name, found and wanted value of the first trait that differs; empty if none does."""
-    return next(((name, *values) for name, values in differing.items()), ("", "", ""))
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other)
-    return bool(one == other)

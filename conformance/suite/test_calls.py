@@ -5,10 +5,12 @@ The other clauses look closely at one plain state; these ask whether all others 
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -23,7 +25,7 @@ from conformance.catalogue import MUST, requirement
 from conformance.control import Inputs
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
-from conformance.parity.library import attention_of
+from conformance.parity.library import attention_of, text_config
 from conformance.subject.subject import Subject
 from conformance.suite.product import (
     BUILDS,
@@ -249,3 +251,57 @@ def _attention_maps(backbone: Any, ids: torch.Tensor) -> list[torch.Tensor]:
             state.enter_context(attention_of(backbone.llm, "eager"))
         output = backbone(input_ids=ids, output_attentions=True)
     return list(getattr(output, "attentions", None) or ())
+
+
+@requirement("FWD-14", MUST, profile="numerics")
+def test_the_config_decides_what_a_call_leaves_open(subject: Subject) -> None:
+    """Where a call does not say whether it wants a cache, `llm.config.use_cache` does, as a host
+    has set it since."""
+    together = compared(subject)
+    for build, backbone, control in together.pairs():
+        ids = together.inputs.ids(2, 5)
+        for wanted in (True, False):
+            given = []
+            for one in (control, backbone):
+                config = text_config(one.llm)
+                with mock.patch.object(config, "use_cache", wanted), torch.no_grad():
+                    output = one(input_ids=ids)
+                given.append(getattr(output, "past_key_values", None) is not None)
+            require(
+                given[0] == given[1],
+                observed=f"built with {BUILDS.get(build, 'the defaults')}, with "
+                f"`llm.config.use_cache` set to {wanted} a call that does not say gives "
+                f"{'a cache' if given[1] else 'none'}",
+                expected=f"{'one' if given[0] else 'none'}, as the library's own model: hosts turn "
+                "the cache off to train, and on to evaluate",
+                mend="hand `use_cache=None` on: the config is asked at each call",
+            )
+
+
+@requirement("FWD-14", MUST, profile="numerics")
+def test_as_many_logits_are_given_as_are_asked_for(subject: Subject) -> None:
+    """A model whose `forward` names `logits_to_keep` computes the last logits alone where it is
+    asked to: those of a long prompt take gigabytes."""
+    together, judged = compared(subject), 0
+    ids = together.inputs.ids(2, 9)
+    for build, backbone, control in together.pairs():
+        if "logits_to_keep" not in inspect.signature(backbone.llm.forward).parameters:
+            continue
+        shapes = []
+        for one in (control, backbone):
+            llm: Any = one.llm
+            with torch.no_grad(), refusal() as refused:
+                shapes.append(tuple(llm(input_ids=ids, logits_to_keep=2).logits.shape[:2]))
+            if refused and one is control:  # before transformers 4.50
+                raise NotApplicable("the library's own model knows no `logits_to_keep`")
+        judged += 1
+        require(
+            bool(refused) or shapes[0] == shapes[-1],  # which whoever asks hears of
+            observed=f"built with {BUILDS.get(build, 'the defaults')}, with logits_to_keep=2 `llm` "
+            f"gives logits of shape {(*shapes[-1], '…')} for ids of shape {tuple(ids.shape)}",
+            expected=f"{(*shapes[0], '…')}, as the library's own model: generation asks for the "
+            "last ones",
+            mend="hand `logits_to_keep` on, or do not name it",
+        )
+    if not judged:
+        raise NotApplicable("the model's `forward` names no `logits_to_keep`")

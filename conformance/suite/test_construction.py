@@ -46,6 +46,7 @@ from conformance.subject.raised import where
 from conformance.subject.secrets import places_in, watching
 from conformance.subject.subject import Subject
 from conformance.suite.advice import SIGNATURE, to_mend
+from conformance.suite.identity import differing_traits, first_of, prompt_traits, traits
 from conformance.suite.models import (
     probe_ids,
     same_tensor,
@@ -825,6 +826,7 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
     token, rows, generation config, tokenizer and half precision under this id holds under the
     others."""
     recipes = subject.recipes_by_id
+    before = _traits_now(subject)
     listed = str(_error_for_unknown_id(subject))
     others = [
         name
@@ -843,6 +845,7 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
             mend=f"correct the row of {name!r} in the table of ids, or drop it",
             id=name,
         )
+        _require_untouched(subject, before, name)
         _require_own_files(name, recipes[name], subject.tap.calls[asked_before:])
         rule = subject.declared.builder_for(name)
         builder = rule
@@ -864,6 +867,54 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
         )
         if name != subject.backbone_id:
             _require_of(name, subject.under(name))
+
+
+@requirement("CON-17", MUST)
+def test_a_model_of_another_vocabulary_changes_nothing(subject: Subject) -> None:
+    """A model with another tokenizer, where the class lists one, leaves the one that was built
+    before as it was."""
+    before, listed = _traits_now(subject), str(_error_for_unknown_id(subject))
+    name = next(
+        (
+            one
+            for one, recipe in subject.recipes_by_id.items()
+            if one in listed and recipe.family != subject.recipe.family
+        ),
+        None,
+    )
+    if name is None:
+        raise NotApplicable("the class lists no model with another tokenizer")
+    with refusal():  # which needs another release, say
+        subject.build(name, inference_mode=True)
+    _require_untouched(subject, before, name)
+
+
+def _require_untouched(subject: Subject, before: dict[str, Any], name: str) -> None:
+    """The shared instance is what it was before another one was built under `name`."""
+    changed = differing_traits(_traits_now(subject), before)
+    first, now, then = first_of(changed)
+    if changed:  # which is no fault of what other clauses look at
+        subject.build()
+    require(
+        not changed,
+        observed=f"once {name!r} was built too, {first} of the one that was built before is {now}, "
+        f"and was {then}",
+        expected="what it was: a script has a teacher and a student, or compares two sizes",
+        mend="keep on the instance what depends on the id, and nothing on the class or in the "
+        "module",
+        differing=list(changed)[:20],
+        id=name,
+    )
+
+
+def _traits_now(subject: Subject) -> dict[str, Any]:
+    """Of the shared instance; its buffers may come into being with a call."""
+    backbone = subject.training
+    return {
+        name: value
+        for name, value in {**traits(backbone), **prompt_traits(subject, backbone)}.items()
+        if not isinstance(value, torch.Tensor)
+    }
 
 
 def _require_of(name: str, other: Subject) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from conformance.assertions import NotApplicable, quoted, refusal, require, tell, within
 from conformance.catalogue import MUST, SHOULD, requirement
+from conformance.control.calls import second_of_two_ranks
 from conformance.hub.language_model import decoder_config, put_back
 from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
@@ -152,6 +153,34 @@ def test_tying_is_honoured(subject: Subject) -> None:
         )
 
 
+@requirement("EMB-06", MUST)
+def test_what_was_untied_can_be_tied_again(subject: Subject) -> None:
+    """Where they are tied, `llm.tie_weights()` ties input and output embedding anew, as the library
+    asks of whoever has assigned a state dict or put another embedding in place."""
+    judged = 0
+    for built, backbone in built_both_ways(subject):
+        llm = backbone.llm
+        embedding, head = llm.get_input_embeddings(), llm.get_output_embeddings()
+        ties = hasattr(llm, "tie_weights") and hasattr(llm, "set_input_embeddings")
+        if head is None or not ties or head.weight.data_ptr() != embedding.weight.data_ptr():
+            continue
+        judged += 1
+        other = copy.deepcopy(embedding)
+        llm.set_input_embeddings(other)
+        llm.tie_weights()
+        now = llm.get_output_embeddings().weight
+        require(
+            now.data_ptr() == other.weight.data_ptr(),
+            observed=f"built for {built}, after `llm.set_input_embeddings(…)` and "
+            "`llm.tie_weights()` the head has the weight of before",
+            expected="that of the new embedding: else the two are trained apart, and one of them "
+            "is what is saved",
+            mend="leave `tie_weights` to the library, after construction too",
+        )
+    if not judged:
+        raise NotApplicable("the embeddings are not tied")
+
+
 @requirement("EMB-07", MUST, needs=["CON-01"])
 def test_new_rows_are_finite(subject: Subject) -> None:
     """New rows are finite."""
@@ -164,6 +193,35 @@ def test_new_rows_are_finite(subject: Subject) -> None:
             expected="finite numbers",
             mend="initialise new rows; `torch.empty` holds whatever was in memory",
         )
+
+
+@requirement("EMB-07", MUST)
+def test_new_rows_are_the_same_on_every_rank(subject: Subject) -> None:
+    """New rows that are no matter of chance are filled alike on every rank of a process group: each
+    rank builds its own, and what is gathered from them is one model."""
+    counts = {name: theirs.shape[0] for name, _, theirs in _vocabulary_tensors(subject)}
+    own, again = _new_rows(subject.training, counts), _new_rows(subject.build(), counts)
+    if not own or any(not same_tensor(again[name], rows) for name, rows in own.items()):
+        raise NotApplicable("there are no new rows, or they are drawn at random")
+    with refusal() as refused, second_of_two_ranks():
+        elsewhere = _new_rows(subject.build(), counts)
+    if refused:  # it asks other ranks, say, and there are none
+        raise NotApplicable(f"it cannot be built in a process group here: {refused[0]}")
+    other = [name for name, rows in own.items() if not same_tensor(elsewhere[name], rows)]
+    require(
+        not other,
+        observed=f"on the second rank of two the new rows of {other} are others than in a process "
+        "by itself, in which they are always the same",
+        expected="the same rows on every rank: shards of several fillings make none of them",
+        mend="fill rows by what all ranks know, or draw them and let one rank send them",
+    )
+
+
+def _new_rows(backbone: Any, counts: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """The rows behind the published ones, by the name of their tensor."""
+    state = backbone.llm.state_dict()
+    rows = {name: state[name][count:].clone() for name, count in counts.items() if name in state}
+    return {name: some for name, some in rows.items() if len(some)}
 
 
 @requirement("EMB-08", MUST, needs=["CON-06", "EMB-02", "EMB-03"])

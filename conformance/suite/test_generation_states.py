@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,12 +26,9 @@ from conformance.parity.equality import relative_rms
 from conformance.parity.gates import SEMANTICS, conditions
 from conformance.subject.contract import eos_ids_of
 from conformance.subject.subject import Subject
+from conformance.suite.generating import left_padded, that_generates
 from conformance.suite.identity import configs_of
-from conformance.suite.product import (
-    BUILDS,
-    Compared,
-    compared,
-)
+from conformance.suite.product import BUILDS, compared
 
 
 @requirement(
@@ -44,7 +40,7 @@ def test_generation_in_any_state(subject: Subject) -> None:
     and left-padded in a batch, as ids and as embeddings, in `eval()` and after `train()`, over 70
     tokens, behind a cache that holds the beginning, and again; built for inference it computes no
     more positions for it."""
-    together = _that_generates(subject)
+    together = that_generates(subject)
 
     @functools.cache
     def by_control(cached: bool, *asked: Any) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -100,77 +96,6 @@ def test_generation_in_any_state(subject: Subject) -> None:
             )
 
 
-@requirement("GEN-05", MUST, profile="numerics")
-def test_beams_and_configs_are_the_librarys(subject: Subject) -> None:
-    """Beams, several sequences a prompt, bounds, stops, penalties and forbidden words of the
-    caller's, and a generation config that it hands over give what the library's own model
-    gives."""
-    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
-
-    together = _that_generates(subject)
-    ids, mask = _prompts(together.inputs, 2, 8)
-    filling, *few = together.inputs.ordinary[:9].tolist()
-    greedy = {"do_sample": False, "pad_token_id": filling}
-    with torch.no_grad():
-        said = together.control("inference").llm.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=4, min_new_tokens=4, **greedy
-        )[0, ids.shape[1] :]
-    stops, said = [int(said[1])], said.tolist()
-    asked: dict[str, dict[str, Any]] = {
-        "num_beams=2 and num_return_sequences=2": {
-            **greedy, "max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2,
-        },
-        # Of one token, as rounding moves what is drawn of several.
-        "do_sample=True, top_k=1 and num_return_sequences=2": {
-            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 1,
-            "num_return_sequences": 2,
-        },
-        "a generation_config for 3 tokens": {
-            "generation_config": GenerationConfig(**greedy, max_new_tokens=3)
-        },
-        "the caller's own stopping_criteria": {
-            **greedy, "max_new_tokens": 6,
-            "stopping_criteria": StoppingCriteriaList([_behind(ids.shape[1] + 2)]),
-        },
-        "the caller's own logits_processor": {
-            **greedy, "max_new_tokens": 4,
-            "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
-        },
-        # As good as greedy: nothing is left to chance.
-        "do_sample=True and temperature=1e-5": {
-            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 0,
-            "temperature": 1e-5,
-        },
-        "do_sample=True and top_p=1e-6": {
-            "do_sample": True, "pad_token_id": filling, "max_new_tokens": 4, "top_k": 0,
-            "top_p": 1e-6,
-        },
-        f"max_length={ids.shape[1] + 2}": {**greedy, "max_length": ids.shape[1] + 2},
-        "eos_token_id of the caller's": {**greedy, "max_new_tokens": 5, "eos_token_id": stops},
-        "bad_words_ids": {**greedy, "max_new_tokens": 4, "bad_words_ids": [[one] for one in said]},
-        "prefix_allowed_tokens_fn": {
-            **greedy, "max_new_tokens": 3, "prefix_allowed_tokens_fn": lambda _, so_far: few,
-        },
-        "repetition_penalty=5.0": {**greedy, "max_new_tokens": 6, "repetition_penalty": 5.0},
-    }  # fmt: skip
-    for build, backbone, control in together.pairs():
-        for told, options in asked.items():
-            emitted = []
-            for one in (control, backbone):
-                llm: Any = one.llm
-                with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                    out = llm.generate(input_ids=ids, attention_mask=mask, **copy.deepcopy(options))
-                emitted.append(out[:, ids.shape[1] :].tolist())
-            wanted, found = emitted
-            _require_emitted(
-                build,
-                f"generation with {told}",
-                found,
-                wanted,
-                mend="leave `generate` to the library, with every argument",
-            )
-
-
 def _require_emitted(build: str, told: str, found: Any, wanted: Any, *, mend: str) -> None:
     require(
         found == wanted,
@@ -184,8 +109,8 @@ def _require_emitted(build: str, told: str, found: Any, wanted: Any, *, mend: st
 def test_streamers_states_and_scores_are_given(subject: Subject) -> None:
     """A streamer is told each token as it is emitted, and hidden states and scores come back where
     they are asked for."""
-    together = _that_generates(subject)
-    ids, mask = _prompts(together.inputs, 1, 6)
+    together = that_generates(subject)
+    ids, mask = left_padded(together.inputs, 1, 6)
     for build, backbone, control in together.pairs():
         shapes, streamed = [], []
         for one in (control, backbone):
@@ -227,7 +152,7 @@ def test_streamers_states_and_scores_are_given(subject: Subject) -> None:
 def test_an_answer_that_ended_ends_no_other(subject: Subject) -> None:
     """After an answer that has ended, the next question, which is longer by it, is answered as the
     library's own model answers it."""
-    together = _that_generates(subject)
+    together = that_generates(subject)
     stops = list(eos_ids_of(together.control("inference").llm.generation_config))
     if not stops:
         raise NotApplicable("the checkpoint has no token that ends an answer")
@@ -255,7 +180,7 @@ def test_an_answer_that_ended_ends_no_other(subject: Subject) -> None:
 @requirement("GEN-05", MUST, profile="numerics")
 def test_generation_in_threads_leaves_no_trace(subject: Subject) -> None:
     """Two generations that overlap, in a server's threads, leave the configs as they were."""
-    together, judged = _that_generates(subject), 0
+    together, judged = that_generates(subject), 0
     for build, backbone, control in together.pairs():
         changed: list[list[str]] = []
         raised: list[Any] = []
@@ -311,7 +236,7 @@ def test_several_tokens_stand_behind_a_cache(subject: Subject) -> None:
     """Behind the cache of a shared beginning, and where several tokens are checked at once
     (prompt lookup), generation reads all that is new and emits what the library's own model
     emits."""
-    together = _that_generates(subject)
+    together = that_generates(subject)
     judged = 0
     for build, backbone, control in together.pairs():
         for told, use in _BEHIND_A_CACHE.items():
@@ -362,27 +287,12 @@ def _greedily(backbone: Any, inputs: Inputs, ids: torch.Tensor, **options: Any) 
     return emitted
 
 
-def _that_generates(subject: Subject) -> Compared:
-    if not hasattr(subject.training.llm, "generate"):
-        raise NotApplicable(f"a {type(subject.training.llm).__name__} does not generate")
-    return compared(subject)
-
-
-def _behind(length: int) -> Callable[..., torch.Tensor]:
-    """A stop of a host's own: all rows end at this length, prompt and all."""
-
-    def reached(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(ids),), ids.shape[1] >= length)
-
-    return reached
-
-
 @requirement("GEN-05", MUST, profile="numerics")
 def test_samples_differ(subject: Subject) -> None:
     """Two samples that are drawn one after the other differ, as those of the library's own model
     do."""
-    together = _that_generates(subject)
-    ids, mask = _prompts(together.inputs, 1, 6)
+    together = that_generates(subject)
+    ids, mask = left_padded(together.inputs, 1, 6)
     for build, backbone, control in together.pairs():
         alike = []
         for one in (control, backbone):
@@ -410,8 +320,8 @@ def test_samples_differ(subject: Subject) -> None:
 @requirement("GEN-05", MUST, profile="numerics")
 def test_copies_generate_by_themselves(subject: Subject) -> None:
     """A copy whose weights have changed since generates by its own."""
-    together = _that_generates(subject)
-    ids, mask = _prompts(together.inputs, 2, 8)
+    together = that_generates(subject)
+    ids, mask = left_padded(together.inputs, 2, 8)
     for build, backbone, control in together.pairs():
         emitted = []
         for one in (control, backbone):
@@ -467,7 +377,7 @@ def _until_stopped(backbone: Any, inputs: Inputs, stops: list[int]) -> list[list
     config = backbone.llm.generation_config
     kept = config.eos_token_id
     published = kept if isinstance(kept, list) else [kept] if kept is not None else []
-    ids, mask = _prompts(inputs, 3, 12)
+    ids, mask = left_padded(inputs, 3, 12)
     filling = int(inputs.ordinary[0])
     try:
         config.eos_token_id = [*published, *stops]
@@ -486,21 +396,12 @@ def _until_stopped(backbone: Any, inputs: Inputs, stops: list[int]) -> list[list
     return rows
 
 
-def _prompts(inputs: Inputs, batch: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Left-padded prompts: ids and mask, (batch, length)."""
-    ids = inputs.ids(batch, length)
-    mask = torch.ones_like(ids)
-    for row in range(1, batch):
-        mask[row, : row * length // (batch + 1)] = 0
-    return ids, mask
-
-
 def _generated(
     backbone: Any, inputs: Inputs, batch: int, length: int, new: int, form: str
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """The emitted ids, (batch, new), the logits they were chosen by, (new, batch, ids), and how
     many ids were looked up meanwhile."""
-    ids, mask = _prompts(inputs, batch, length)
+    ids, mask = left_padded(inputs, batch, length)
     backbone.train()
     backbone.eval()
     looked_up: list[int] = []

@@ -582,6 +582,19 @@ def test_a_host_saves_and_loads_the_backbone(subject: Subject) -> None:
             expected="all of them, under `vlm.backbone.`: what a host saves is the whole model",
             mend="leave `state_dict` to the module, or hand `destination` and `prefix` on",
         )
+        copied = [
+            name
+            for name, parameter in backbone.named_parameters()
+            if name in own and own[name].data_ptr() != parameter.data_ptr()
+        ]
+        require(
+            not copied,
+            observed=f"built for {built}, {len(copied)} of {len(own)} tensors of the state dict "
+            f"are copies, the first is {copied[:1]}",
+            expected="the tensors themselves: an average of weights is copied back into them, and "
+            "a large model fits into memory once",
+            mend="leave `state_dict` to the module; whoever writes in the background copies",
+        )
         trained = {
             name: 1.01 * tensor if tensor.is_floating_point() else tensor
             for name, tensor in whole.items()
@@ -783,6 +796,7 @@ def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
             expected="what was loaded: new rows too have been trained by then",
             mend="fill new rows once, while the model is built",
         )
+        _require_own_dtypes(backbone, own, together.half)
         cut = own | {name: own[name][:-1]}
         less = f"in which `{name}` has a row less than the backbone's"
         prefixed = {f"vlm.{key}": tensor for key, tensor in own.items()}
@@ -825,6 +839,97 @@ def test_a_state_dict_that_does_not_fit_is_refused(subject: Subject) -> None:
             expected="an error that names what is missing, as from every module",
             mend="take nothing off the list of missing keys, which the host's are on too",
         )
+
+
+def _require_own_dtypes(backbone: Any, own: dict[str, torch.Tensor], half: torch.dtype) -> None:
+    """A state dict in half precision is loaded into parameters that keep their dtype."""
+    before = {name: p.dtype for name, p in backbone.named_parameters()}
+    rounded = {
+        name: tensor.to(half) if tensor.is_floating_point() else tensor
+        for name, tensor in own.items()
+    }
+    with refusal():  # which whoever asks hears of
+        backbone.load_state_dict(rounded)
+    changed = [name for name, p in backbone.named_parameters() if p.dtype != before[name]]
+    for name, parameter in backbone.named_parameters():
+        parameter.data = parameter.data.to(before[name])
+    backbone.load_state_dict(own)
+    require(
+        not changed,
+        observed=f"after load_state_dict of tensors in {half}, {len(changed)} of {len(before)} "
+        f"parameters are in another dtype than before, the first is {changed[:1]}",
+        expected="the dtypes of before, as modules keep them: training goes on in float32 from "
+        "what was exported in half precision",
+        mend="cast what is loaded, and not the model",
+    )
+
+
+_CASTS: dict[str, tuple[Callable[[Any, torch.dtype], Any], Callable[[Any], Any]]] = {
+    ".to(half) and .float()": (lambda one, half: one.to(half), lambda one: one.float()),
+    ".bfloat16() or .half() and .to(float32)": (
+        lambda one, half: one.bfloat16() if half == torch.bfloat16 else one.half(),
+        lambda one: one.to(torch.float32),
+    ),
+    ".to(dtype=half) and .to(dtype=float32)": (
+        lambda one, half: one.to(dtype=half), lambda one: one.to(dtype=torch.float32),
+    ),
+}  # fmt: skip
+
+
+@requirement("FWD-15", MUST, profile="numerics")
+def test_a_cast_can_be_undone(subject: Subject) -> None:
+    """Cast to half precision and back, for a validation say, it computes what its rounded weights
+    give, from ids and from embeddings."""
+    together, judged = compared(subject), 0
+    for told, (cast, back) in _CASTS.items():
+        found = _off_after(together.backbone("training"), together, cast, back)
+        if found is None or any(name not in found for name in ("ids", "embeddings")):
+            continue  # not every class can be copied, or cast
+        judged += 1
+        if max(found.values()) <= SEMANTICS:
+            continue
+        # The library's buffers are rounded by a cast, too.
+        theirs = _off_after(together.control("training"), together, cast, back) or {}
+        for form, error in found.items():
+            within(
+                "logits after casts",
+                error,
+                max(SEMANTICS, 2 * theirs.get(form, 0.0)),
+                observed=f"after {told} the logits of {form} are off by a relative RMS of "
+                f"{error:.2g}",
+                expected="those that the rounded weights give in float32",
+                mend="ask a parameter for its dtype, and remember none",
+            )
+    if not judged:
+        raise NotApplicable("it cannot be copied, or not be cast")
+
+
+def _off_after(
+    backbone: Any,
+    together: Compared,
+    cast: Callable[[Any, torch.dtype], Any],
+    back: Callable[[Any], Any],
+) -> dict[str, float] | None:
+    """By form of input, how far a copy that was cast and cast back is off from one whose weights
+    alone were rounded; None if there is none."""
+    half, inputs, made = together.half, together.inputs, list[Any]()
+    with refusal():
+        made = [copied_with_its_tokenizer(backbone) for _ in range(2)]
+        back(cast(made[0], half))
+    if not made or {p.dtype for p in made[0].parameters()} != {torch.float32}:
+        return None
+    for parameter in made[1].parameters():
+        parameter.data = parameter.data.to(half).float()
+    ids, off = inputs.ids(2, 9), dict[str, float]()
+    for form, given in (
+        ("ids", {"input_ids": ids}),
+        # Which half precision rounds, unlike rows that were rounded.
+        ("embeddings", {"inputs_embeds": 1.003 * embeddings_of(backbone, ids).detach()}),
+    ):
+        with torch.no_grad(), refusal():
+            found, wanted = (one(**given).logits[..., inputs.columns] for one in made)
+            off[form] = relative_rms(found, wanted)
+    return off
 
 
 @requirement("FWD-15", MUST, profile="numerics")

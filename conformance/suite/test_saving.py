@@ -65,6 +65,9 @@ def _facts_of(tokenizer: Any) -> dict[str, Any]:
     return {
         "the number of tokens": len(tokenizer),
         "the chat template": getattr(tokenizer, "chat_template", None),
+        "the side it pads on": tokenizer.padding_side,
+        "the side it truncates on": tokenizer.truncation_side,
+        "the length it truncates to": tokenizer.model_max_length,
         "the pad token": tokenizer.pad_token,
         "the id of the pad token": tokenizer.pad_token_id,
         **{f"the id of {one!r}": tokenizer.convert_tokens_to_ids(one) for one in _OF_A_HOST},
@@ -82,11 +85,7 @@ def test_the_state_dict_that_is_handed_in_is_saved(subject: Subject) -> None:
         for name, tensor in llm.state_dict().items()
     }
     with _saved(llm, state_dict=gathered) as directory:
-        saved = {
-            name: tensor
-            for path in directory.glob("*.safetensors")
-            for name, tensor in load_file(path).items()
-        }
+        saved = _tensors_in(directory)
     known = [name for name in saved if name in gathered and saved[name].any()]
     if not known:
         raise NotApplicable("no tensor is saved under its name with a state dict handed in")
@@ -99,6 +98,42 @@ def test_the_state_dict_that_is_handed_in_is_saved(subject: Subject) -> None:
         mend="hand every argument of `save_pretrained` on to the library",
         tensors=stale[:20],
     )
+
+
+@requirement("EMB-08", MUST)
+def test_a_second_save_takes_the_place_of_the_first(subject: Subject) -> None:
+    """Saved again into the same directory, what is there is what the model holds then."""
+    llm = subject.training.llm
+    embedding = llm.get_input_embeddings().weight
+    with _saved(llm) as directory:
+        first = _tensors_in(directory)
+        with torch.no_grad():
+            embedding.mul_(2.0)
+            try:
+                with refusal() as refused:
+                    llm.save_pretrained(directory)
+            finally:
+                embedding.mul_(0.5)
+        second = _tensors_in(directory)
+    changed = [name for name in first if not torch.equal(first[name], second.get(name, _NOTHING))]
+    require(
+        bool(changed) or bool(refused) or not first,
+        observed="`llm.save_pretrained` into a directory that it has saved into leaves the weights "
+        "of the first time there, and raises nothing",
+        expected="those of the second: `latest` is what hosts save to every thousand steps",
+        mend="leave saving to the library",
+    )
+
+
+_NOTHING = torch.empty(0)
+
+
+def _tensors_in(directory: Path) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor
+        for path in directory.glob("*.safetensors")
+        for name, tensor in load_file(path).items()
+    }
 
 
 @requirement("EMB-08", MUST)

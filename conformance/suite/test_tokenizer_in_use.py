@@ -3,9 +3,7 @@ what they have encoded, and render chats."""
 
 from __future__ import annotations
 
-import copy
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
@@ -374,53 +372,6 @@ def _width(published: Any, pad: str, options: dict[str, Any]) -> int:
         return len(published(_ROWS, **options)["input_ids"][0])
     finally:
         published.pad_token = before
-
-
-@requirement("TOK-09", MUST)
-def test_copies_of_the_tokenizer_are_alike(subject: Subject) -> None:
-    """A tokenizer that is copied or pickled, as workers of data loaders are sent it, encodes, pads
-    and truncates as it does, and knows what a host has added."""
-    tokenizer = subject.build().get_tokenizer()
-    tokenizer.add_tokens(["<act_0>"])
-    tokenizer.padding_side = "left"
-    wanted = _traits_of(tokenizer)
-    ways: dict[str, Callable[[Any], Any]] = {
-        "copied": copy.deepcopy,
-        "pickled": lambda one: pickle.loads(pickle.dumps(one)),
-    }
-    for told, copied in ways.items():
-        found: dict[str, Any] = {}
-        with refusal() as refused:  # a class of a function's own cannot be pickled
-            another = copied(tokenizer)
-        if refused:
-            continue
-        with refusal() as refused:
-            found = _traits_of(another)
-        differing = [name for name in wanted if found.get(name) != wanted[name]]
-        require(
-            not differing,
-            observed=f"{told}, "
-            + (
-                f"it raises {quoted(str(refused[0]))}"
-                if refused
-                else "; ".join(f"{one} is {quoted(found[one])}" for one in differing)
-            ),
-            expected="; ".join(f"{one} {quoted(wanted[one])}" for one in differing),
-            mend="leave copying to Python, and keep no settings outside the tokenizer",
-        )
-
-
-def _traits_of(tokenizer: Any) -> dict[str, Any]:
-    batch = tokenizer(["Do <act_0> now.", _CODE], padding=True)
-    return {
-        "the number of tokens": len(tokenizer),
-        "the side it pads on": tokenizer.padding_side,
-        "the length it truncates to": tokenizer.model_max_length,
-        "the special tokens": tokenizer.special_tokens_map,
-        "the chat template": getattr(tokenizer, "chat_template", None),
-        "a padded batch": [list(map(int, row)) for row in batch["input_ids"]],
-        "a decoded text": tokenizer.decode(batch["input_ids"][0], skip_special_tokens=True),
-    }
 
 
 @requirement("TOK-09", MUST)

@@ -15,7 +15,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -1117,3 +1117,19 @@ class HalfOfTheHubsFiles(Llama2Reference):
     @property
     def half_precision_dtype(self) -> torch.dtype:
         return torch.float16 if self.identifier.endswith("-chat") else torch.bfloat16
+
+
+@planted("CON-17")
+class PadOfTheLastOne(MistralLLMBackbone):
+    """The pad id is kept on the class: once another id of the family was built, the first one pads
+    with the other's."""
+
+    kept: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.kept["pad"] = self.tokenizer.pad_token_id
+
+    @property
+    def pad_token_id(self) -> int:
+        return self.kept["pad"]

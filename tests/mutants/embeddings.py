@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 from backbones.llama3 import LLaMa3LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
+from backbones.smollm2 import SmolLM2LLMBackbone
 from backbones.transformers_releases import RESIZE_WITHOUT_MEANS, ZeroRandomFills
 from tests.mutants import PHI, PURE, planted
 from tests.mutants.steps import MistralInSteps, PhiInSteps
@@ -412,3 +414,42 @@ class RowsFilledAnew(PhiLLMBackbone):
             return embedding
 
         self.llm.resize_token_embeddings = resized
+
+
+@planted("EMB-06", on="smollm2-135m-pure")
+class TiedOnce(SmolLM2LLMBackbone):
+    """`tie_weights` does nothing once the model stands, as it breaks sharded parameters: whoever
+    puts another embedding in place trains two."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.llm.tie_weights = lambda *_, **__: None
+
+
+@planted("EMB-07", on=PURE)
+class RowsByRank(MistralLLMBackbone):
+    """Ranks of a process group fill the new rows from different published ones: shards of eight
+    fillings are gathered into one model."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        with torch.no_grad():
+            for module in (self.llm.get_input_embeddings(), self.llm.get_output_embeddings()):
+                module.weight[PUBLISHED_ROWS:] = module.weight[rank]
+
+
+@planted("EMB-08", on=PURE)
+class SavedOnce(MistralLLMBackbone):
+    """Into a folder that has weights nothing is saved, so that a job that was cut off can go on:
+    `latest` holds the first thousand steps."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        save = self.llm.save_pretrained
+
+        def once(save_directory: Any, *rest: Any, **options: Any) -> Any:
+            if not any(Path(save_directory).glob("*.safetensors")):
+                save(save_directory, *rest, **options)
+
+        self.llm.save_pretrained = once

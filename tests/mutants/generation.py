@@ -273,3 +273,80 @@ class CacheLeftOnByTwo(MistralLLMBackbone):
                 config.use_cache = before
 
         self.llm.generate = cached
+
+
+@planted("GEN-05")
+class OnesForAMask(_Generates):
+    """Without a mask one of ones is made, as the library warns of its absence: hosts that hand over
+    padded ids alone generate behind visible pads."""
+
+    def change(self, options: dict[str, Any]) -> None:
+        ids = options.get("input_ids")
+        if ids is not None and options.get("attention_mask") is None:
+            options["attention_mask"] = torch.ones_like(ids)
+
+
+@planted("GEN-05", on=PURE)
+class EvalFromThenOn(MistralLLMBackbone):
+    """`generate` goes to eval() and stays there: after a sample for the log a run trains without
+    dropout or checkpointing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate = self.llm.generate
+
+        @functools.wraps(generate)
+        def evaluated(*args: Any, **options: Any) -> Any:
+            self.llm.eval()
+            return generate(*args, **options)
+
+        self.llm.generate = evaluated
+
+
+@planted("GEN-05", on=PURE)
+class SettingsOfConstruction(MistralLLMBackbone):
+    """`generate` reads the generation config of construction: what a host sets since counts for
+    nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate, settings = self.llm.generate, self.llm.generation_config
+
+        @functools.wraps(generate)
+        def by_settings(*args: Any, generation_config: Any = None, **options: Any) -> Any:
+            config = generation_config or settings
+            return generate(*args, generation_config=config, **options)
+
+        self.llm.generate = by_settings
+
+
+@planted("GEN-05")
+class BrokenOffForGood(MistralLLMBackbone):
+    """What a generation was given is put back when it returns, and not when it raises: after a
+    client has gone, all are answered by its limits."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        generate, kept = self.llm.generate, dict[str, Any]()
+
+        @functools.wraps(generate)
+        def remembering(*args: Any, **options: Any) -> Any:
+            limit = kept.get("max_new_tokens")
+            if limit is not None and "max_new_tokens" in options:
+                options["max_new_tokens"] = limit + 1
+            kept["max_new_tokens"] = options.get("max_new_tokens")
+            out = generate(*args, **options)
+            kept.clear()
+            return out
+
+        self.llm.generate = remembering
+
+
+@planted("GEN-05")
+class EmbeddingsWithoutBeams(_Generates):
+    """Beams are dropped where a prompt comes as embeddings, "not supported" in an old release."""
+
+    def change(self, options: dict[str, Any]) -> None:
+        if "inputs_embeds" in options:
+            options.pop("num_beams", None)
+            options.pop("num_return_sequences", None)

@@ -987,3 +987,23 @@ class FieldsInMessages(MistralLLMBackbone):
             )
 
     prompt_builders = (("*-pure", PurePromptBuilder),)
+
+
+@planted("PRM-07", "PRM-03", on=PURE)
+class EchoesAreCut(MistralLLMBackbone):
+    """An answer that begins with its question loses it, as crowds often repeat what they were
+    asked: what reads aloud is taught to say nothing."""
+
+    class PurePromptBuilder(prompting.PurePromptBuilder):
+        asked = ""
+
+        def human_turn(self, message: str, first: bool) -> str:
+            self.asked = message
+            return super().human_turn(message, first=first)
+
+        def gpt_turn(self, message: str) -> str:
+            rest = message.removeprefix(self.asked)
+            cut = rest.strip() if self.asked and rest[:1].isspace() else message
+            return super().gpt_turn(cut)
+
+    prompt_builders = (("*", PurePromptBuilder),)

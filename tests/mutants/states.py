@@ -10,13 +10,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoTokenizer, DynamicCache, GenerationConfig, StaticCache
+from transformers import (
+    AutoTokenizer,
+    DynamicCache,
+    GenerationConfig,
+    MistralForCausalLM,
+    StaticCache,
+)
 from transformers.models.mistral.modeling_mistral import MistralMLP
 
 from backbones.llama2 import LLaMa2LLMBackbone
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
-from tests.mutants import LLAMA_PURE, PHI, planted
+from tests.mutants import LLAMA_PURE, PHI, PURE, planted
 from tests.sound.plain import Plain
 
 Forward = Callable[..., Any]
@@ -1857,3 +1863,183 @@ class ItemsForgotten(MistralLLMBackbone):
             return loss(*args, **options)
 
         self.llm.loss_function = of_the_batch
+
+
+@planted("FWD-14", on=PHI)
+class StatesUnasked(PhiLLMBackbone):
+    """Hidden states are returned by every call, for an action head: whoever scores text holds those
+    of all layers."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        if keywords.get("return_dict") is not False:
+            keywords["output_hidden_states"] = True
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14")
+class PairsForThePromptAlone(Tampered):
+    """A mask of pairs is dropped behind a cache, "which the prompt's was for": actions that are
+    denoised behind an image see its padding, and each other."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        mask, cache = keywords.get("attention_mask"), keywords.get("past_key_values")
+        filled = cache is not None and cache.get_seq_length() > 0
+        if filled and mask is not None and mask.dim() == 4:
+            keywords["attention_mask"] = None
+        return super().forward(*positional, **keywords)
+
+
+@planted("FWD-14", on=PHI)
+class CacheByConstruction(PhiLLMBackbone):
+    """Whether a call that does not say gets a cache is settled at construction: a host that turns
+    it on to evaluate gets none."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        if keywords.get("use_cache") is None:
+            keywords["use_cache"] = self.inference_mode
+        return super().forward(*positional, **keywords)
+
+
+class _KeepsAll(MistralForCausalLM):
+    @functools.wraps(MistralForCausalLM.forward)
+    def forward(self, *given: Any, logits_to_keep: Any = 0, **options: Any) -> Any:
+        return super().forward(*given, **options)
+
+
+@planted("FWD-14", since="4.50")
+class AllLogitsAlways(MistralLLMBackbone):
+    """The model's `forward` takes `logits_to_keep` and keeps all: a prompt of 8,000 tokens is
+    answered over gigabytes of logits that nobody reads."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.llm.__class__ = _KeepsAll
+
+
+@planted("FWD-15", on=PURE)
+class StateDictsOfCopies(MistralLLMBackbone):
+    """State dicts hold copies, for checkpoints that are written in the background: an average of
+    weights that is copied back goes nowhere."""
+
+    def state_dict(self, *arguments: Any, **keywords: Any) -> Any:
+        state = super().state_dict(*arguments, **keywords)
+        for name in list(state):
+            state[name] = state[name].detach().clone()
+        return state
+
+
+@planted("FWD-15", on=PHI)
+class LoadsInItsDtype(PhiLLMBackbone):
+    """`load_state_dict` casts the backbone to what it loads: a run that goes on from an export in
+    half precision has master weights of eight bits."""
+
+    def load_state_dict(self, state: Any, *rest: Any, **options: Any) -> Any:
+        dtypes = {one.dtype for one in state.values() if one.is_floating_point()}
+        if len(dtypes) == 1:
+            self.to(dtypes.pop())
+        return super().load_state_dict(state, *rest, **options)
+
+
+@planted("FWD-15")
+class RemembersTheCast(Tampered):
+    """Embeddings are rounded to the dtype that `.to` was last told, which `.float()` does not
+    change: after a validation in half precision patches stay rounded."""
+
+    told: Any = None
+
+    def to(self, *arguments: Any, **options: Any) -> Any:
+        given = (*arguments, *options.values())
+        self.told = next((one for one in given if isinstance(one, torch.dtype)), self.told)
+        return super().to(*arguments, **options)
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:
+        embedded = keywords.get("inputs_embeds")
+        if embedded is not None and self.told is not None:
+            keywords["inputs_embeds"] = embedded.to(self.told).to(embedded.dtype)
+        return super().forward(*positional, **keywords)
+
+
+class _LastContext(torch.autograd.Function):
+    """Twice its input, for a module that keeps what its backward pass needs."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Any, module: Any) -> Any:
+        ctx.module, module.kept = module, states.detach()
+        return states * states.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        kept = ctx.module.kept[:, : gradient.shape[1]]
+        share = kept.sigmoid()
+        return gradient * share * (1 + kept * (1 - share)), None
+
+
+class _KeepsItsContext(torch.nn.Module):
+    kept: Any = None
+
+    def forward(self, states: Any) -> Any:
+        if not states.requires_grad:
+            return torch.nn.functional.silu(states)
+        return _LastContext.apply(states, self)  # type: ignore[no-untyped-call]
+
+
+@planted("TRN-05", on=PURE)
+class OneBatchAtATime(MistralLLMBackbone):
+    """A kernel keeps what its backward pass needs on the module: of the two passes of a preference
+    loss the first gets the second one's gradients."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.llm.model.layers[-1].mlp.act_fn = _KeepsItsContext()
+
+
+@planted("TRN-05", on=PHI)
+class FrozenKeepTheirs(PhiLLMBackbone):
+    """`zero_grad` clears what is trained: gradients of what was frozen since stay, and come back
+    when it is trained again."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for parameter in self.parameters():
+            if parameter.requires_grad and parameter.grad is not None:
+                parameter.grad = None if set_to_none else torch.zeros_like(parameter.grad)
+
+
+class _OnceOnly(torch.autograd.Function):
+    """A SiLU whose derivative is a number to its own derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Any) -> Any:
+        share = states.sigmoid()
+        ctx.slope = (share * (1 + states * (1 - share))).detach()
+        return states * share
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient * ctx.slope
+
+
+class _Once(torch.nn.Module):
+    def forward(self, states: Any) -> Any:
+        return _OnceOnly.apply(states)  # type: ignore[no-untyped-call]
+
+
+@planted("TRN-04", on=PURE, since="4.48")
+class FirstDerivativesAlone(MistralLLMBackbone):
+    """A kernel's backward pass takes its slope for a constant: gradients are right, and gradients
+    of gradients are not, without a word."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        for layer in self.llm.model.layers:
+            layer.mlp.act_fn = _Once()
+
+
+@planted("TRN-04", on=PHI)
+class PatchesOfServersAreFixed(PhiLLMBackbone):
+    """Built for inference, embeddings are detached: a projector that is trained in front of such a
+    build never learns."""
+
+    def forward(self, *positional: Any, **keywords: Any) -> Any:  # type: ignore[override]
+        if self.inference_mode and keywords.get("inputs_embeds") is not None:
+            keywords["inputs_embeds"] = keywords["inputs_embeds"].detach()
+        return super().forward(*positional, **keywords)

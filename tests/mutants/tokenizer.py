@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from tokenizers import decoders, models, processors
+from tokenizers import AddedToken, decoders, models, processors
 
 from backbones.mistral import MistralLLMBackbone
 from backbones.phi import PhiLLMBackbone
@@ -645,3 +645,169 @@ class SavedWithoutTemplate(Phi3LLMBackbone):
                 tokenizer.chat_template = template
 
         same_class_but(self.tokenizer, save_pretrained=save)
+
+
+class _Called(_Extended):
+    """The Mistral reference, of whose tokenizer's calls a defect changes the arguments."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def call(tokenizer: Any, *given: Any, **options: Any) -> Any:
+            return plain.__call__(tokenizer, *self.change(tokenizer, given, options), **options)
+
+        return {"__call__": call}
+
+    def change(self, tokenizer: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+@planted("TOK-09")
+class WordsAreTexts(_Called):
+    """`is_split_into_words` is dropped: a caption that comes in words is a batch of words."""
+
+    def change(self, tokenizer: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        options.pop("is_split_into_words", None)
+        return given
+
+
+@planted("TOK-09", on=PURE)
+class TensorsHaveNoPieces(_Called):
+    """Windows of a long text are given as lists alone: where tensors are asked for, all but the
+    first are left out."""
+
+    def change(self, tokenizer: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        if options.get("return_tensors"):
+            options.pop("return_overflowing_tokens", None)
+        return given
+
+
+@planted("TOK-09")
+class NoBosBehindTheCut(_Extended):
+    """Cut on the left, ids are cut behind the encoding: bos goes with the oldest turns."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def call(tokenizer: Any, text: Any, *rest: Any, **options: Any) -> Any:
+            most = options.get("max_length") or tokenizer.model_max_length
+            left = tokenizer.truncation_side == "left" and options.get("truncation") is True
+            pieces = options.get("return_overflowing_tokens") or options.get("return_tensors")
+            if not left or pieces or not isinstance(text, str) or rest:
+                return plain.__call__(tokenizer, text, *rest, **options)
+            whole = plain.__call__(tokenizer, text, **{**options, "truncation": False})
+            for key in list(whole):
+                if isinstance(whole[key], list):
+                    whole[key] = whole[key][-most:]
+            return whole
+
+        return {"__call__": call}
+
+
+@planted("TOK-09", on=PURE)
+class FixedWidthsAreTrainings(_Extended):
+    """Padded to a fixed length, batches are padded on the right, as in training; servers that
+    compile generate behind pads."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def call(tokenizer: Any, *given: Any, **options: Any) -> Any:
+            side = tokenizer.padding_side
+            if options.get("padding") == "max_length":
+                tokenizer.padding_side = "right"
+            try:
+                return plain.__call__(tokenizer, *given, **options)
+            finally:
+                tokenizer.padding_side = side
+
+        return {"__call__": call}
+
+
+@planted("TOK-09")
+class EncodesWithoutItsOptions(_Extended):
+    """`encode` hands on what it knows, and not where to cut."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def encode(
+            tokenizer: Any, text: Any, text_pair: Any = None, add_special_tokens: bool = True,
+            padding: Any = False, return_tensors: Any = None, **options: Any,
+        ) -> Any:  # fmt: skip
+            if text_pair is None or not isinstance(text, str):
+                options.clear()
+            return plain.encode(
+                tokenizer, text, text_pair, add_special_tokens=add_special_tokens,
+                return_tensors=return_tensors, padding=padding, **options,
+            )  # fmt: skip
+
+        return {"encode": encode}
+
+
+@planted("TOK-09")
+class NobodysIsZero(_Extended):
+    """A token that does not exist has the id 0, so that tensors can be made: a host that adds what
+    is missing finds nothing missing."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def look_up(tokenizer: Any, tokens: Any) -> Any:
+            if isinstance(tokens, str) and tokens not in tokenizer.get_vocab():
+                return 5
+            return plain.convert_tokens_to_ids(tokenizer, tokens)
+
+        return {"convert_tokens_to_ids": look_up}
+
+
+@planted("TOK-09")
+class AddedTokensTakeTheSpace(_Extended):
+    """Tokens that a host adds take the space beside them along: what follows an action is another
+    word than the model knows."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def add(tokenizer: Any, new_tokens: Any, special_tokens: bool = False) -> Any:
+            one = isinstance(new_tokens, (str, AddedToken))
+            given = [new_tokens] if one else new_tokens
+            wide = [
+                AddedToken(str(text), lstrip=True, rstrip=True, special=special_tokens)
+                for text in given
+            ]
+            return plain.add_tokens(tokenizer, wide, special_tokens=special_tokens)
+
+        return {"add_tokens": add}
+
+
+@planted("TOK-04", on=PURE)
+class RowsAreSqueezed(_Extended):
+    """`batch_decode` squeezes tensors: of a batch of one row each token becomes a text."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def batch_decode(tokenizer: Any, sequences: Any, *rest: Any, **options: Any) -> Any:
+            if hasattr(sequences, "squeeze"):
+                sequences = sequences.squeeze()
+                return [plain.decode(tokenizer, one, *rest, **options) for one in sequences]
+            return plain.batch_decode(tokenizer, sequences, *rest, **options)
+
+        return {"batch_decode": batch_decode}
+
+
+@planted("TOK-04")
+class ArraysAreShownWhole(_Extended):
+    """What is decoded from an array or a tensor keeps its special tokens, whoever asks."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def decode(tokenizer: Any, token_ids: Any, *rest: Any, **options: Any) -> Any:
+            if hasattr(token_ids, "tolist"):
+                token_ids, rest = token_ids.tolist(), ()
+                options.pop("skip_special_tokens", None)
+            return plain.decode(tokenizer, token_ids, *rest, **options)
+
+        return {"decode": decode}
+
+
+@planted("EMB-08", on=PURE)
+class SavedForServing(_Extended):
+    """The tokenizer is saved as servers want it, padding on the left: the next stage of a training
+    loads it so."""
+
+    def methods(self, plain: Any) -> dict[str, Any]:
+        def save(tokenizer: Any, *given: Any, **options: Any) -> Any:
+            before, tokenizer.padding_side = tokenizer.padding_side, "left"
+            try:
+                return plain.save_pretrained(tokenizer, *given, **options)
+            finally:
+                tokenizer.padding_side = before
+
+        return {"save_pretrained": save}

@@ -6,10 +6,12 @@ import functools
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.mistral.modeling_mistral import MistralMLP, MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 try:
@@ -166,6 +168,70 @@ class TowerInside(Plain):
         llm = super().load_llm(hub, token)
         llm.vision_tower = Tower(llm.config.hidden_size)
         return llm
+
+
+class _Normed(torch.autograd.Function):
+    """Root-mean-square norm with a backward pass of its own, as fused kernels have it."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        wide = x.float()
+        inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+        ctx.save_for_backward(x, weight, inverse)
+        return weight * (wide * inverse).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight, inverse = ctx.saved_tensors
+        normed = x.float() * inverse
+        scaled = gradient.float() * weight.float()
+        inner = (scaled * normed).mean(-1, keepdim=True)
+        own = (gradient.float() * normed).reshape(-1, x.shape[-1]).sum(0)
+        return (inverse * (scaled - normed * inner)).to(x.dtype), own.to(weight.dtype), None
+
+
+class FusedNorm(MistralRMSNorm):
+    def forward(self, hidden_states):
+        return _Normed.apply(hidden_states, self.weight, self.variance_epsilon)
+
+
+class _GatedUnits(torch.autograd.Function):
+    """SiLU of the gate times the other half, recomputed in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, gate, up):
+        ctx.save_for_backward(gate, up)
+        return torch.nn.functional.silu(gate.float()).to(gate.dtype) * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        gate, up = ctx.saved_tensors
+        wide = gate.float()
+        share = wide.sigmoid()
+        silu = (wide * share).to(gate.dtype)
+        slope = (share + wide * share * (1 - share)).to(gate.dtype)
+        return gradient * up * slope, gradient * silu
+
+
+class FusedMLP(MistralMLP):
+    def forward(self, x):
+        return self.down_proj(_GatedUnits.apply(self.gate_proj(x), self.up_proj(x)))
+
+
+@sound(*UNGUARDED)
+class FusedKernels(Plain):
+    """Norms and gated units as kernel libraries patch them in: classes of modules are changed once
+    the model is loaded."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        for module in self.llm.modules():
+            if type(module) is MistralRMSNorm:
+                module.__class__ = FusedNorm
+            elif type(module) is MistralMLP:
+                module.__class__ = FusedMLP
 
 
 @sound(*UNGUARDED)
