@@ -824,7 +824,7 @@ def test_every_id_is_what_it_stands_for(subject: Subject) -> None:
     under the other ids of the family too that the class knows: each constructs, under its own name,
     the others' prompt builders, if they have one, are those of the rule, and what holds of pad
     token, rows, generation config, tokenizer and half precision under this id holds under the
-    others."""
+    others. Building another one leaves the first as it was."""
     recipes = subject.recipes_by_id
     before = _traits_now(subject)
     listed = str(_error_for_unknown_id(subject))

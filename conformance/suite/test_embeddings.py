@@ -131,7 +131,7 @@ def test_no_checkpoint_row_is_dropped(subject: Subject) -> None:
 @requirement("EMB-06", MUST, needs=["CON-01"])
 def test_tying_is_honoured(subject: Subject) -> None:
     """`tie_word_embeddings` is honoured: one storage when tied, two when not, also after the
-    resize."""
+    resize; and what was untied since can be tied again."""
     for mode, backbone in (("training", subject.training), ("inference", subject.inference)):
         head = backbone.llm.get_output_embeddings()
         if head is None:
@@ -183,7 +183,8 @@ def test_what_was_untied_can_be_tied_again(subject: Subject) -> None:
 
 @requirement("EMB-07", MUST, needs=["CON-01"])
 def test_new_rows_are_finite(subject: Subject) -> None:
-    """New rows are finite."""
+    """New rows are finite; and those that are no matter of chance are filled alike on every rank of
+    a process group."""
     for name, ours, theirs in _vocabulary_tensors(subject):
         new = ours[theirs.shape[0] :]
         bad = int((~torch.isfinite(new)).sum())
@@ -229,7 +230,8 @@ def test_pad_and_resize_is_idempotent(subject: Subject) -> None:
     """Saving what was constructed and constructing from it adds no rows: the pad-and-resize step is
     idempotent. What is saved is what the model holds, bit-equal, and what is constructed from it
     computes the same: the saved config describes the model that runs. A state dict that is handed
-    in is what is saved; the stops are saved, and a tokenizer with every token that was added."""
+    in is what is saved, and a second save takes the place of the first; the stops are saved, and a
+    tokenizer with its settings and every token that was added."""
 
     def save(snapshot: Path) -> None:
         with TemporaryDirectory() as directory:

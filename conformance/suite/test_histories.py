@@ -61,8 +61,8 @@ def test_edge_histories_leave_no_trace(subject: Subject) -> None:
     """After any history (calls, generation, steps of training, a state dict out and in, modes,
     which a host may mix) the backbone computes what its control computes after the same, and two
     calls at once get what each gets alone; no output is kept, a state dict holds what is frozen,
-    one that does not fit is refused, strict or not, `.to` moves and casts, and no two backbones
-    share tensors, tokenizer or configs."""
+    one that does not fit is refused, strict or not, loading keeps dtypes, `.to` moves and casts,
+    which can be undone, and no two backbones share tensors, tokenizer or configs."""
     for steps in _LIVES:
         _live(compared(subject), list(steps))
 

@@ -180,8 +180,9 @@ def test_truncation_is_as_it_was_asked_for(subject: Subject) -> None:
 @for_all(text=ordinary_text, edges=ordinary_texts)
 def test_decoding_gives_the_text_back(subject: Subject, text: str) -> None:
     """Decoding an encoding (clean-up off) gives the text back, up to the tokenizer's declared
-    normalisation. By the tokenizer's own settings, with special tokens or without, it gives the
-    published tokenizer's text, and no clean-up that is not published."""
+    normalisation. By the tokenizer's own settings, with special tokens or without, of lists,
+    tensors and arrays, it gives the published tokenizer's text, and no clean-up that is not
+    published."""
     expected = _normalised(text, subject.declared.normalisation)
     observed = subject.decode(subject.encode(text, special=False))
     require(
@@ -312,8 +313,9 @@ def test_the_published_vocabulary_is_what_encodes(subject: Subject, texts: list[
     installed AutoTokenizer. It keeps no state: what padding, truncation and earlier calls did is
     forgotten, and what it returned is the caller's. Its `vocab_size` and its chat template, if it
     has one, are the published ones. Batches hold no key that `forward` refuses.
-    `encode`, `tokenize`, offsets and `pad` agree with calls, and a chat template where none is
-    published with the prompt builder."""
+    However it is called (one text or many, pairs, words; padded, truncated and returned as a host
+    asks) it gives what the published one gives, and `encode`, `tokenize`, `pad` and looking tokens
+    up do; a chat template where none is published agrees with the prompt builder."""
     for mode, tokenizer in _tokenizers(subject).items():
         bare = [subject.encode(text, special=False, tokenizer=tokenizer) for text in texts]
         for text, ids in zip(texts, bare, strict=True):

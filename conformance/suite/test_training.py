@@ -384,7 +384,8 @@ def _dropout_inside(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
 )  # fmt: skip
 def test_gradients_are_those_of_the_library(subject: Subject) -> None:
     """Every parameter is trained, and what is frozen stays so: gradients, of patches too, are
-    finite and, in every state, those of the library's own model, with checkpointing too."""
+    finite and, in every state, those of the library's own model, with checkpointing too; and so are
+    gradients of gradients, where there are some."""
     _no_finding(
         subject,
         GRADIENTS,
@@ -591,7 +592,8 @@ def test_weights_that_are_no_numbers_show(subject: Subject) -> None:
 @requirement("TRN-05", MUST, profile="training", needs=["TRN-04"], uses=["forward"])
 def test_micro_batches_add_up(subject: Subject) -> None:
     """Accumulating micro-batches gives the full batch's gradient when tokens are weighted, on the
-    second backward as on the first."""
+    second backward as on the first; what comes between a forward pass and its backward pass changes
+    no gradient, and `zero_grad` clears them all."""
     together = compared(subject)
     if together.has_dropout:
         raise NotApplicable("dropout is published: no two passes are alike")

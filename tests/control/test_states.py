@@ -31,7 +31,7 @@ def test_every_pair_of_values_that_can_occur_occurs() -> None:
         ("mask", "gap", "positions", "none"),
         *(
             ("mask", mask, "cache", cache)
-            for mask in ("none", "right", "holes", "gap", "additive", "pairs")
+            for mask in ("none", "right", "holes", "gap")
             for cache in ("in chunks", "token by token")
         ),
         *(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any
 
@@ -310,7 +311,7 @@ class SettingsOfConstruction(MistralLLMBackbone):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        generate, settings = self.llm.generate, self.llm.generation_config
+        generate, settings = self.llm.generate, copy.deepcopy(self.llm.generation_config)
 
         @functools.wraps(generate)
         def by_settings(*args: Any, generation_config: Any = None, **options: Any) -> Any:
