@@ -169,7 +169,12 @@ def _off_under_bfloat16(subject: Subject) -> float | None:
         for parameter in backbone.llm.parameters():
             parameter.data = parameter.data.float()
         backbone.llm.load_state_dict(usual.llm.state_dict())
-        return relative_rms(logits_of(backbone(input_ids=ids)), logits_of(usual(input_ids=ids)))
+        # Those of rows that no token has may be minus infinity.
+        found, wanted = (
+            logits_of(one(input_ids=ids))[..., : len(subject.tokenizer)]
+            for one in (backbone, usual)
+        )
+        return relative_rms(found, wanted)
     return None
 
 

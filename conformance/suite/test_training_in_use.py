@@ -14,10 +14,8 @@ from conformance.control.calls import without_dropout
 from conformance.parity.equality import (
     GRADIENT_RELATIVE_RMS,
     gradients_of,
-    parameters_by_name,
     worst_gradient,
 )
-from conformance.parity.library import attention_of
 from conformance.subject.subject import Subject
 from conformance.suite.product import BUILDS, compared
 
@@ -125,53 +123,6 @@ def test_gradients_are_cleared(subject: Subject) -> None:
             "the model",
             mend="leave `zero_grad` to the module",
         )
-
-
-@requirement("TRN-04", MUST, profile="training")
-def test_gradients_have_gradients(subject: Subject) -> None:
-    """Where it gives gradients of gradients (`create_graph=True`), as gradient penalties and
-    influence functions ask for, they are those of the library's own model."""
-    together = compared(subject)
-    control, backbone = together.control("training"), together.backbone("training")
-    seen: list[dict[str, torch.Tensor]] = []
-    for one in (control, backbone):
-        # Of the fused attention kernels none can be differentiated twice.
-        with refusal(), attention_of(one.llm, "eager"), without_dropout(one):
-            seen.append(_second_gradients(one, together.inputs))
-        if not seen:
-            raise NotApplicable("the library's own model cannot be differentiated twice")
-    if len(seen) < 2:
-        raise NotApplicable("it says that it cannot be differentiated twice")
-    wanted, found = seen
-    shared = {name: gradient for name, gradient in wanted.items() if name in found}
-    if not shared:
-        raise NotApplicable("its parameters have other names than the library's")
-    wrong, name = worst_gradient({one: found[one] for one in shared}, shared)
-    within(
-        "gradient of a gradient",
-        wrong,
-        10 * GRADIENT_RELATIVE_RMS,
-        observed=f"with create_graph=True the gradient of the squared gradients differs by "
-        f"{wrong:.2g} in `{name}`",
-        expected="that of the library's own model, or an error",
-        mend="write the backward pass of a kernel in operations that can be differentiated, or "
-        "mark it `once_differentiable`",
-    )
-
-
-def _second_gradients(backbone: Any, inputs: Inputs) -> dict[str, torch.Tensor]:
-    """The gradients of half the sum of squared gradients of a loss."""
-    named = {n: p for n, p in parameters_by_name(backbone.llm).items() if p.requires_grad}
-    first = torch.autograd.grad(
-        _loss(backbone, inputs), list(named.values()), create_graph=True, allow_unused=True
-    )
-    penalty: Any = sum(one.square().sum() for one in first if one is not None) / 2
-    try:
-        # `autograd.grad` goes no way that ends in what cannot be differentiated twice.
-        penalty.backward()
-        return gradients_of(backbone.llm)
-    finally:
-        backbone.llm.zero_grad(set_to_none=True)
 
 
 @requirement("TRN-04", MUST, profile="training")

@@ -2004,36 +2004,6 @@ class FrozenKeepTheirs(PhiLLMBackbone):
                 parameter.grad = None if set_to_none else torch.zeros_like(parameter.grad)
 
 
-class _OnceOnly(torch.autograd.Function):
-    """A SiLU whose derivative is a number to its own derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Any) -> Any:
-        share = states.sigmoid()
-        ctx.slope = (share * (1 + states * (1 - share))).detach()
-        return states * share
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Any) -> Any:
-        return gradient * ctx.slope
-
-
-class _Once(torch.nn.Module):
-    def forward(self, states: Any) -> Any:
-        return _OnceOnly.apply(states)  # type: ignore[no-untyped-call]
-
-
-@planted("TRN-04", on=PURE, since="4.48")
-class FirstDerivativesAlone(MistralLLMBackbone):
-    """A kernel's backward pass takes its slope for a constant: gradients are right, and gradients
-    of gradients are not, without a word."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        for layer in self.llm.model.layers:
-            layer.mlp.act_fn = _Once()
-
-
 @planted("TRN-04", on=PHI)
 class PatchesOfServersAreFixed(PhiLLMBackbone):
     """Built for inference, embeddings are detached: a projector that is trained in front of such a
