@@ -574,10 +574,16 @@ def _live_through(backbone: Any, row: Row, inputs: Inputs) -> None:
             _run(backbone, _Call.of({**DEFAULTS, "length": 70}, inputs, offset=4))
     elif history == "after generation":
         ids = inputs.ids(2, 5, offset=5)
-        backbone.llm.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3, do_sample=False,
-            pad_token_id=0,
-        )  # fmt: skip
+        try:
+            backbone.llm.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=3,
+                do_sample=False, pad_token_id=0,
+            )  # fmt: skip
+        except Exception as error:
+            if row["precision"] != "autocast" or is_slip_of_ours(error):
+                raise
+            # Under autocast the library's own StaticCache takes no keys; whoever asks hears of it.
+            raise NoSuchState from error
     elif history in ("after backward", "after a step"):
         backbone.train()
         loss = _run(backbone, _Call.of({**plain, "labels": "all"}, inputs, offset=6)).loss
