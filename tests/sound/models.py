@@ -234,6 +234,77 @@ class FusedKernels(Plain):
                 module.__class__ = FusedMLP
 
 
+class _LinearCrossEntropy(torch.autograd.Function):
+    """The cross-entropy of `hidden @ weight.T`, a few positions at a time, and its gradients."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, labels):
+        kept = (labels != -100).nonzero().squeeze(-1)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        to_hidden, to_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
+        for rows in kept.split(16):
+            logits = functional.linear(hidden[rows], weight).float()
+            loss += functional.cross_entropy(logits, labels[rows], reduction="sum") / len(kept)
+            slope = logits.softmax(-1)
+            slope[torch.arange(len(rows)), labels[rows]] -= 1.0
+            slope = (slope / len(kept)).to(weight.dtype)
+            to_hidden[rows] = (slope @ weight).to(hidden.dtype)
+            to_weight += (slope.t() @ hidden[rows]).to(weight.dtype)
+        ctx.save_for_backward(to_hidden, to_weight)
+        return loss if len(kept) else loss * float("nan")
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return *(gradient.to(one.dtype) * one for one in ctx.saved_tensors), None
+
+
+class LossInPieces(MistralForCausalLM):
+    def forward(self, *arguments, labels=None, num_items_in_batch=None, **options):
+        states = []
+        hook = self.model.register_forward_hook(lambda *seen: states.append(seen[-1][0]))
+        try:
+            output = super().forward(*arguments, **options)
+        finally:
+            hook.remove()
+        if labels is None:
+            return output
+        following = functional.pad(labels, (0, 1), value=-100)[:, 1:].flatten()
+        loss = _LinearCrossEntropy.apply(states[0].flatten(0, 1), self.lm_head.weight, following)
+        if num_items_in_batch is not None:
+            loss = loss * (following != -100).sum() / num_items_in_batch
+        if isinstance(output, tuple):
+            return loss, *output
+        output.loss = loss
+        return output
+
+
+@sound(*UNGUARDED, since=(4, 57))
+class FusedLoss(Plain):
+    """The loss is computed beside the logits, in pieces, with its gradients: in training nobody
+    needs to hold those of a whole vocabulary."""
+
+    llm_cls = LossInPieces
+
+
+class StaticFirst(MistralForCausalLM):
+    def generate(self, *arguments, **options):
+        plain = options.get("generation_config") is None and not self.training
+        if plain and options.keys() <= {"input_ids", "attention_mask", *_OF_A_SERVER}:
+            options["cache_implementation"] = "static"
+        return super().generate(*arguments, **options)
+
+
+_OF_A_SERVER = ("do_sample", "max_new_tokens", "min_new_tokens", "pad_token_id", "eos_token_id")
+
+
+@sound(*UNGUARDED, since=(5, 0))
+class FixedCacheFirst(Plain):
+    """Generation takes a cache of a fixed size wherever nothing is asked for that it does not
+    fit."""
+
+    llm_cls = StaticFirst
+
+
 @sound(*UNGUARDED)
 class SpareRowsOff(Plain):
     """Logits of rows that no token has are the least there is: sampling can never draw them."""
