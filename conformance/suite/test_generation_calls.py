@@ -27,15 +27,58 @@ _LENGTH = 8
 """Tokens of the longest prompt."""
 _PLAINLY, _LOSS = "4 tokens", "after a loss and its gradients"
 _UNMASKED = "of a padded batch without a mask"
+_Options = dict[str, Any]
+
+
+def _behind(length: int) -> Callable[..., torch.Tensor]:
+    """A stop of a host's own: all rows end at this length, prompt and all."""
+
+    def reached(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(ids),), ids.shape[1] >= length)
+
+    return reached
+
+
+_ASKED: Mapping[str, Callable[[list[int], list[int]], _Options]] = {
+    _PLAINLY: lambda said, few: {"max_new_tokens": 4},
+    "num_beams=2 and num_return_sequences=2": lambda said, few: {
+        "max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2,
+    },
+    # Of one token, as rounding moves what is drawn of several.
+    "do_sample=True, top_k=1 and num_return_sequences=2": lambda said, few: {
+        "do_sample": True, "max_new_tokens": 4, "top_k": 1, "num_return_sequences": 2,
+    },
+    # As good as greedy: nothing is left to chance.
+    "do_sample=True and temperature=1e-5": lambda said, few: {
+        "do_sample": True, "max_new_tokens": 4, "top_k": 0, "temperature": 1e-5,
+    },
+    "do_sample=True and top_p=1e-6": lambda said, few: {
+        "do_sample": True, "max_new_tokens": 4, "top_k": 0, "top_p": 1e-6,
+    },
+    "the caller's own stopping_criteria": lambda said, few: {
+        "max_new_tokens": 6, "stopping_criteria": [_behind(_LENGTH + 2)],
+    },
+    "the caller's own logits_processor": lambda said, few: {
+        "max_new_tokens": 4, "logits_processor": [lambda _, scores: scores.roll(1, -1)],
+    },
+    f"max_length={_LENGTH + 2}": lambda said, few: {"max_length": _LENGTH + 2},
+    "eos_token_id of the caller's": lambda said, few: {
+        "max_new_tokens": 5, "eos_token_id": said[1:2],
+    },
+    "bad_words_ids": lambda said, few: {
+        "max_new_tokens": 4, "bad_words_ids": [[one] for one in said],
+    },
+    "prefix_allowed_tokens_fn": lambda said, few: {
+        "max_new_tokens": 3, "prefix_allowed_tokens_fn": lambda _, so_far: few,
+    },
+    "repetition_penalty=5.0": lambda said, few: {"max_new_tokens": 6, "repetition_penalty": 5.0},
+    "no_repeat_ngram_size=1": lambda said, few: {"max_new_tokens": 6, "no_repeat_ngram_size": 1},
+    "use_cache=False": lambda said, few: {"max_new_tokens": 4, "use_cache": False},
+}  # fmt: skip
+"""The arguments of each call but those that all have, made of what is said greedily and of a few
+tokens."""
 _CALLS = {
-    "asked": (
-        _PLAINLY, "num_beams=2 and num_return_sequences=2",
-        "do_sample=True, top_k=1 and num_return_sequences=2", "do_sample=True and temperature=1e-5",
-        "do_sample=True and top_p=1e-6", "the caller's own stopping_criteria",
-        "the caller's own logits_processor", f"max_length={_LENGTH + 2}",
-        "eos_token_id of the caller's", "bad_words_ids", "prefix_allowed_tokens_fn",
-        "repetition_penalty=5.0", "no_repeat_ngram_size=1", "use_cache=False",
-    ),
+    "asked": tuple(_ASKED),
     "build": ("training", "inference", "all at once"),
     "history": (
         "", "after generation of 12 tokens", _LOSS, "after a generation that raised",
@@ -140,39 +183,16 @@ def _can_be_called(row: Row) -> bool:
     )
 
 
-def _asked(together: Compared, inputs: Inputs) -> Mapping[str, dict[str, Any]]:
-    """The arguments of each call, but those that all have."""
-    from transformers import LogitsProcessorList, StoppingCriteriaList
-
+def _asked(together: Compared, inputs: Inputs) -> Mapping[str, _Options]:
     control = together.control("inference")
     ids, mask = left_padded(inputs, 2, _LENGTH)
-    _, *few = inputs.ordinary[:9].tolist()
+    filling, *few = inputs.ordinary[:9].tolist()
     with torch.no_grad(), _cut(control, inputs):
         said = control.llm.generate(
             input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=4,
-            pad_token_id=int(inputs.ordinary[0]),
+            pad_token_id=filling,
         )[0, _LENGTH:].tolist()  # fmt: skip
-    sampled = {"do_sample": True, "max_new_tokens": 4}
-    options: list[dict[str, Any]] = [
-        {"max_new_tokens": 4},
-        {"max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2},
-        # Of one token, as rounding moves what is drawn of several.
-        {**sampled, "top_k": 1, "num_return_sequences": 2},
-        # As good as greedy: nothing is left to chance.
-        {**sampled, "top_k": 0, "temperature": 1e-5}, {**sampled, "top_k": 0, "top_p": 1e-6},
-        {"max_new_tokens": 6, "stopping_criteria": StoppingCriteriaList([_behind(_LENGTH + 2)])},
-        {
-            "max_new_tokens": 4,
-            "logits_processor": LogitsProcessorList([lambda _, scores: scores.roll(1, -1)]),
-        },
-        {"max_length": _LENGTH + 2}, {"max_new_tokens": 5, "eos_token_id": said[1:2]},
-        {"max_new_tokens": 4, "bad_words_ids": [[one] for one in said]},
-        {"max_new_tokens": 3, "prefix_allowed_tokens_fn": lambda _, so_far: few},
-        {"max_new_tokens": 6, "repetition_penalty": 5.0},
-        {"max_new_tokens": 6, "no_repeat_ngram_size": 1},
-        {"max_new_tokens": 4, "use_cache": False},
-    ]  # fmt: skip
-    return dict(zip(_CALLS["asked"], options, strict=True))
+    return {name: made(said, few) for name, made in _ASKED.items()}
 
 
 def _emitted(backbone: Any, row: Row, asked: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
@@ -234,22 +254,11 @@ def _live(backbone: Any, history: str, inputs: Inputs) -> None:
         backbone.zero_grad(set_to_none=True)
         backbone.eval()
     elif history:
-        from transformers import StoppingCriteriaList
-
         with refusal(), torch.no_grad():
             backbone.llm.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=6,
-                stopping_criteria=StoppingCriteriaList([_broken_off]), **greedy,
+                stopping_criteria=[_broken_off], **greedy,
             )  # fmt: skip
-
-
-def _behind(length: int) -> Callable[..., torch.Tensor]:
-    """A stop of a host's own: all rows end at this length, prompt and all."""
-
-    def reached(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(ids),), ids.shape[1] >= length)
-
-    return reached
 
 
 def _broken_off(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
