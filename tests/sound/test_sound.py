@@ -34,7 +34,6 @@ def test_a_sound_backbone_is_certified(variant: Sound) -> None:
         variant.backbone_id,
         variant.declared,
         recipes=variant.recipes,
-        budget="quick",
     )
     ((_, outcomes),) = judge_in_forks([case], None)
     assert outcomes, "the fork died"
