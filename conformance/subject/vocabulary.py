@@ -110,6 +110,16 @@ def state_of(tokenizer: Any) -> Mapping[str, Any]:
     return {name: copy.deepcopy(value) for name, value in found.items()}
 
 
+def settings_of(tokenizer: Any) -> dict[str, Any]:
+    """What a host has set and added, in words: what copies and what is saved must keep."""
+    return {
+        "the number of tokens": len(tokenizer),
+        "the side it pads on": tokenizer.padding_side,
+        "the length it truncates to": tokenizer.model_max_length,
+        "the chat template": getattr(tokenizer, "chat_template", None),
+    }
+
+
 def _plain(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text).input_ids)
 

@@ -36,6 +36,7 @@ from conformance.control import (
     makes_sense,
     mirrored_from,
     observe,
+    plainer,
     same,
     takes_long,
     with_gradients,
@@ -388,23 +389,24 @@ def _without_history(row: Row) -> Row:
 
 def narrowed(together: Compared, finding: Finding) -> Finding:
     """The same quantity's difference in a row that is plain in all that does not matter to it."""
-    row, last = finding.row, finding.difference
-    for name, plain in DEFAULTS.items():
-        if row[name] == plain:
-            continue
-        plainer = {**row, name: plain}
-        if not makes_sense(plainer):
-            continue
+    last = finding.difference
+
+    def fails(row: Row) -> bool:
+        nonlocal last
+        if not makes_sense(row):
+            return False
         try:
             found = [
                 difference
-                for difference in together.all_differences(plainer)
+                for difference in together.all_differences(row)
                 if difference.quantity == last.quantity
             ]
         except CallRefused:
-            continue
-        if found:
-            row, last = plainer, found[0]
+            return False
+        last = found[0] if found else last
+        return bool(found)
+
+    row = plainer(finding.row, DEFAULTS, fails)
     return Finding(row, last)
 
 

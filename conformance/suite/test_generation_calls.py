@@ -5,7 +5,6 @@ As for `forward` (FWD-14), every pair of values of what a call is made of occurs
 
 from __future__ import annotations
 
-import copy
 import gc
 import inspect
 from collections.abc import Callable, Mapping
@@ -25,7 +24,7 @@ from conformance.suite.product import BUILDS, FIRST_ROWS, Compared
 
 _LENGTH = 8
 """Tokens of the longest prompt."""
-_PLAINLY, _LOSS = "4 tokens", "after a loss and its gradients"
+_LOSS = "after a loss and its gradients"
 _UNMASKED = "of a padded batch without a mask"
 _Options = dict[str, Any]
 
@@ -40,7 +39,7 @@ def _behind(length: int) -> Callable[..., torch.Tensor]:
 
 
 _ASKED: Mapping[str, Callable[[list[int], list[int]], _Options]] = {
-    _PLAINLY: lambda said, few: {"max_new_tokens": 4},
+    "4 tokens": lambda said, few: {"max_new_tokens": 4},
     "num_beams=2 and num_return_sequences=2": lambda said, few: {
         "max_new_tokens": 4, "num_beams": 2, "num_return_sequences": 2,
     },
@@ -195,12 +194,12 @@ def _asked(together: Compared, inputs: Inputs) -> Mapping[str, _Options]:
     return {name: made(said, few) for name, made in _ASKED.items()}
 
 
-def _emitted(backbone: Any, row: Row, asked: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+def _emitted(backbone: Any, row: Row, asked: _Options, inputs: Inputs) -> dict[str, Any]:
     """The ids that a call emits in this row, and the mode after it."""
     from transformers import GenerationConfig
 
     llm = backbone.llm
-    options = {"do_sample": False, "pad_token_id": int(inputs.ordinary[0]), **copy.copy(asked)}
+    options = {"do_sample": False, "pad_token_id": int(inputs.ordinary[0]), **asked}
     ids, mask = left_padded(inputs, 1 if row["prompts"] == "of one text" else 2, _LENGTH)
     given = {"input_ids": ids, "attention_mask": mask}
     if row["prompts"] == _UNMASKED:  # the library infers it from the pad

@@ -22,6 +22,7 @@ from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, requirement
 from conformance.control import Row, covering, plainer
 from conformance.subject.subject import Subject
+from conformance.subject.vocabulary import settings_of
 
 _Options = Mapping[str, dict[str, Any]]
 
@@ -32,7 +33,7 @@ _SECOND = "one two three"
 """What stands second in a pair."""
 _MARKED, _HOSTS = "special tokens in a text", "text with a host's tokens"
 _TEXTS = {
-    "What should the robot do?": ["What should the robot do?", "Stop."],
+    "a question": ["What should the robot do?", "Stop."],
     "code": ["if ( a != b ) : print ( 'It is n\\'t .' , x [ 0 ] )", " Two  spaces,\na line \n"],
     "text in other scripts": ["na\u00efve \u201cü\u201d\n日本語 🙂", "e\u0301 дом שלום"],
     _MARKED: [],
@@ -120,13 +121,15 @@ def test_copies_of_the_tokenizer_are_alike(subject: Subject) -> None:
     """A tokenizer that is copied or pickled, as workers of data loaders are sent it, is what it
     was, with what a host has added and set."""
     states = _tokenizers(subject).states
-    wanted = _settings_of(states[_BY_A_HOST[0]])
+    if not states.keys() & set(_BY_A_HOST[1:]):
+        raise NotApplicable("it can be neither copied nor pickled")
+    wanted = _facts_of(states[_BY_A_HOST[0]])
     for told in _BY_A_HOST[1:]:
         if told not in states:
             continue
         found: dict[str, Any] = {}
         with refusal() as refused:
-            found = _settings_of(states[told])
+            found = _facts_of(states[told])
         differing = [name for name in wanted if found.get(name) != wanted[name]]
         require(
             not differing,
@@ -141,13 +144,10 @@ def test_copies_of_the_tokenizer_are_alike(subject: Subject) -> None:
         )
 
 
-def _settings_of(tokenizer: Any) -> dict[str, Any]:
+def _facts_of(tokenizer: Any) -> dict[str, Any]:
     return {
-        "the number of tokens": len(tokenizer),
-        "the side it pads on": tokenizer.padding_side,
-        "the length it truncates to": tokenizer.model_max_length,
+        **settings_of(tokenizer),
         "the special tokens": tokenizer.special_tokens_map,
-        "the chat template": getattr(tokenizer, "chat_template", None),
         "an encoding": list(tokenizer(_TEXTS[_HOSTS][0]).input_ids),
     }
 
@@ -180,7 +180,7 @@ def test_tokens_are_looked_up_as_published(subject: Subject) -> None:
                 found = look_up(tokenizer)
             require(
                 bool(refused) or not wanted or found in wanted,
-                observed=f"{state}, {told} is {quoted(found)}",
+                observed=f"of the tokenizer {state} {told} is {quoted(found)}",
                 expected=f"{quoted(wanted[0] if wanted else None)}, as the published tokenizer has "
                 "it",
                 mend="leave looking up to the library: a host adds the tokens that are not there",
@@ -465,7 +465,7 @@ class _Decoding(_Calls):
             rows = rows.numpy() if "array" in row["given"] else rows
             ids = rows[0]
         if row["entry"]:
-            return {"the texts": list(tokenizer.batch_decode(rows, **options))}
+            return {"the list of texts": list(tokenizer.batch_decode(rows, **options))}
         return {"the text": tokenizer.decode(ids, **options)}
 
     def _ids(self, row: Row) -> list[int]:

@@ -394,8 +394,8 @@ def _dropout_inside(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
 )  # fmt: skip
 def test_gradients_are_those_of_the_library(subject: Subject) -> None:
     """Every parameter is trained, and what is frozen stays so: gradients, of patches too, are
-    finite and, in every state, those of the library's own model, with checkpointing too; and so are
-    gradients of gradients, where there are some."""
+    finite and, in every state, those of the library's own model, with checkpointing too; and where
+    a loss trains parameters, patches learn, however it was built."""
     _no_finding(
         subject,
         GRADIENTS,

@@ -64,12 +64,14 @@ def test_a_backward_pass_is_its_own_forwards(subject: Subject) -> None:
         backbone = together.backbone(build)
         if backbone is None:
             continue
+        with without_dropout(backbone):
+            backbone.train()
+            _loss(backbone, together.inputs).backward()
+            wanted = gradients_of(backbone.llm)
+            backbone.llm.zero_grad(set_to_none=True)
         for told, happens in _MEANWHILE.items():
             with without_dropout(backbone):
                 backbone.train()
-                _loss(backbone, together.inputs).backward()
-                wanted = gradients_of(backbone.llm)
-                backbone.llm.zero_grad(set_to_none=True)
                 loss = _loss(backbone, together.inputs)
                 with refusal() as refused:
                     kept = happens(backbone, together.inputs)
