@@ -160,21 +160,24 @@ def observe(backbone: Any, row: Row, inputs: Inputs, dtype: torch.dtype) -> Obse
             except ValueError as error:  # of a family that has no such attention
                 raise NoSuchState from error
         if row["precision"] == "half":
-            state.enter_context(_parameters_in(backbone, dtype))
-        if row["precision"] == "autocast":
-            state.enter_context(torch.autocast("cpu", dtype=dtype))
+            state.enter_context(parameters_in(backbone, dtype))
         if row["ranks"] == 2:
             state.enter_context(second_of_two_ranks())
         attention = _attention_named(backbone)
+        # Left in between, as training loops step outside: until then autocast keeps the weights
+        # that it has rounded, whatever becomes of them.
+        autocast = torch.autocast("cpu", dtype=dtype, enabled=row["precision"] == "autocast")
         try:
-            _live_through(backbone, row, inputs)
+            with autocast:
+                _live_through(backbone, row, inputs)
             _freeze(backbone, row["trained"])
             trained = {name: p.requires_grad for name, p in backbone.llm.named_parameters()}
             if row["history"] != "after reloading":
                 _change_mode(backbone, row)
             # `torch.manual_seed` keeps a stack trace for a GPU that is not there, each time.
             torch.default_generator.manual_seed(inputs.seed)
-            seen = _call(backbone, row, inputs)
+            with autocast:
+                seen = _call(backbone, row, inputs)
             seen["modules in another mode than was asked for"] = sum(
                 module.training != (row["mode"] == "train") for module in backbone.llm.modules()
             )
@@ -664,7 +667,7 @@ def _pads_behind(module: Any, rows: int) -> bool:
 
 
 @contextmanager
-def _parameters_in(backbone: Any, dtype: torch.dtype) -> Iterator[None]:
+def parameters_in(backbone: Any, dtype: torch.dtype) -> Iterator[None]:
     """Parameters in half precision while the body runs, buffers as they are: as FSDP's mixed
     precision with float32 buffers casts them."""
     with _data_changed(backbone.llm.parameters(), lambda data: data.to(dtype)):

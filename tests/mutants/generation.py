@@ -351,3 +351,34 @@ class EmbeddingsWithoutBeams(_Generates):
         if "inputs_embeds" in options:
             options.pop("num_beams", None)
             options.pop("num_return_sequences", None)
+
+
+@planted("GEN-05")
+class CountsInHalfPrecision(MistralLLMBackbone):
+    """Generation counts positions of a padded prompt in the model's dtype: bfloat16 stops at
+    256."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        prepare = self.llm.prepare_inputs_for_generation
+
+        @functools.wraps(prepare)
+        def counted(*args: Any, **options: Any) -> Any:
+            prepared = prepare(*args, **options)
+            mask, given = prepared.get("attention_mask"), prepared.get("input_ids")
+            if given is not None and isinstance(mask, torch.Tensor) and mask.dim() == 2:
+                positions = mask.to(self.llm.dtype).cumsum(-1).long() - 1
+                prepared["position_ids"] = positions.clamp(min=0)[:, -given.shape[1] :]
+            return prepared
+
+        self.llm.prepare_inputs_for_generation = counted
+
+
+@planted("GEN-05", on=PURE, since="5.0")
+class FixedCacheOfTheMasters(_Generates):
+    """Generation takes a cache of a fixed size in the dtype of the weights: under autocast it takes
+    no keys, and a validation between two steps raises."""
+
+    def change(self, options: dict[str, Any]) -> None:
+        if torch.is_autocast_cpu_enabled():
+            options["cache_implementation"] = "static"

@@ -7,6 +7,7 @@ import copy
 import functools
 import html
 import re
+import threading
 from typing import Any, ClassVar
 
 from backbones import prompting
@@ -1007,3 +1008,38 @@ class EchoesAreCut(MistralLLMBackbone):
             return super().gpt_turn(cut)
 
     prompt_builders = (("*", PurePromptBuilder),)
+
+
+@planted("PRM-07", on=VICUNA)
+class DialoguesOfAThread(LLaMa2LLMBackbone):
+    """A dialogue is kept for the thread that tells it: of a pool of workers that add a turn each,
+    every one has its own."""
+
+    class VicunaV15ChatPromptBuilder(prompting.VicunaV15ChatPromptBuilder):
+        def __init__(self, model_family: str, system_prompt: str | None = None) -> None:
+            self.threads: dict[int, str] = {}
+            super().__init__(model_family, system_prompt)
+
+        @property
+        def prompt(self) -> str:  # type: ignore[override]
+            return self.threads.get(threading.get_ident(), "")
+
+        @prompt.setter
+        def prompt(self, told: str) -> None:
+            self.threads[threading.get_ident()] = told
+
+    prompt_builders = (("*", VicunaV15ChatPromptBuilder),)
+
+
+@planted("PRM-07", on=LLAMA_CHAT)
+class SystemPromptsFlattenQuestions(LLaMa2LLMBackbone):
+    """The question that a system prompt of the caller's is put before loses its line breaks: code
+    that is asked about is one line."""
+
+    class LLaMa2ChatPromptBuilder(prompting.LLaMa2ChatPromptBuilder):
+        def human_turn(self, message: str, first: bool) -> str:
+            if first and self.system_prompt not in ("", self.default_system_prompt):
+                message = " ".join(message.split())
+            return super().human_turn(message, first=first)
+
+    prompt_builders = (("*-chat", LLaMa2ChatPromptBuilder),)

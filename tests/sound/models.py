@@ -243,13 +243,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = hidden.new_zeros((), dtype=torch.float32)
         to_hidden, to_weight = torch.zeros_like(hidden), torch.zeros_like(weight)
         for rows in kept.split(16):
-            logits = functional.linear(hidden[rows], weight).float()
+            with torch.autocast(hidden.device.type, enabled=False):
+                logits = functional.linear(hidden[rows].float(), weight.float())
             loss += functional.cross_entropy(logits, labels[rows], reduction="sum") / len(kept)
             slope = logits.softmax(-1)
             slope[torch.arange(len(rows)), labels[rows]] -= 1.0
             slope = (slope / len(kept)).to(weight.dtype)
             to_hidden[rows] = (slope @ weight).to(hidden.dtype)
-            to_weight += (slope.t() @ hidden[rows]).to(weight.dtype)
+            to_weight += (slope.t() @ hidden[rows].to(weight.dtype)).to(weight.dtype)
         ctx.save_for_backward(to_hidden, to_weight)
         return loss if len(kept) else loss * float("nan")
 

@@ -1,0 +1,171 @@
+"""PRM: any message, at any place of a dialogue, told in any way.
+
+As for calls (FWD-14), every pair of values of what a telling is made of occurs in some row. The
+expected value is the subject's own: what it tells plainly, with other words in the messages'
+places.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from conformance.assertions import NotApplicable, quoted, refusal, require
+from conformance.catalogue import MUST, requirement
+from conformance.control import Row, covering, plainer
+from conformance.subject.subject import Host, Subject
+from conformance.suite.dialogues import ROLES
+from conformance.suite.strategies import is_ordinary
+
+_PLAIN = ("Quokka", "Xylophone", "Zeppelin", "Marzipan", "Kumquat")
+"""Three questions and two answers: words that no format has, and none within another."""
+_PLAIN_SYSTEM, _ANOTHER = "Bassoon", "Vuvuzela"
+_BEFORE = "the message before it"
+_MESSAGES: Mapping[str, Callable[[str], str]] = {
+    "a word": lambda before: _ANOTHER,
+    f"{_BEFORE}, again": lambda before: before,
+    f"{_BEFORE}, and more": lambda before: f"{before}. And now?",
+    f"what ends with {_BEFORE}": lambda before: f"What? {before}",
+    "a digit": lambda before: "0",
+    "a word in lower case": lambda before: "no",
+    "the word None": lambda before: "None",
+    "several lines": lambda before: "one\ntwo\r\n\n- three\n\tfour",
+    "several spaces": lambda before: "a  b   c \t d",
+    "braces, percent signs and dollars": lambda before: "{cup} {} {0} %s %(x)s 100 % $x ${y}",
+    "backslashes": lambda before: r"C:\new\table \n \1 \g<0> \u00e9",
+    "markup": lambda before: '<b>R&D</b> &lt;i&gt; "q" \'r\' <a href="#">x</a> [x] (y) {{ z }}',
+    "names of roles": lambda before: "USER: In: human gpt assistant: Out: ### Human: model user:",
+    "JSON": lambda before: '{"role": "user", "content": null, "n": [1, 2.50]}',
+    "an address": lambda before: "see https://a.example/b?c=d&e=%20f#g, or mail a@b.example",
+    "composed and decomposed letters": lambda before: "caf\u00e9 cafe\u0301 \ufb01 \uff21 x\u00b2",
+    "other scripts": lambda before: "\u0645\u0631 \u6f22\u5b57 \U0001f469\u200d\U0001f680",
+    "three thousand characters": lambda before: " ".join(f"step {n}" for n in range(1000, 1300)),
+}  # fmt: skip
+_SYSTEMS: Mapping[str, str | None] = {
+    "no system prompt": None,
+    "a system prompt": "You are a robot arm.",
+    "a system prompt of several lines": 'Réponds en {langue}.\n\n- 100 %, C:\\new \\1\n- "<b>"',
+    "a system prompt of a word": _PLAIN_SYSTEM,
+}
+_TELLING = {
+    "message": tuple(_MESSAGES),
+    "place": tuple(range(len(_PLAIN))),
+    "system": tuple(_SYSTEMS),
+    "read": ("", "read before each turn", "read after each turn"),
+    "moved": (
+        "", "copied before each turn", "pickled before each turn", "in a thread of its own",
+        "beside another builder",
+    ),
+    "by": ("", "by name"),
+}  # fmt: skip
+"""What the telling of a dialogue is made of, the plainest first."""
+_PLAINEST = {name: values[0] for name, values in _TELLING.items()}
+
+
+@requirement("PRM-07", MUST)
+def test_any_message_is_told_as_any_other(subject: Subject) -> None:
+    """Whatever a message holds, wherever it stands, and however the builder is read, copied, called
+    or used beside others meanwhile, it is told as any other message is there."""
+    rows = [row for row in covering(_TELLING) if is_ordinary(subject, _said(row)[row["place"]])]
+    judged = 0
+    for host in subject.working_hosts:
+        worded = {
+            system: _told(host, list(_PLAIN), text and _PLAIN_SYSTEM, _PLAINEST)
+            for system, text in _SYSTEMS.items()
+        }
+        for row in rows:
+            different = _apart(host, worded, row)
+            judged += different is not None
+            if not different:
+                continue
+            row = plainer(row, _PLAINEST, partial(_differs, host, worded))
+            observed, expected = _apart(host, worded, row) or different
+            require(
+                observed == expected,
+                observed=f"{host} {_described(row)} is told as {quoted(observed, 240)}",
+                expected=f"{quoted(expected, 240)}, as another message is there",
+                mend="wrap every message alike, and build prompts from the instance's own turns",
+            )
+    if not judged:
+        raise NotApplicable("no message is ordinary text to this tokenizer")
+
+
+def _apart(host: Host, worded: Mapping[str, list[str] | None], row: Row) -> tuple[str, ...] | None:
+    """What is told, and what it should be, where they differ; None if it cannot be told so.
+    `worded` is what is told plainly, by system prompt."""
+    said, system = _said(row), _SYSTEMS[row["system"]]
+    words = dict(zip(_PLAIN, said, strict=True)) | {_PLAIN_SYSTEM: system or ""}
+    wanted = [_in_place(text, words) for text in worded[row["system"]] or ()]
+    found = _told(host, said, system, row)
+    if found is None:
+        return None
+    return next((pair for pair in zip(found, wanted, strict=True) if pair[0] != pair[1]), ())
+
+
+def _differs(host: Host, worded: Mapping[str, list[str] | None], row: Row) -> bool:
+    return bool(_apart(host, worded, row))
+
+
+def _said(row: Row) -> list[str]:
+    said, place = list(_PLAIN), row["place"]
+    said[place] = _MESSAGES[row["message"]](said[place - 1] if place else _PLAIN_SYSTEM)
+    return said
+
+
+def _described(row: Row) -> str:
+    which = f"{('question', 'answer')[row['place'] % 2]} {row['place'] // 2 + 1}"
+    others = [row[name] for name in ("system", "read", "moved", "by") if row[name]]
+    return (
+        f"{which}, {row['message']}: {quoted(_said(row)[row['place']], 80)} ({', '.join(others)})"
+    )
+
+
+def _in_place(text: str, words: Mapping[str, str]) -> str:
+    return re.sub("|".join(words), lambda found: words[found[0]], text)
+
+
+def _told(host: Host, said: list[str], system: str | None, row: Row) -> list[str] | None:
+    """The turns of a dialogue, what its last question would be in the prompt, and the prompt; None
+    if the builder cannot be moved so."""
+    builder, beside = host.builder(system), host.builder(None)
+    turns, potential = list[str](), ""
+    with ThreadPoolExecutor(1) as thread:
+        for number, message in enumerate(said):
+            role = ROLES[number % 2]
+            with refusal() as refused:  # PRM-18 judges what cannot be pickled
+                if "copied" in row["moved"]:
+                    builder = copy.deepcopy(builder)
+                elif "pickled" in row["moved"]:
+                    builder = pickle.loads(pickle.dumps(builder))
+            if refused:
+                return None
+            if "before" in row["read"]:
+                _read(builder, number, _ANOTHER)
+            if number == len(said) - 1:
+                potential = builder.get_potential_prompt(message)
+            given = {"role": role, "message": message}
+            add = (
+                partial(builder.add_turn, **given)
+                if row["by"]
+                else (partial(builder.add_turn, *given.values()))
+            )
+            turns.append(thread.submit(add).result() if "thread" in row["moved"] else add())
+            if "beside" in row["moved"]:
+                beside.add_turn(role, f"{_ANOTHER} {number}")
+                beside.get_prompt()
+            if "after" in row["read"]:
+                _read(builder, number + 1, _ANOTHER)
+        return [*turns, potential, builder.get_prompt()]
+
+
+def _read(builder: Any, number: int, question: str) -> None:
+    """Ask for the prompt so far, and for one with a next question where it is due."""
+    if number:
+        builder.get_prompt()
+    if number % 2 == 0:
+        builder.get_potential_prompt(question)
