@@ -52,15 +52,17 @@ _SYSTEMS: Mapping[str, str | None] = {
     "a system prompt of several lines": 'Réponds en {langue}.\n\n- 100 %, C:\\new \\1\n- "<b>"',
     "a system prompt of a word": _PLAIN_SYSTEM,
 }
+_MOVED: Mapping[str, Callable[[Any], Any]] = {
+    "copied before each turn": copy.deepcopy,
+    "pickled before each turn": lambda builder: pickle.loads(pickle.dumps(builder)),
+}
+_IN_A_THREAD, _BESIDE = "each turn added in another thread", "beside another builder"
 _TELLING = {
     "message": tuple(_MESSAGES),
     "place": tuple(range(len(_PLAIN))),
     "system": tuple(_SYSTEMS),
     "read": ("", "read before each turn", "read after each turn"),
-    "moved": (
-        "", "copied before each turn", "pickled before each turn", "in a thread of its own",
-        "beside another builder",
-    ),
+    "moved": ("", *_MOVED, _IN_A_THREAD, _BESIDE),
     "by": ("", "by name"),
 }  # fmt: skip
 """What the telling of a dialogue is made of, the plainest first."""
@@ -104,7 +106,7 @@ def _apart(host: Host, worded: Mapping[str, list[str] | None], row: Row) -> tupl
     found = _told(host, said, system, row)
     if found is None:
         return None
-    return next((pair for pair in zip(found, wanted, strict=True) if pair[0] != pair[1]), ())
+    return next((pair for pair in zip(found, wanted, strict=False) if pair[0] != pair[1]), ())
 
 
 def _differs(host: Host, worded: Mapping[str, list[str] | None], row: Row) -> bool:
@@ -130,42 +132,38 @@ def _in_place(text: str, words: Mapping[str, str]) -> str:
 
 
 def _told(host: Host, said: list[str], system: str | None, row: Row) -> list[str] | None:
-    """The turns of a dialogue, what its last question would be in the prompt, and the prompt; None
-    if the builder cannot be moved so."""
-    builder, beside = host.builder(system), host.builder(None)
+    """The turns of a dialogue, what its last question would be in the prompt, and the prompt, or
+    what is raised instead; None if the builder cannot be moved so."""
     turns, potential = list[str](), ""
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1) as thread, refusal() as refused:
+        builder, beside = host.builder(system), host.builder(None)
         for number, message in enumerate(said):
-            role = ROLES[number % 2]
-            with refusal() as refused:  # PRM-18 judges what cannot be pickled
-                if "copied" in row["moved"]:
-                    builder = copy.deepcopy(builder)
-                elif "pickled" in row["moved"]:
-                    builder = pickle.loads(pickle.dumps(builder))
-            if refused:
-                return None
+            if row["moved"] in _MOVED:
+                with refusal() as stays:  # PRM-18 judges what cannot be pickled
+                    builder = _MOVED[row["moved"]](builder)
+                if stays:
+                    return None
             if "before" in row["read"]:
-                _read(builder, number, _ANOTHER)
+                _read(builder, number)
             if number == len(said) - 1:
                 potential = builder.get_potential_prompt(message)
-            given = {"role": role, "message": message}
-            add = (
-                partial(builder.add_turn, **given)
-                if row["by"]
-                else (partial(builder.add_turn, *given.values()))
-            )
-            turns.append(thread.submit(add).result() if "thread" in row["moved"] else add())
-            if "beside" in row["moved"]:
-                beside.add_turn(role, f"{_ANOTHER} {number}")
+            turn = {"role": ROLES[number % 2], "message": message}
+            add = partial(builder.add_turn, *(() if row["by"] else turn.values()))
+            named = turn if row["by"] else {}
+            in_thread = row["moved"] == _IN_A_THREAD
+            turns.append(thread.submit(add, **named).result() if in_thread else add(**named))
+            if row["moved"] == _BESIDE:
+                beside.add_turn(turn["role"], f"{_ANOTHER} {number}")
                 beside.get_prompt()
             if "after" in row["read"]:
-                _read(builder, number + 1, _ANOTHER)
+                _read(builder, number + 1)
         return [*turns, potential, builder.get_prompt()]
+    return [f"{type(refused[0]).__name__}: {refused[0]}"]
 
 
-def _read(builder: Any, number: int, question: str) -> None:
+def _read(builder: Any, number: int) -> None:
     """Ask for the prompt so far, and for one with a next question where it is due."""
     if number:
         builder.get_prompt()
     if number % 2 == 0:
-        builder.get_potential_prompt(question)
+        builder.get_potential_prompt(_ANOTHER)
