@@ -25,27 +25,29 @@ from conformance.suite.strategies import is_ordinary
 _PLAIN = ("Quokka", "Xylophone", "Zeppelin", "Marzipan", "Kumquat")
 """Three questions and two answers: words that no format has, and none within another."""
 _PLAIN_SYSTEM, _ANOTHER = "Bassoon", "Vuvuzela"
-_BEFORE = "the message before it"
-_MESSAGES: Mapping[str, Callable[[str], str]] = {
-    "a word": lambda before: _ANOTHER,
-    f"{_BEFORE}, again": lambda before: before,
-    f"{_BEFORE}, and more": lambda before: f"{before}. And now?",
-    f"what ends with {_BEFORE}": lambda before: f"What? {before}",
-    "a digit": lambda before: "0",
-    "a word in lower case": lambda before: "no",
-    "the word None": lambda before: "None",
-    "several lines": lambda before: "one\ntwo\r\n\n- three\n\tfour",
-    "several spaces": lambda before: "a  b   c \t d",
-    "braces, percent signs and dollars": lambda before: "{cup} {} {0} %s %(x)s 100 % $x ${y}",
-    "backslashes": lambda before: r"C:\new\table \n \1 \g<0> \u00e9",
-    "markup": lambda before: '<b>R&D</b> &lt;i&gt; "q" \'r\' <a href="#">x</a> [x] (y) {{ z }}',
-    "names of roles": lambda before: "USER: In: human gpt assistant: Out: ### Human: model user:",
-    "JSON": lambda before: '{"role": "user", "content": null, "n": [1, 2.50]}',
-    "an address": lambda before: "see https://a.example/b?c=d&e=%20f#g, or mail a@b.example",
-    "composed and decomposed letters": lambda before: "caf\u00e9 cafe\u0301 \ufb01 \uff21 x\u00b2",
-    "other scripts": lambda before: "\u0645\u0631 \u6f22\u5b57 \U0001f469\u200d\U0001f680",
-    "three thousand characters": lambda before: " ".join(f"step {n}" for n in range(1000, 1300)),
+_MESSAGES: Mapping[str, str] = {
+    "a word": _ANOTHER,
+    "a digit": "0",
+    "a word in lower case": "no",
+    "the word None": "None",
+    "several lines": "one\ntwo\r\n\n- three\n\tfour",
+    "several spaces": "a  b   c \t d",
+    "braces, percent signs and dollars": "{cup} {} {0} %s %(x)s 100 % $x ${y}",
+    "backslashes": r"C:\new\table \n \1 \g<0> \u00e9",
+    "markup": '<b>R&D</b> &lt;i&gt; "q" \'r\' <a href="#">x</a> [x] (y) {{ z }}',
+    "names of roles": "USER: In: human gpt assistant: Out: ### Human: model user:",
+    "JSON": '{"role": "user", "content": null, "n": [1, 2.50]}',
+    "an address": "see https://a.example/b?c=d&e=%20f#g, or mail a@b.example",
+    "composed and decomposed letters": "caf\u00e9 cafe\u0301 \ufb01 \uff21 x\u00b2",
+    "other scripts": "\u0645\u0631 \u6f22\u5b57 \U0001f469\u200d\U0001f680",
+    "three thousand characters": " ".join(f"step {n}" for n in range(1000, 1300)),
 }  # fmt: skip
+_AFTER: Mapping[str, Callable[[str], str]] = {
+    "the message before it, again": lambda before: before,
+    "the message before it, and more": lambda before: f"{before}. And now?",
+    "what ends with the message before it": lambda before: f"What? {before}",
+}
+"""Messages that are made of the one before."""
 _SYSTEMS: Mapping[str, str | None] = {
     "no system prompt": None,
     "a system prompt": "You are a robot arm.",
@@ -58,7 +60,7 @@ _MOVED: Mapping[str, Callable[[Any], Any]] = {
 }
 _IN_A_THREAD, _BESIDE = "each turn added in another thread", "beside another builder"
 _TELLING = {
-    "message": tuple(_MESSAGES),
+    "message": (*_MESSAGES, *_AFTER),
     "place": tuple(range(len(_PLAIN))),
     "system": tuple(_SYSTEMS),
     "read": ("", "read before each turn", "read after each turn"),
@@ -114,8 +116,9 @@ def _differs(host: Host, worded: Mapping[str, list[str] | None], row: Row) -> bo
 
 
 def _said(row: Row) -> list[str]:
-    said, place = list(_PLAIN), row["place"]
-    said[place] = _MESSAGES[row["message"]](said[place - 1] if place else _PLAIN_SYSTEM)
+    said, place, message = list(_PLAIN), row["place"], row["message"]
+    before = said[place - 1] if place else _PLAIN_SYSTEM
+    said[place] = _AFTER[message](before) if message in _AFTER else _MESSAGES[message]
     return said
 
 
