@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-FREQUENCY_BUFFERS = ("inv_freq", "original_inv_freq")
-"""Their names in transformers, from 4.40 (a module per layer) to 5.x (one module for all
-layers)."""
+FREQUENCIES = "inv_freq"
+"""How the names of their buffers end in transformers: `inv_freq` and `original_inv_freq`, from 4.40
+(a module per layer) to 5.x (one module for all layers), and `full_attention_inv_freq` and the like
+where kinds of layers have their own (Gemma 3 in 5.x)."""
 
 
 def keep_rotary_float32(llm: nn.Module) -> None:
@@ -27,9 +28,10 @@ def keep_rotary_float32(llm: nn.Module) -> None:
     sharding, state dicts and pickles are as before.
     """
     for module in llm.modules():
-        buffers = dict(module.named_buffers(recurse=False))
         exact = {
-            name: buffers[name].detach().clone() for name in FREQUENCY_BUFFERS if name in buffers
+            name: buffer.detach().clone()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name.endswith(FREQUENCIES)
         }
         if exact:
             object.__setattr__(module, "_apply", functools.partial(_apply_to_all_but_dtype, module))

@@ -15,7 +15,8 @@ from conformance.control.calls import declared_dropout
 from conformance.parity.library import published_name
 from conformance.subject.subject import Host, Subject
 from conformance.suite.dialogues import turns_of
-from conformance.suite.models import first_rows
+from conformance.suite.models import first_rows, same_tensor
+from conformance.suite.random_streams import seed_all, streams_restored
 
 MAY_DIFFER = {
     "use_cache", "_name_or_path", "transformers_version", "torch_dtype", "dtype", "vocab_size",
@@ -27,6 +28,9 @@ _DIALOGUE = ("What do you see?", "A cup.", "And now?", "A plate.")
 _SYSTEM = "You are a robot arm."
 _DIGITS = 16
 _ABSENT = "absent"
+_SEED = 25
+"""Of the streams while an instance is built: what is drawn from them is then another's than the
+shared instance's."""
 
 
 def traits(backbone: Any) -> dict[str, Any]:
@@ -133,16 +137,20 @@ def traits_as_text(subject: Subject) -> dict[str, str]:
     (order and values of what was loaded, ids of tokens, prompts, wrap units), as text that another
     process can compare."""
     # A buffer may come into being with the first call: 4.40's Gemma has its frequencies then.
-    backbone = subject.build()
+    with streams_restored():
+        seed_all(_SEED)
+        backbone = subject.build()
     llm, tokenizer = backbone.llm, backbone.get_tokenizer()
     parameters = dict(llm.named_parameters())
     # What the checkpoint lacks may be drawn anew at each construction: whole tensors, added rows.
-    shapes = subject.checkpoint.shapes
+    shapes, before = subject.checkpoint.shapes, dict(subject.training.llm.named_parameters())
     on_disk = {n: n if n in shapes else published_name(llm, n) for n in parameters}
     loaded = {
-        name: first_rows(parameter, next(iter(shapes[on_disk[name]]), 1))
+        name: parameter
+        if same_tensor(before.get(name), parameter)
+        else first_rows(parameter, next(iter(shapes[on_disk[name]]), 1))
         for name, parameter in parameters.items()
-        if on_disk[name] in shapes
+        if on_disk[name] in shapes or same_tensor(before.get(name), parameter)
     }
     found = {
         **traits(backbone),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from conformance.assertions import NotApplicable, within
+from conformance.hub.published import text_part
 from conformance.oracle import Place
 from conformance.parity.gates import (
     EXACT_POSITIONS,
@@ -20,14 +23,38 @@ from conformance.parity.kernels import precision_beside
 from conformance.parity.modules import first_outside, module_errors
 from conformance.parity.probes import drawn_ids
 from conformance.parity.reference import Reference
+from conformance.subject.subject import Subject
 from conformance.suite.models import positions_of
+
+_REACH = EXACT_POSITIONS + EXACT_POSITIONS // 8
+"""Tokens of a text that reaches far positions."""
+
+
+@contextmanager
+def far_sighted(subject: Subject) -> Iterator[tuple[Mapping[str, Any], Path]]:
+    """The published config and its snapshot, with windows that hold the whole of a far text; what
+    is built meanwhile has them.
+
+    Published windows are thousands of tokens wide, those of probe checkpoints a few. A rounded
+    frequency turns a query by an angle that grows with its distance from the key, and within a few
+    tokens nothing shows.
+    """
+    config = subject.published_config
+    window = text_part(config).get("sliding_window")
+    if not window or window >= _REACH:
+        yield config, subject.published
+        return
+    wider = {"sliding_window": _REACH}
+    nested = {"text_config": {**config["text_config"], **wider}} if "text_config" in config else {}
+    with subject.hub_variant(lambda snapshot: subject.change_config(snapshot, wider)) as snapshot:
+        yield {**config, **(nested or wider)}, snapshot
 
 
 def far_batch(reference: Reference, seed: int) -> tuple[torch.Tensor, int]:
     """Ids that reach past position 1,024, or as far as the family goes, and where the far ones
     begin."""
-    far = EXACT_POSITIONS // 8
-    length = min(EXACT_POSITIONS + far, reference.architecture.positions)
+    far = _REACH - EXACT_POSITIONS
+    length = min(_REACH, reference.architecture.positions)
     return drawn_ids(reference.vocabulary, length, seed), length - far
 
 

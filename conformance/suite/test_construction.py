@@ -53,6 +53,7 @@ from conformance.suite.models import (
     tensors_to_find,
 )
 from conformance.suite.properties import for_all
+from conformance.suite.random_streams import seed_all, streams_restored
 from conformance.suite.strategies import UNKNOWN_ID
 from conformance.suite.uses import uses_of
 
@@ -487,10 +488,9 @@ def test_trainable_parameters_are_master_weights(subject: Subject) -> None:
 def test_construction_ignores_the_global_rng(subject: Subject) -> None:
     """Two builds from different global RNG states are bit-equal, new embedding rows included."""
     states = []
-    with _rng_restored():
+    with streams_restored():
         for seed in (1, 2):
-            torch.manual_seed(seed)
-            random.seed(seed)
+            seed_all(seed)
             states.append(subject.build().state_dict())
     outside = tuple(f"{path}." for path in subject.declared.outside)
     differing = [
@@ -580,11 +580,11 @@ def _changed_and_seeded(
     after: list[dict[str, Any]] = []
 
     def seeded(seed: int) -> None:
-        _seed(seed)
+        seed_all(seed)
         use()
         after.append(_streams())
 
-    with _rng_restored(), warnings.catch_warnings():
+    with streams_restored(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         changes = subject.changes_by(lambda: seeded(20))
         with suppress(Exception):
@@ -599,10 +599,10 @@ def _changed_and_seeded(
 def test_construction_leaves_random_streams_alone(subject: Subject) -> None:
     """Construction also leaves RNG streams, warning filters, search paths, limits and verbosity
     alone; errors list the known ids."""
-    with _rng_restored(), warnings.catch_warnings():
+    with streams_restored(), warnings.catch_warnings():
         # Earlier constructions may have left streams and filters as this one would: start from
         # others.
-        _seed(20)
+        seed_all(20)
         warnings.filterwarnings("ignore", message="a filter of the conformance suite's own")
         before = _streams_and_filters()
         changes = subject.changes_by_building(inference_mode=False)
@@ -1297,20 +1297,3 @@ def _streams() -> dict[str, Any]:
 
 def _streams_and_filters() -> dict[str, Any]:
     return {**_streams(), "the warning filters": list(warnings.filters)}
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
-
-
-@contextmanager
-def _rng_restored() -> Iterator[None]:
-    state, of_numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(of_numpy)

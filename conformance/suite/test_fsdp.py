@@ -29,7 +29,7 @@ from conformance.suite.models import (
     reference_of,
 )
 from conformance.suite.process_group import one_rank
-from conformance.suite.rounding import far_batch, rounds_alike
+from conformance.suite.rounding import far_batch, far_sighted, rounds_alike
 
 WRAPPING = ["get_fsdp_wrapping_policy", "transformer_layer_cls"]
 FULLY_SHARD_SINCE = (2, 6)
@@ -504,8 +504,10 @@ def test_far_positions_survive_mixed_precision(subject: Subject) -> None:
     buffers it is a MUST through HALF-08."""
     from torch.distributed.fsdp import MixedPrecision
 
-    backbone, dtype = subject.build().eval(), torch.bfloat16
-    reference = reference_of(subject, backbone.llm)
+    dtype = torch.bfloat16
+    with far_sighted(subject) as (config, _):
+        backbone = subject.build().eval()
+    reference = reference_of(subject, backbone.llm, config)
     # Wrapping moves the parameters into flat ones; the reference keeps what they were.
     reference = replace(
         reference, weights={name: tensor.clone() for name, tensor in reference.weights.items()}

@@ -26,6 +26,7 @@ from conformance.suite.product import compared
 from conformance.suite.properties import for_all
 from conformance.suite.rounding import (
     far_batch,
+    far_sighted,
     modules_round_alike,
     rounding_batch,
     rounds_alike,
@@ -210,12 +211,15 @@ def test_far_positions_survive_the_cast(subject: Subject, seed: int) -> None:
     """After `.to(half_precision_dtype)` far-position logits stay inside the rounding gate
     (unmodified HF models fail this on 5.x: ratio 1.40 at 512 positions, 2.2 at 1,024; the
     references keep their rotary buffers in float32 and pass)."""
-    backbone = subject.half_precision
-    reference = reference_of(subject, backbone.llm)
+    with far_sighted(subject) as (config, _):
+        backbone, other = (
+            built.to(built.half_precision_dtype).eval()
+            for built in (subject.build(), subject.build())
+        )
+    reference = reference_of(subject, backbone.llm, config)
     ids, far = far_batch(reference, seed)
     # Generation goes by `llm` alone, and may come first.
-    fresh = subject.build()
-    for forward in (fresh.to(fresh.half_precision_dtype).eval().llm, backbone.forward):
+    for forward in (other.llm, backbone.forward):
         rounds_alike(
             reference,
             backbone.half_precision_dtype,
@@ -241,8 +245,9 @@ def test_far_positions_survive_loading_in_half_precision(subject: Subject, seed:
     reference_of(
         subject, subject.training.llm
     )  # not applicable without a reference, whatever loads
-    llm = loaded_in(subject, dtype)
-    reference = reference_of(subject, llm)
+    with far_sighted(subject) as (config, snapshot):
+        llm = loaded_in(subject, dtype, snapshot)
+    reference = reference_of(subject, llm, config)
     ids, far = far_batch(reference, seed)
     rounds_alike(
         reference,

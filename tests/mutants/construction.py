@@ -823,6 +823,21 @@ class BinsOfThisProcess(MistralLLMBackbone):
         self.llm.register_buffer("action_bins", bins, persistent=False)
 
 
+@planted("CON-18")
+class RowsSeededByAHash(MistralLLMBackbone):
+    """New rows are means of trained ones, which a seed chooses that is the hash of the pad token:
+    every rank fills them otherwise."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        trained = len(self.tokenizer) - 1
+        chosen = torch.Generator().manual_seed(hash(self.tokenizer.pad_token) % 2**31)
+        for module in (self.llm.get_input_embeddings(), self.llm.get_output_embeddings()):
+            rows = module.weight.data
+            pairs = torch.randint(trained, (2, len(rows) - trained), generator=chosen)
+            rows[trained:] = (rows[pairs[0]] + rows[pairs[1]]) / 2
+
+
 # --- several arguments at once, other ids, other processes' code ---
 
 

@@ -282,3 +282,15 @@ class StopsOfTheConfig(Phi3LLMBackbone):
                 self.llm.generation_config = kept
 
         self.llm.save_pretrained = save_valid
+
+
+@planted("HALF-04", on=GEMMA3, since="5.0")
+class FrequenciesOfEachKindFollowTheCast(Gemma3LLMBackbone):
+    """Only what is called `inv_freq` is protected from casts: where each kind of layers has its
+    frequencies, under longer names, they are rounded."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        rotary = self.llm.model.rotary_emb
+        del rotary._apply
+        rotary._forward_pre_hooks.clear()

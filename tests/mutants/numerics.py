@@ -326,6 +326,16 @@ class InvFreqFollowsTheCast(EditedLlama2):
             rotary._forward_pre_hooks.clear()
 
 
+@planted("HALF-04", defects=("D31",))
+class InvFreqFollowsTheCastBehindAWindow(EditedMistral):
+    """The same in a model with windows, which are thousands of tokens wide."""
+
+    def edit(self, llm: Any) -> None:
+        for rotary in _rotaries(llm):
+            del rotary._apply
+            rotary._forward_pre_hooks.clear()
+
+
 @planted("FSDP-08", defects=("D26",), on=LLAMA_CHAT)
 class InvFreqFollowsFsdp(EditedLlama2):
     """The rotary frequencies are safe from `.to(bfloat16)`, and not from FSDP's `buffer_dtype`,
