@@ -507,7 +507,7 @@ def test_far_positions_survive_mixed_precision(subject: Subject) -> None:
     dtype = torch.bfloat16
     with far_sighted(subject) as (config, _):
         backbone = subject.build().eval()
-    reference = reference_of(subject, backbone.llm, config)
+        reference = reference_of(subject, backbone.llm, config)
     # Wrapping moves the parameters into flat ones; the reference keeps what they were.
     reference = replace(
         reference, weights={name: tensor.clone() for name, tensor in reference.weights.items()}

@@ -212,23 +212,21 @@ def test_far_positions_survive_the_cast(subject: Subject, seed: int) -> None:
     (unmodified HF models fail this on 5.x: ratio 1.40 at 512 positions, 2.2 at 1,024; the
     references keep their rotary buffers in float32 and pass)."""
     with far_sighted(subject) as (config, _):
-        backbone, other = (
-            built.to(built.half_precision_dtype).eval()
-            for built in (subject.build(), subject.build())
-        )
-    reference = reference_of(subject, backbone.llm, config)
-    ids, far = far_batch(reference, seed)
-    # Generation goes by `llm` alone, and may come first.
-    for forward in (other.llm, backbone.forward):
-        rounds_alike(
-            reference,
-            backbone.half_precision_dtype,
-            functools.partial(_logits_by, forward, ids),
-            ids,
-            far,
-            mend="keep `inv_freq` in float32 through `.to(dtype)`: a rounded frequency is off in "
-            "proportion to the position",
-        )
+        fresh = subject.build(), subject.build()
+        backbone, other = (one.to(one.half_precision_dtype).eval() for one in fresh)
+        reference = reference_of(subject, backbone.llm, config)
+        ids, far = far_batch(reference, seed)
+        # Generation goes by `llm` alone, and may come first.
+        for forward in (other.llm, backbone.forward):
+            rounds_alike(
+                reference,
+                backbone.half_precision_dtype,
+                functools.partial(_logits_by, forward, ids),
+                ids,
+                far,
+                mend="keep `inv_freq` in float32 through `.to(dtype)`: a rounded frequency is off "
+                "in proportion to the position",
+            )
 
 
 def _logits_by(forward: Callable[..., Any], ids: torch.Tensor) -> torch.Tensor:
