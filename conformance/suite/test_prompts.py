@@ -579,7 +579,7 @@ def test_bos_and_terminators_are_counted(subject: Subject, messages: list[str]) 
 @requirement(
     "PRM-10",
     MUST,
-    needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13", "PAD-08"],
+    needs=["PRM-01", "PRM-03", "PRM-07", "PRM-09", "PRM-13", "PAD-08", "TOK-05"],
     uses=["prompt_builder_fn"],
 )
 @for_all(
@@ -616,7 +616,9 @@ def _short_exchanges(_: Subject) -> list[dict[str, Any]]:
     return [{"messages": ["Is it?", answer], "action": list(range(7))} for answer in answers]
 
 
-@requirement("PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
+@requirement(
+    "PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09", "TOK-05"], uses=["prompt_builder_fn"]
+)
 @for_all(messages=exchanges, action=actions, edges=_short_exchanges)
 def test_the_inference_prompt_is_a_prefix_of_training(
     subject: Subject, messages: list[str], action: list[int]
@@ -642,7 +644,9 @@ def test_the_inference_prompt_is_a_prefix_of_training(
         )
 
 
-@requirement("PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09"], uses=["prompt_builder_fn"])
+@requirement(
+    "PRM-11", MUST, needs=["PRM-03", "PRM-04", "PRM-09", "TOK-05"], uses=["prompt_builder_fn"]
+)
 def test_training_tells_what_inference_asks(subject: Subject) -> None:
     """Builders taken in `train()` write what those taken in `eval()` do, whichever mode the
     backbone was built for."""

@@ -1620,7 +1620,7 @@ class MeansOfSixteenRows(Tampered):
         return output
 
 
-@planted("HALF-04", on=LLAMA_PURE)  # with a window, no position is far
+@planted("HALF-04", on=LLAMA_PURE)
 class RotaryOfForwardAlone(LLaMa2LLMBackbone):
     """Rounded rotary frequencies are put right when `forward` is first called: what `llm.generate`
     does before is done with rounded ones."""
