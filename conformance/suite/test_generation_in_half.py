@@ -33,10 +33,11 @@ def test_half_precision_generates_as_the_librarys(subject: Subject) -> None:
     for build, backbone, control in together.pairs():
         exact = _logits(control, inputs, nullcontext())
         for told, state in states.items():
+            wanted = torch.zeros(0)
             with refusal() as refused:
                 wanted = _logits(control, inputs, state(control))
-            if refused:
-                continue
+            if refused or not wanted.isfinite().any():
+                continue  # the library's own breaks down there
             found = torch.zeros(0)
             with refusal() as refused:
                 found = _logits(backbone, inputs, state(backbone))
