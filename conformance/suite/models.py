@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,13 +139,13 @@ def configurable_class(subject: Subject) -> type:
     return model_class
 
 
-def loaded_in(subject: Subject, dtype: torch.dtype, snapshot: Path | None = None) -> Any:
-    """The subject's model class, loaded from the checkpoint, or from a copy of it that was edited,
-    in `dtype` the way that transformers documents."""
+def loaded_in(subject: Subject, dtype: torch.dtype) -> Any:
+    """The subject's model class, loaded from the checkpoint in `dtype` the way that transformers
+    documents."""
     model_class = type(subject.training.llm)
     if not hasattr(model_class, "from_pretrained"):
         raise NotApplicable(f"a {model_class.__name__} has no `from_pretrained`")
-    llm = model_class.from_pretrained(snapshot or subject.published, **in_dtype(dtype)).eval()
+    llm = model_class.from_pretrained(subject.published, **in_dtype(dtype)).eval()
     keep_layers(llm, subject.declared.layers_kept)
     return llm
 

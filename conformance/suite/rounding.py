@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,9 +30,9 @@ _REACH = EXACT_POSITIONS + EXACT_POSITIONS // 8
 
 
 @contextmanager
-def far_sighted(subject: Subject) -> Iterator[tuple[Mapping[str, Any], Path]]:
-    """The published config and its snapshot, with windows that hold the whole of a far text; what
-    is built meanwhile has them.
+def far_sighted(subject: Subject) -> Iterator[Mapping[str, Any]]:
+    """The published config, with windows that hold the whole of a far text; what is built or loaded
+    meanwhile has them.
 
     Published windows are thousands of tokens wide, those of probe checkpoints a few. A rounded
     frequency turns a query by an angle that grows with its distance from the key, and within a few
@@ -42,12 +41,12 @@ def far_sighted(subject: Subject) -> Iterator[tuple[Mapping[str, Any], Path]]:
     config = subject.published_config
     window = text_part(config).get("sliding_window")
     if not window or window >= _REACH:
-        yield config, subject.published
+        yield config
         return
     wider = {"sliding_window": _REACH}
     nested = {"text_config": {**config["text_config"], **wider}} if "text_config" in config else {}
-    with subject.hub_variant(lambda snapshot: subject.change_config(snapshot, wider)) as snapshot:
-        yield {**config, **(nested or wider)}, snapshot
+    with subject.hub_variant(lambda snapshot: subject.change_config(snapshot, wider)):
+        yield {**config, **(nested or wider)}
 
 
 def far_batch(reference: Reference, seed: int) -> tuple[torch.Tensor, int]:

@@ -505,7 +505,7 @@ def test_far_positions_survive_mixed_precision(subject: Subject) -> None:
     from torch.distributed.fsdp import MixedPrecision
 
     dtype = torch.bfloat16
-    with far_sighted(subject) as (config, _):
+    with far_sighted(subject) as config:
         backbone = subject.build().eval()
         reference = reference_of(subject, backbone.llm, config)
     # Wrapping moves the parameters into flat ones; the reference keeps what they were.

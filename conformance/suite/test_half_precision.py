@@ -211,7 +211,7 @@ def test_far_positions_survive_the_cast(subject: Subject, seed: int) -> None:
     """After `.to(half_precision_dtype)` far-position logits stay inside the rounding gate
     (unmodified HF models fail this on 5.x: ratio 1.40 at 512 positions, 2.2 at 1,024; the
     references keep their rotary buffers in float32 and pass)."""
-    with far_sighted(subject) as (config, _):
+    with far_sighted(subject) as config:
         fresh = subject.build(), subject.build()
         backbone, other = (one.to(one.half_precision_dtype).eval() for one in fresh)
         reference = reference_of(subject, backbone.llm, config)
@@ -243,8 +243,8 @@ def test_far_positions_survive_loading_in_half_precision(subject: Subject, seed:
     reference_of(
         subject, subject.training.llm
     )  # not applicable without a reference, whatever loads
-    with far_sighted(subject) as (config, snapshot):
-        llm = loaded_in(subject, dtype, snapshot)
+    with far_sighted(subject) as config:
+        llm = loaded_in(subject, dtype)
     reference = reference_of(subject, llm, config)
     ids, far = far_batch(reference, seed)
     rounds_alike(
