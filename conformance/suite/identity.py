@@ -146,12 +146,11 @@ def traits_as_text(subject: Subject) -> dict[str, str]:
     shapes, before = subject.checkpoint.shapes, dict(subject.training.llm.named_parameters())
     on_disk = {n: n if n in shapes else published_name(llm, n) for n in parameters}
     loaded = {
-        name: parameter
-        if same_tensor(before.get(name), parameter)
-        else first_rows(parameter, next(iter(shapes[on_disk[name]]), 1))
+        name: first_rows(parameter, next(iter(shapes[on_disk[name]]), 1))
         for name, parameter in parameters.items()
-        if on_disk[name] in shapes or same_tensor(before.get(name), parameter)
+        if on_disk[name] in shapes
     }
+    loaded |= {n: p for n, p in parameters.items() if same_tensor(before.get(n), p)}
     found = {
         **traits(backbone),
         **encoding_traits(tokenizer),

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from conformance.assertions import NotApplicable, within
-from conformance.hub.published import text_part
 from conformance.oracle import Place
 from conformance.parity.gates import (
     EXACT_POSITIONS,
@@ -39,14 +38,13 @@ def far_sighted(subject: Subject) -> Iterator[Mapping[str, Any]]:
     tokens nothing shows.
     """
     config = subject.published_config
-    window = text_part(config).get("sliding_window")
+    window = config.get("sliding_window")
     if not window or window >= _REACH:
         yield config
         return
     wider = {"sliding_window": _REACH}
-    nested = {"text_config": {**config["text_config"], **wider}} if "text_config" in config else {}
     with subject.hub_variant(lambda snapshot: subject.change_config(snapshot, wider)):
-        yield {**config, **(nested or wider)}
+        yield {**config, **wider}
 
 
 def far_batch(reference: Reference, seed: int) -> tuple[torch.Tensor, int]:

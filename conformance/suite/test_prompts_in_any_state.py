@@ -17,7 +17,7 @@ from typing import Any
 
 from conformance.assertions import NotApplicable, quoted, refusal, require
 from conformance.catalogue import MUST, requirement
-from conformance.control import Row, covering, plainer
+from conformance.control import NoSuchState, Row, covering, plainer
 from conformance.subject.subject import Host, Subject
 from conformance.suite.dialogues import ROLES
 from conformance.suite.strategies import is_ordinary
@@ -99,19 +99,23 @@ def test_any_message_is_told_as_any_other(subject: Subject) -> None:
         raise NotApplicable("no message is ordinary text to this tokenizer")
 
 
-def _apart(host: Host, worded: Mapping[str, list[str] | None], row: Row) -> tuple[str, ...] | None:
+def _apart(host: Host, worded: Mapping[str, list[str]], row: Row) -> tuple[str, ...] | None:
     """What is told, and what it should be, where they differ; None if it cannot be told so.
     `worded` is what is told plainly, by system prompt."""
     said, system = _said(row), _SYSTEMS[row["system"]]
     words = dict(zip(_PLAIN, said, strict=True)) | {_PLAIN_SYSTEM: system or ""}
-    wanted = [_in_place(text, words) for text in worded[row["system"]] or ()]
-    found = _told(host, said, system, row)
-    if found is None:
-        return None
-    return next((pair for pair in zip(found, wanted, strict=False) if pair[0] != pair[1]), ())
+    wanted = [_in_place(text, words) for text in worded[row["system"]]]
+    found = list[str]()
+    with refusal() as refused:
+        found = _told(host, said, system, row)
+    if refused:
+        error = refused[0]
+        stays = isinstance(error, NoSuchState)
+        return None if stays else (f"{type(error).__name__}: {error}", wanted[-1])
+    return next((pair for pair in zip(found, wanted, strict=True) if pair[0] != pair[1]), ())
 
 
-def _differs(host: Host, worded: Mapping[str, list[str] | None], row: Row) -> bool:
+def _differs(host: Host, worded: Mapping[str, list[str]], row: Row) -> bool:
     return bool(_apart(host, worded, row))
 
 
@@ -134,34 +138,38 @@ def _in_place(text: str, words: Mapping[str, str]) -> str:
     return re.sub("|".join(words), lambda found: words[found[0]], text)
 
 
-def _told(host: Host, said: list[str], system: str | None, row: Row) -> list[str] | None:
-    """The turns of a dialogue, what its last question would be in the prompt, and the prompt, or
-    what is raised instead; None if the builder cannot be moved so."""
+def _told(host: Host, said: list[str], system: str | None, row: Row) -> list[str]:
+    """The turns of a dialogue, what its last question would be in the prompt, and the prompt.
+
+    Raises:
+        NoSuchState: the builder cannot be moved so.
+    """
+    builder, beside = host.builder(system), host.builder(None)
     turns, potential = list[str](), ""
-    with ThreadPoolExecutor(1) as thread, refusal() as refused:
-        builder, beside = host.builder(system), host.builder(None)
+    with ThreadPoolExecutor(1) as thread:
         for number, message in enumerate(said):
             if row["moved"] in _MOVED:
-                with refusal() as stays:  # PRM-18 judges what cannot be pickled
+                try:
                     builder = _MOVED[row["moved"]](builder)
-                if stays:
-                    return None
+                except Exception as error:  # PRM-18 judges what cannot be pickled
+                    raise NoSuchState from error
             if "before" in row["read"]:
                 _read(builder, number)
             if number == len(said) - 1:
                 potential = builder.get_potential_prompt(message)
-            turn = {"role": ROLES[number % 2], "message": message}
-            add = partial(builder.add_turn, *(() if row["by"] else turn.values()))
-            named = turn if row["by"] else {}
-            in_thread = row["moved"] == _IN_A_THREAD
-            turns.append(thread.submit(add, **named).result() if in_thread else add(**named))
+            role = ROLES[number % 2]
+            add = (
+                partial(builder.add_turn, role=role, message=message)
+                if row["by"]
+                else partial(builder.add_turn, role, message)
+            )
+            turns.append(thread.submit(add).result() if row["moved"] == _IN_A_THREAD else add())
             if row["moved"] == _BESIDE:
-                beside.add_turn(turn["role"], f"{_ANOTHER} {number}")
+                beside.add_turn(role, f"{_ANOTHER} {number}")
                 beside.get_prompt()
             if "after" in row["read"]:
                 _read(builder, number + 1)
         return [*turns, potential, builder.get_prompt()]
-    return [f"{type(refused[0]).__name__}: {refused[0]}"]
 
 
 def _read(builder: Any, number: int) -> None:

@@ -330,10 +330,7 @@ class InvFreqFollowsTheCast(EditedLlama2):
 class InvFreqFollowsTheCastBehindAWindow(EditedMistral):
     """The same in a model with windows, which are thousands of tokens wide."""
 
-    def edit(self, llm: Any) -> None:
-        for rotary in _rotaries(llm):
-            del rotary._apply
-            rotary._forward_pre_hooks.clear()
+    edit = InvFreqFollowsTheCast.edit
 
 
 @planted("FSDP-08", defects=("D26",), on=LLAMA_CHAT)
